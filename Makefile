@@ -1,0 +1,35 @@
+# Every target sets up what it needs: a fresh machine needs Python 3.11+ and make, nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: quickstart test test-slow lint docs clean
+
+quickstart: $(STAMP)
+	$(BIN)/distseg run configs/quickstart.yaml
+
+test: lint
+	$(BIN)/python -m pytest
+
+# Kills at random moments, memory over thousands of images, whole runs: about 20 minutes on 2 cores
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# docs/config.md, from the schema
+docs: $(STAMP)
+	$(BIN)/python docs/generate_config.py > docs/config.md
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs

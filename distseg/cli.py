@@ -1,0 +1,283 @@
+"""The front door. Imports nothing heavy before it knows what is asked for.
+
+Exit status: 0 done, 1 failed, 2 the user's mistake.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distseg import __version__
+from distseg.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from distseg.config import Config
+    from distseg.runs import Run
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    args = parse(list(sys.argv[1:] if argv is None else argv))
+    try:
+        return args.command(args)
+    except UserError as error:
+        for line in str(error).splitlines():
+            print(f"distseg: error: {line}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `distseg status | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Arguments; overrides `key=value` may stand anywhere after the config."""
+    parser = make_parser()
+    args, extra = parser.parse_known_args(argv)
+    wrong = [text for text in extra if text.startswith("-") or "=" not in text]
+    if wrong or (extra and not hasattr(args, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(wrong or extra)}")
+    if extra:
+        args.overrides = [*args.overrides, *extra]
+    return args
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="distseg",
+        description="From a segmentation competition's files to an ensembled submission.",
+    )
+    parser.add_argument("--version", action="version", version=f"distseg {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(name: str, function: object, help: str | None) -> argparse.ArgumentParser:
+        if help is None:  # a hidden command: what a launcher starts
+            command = commands.add_parser(name)
+        else:
+            command = commands.add_parser(name, description=help, help=help)
+        command.set_defaults(command=function)
+        return command
+
+    def with_config(command: argparse.ArgumentParser, out: bool = True) -> None:
+        command.add_argument("config", metavar="CONFIG", help="a YAML file, or a name in configs/")
+        command.add_argument("overrides", metavar="key=value", nargs="*", help="config overrides")
+        if out:
+            command.add_argument("--out", type=Path, help="the run folder (default: runs/<name>)")
+
+    with_config(add("run", _run, "everything: train, ensemble, submission, report; also resumes"))
+    with_config(add("plan", _plan, "what run would do: jobs, time, disk, memory"))
+    with_config(add("inspect", _inspect, "what the data holds, and what is wrong with it"), False)
+
+    train = add("train", _train, "one member, in this process group (what accelerate launches)")
+    with_config(train)
+    train.add_argument("--member", metavar="NAME", help="a key of the config's `members`")
+    train.add_argument("--fold", type=int, metavar="K", help="the fold to leave out")
+    train.add_argument("--members", metavar="NAME:K,...", help="several members in a row")
+    train.add_argument("--round", type=int, default=0, help="default: 0")
+
+    predict = add("predict", _predict, "a finished ensemble on new images: masks, and an RLE file")
+    _run_argument(predict)
+    predict.add_argument("--images", type=Path, required=True, metavar="DIR")
+    predict.add_argument("--out", type=Path, required=True, metavar="DIR", help="for PNG masks")
+    predict.add_argument("--rle", type=Path, metavar="FILE", help="write an RLE file too")
+
+    score = add("score", _score, "a submission against the truth")
+    score.add_argument("submission", type=Path, metavar="SUBMISSION", help="CSV or mask folder")
+    score.add_argument("truth", type=Path, metavar="TRUTH", help="CSV or mask folder")
+    score.add_argument("--metric", required=True, metavar="NAME")
+    score.add_argument("--images", type=Path, metavar="DIR", help="where an RLE's sizes come from")
+
+    _run_argument(add("status", _status, "where a run stands"))
+    _run_argument(add("report", _report, "write report.html and report.json again"))
+
+    config = add("config", _config, "`schema`: the JSON schema; `show CONFIG`: resolved")
+    config.add_argument("what", choices=["schema", "show"])
+    config.add_argument("config", metavar="CONFIG", nargs="?")
+    config.add_argument("overrides", metavar="key=value", nargs="*")
+
+    doctor = add("doctor", _doctor, "whether this machine can do it, and what to mend")
+    doctor.add_argument("config", metavar="CONFIG", nargs="?")
+    doctor.add_argument("overrides", metavar="key=value", nargs="*")
+    doctor.add_argument("--launch", action="store_true", help="really start two ranks (15 s)")
+
+    _run_argument(add("predict-test", _predict_test, None))
+    return parser
+
+
+def _run_argument(command: argparse.ArgumentParser) -> None:
+    command.add_argument("run", type=Path, metavar="RUN", help="a run folder")
+
+
+# -- commands -------------------------------------------------------------------------------------
+
+
+def find_config(name: str) -> Path:
+    """A path, or a name in configs/. UserError with the nearest name."""
+    if Path(name).is_file():
+        return Path(name)
+    folders = [Path("configs"), Path(__file__).resolve().parents[1] / "configs"]
+    for folder in folders:
+        for path in (folder / name, folder / f"{name}.yaml"):
+            if path.is_file():
+                return path
+    known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+    close = nearest(Path(name).stem, known)
+    hint = f" Did you mean {close!r}?" if close else ""
+    listed = f" In configs/: {', '.join(known)}" if known else ""
+    raise UserError(f"{name}: no such config.{hint}{listed}")
+
+
+def _load(args: argparse.Namespace) -> Config:
+    from distseg.config import load_config
+
+    return load_config(find_config(args.config), args.overrides)
+
+
+def _load_run(args: argparse.Namespace) -> tuple[Config, Run]:
+    from distseg.runs import Run
+
+    config = _load(args)
+    return config, Run(args.out or Path("runs") / config.name)
+
+
+def _open_run(folder: Path) -> tuple[Config, Run]:
+    """A run that exists, by its own config."""
+    from distseg.config import load_config
+    from distseg.runs import Run
+
+    run = Run(folder)
+    if not run.config.is_file():
+        raise UserError(f"{folder}: no run here (config.yaml is missing)")
+    return load_config(run.config), run
+
+
+def _run(args: argparse.Namespace) -> int:
+    from distseg.orchestration import pipeline
+
+    config, run = _load_run(args)
+    try:
+        return pipeline.run(config, run.folder)
+    except pipeline.Stopped as stopped:
+        print(f"distseg: {stopped}: jobs have saved; run it again to go on", file=sys.stderr)
+        return stopped.status
+
+
+def _plan(args: argparse.Namespace) -> int:
+    from distseg.orchestration.hardware import make_slots, num_cores, visible_gpus
+    from distseg.orchestration.measure import data_size, model_sizes
+    from distseg.orchestration.plan import plan_text
+
+    config, run = _load_run(args)
+    slots = make_slots(config.compute, visible_gpus(), num_cores())
+    print(plan_text(config, run, slots, data_size(config, run), model_sizes(config)))
+    return 0
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    from distseg.data.formats import layout
+    from distseg.data.inspect import inspect, report
+
+    config = _load(args)
+    form = layout(config.data.format)
+    print(report(config, inspect(config, form.train(config)), len(form.test(config))))
+    return 0
+
+
+def _train(args: argparse.Namespace) -> int:
+    from distseg.orchestration.jobs import is_launched, watch_parent
+
+    if is_launched():
+        watch_parent()  # before the seconds that importing torch takes
+    from distseg.orchestration.pipeline import train_here
+
+    config, run = _load_run(args)
+    train_here(config, run, args.round, _members(args, config))
+    return 0
+
+
+def _members(args: argparse.Namespace, config: Config) -> list[tuple[str, int]]:
+    """--member and --fold, or --members, checked against the config."""
+    from distseg.errors import unknown
+
+    texts = args.members.split(",") if args.members else []
+    if not texts:
+        if args.member is None or args.fold is None:
+            raise UserError("train: needs --member NAME and --fold K, or --members NAME:K,...")
+        texts = [f"{args.member}:{args.fold}"]
+    members = []
+    for text in texts:
+        name, _, fold = text.rpartition(":")
+        if not name or not fold.isdigit():
+            raise UserError(f"train: {text!r}: write a member as NAME:FOLD")
+        if name not in config.members:
+            raise unknown("member", name, config.members, "--member: ")
+        members.append((name, int(fold)))
+    return members
+
+
+def _predict_test(args: argparse.Namespace) -> int:
+    from distseg.orchestration.jobs import is_launched, watch_parent
+
+    if is_launched():
+        watch_parent()
+    from distseg.orchestration.pipeline import predict_test_here
+
+    _, run = _open_run(args.run)
+    predict_test_here(run)
+    return 0
+
+
+def _predict(args: argparse.Namespace) -> int:
+    from distseg.predict import predict_folder
+
+    _open_run(args.run)
+    predict_folder(args.run, args.images, args.out, rle_path=args.rle)
+    return 0
+
+
+def _score(args: argparse.Namespace) -> int:
+    from distseg.submit import score_submission
+
+    record = score_submission(args.submission, args.truth, args.metric)
+    print(json.dumps(record, indent=2))
+    return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    from distseg.orchestration.status import status_text
+
+    print(status_text(args.run))
+    return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    from distseg.orchestration.pipeline import report
+
+    config, run = _open_run(args.run)
+    print(report(config, run))
+    return 0
+
+
+def _config(args: argparse.Namespace) -> int:
+    from distseg.config import dump_config, schema
+
+    if args.what == "schema":
+        print(json.dumps(schema(), indent=2))
+        return 0
+    if args.config is None:
+        raise UserError("config show: needs a CONFIG")
+    print(dump_config(_load(args)), end="")
+    return 0
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from distseg.orchestration.doctor import examine
+
+    return examine(_load(args) if args.config else None, launch=args.launch)

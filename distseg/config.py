@@ -1,0 +1,533 @@
+"""The config: strict, frozen models; one clear message for each mistake. Imports no torch.
+
+Every field says its unit and range. `distseg config schema` prints all of it as JSON schema;
+docs/config.md is generated from it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from distseg.errors import UserError, nearest, unknown
+from distseg.functional.loss_names import check_loss_spec
+from distseg.functional.metrics import METRICS
+from distseg.functional.tta_names import check_modes
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class FoldsConfig(Strict):
+    """How the train set is divided."""
+
+    kind: Literal["stratified", "group", "holdout", "bootstrap", "file"] = Field(
+        "stratified",
+        description="stratified by mask coverage and emptiness; group: rows of one group stay "
+        "together; holdout: fold 0 is `fraction` of the rows, all others train only; bootstrap: "
+        "stratified, and each fold trains on rows drawn with replacement; file: read `path`",
+    )
+    num: Count = Field(5, description="number of folds")
+    seed: int = Field(0, ge=0, description="seed of the division")
+    use: list[int] | None = Field(None, description="folds to train; null: all of them")
+    fraction: float = Field(0.2, gt=0, lt=1, description="share of rows that holdout validates")
+    column: str | None = Field(None, description="group: the column of `groups` to group by")
+    groups: str | None = Field(None, description="group: CSV `id,<column>`, relative to data.root")
+    path: str | None = Field(None, description="file: CSV `id,fold`; fold -1 trains in every fold")
+
+
+class FolderConfig(Strict):
+    """Layout of `data.format: folder`, relative to data.root."""
+
+    images: str = Field("images", description="folder of the train images")
+    masks: str = Field("masks", description="folder of the masks: same stem as the image")
+    test_images: str | None = Field("test_images", description="folder of images to predict")
+    mask_suffix: str = Field("", description="what a mask's stem has after the image's stem")
+    inverted: bool = Field(False, description="binary masks: 0 is the object")
+    threshold: int = Field(
+        0, ge=0, le=65534, description="binary masks: values above it are the object (JPEG: 127)"
+    )
+    test_masks: str | None = Field(None, description="truth of the test images, when it is known")
+    submission: Literal["masks", "rle"] = Field("masks", description="what `submit` writes")
+
+
+class SyntheticConfig(Strict):
+    """The data that `data.format: synthetic` makes."""
+
+    num_train: Count = Field(96, description="train images")
+    num_test: int = Field(48, ge=0, description="test images; their truth is kept")
+    height: int = Field(64, ge=16, le=4096, description="pixels")
+    width: int = Field(64, ge=16, le=4096, description="pixels")
+    channels: Literal[1, 3] = Field(1, description="image channels")
+    empty: Probability = Field(0.3, description="share of images without an object")
+    noise: Probability = Field(0.0, description="share of train masks that are wrong on purpose")
+    seed: int = Field(0, ge=0, description="seed of the images")
+
+
+class DataConfig(Strict):
+    """Where the data is and what it may look like."""
+
+    format: str = Field("folder", description="tgs | folder | synthetic: a file of data/formats/")
+    root: str = Field(".", description="folder of the data set, relative to where you start")
+    strict: bool = Field(False, description="a bad row stops the run, instead of a quarantine")
+    folds: FoldsConfig = FoldsConfig()  # type: ignore[call-arg]
+    folder: FolderConfig = FolderConfig()  # type: ignore[call-arg]
+    synthetic: SyntheticConfig = SyntheticConfig()  # type: ignore[call-arg]
+    limit: Count | None = Field(None, description="use the first N train and test rows (a trial)")
+    exclude_constant: bool = Field(
+        False, description="leave out train images of a single value (TGS has 80 black ones)"
+    )
+    cache_dir: str | None = Field(
+        None, description="folder of the decode cache, shared by runs; null: inside the run"
+    )
+
+
+class InputConfig(Strict):
+    """What the network sees."""
+
+    height: int = Field(128, ge=8, le=8192, description="pixels")
+    width: int = Field(128, ge=8, le=8192, description="pixels")
+    fit: Literal["pad", "resize", "crop"] = Field(
+        "pad",
+        description="pad: native pixels and a border; resize: stretched; crop: random crops in "
+        "training, the whole image at prediction",
+    )
+    scale_to: tuple[int, int] | None = Field(
+        None, description="pad: stretch to this (height, width) first, as 101 -> 202 -> 256"
+    )
+    pad_mode: Literal["reflect", "edge", "constant"] = Field("reflect", description="border")
+    random_offset: bool = Field(
+        False,
+        description="pad: the image lies anywhere in the canvas while training, else centered",
+    )
+    channels: int = Field(3, ge=1, le=64, description="image channels")
+    mean: list[float] | None = Field(None, description="per channel, 0..1; null: ImageNet's")
+    std: list[Positive] | None = Field(None, description="per channel, 0..1; null: ImageNet's")
+
+
+class MemberConfig(Strict):
+    """One model entry; with a fold it is a member."""
+
+    arch: str = Field("Unet", description="an architecture of segmentation-models-pytorch")
+    encoder: str = Field("resnet34", description="an encoder of smp, or tu-NAME of timm")
+    encoder_weights: str | None = Field(
+        None,
+        description="null: random; imagenet (or another tag of the hub: needs the network); or "
+        "the path of a local .safetensors file",
+    )
+    decoder: dict[str, Any] = Field(
+        default_factory=dict,
+        description="options of the architecture as smp names them (decoder_channels, "
+        "encoder_depth, ...); `attention: scse` is short for decoder_attention_type",
+    )
+    image_head: float | None = Field(
+        None, ge=0, description="weight of an image-level 'not empty' head's loss; null: no head"
+    )
+    folds: list[int] | None = Field(None, description="train on these folds only; null: all")
+    stages: list[StageConfig] | None = Field(None, description="instead of the common stages")
+    input: InputConfig | None = Field(None, description="instead of the common input")
+    batch_size: Count | None = Field(None, description="instead of train.batch_size")
+    seed: int = Field(0, ge=0, description="added to the config's seed")
+
+
+class OptimizerConfig(Strict):
+    name: str = Field("adamw", description="an optimizer of torch or timm; `lookahead_NAME` wraps")
+    lr: Positive = Field(1e-3, description="learning rate at its highest")
+    encoder_lr: Positive | None = Field(None, description="of the encoder; null: lr")
+    weight_decay: float = Field(0.01, ge=0, description="not applied to norms and biases")
+    options: dict[str, Any] = Field(default_factory=dict, description="passed to the optimizer")
+
+
+class ScheduleConfig(Strict):
+    kind: Literal["cosine", "onecycle", "plateau", "constant"] = Field(
+        "cosine", description="cosine: restarts at each cycle; plateau: lr falls when it stalls"
+    )
+    cycles: int = Field(1, ge=1, description="number of cycles; plateau and constant have one")
+    epochs_per_cycle: Count = Field(10, description="epochs of one cycle")
+    warmup_epochs: float = Field(0.0, ge=0, description="linear warm-up of the first cycle")
+    min_lr_scale: float = Field(0.01, ge=0, lt=1, description="lowest lr, as a share of lr")
+    restart_decay: float = Field(1.0, gt=0, le=1, description="factor of the peak at each restart")
+    metric: str = Field("score", description="plateau: a key of metrics.jsonl to watch")
+    mode: Literal["max", "min"] = Field("max", description="plateau: which way is better")
+    factor: float = Field(0.5, gt=0, lt=1, description="plateau: lr is multiplied by it")
+    patience: int = Field(3, ge=0, description="plateau: evaluations without a gain")
+
+    @property
+    def epochs(self) -> int:
+        return self.cycles * self.epochs_per_cycle
+
+
+class StageConfig(Strict):
+    """One stage of training; it starts from the previous one's weights, within the same fold."""
+
+    loss: dict[str, float | dict[str, Any]] = Field(
+        default_factory=lambda: {"bce": 1.0}, description="name: weight, or {weight, options}"
+    )
+    optimizer: OptimizerConfig = OptimizerConfig()  # type: ignore[call-arg]
+    schedule: ScheduleConfig = ScheduleConfig()  # type: ignore[call-arg]
+    augment: list[dict[str, Any]] | None = Field(None, description="instead of the common list")
+    input_size: tuple[int, int] | None = Field(
+        None,
+        description="fit resize or crop: train this stage at (height, width), as in progressive "
+        "resizing; evaluation and prediction stay at the member's input",
+    )
+    keep: Literal["last", "cycles", "best", "top_k"] = Field(
+        "last", description="snapshots: the end, each cycle's end, the best or k best by metric"
+    )
+    top_k: Count = Field(3, description="keep: top_k: how many")
+    swa: bool = Field(
+        False, description="replace the kept snapshots by the average of their weights"
+    )
+
+
+class RoundConfig(Strict):
+    kind: Literal["supervised"] = Field("supervised", description="what makes the train set")
+
+
+class TrainConfig(Strict):
+    batch_size: Count = Field(16, description="images of one optimizer update, over all ranks")
+    accumulation: Count = Field(1, description="micro-batches of one update")
+    clip_norm: float | None = Field(5.0, gt=0, description="gradient norm; null: no clipping")
+    ema_decay: float | None = Field(
+        None, gt=0, lt=1, description="decay of averaged weights, per update; null: none"
+    )
+    evaluate_every: Count = Field(1, description="epochs; a cycle's end is always evaluated")
+    max_bad_steps: Count = Field(
+        8, description="non-finite losses in a row before the last good state is taken back"
+    )
+    max_rollbacks: int = Field(2, ge=0, description="times that is done before training stops")
+
+
+class PredictConfig(Strict):
+    tta: list[str] = Field(default_factory=lambda: ["hflip"], description="hflip vflip d4 scale:S")
+    batch_size: Count = Field(32, description="images")
+
+
+class EnsembleConfig(Strict):
+    space: Literal["logit", "prob", "vote"] = Field("logit", description="what is averaged")
+    weights: Literal["uniform", "search"] = Field(
+        "uniform", description="search: greedy selection with replacement"
+    )
+    max_picks: Count = Field(20, description="picks of the greedy selection")
+
+
+class PostprocessConfig(Strict):
+    threshold: Literal["search"] | Probability = Field(0.5, description="probability, per class")
+    min_area: Literal["search"] | Annotated[int, Field(ge=0)] = Field(
+        0, description="masks with fewer pixels become empty"
+    )
+    min_component: int = Field(0, ge=0, description="connected parts with fewer pixels go")
+    double: Literal["none", "search"] = Field(
+        "none", description="search: empty unless `area` pixels pass `top`; then cut at `bottom`"
+    )
+
+
+class ComputeConfig(Strict):
+    executor: Literal["local", "ray"] = Field("local", description="ray: to come")
+    gpus_per_job: float = Field(1.0, gt=0, description="GPUs of a job; under 1: shared")
+    processes_per_job: Count | None = Field(
+        None, description="ranks of a job; null: one per GPU, one without a GPU"
+    )
+    slots: Count | None = Field(
+        None, description="jobs at the same time; null: what the GPUs hold, 1 without a GPU"
+    )
+    members_per_job: Count = Field(1, description="members that a job trains in a row")
+    cpu_threads: Count | None = Field(None, description="threads of a rank; null: an even share")
+    workers: int | None = Field(None, ge=0, description="loader processes of a rank; null: auto")
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
+        "auto", description="auto: bf16 where the hardware has it, else fp32"
+    )
+    channels_last: bool = Field(True, description="memory format of images and weights")
+    compile: bool = Field(False, description="torch.compile the model")
+    retries: int = Field(2, ge=0, description="times that a failed job is started again")
+
+
+class Config(Strict):
+    """One experiment."""
+
+    name: Name
+    seed: int = Field(0, ge=0)
+    task: Literal["binary", "multilabel", "multiclass"] = "binary"
+    classes: list[Name] = Field(default_factory=lambda: ["object"], description="class names")
+    void: int | None = Field(None, ge=0, le=255, description="mask value that counts nowhere")
+    data: DataConfig = DataConfig()  # type: ignore[call-arg]
+    input: InputConfig = InputConfig()  # type: ignore[call-arg]
+    metric: str = Field("dice", description="tgs | mean_dice | dice | iou | miou")
+    augment: list[dict[str, Any]] = Field(default_factory=list, description="see docs/augment.md")
+    members: dict[Name, MemberConfig] = Field(min_length=1)
+    stages: list[StageConfig] = Field(
+        default_factory=lambda: [StageConfig()],  # type: ignore[call-arg]
+        min_length=1,
+    )
+    train: TrainConfig = TrainConfig()  # type: ignore[call-arg]
+    rounds: list[RoundConfig] = Field(
+        default_factory=lambda: [RoundConfig()],  # type: ignore[call-arg]
+        min_length=1,
+        max_length=1,
+    )
+    predict: PredictConfig = PredictConfig()
+    ensemble: EnsembleConfig = EnsembleConfig()  # type: ignore[call-arg]
+    postprocess: PostprocessConfig = PostprocessConfig()  # type: ignore[call-arg]
+    compute: ComputeConfig = ComputeConfig()  # type: ignore[call-arg]
+
+    @property
+    def num_outputs(self) -> int:
+        """Channels of the logits."""
+        return len(self.classes)
+
+    def input_of(self, member: str) -> InputConfig:
+        return self.members[member].input or self.input
+
+    def stages_of(self, member: str) -> list[StageConfig]:
+        return self.members[member].stages or self.stages
+
+    def batch_size_of(self, member: str) -> int:
+        return self.members[member].batch_size or self.train.batch_size
+
+    @model_validator(mode="after")
+    def _check(self) -> Config:
+        _check_names(self)
+        for name in self.members:
+            _check_member(self, name)
+        return self
+
+
+MemberConfig.model_rebuild()
+
+# What the input size must be a multiple of, at the default encoder depth 5 (PITFALLS: smp).
+STRIDES = {"PSPNet": 8, "DeepLabV3": 8, "DeepLabV3Plus": 16, "PAN": 16}
+ARCHITECTURES = (
+    "Unet", "UnetPlusPlus", "MAnet", "Linknet", "FPN", "PSPNet", "DeepLabV3", "DeepLabV3Plus",
+    "PAN", "UPerNet", "Segformer", "DPT",
+)  # fmt: skip
+
+
+def _check_names(config: Config) -> None:
+    if config.metric not in METRICS:
+        raise unknown("metric", config.metric, METRICS, "metric: ")
+    if config.task == "binary" and len(config.classes) != 1:
+        raise UserError(f"classes: {config.classes}: task binary has one; say task: multilabel")
+    if config.task == "multiclass" and len(config.classes) < 2:
+        raise UserError(f"classes: {config.classes}: task multiclass needs two or more")
+    check_modes(config.predict.tta)
+    folds = config.data.folds
+    if folds.kind in ("stratified", "group", "bootstrap") and folds.num < 2:
+        raise UserError(f"data.folds.num: {folds.num}: needs 2 or more (or kind: holdout)")
+    if folds.kind == "group" and not (folds.column and folds.groups):
+        raise UserError("data.folds: kind group needs `column` and `groups` (a CSV with id)")
+    if folds.kind == "file" and not folds.path:
+        raise UserError("data.folds: kind file needs `path` (a CSV with id,fold)")
+    num = 1 if folds.kind == "holdout" else folds.num
+    for fold in [*(folds.use or []), *(f for m in config.members.values() for f in m.folds or [])]:
+        if folds.kind != "file" and not 0 <= fold < num:
+            raise UserError(f"fold {fold} does not exist; valid: 0..{num - 1}")
+    if config.task == "multiclass" and "search" in (
+        config.postprocess.threshold,
+        config.postprocess.double,
+    ):
+        raise UserError("postprocess: multiclass takes the highest class; it has no threshold")
+
+
+def _check_member(config: Config, name: str) -> None:
+    member, where = config.members[name], f"members.{name}"
+    if member.arch not in ARCHITECTURES:
+        raise unknown("architecture", member.arch, ARCHITECTURES, f"{where}.arch: ")
+    size, stages = config.input_of(name), config.stages_of(name)
+    depth = int(member.decoder.get("encoder_depth", 5))
+    stride = STRIDES.get(member.arch, 2**depth)
+    for key in ("height", "width"):
+        value = getattr(size, key)
+        if not (member.arch == "Unet" and size.fit == "pad" and value == 101):
+            _check_stride(f"input.{key}", value, stride, f"{member.arch} ({where})")
+    for number, stage in enumerate(stages):
+        for value in stage.input_size or ():
+            if size.fit == "pad":
+                raise UserError(f"stages.{number}.input_size: needs input.fit: resize or crop")
+            _check_stride(f"stages.{number}.input_size", value, stride, f"{member.arch} ({where})")
+    for channel_list, key in ((size.mean, "mean"), (size.std, "std")):
+        if channel_list is not None and len(channel_list) != size.channels:
+            raise UserError(f"input.{key}: {channel_list}: needs {size.channels} values")
+    for number, stage in enumerate(stages):
+        label = f"stages.{number}"
+        try:
+            check_loss_spec(stage.loss, config.task)
+        except ValueError as error:
+            raise UserError(f"{label}.loss: {error}") from None
+        cyclic = stage.schedule.kind in ("cosine", "onecycle")
+        if not cyclic and stage.schedule.cycles > 1:
+            raise UserError(
+                f"{label}.schedule.cycles: {stage.schedule.cycles}: kind "
+                f"{stage.schedule.kind} has no cycles. Did you mean kind: cosine?"
+            )
+        if stage.keep == "cycles" and not cyclic:
+            raise UserError(
+                f"{label}.keep: cycles: kind {stage.schedule.kind} has no cycles; valid: last, "
+                "best, top_k, or schedule.kind: cosine"
+            )
+        if stage.keep == "top_k" and stage.top_k > stage.schedule.epochs:
+            raise UserError(
+                f"{label}.top_k: {stage.top_k} snapshots of {stage.schedule.epochs} epochs"
+            )
+    batch, parts = config.batch_size_of(name), config.train.accumulation
+    if batch % parts:
+        raise UserError(f"train.accumulation: {parts} does not divide the batch size {batch}")
+
+
+def _check_stride(key: str, value: int, stride: int, who: str) -> None:
+    if value % stride or value < stride:
+        near = max(stride, round(value / stride) * stride)
+        raise UserError(
+            f"{key}: {value} is not a multiple of {stride}, which {who} needs. Did you mean {near}?"
+        )
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice (PyYAML keeps the last, silently)."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node)
+        if key in seen:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key {key!r} is given twice", key_node.start_mark
+            )
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """A mapping from a YAML file; UserError names the file and the line."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a config: {error}") from None
+    try:
+        loaded = yaml.load(text, Loader=_Loader)  # a SafeLoader
+    except (yaml.YAMLError, TypeError) as error:
+        raise UserError(f"{path}: not YAML: {error}") from None
+    if not isinstance(loaded, dict):
+        raise UserError(f"{path}: a config is a mapping of keys, this is {type(loaded).__name__}")
+    return loaded
+
+
+def apply_overrides(tree: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """Set `key.sub=value` in a config tree; values are YAML. List items go by number."""
+    for text in overrides:
+        key, equals, value_text = text.partition("=")
+        if not equals or not key:
+            raise UserError(f"override {text!r}: write it as key.sub=value")
+        try:
+            value = yaml.safe_load(value_text)
+        except yaml.YAMLError:
+            raise UserError(f"override {text!r}: the value is not YAML") from None
+        *parents, last = key.split(".")
+        node: Any = tree
+        for part in parents:
+            node = _child(node, part, key)
+        if isinstance(node, list):
+            node[_list_index(node, last, key)] = value
+        elif isinstance(node, dict):
+            node[last] = value
+        else:
+            raise UserError(f"override {text!r}: {parents[-1]!r} holds a value, not keys")
+    return tree
+
+
+def _child(node: Any, part: str, key: str) -> Any:
+    if isinstance(node, list):
+        return node[_list_index(node, part, key)]
+    if not isinstance(node, dict):
+        raise UserError(f"override {key}: {part!r} lies below a value, not below keys")
+    if node.get(part) is None:
+        node[part] = {}
+    return node[part]
+
+
+def _list_index(items: list[Any], part: str, key: str) -> int:
+    if not part.isdigit() or int(part) >= len(items):
+        raise UserError(f"override {key}: {part!r} is no item of a list of {len(items)}")
+    return int(part)
+
+
+def load_config(path: Path | str, overrides: list[str] | None = None) -> Config:
+    """Read, override and check a config. UserError lists every mistake, one line each."""
+    tree = apply_overrides(load_yaml(Path(path)), overrides or [])
+    return parse_config(tree, str(path))
+
+
+def parse_config(tree: Mapping[str, Any], where: str) -> Config:
+    try:
+        return Config.model_validate(tree)
+    except pydantic.ValidationError as error:
+        lines = [_explain(item) for item in error.errors(include_url=False)]
+        raise UserError("\n".join(f"{where}: {line}" for line in lines)) from None
+
+
+def _explain(item: Any) -> str:
+    """One line for one pydantic error: key, value, what is valid, the nearest name."""
+    location = [str(part) for part in item["loc"] if not str(part).startswith("function-")]
+    key = ".".join(location)
+    kind, value = item["type"], item.get("input")
+    if kind == "extra_forbidden":
+        valid = _keys_at(item["loc"][:-1])
+        close = nearest(location[-1], valid)
+        hint = f" Did you mean {close!r}?" if close else ""
+        return f"{key}: unknown key (value {value!r}).{hint} Valid: {', '.join(valid)}"
+    if kind == "literal_error":
+        expected = re.findall(r"'([^']*)'", item["ctx"]["expected"])
+        close = nearest(value, expected)
+        hint = f" Did you mean {close!r}?" if close else ""
+        return f"{key}: {value!r} is not valid.{hint} Valid: {item['ctx']['expected']}"
+    if kind == "missing":
+        return f"{key}: this key is required"
+    message = item["msg"].removeprefix("Value error, ")
+    shown = "" if not location or kind == "value_error" else f" (value {value!r})"
+    return f"{key}: {message}{shown}" if key else message
+
+
+def _keys_at(location: tuple[Any, ...]) -> list[str]:
+    """Names of the keys that the config has at `location`."""
+    model: Any = Config
+    for part in location:
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            model = (
+                _model_in(model.model_fields[part].annotation)
+                if (part in model.model_fields)
+                else model
+            )
+    return list(model.model_fields) if isinstance(model, type) else []
+
+
+def _model_in(annotation: Any) -> Any:
+    """The model inside `X | None`, `list[X]` or `dict[str, X]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = [_model_in(inner) for inner in getattr(annotation, "__args__", ())]
+    return next((model for model in found if model is not None), None)
+
+
+def dump_config(config: Config) -> str:
+    """The resolved config as YAML, every key written out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=100)
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of a config, for editors and docs/config.md."""
+    return Config.model_json_schema()

@@ -1,0 +1,131 @@
+"""torch datasets: pure functions from an index to uint8 tensors."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from distseg.data.cache import Cache
+from distseg.data.fit import Fit
+from distseg.data.masks import read_image
+from distseg.errors import UserError
+from distseg.manifest import Manifest, Sample
+
+Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+
+
+def worker_init(worker: int = 0) -> None:
+    """A loader process is one thread: the processes are what runs in parallel."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+def sample_seed(seed: int, epoch: int, name: str) -> int:
+    """A 64-bit seed of (seed, epoch, sample): the same on every rank, worker and machine."""
+    digest = hashlib.blake2b(f"{seed}/{epoch}/{name}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+class TrainSet(Dataset[dict[str, Any]]):
+    """Augmented samples: `[(row, epoch)]` or `[(row, epoch, counts)]` (an item of `sampling`).
+
+    "image" uint8 (C, H, W) and "target" uint8 (K, H, W) of the canvas, "row" int, "counts" bool.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        cache: Cache,
+        fit: Fit,
+        augment: Callable[[NDArray[np.uint8], NDArray[np.uint8], int], Pair] | None,
+        seed: int,
+    ) -> None:
+        self.names = [sample.id for sample in manifest]
+        self.cache, self.fit, self.augment, self.seed = cache, fit, augment, seed
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, item: tuple[int, int] | tuple[int, int, bool]) -> dict[str, Any]:
+        row, epoch = item[0], item[1]
+        name = self.names[row]
+        seed = sample_seed(self.seed, epoch, name)
+        image, target = self.cache.image(name), self.cache.target(name)
+        rng = np.random.default_rng(seed)
+        # pad: the border reflects the augmented picture, as at prediction; else the canvas is
+        # what the network sees, and is often smaller
+        first = self.fit.config.fit == "pad"
+        if self.augment and first:
+            image, target = self.augment(image, target, seed)
+        image, target = self.fit.train(image, target, rng)
+        if self.augment and not first:
+            image, target = self.augment(image, target, seed)
+        counts = item[2] if len(item) > 2 else True
+        return {"image": _chw(image), "target": _tensor(target), "row": row, "counts": counts}
+
+
+class EvalSet(Dataset[dict[str, Any]]):
+    """Cached samples on their prediction canvas: "image" uint8 (C, h, w), "row" of the Manifest.
+
+    `sizes[i]` is the native (height, width): batches share one (`sampling.batches_by_size`).
+    """
+
+    def __init__(self, manifest: Manifest, rows: Sequence[int], cache: Cache, fit: Fit) -> None:
+        self.rows, self.cache, self.fit = list(rows), cache, fit
+        self.names = [manifest[row].id for row in self.rows]
+        self.sizes = [cache.size(name) for name in self.names]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        image = self.fit.forward(self.cache.image(self.names[index]))
+        return {"image": _chw(image), "row": self.rows[index]}
+
+
+class ImageFiles(Dataset[dict[str, Any]]):
+    """Images decoded as they are asked for: "image" uint8 (C, h, w) on its canvas, native
+    "height" and "width", "index", "error".
+
+    A broken file never raises: it gives a text in "error" ("" otherwise) and black pixels, of the
+    size that the sample or the config says.
+    """
+
+    def __init__(self, images: Sequence[Sample | str], channels: int, fit: Fit) -> None:
+        self.images, self.channels, self.fit = list(images), channels, fit
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        source, error = self.images[index], ""
+        path = source if isinstance(source, str) else source.image
+        try:
+            image = read_image(path, self.channels)
+        except (UserError, OSError, MemoryError) as failure:
+            error = str(failure) or type(failure).__name__
+            image = np.zeros((*self._size_of(source), self.channels), dtype=np.uint8)
+        height, width = image.shape[:2]
+        canvas = _chw(self.fit.forward(image))
+        return {"image": canvas, "height": height, "width": width, "index": index, "error": error}
+
+    def _size_of(self, source: Sample | str) -> tuple[int, int]:
+        known = (0, 0) if isinstance(source, str) else (source.height, source.width)
+        return known if min(known) > 0 else self.fit.stretch or self.fit.size
+
+
+def _tensor(array: NDArray[np.uint8]) -> torch.Tensor:
+    """A tensor with memory of its own: the cache's files are read-only."""
+    writable = array.flags.writeable and array.flags.c_contiguous
+    return torch.from_numpy(array if writable else array.copy(order="C"))
+
+
+def _chw(image_HWC: NDArray[np.uint8]) -> torch.Tensor:
+    return _tensor(image_HWC.transpose(2, 0, 1))

@@ -1,0 +1,144 @@
+"""From native size to the network's canvas, and exactly back."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from distseg.config import InputConfig
+from distseg.data.masks import VOID
+
+STRIDE = 32  # what a canvas that follows the image is a multiple of
+_BORDERS = {
+    "reflect": cv2.BORDER_REFLECT_101,
+    "edge": cv2.BORDER_REPLICATE,
+    "constant": cv2.BORDER_CONSTANT,
+}
+Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+
+
+class Fit:
+    """pad: native pixels (or stretched to `scale_to`) and a border. resize: stretched. crop:
+    random crops in training; at prediction the whole image, padded to a multiple of 32.
+
+    All geometry has half-pixel centers (cv2's INTER_LINEAR and INTER_NEAREST_EXACT, torch's
+    align_corners=False), so that nothing shifts on the way there and back.
+    """
+
+    def __init__(self, config: InputConfig) -> None:
+        self.config = config
+        self.size = (config.height, config.width)
+        # what the image is stretched to before any border; None: it keeps its pixels
+        self.stretch = {"resize": self.size, "pad": config.scale_to, "crop": None}[config.fit]
+        self.border = _BORDERS[config.pad_mode]
+
+    def canvas(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of the network's input when an image of this size is predicted."""
+        if self.config.fit == "resize":
+            return self.size
+        if self.config.fit == "crop":
+            return _round_up(height), _round_up(width)
+        height, width = self.stretch or (height, width)
+        if height <= self.size[0] and width <= self.size[1]:
+            return self.size
+        return max(self.size[0], _round_up(height)), max(self.size[1], _round_up(width))
+
+    def train(
+        self, image_HWC: NDArray[np.uint8], target_KHW: NDArray[np.uint8], rng: np.random.Generator
+    ) -> Pair:
+        """Image and target on the canvas of the config; VOID where a constant border was added."""
+        target_HWK = np.ascontiguousarray(target_KHW.transpose(1, 2, 0))
+        assert image_HWC.shape[:2] == target_HWK.shape[:2]
+        image, target = image_HWC, target_HWK
+        if self.stretch:
+            image = _resize(image, self.stretch, _method(image, self.stretch))
+            target = _resize(target, self.stretch, cv2.INTER_NEAREST_EXACT)
+        if self.config.fit != "resize":
+            crop = self.config.fit == "crop"
+            top, bottom = self._margins(image.shape[0], self.size[0], rng, crop)
+            left, right = self._margins(image.shape[1], self.size[1], rng, crop)
+            image = _place(image, top, bottom, left, right, self.border, 0)
+            target = _place(target, top, bottom, left, right, self.border, VOID)
+        return image, target.transpose(2, 0, 1)
+
+    def _margins(
+        self, length: int, wanted: int, rng: np.random.Generator, crop: bool
+    ) -> tuple[int, int]:
+        """(before, after): pixels to add, negative to cut away."""
+        room = wanted - length
+        if room < 0:
+            assert crop, "inspection leaves out what is larger than a padded canvas"
+            before = -int(rng.integers(-room + 1))
+        elif self.config.random_offset:
+            before = int(rng.integers(room + 1))
+        else:
+            before = room // 2
+        return before, room - before
+
+    def forward(self, image_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The image on `canvas(H, W)`, centered."""
+        height, width = self.canvas(*image_HWC.shape[:2])
+        image = image_HWC
+        if self.stretch:
+            image = _resize(image, self.stretch, _method(image, self.stretch))
+        top, left = (height - image.shape[0]) // 2, (width - image.shape[1]) // 2
+        bottom, right = height - image.shape[0] - top, width - image.shape[1] - left
+        return _place(image, top, bottom, left, right, self.border, 0)
+
+    def inverse(self, logits_BCHW: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        """Logits on `canvas(height, width)` -> float32 (B, C, height, width), native size."""
+        logits = logits_BCHW.float()
+        canvas = self.canvas(height, width)
+        assert logits.shape[-2:] == canvas, f"{tuple(logits.shape)} on a canvas of {canvas}"
+        inner = self.stretch or (height, width)
+        top, left = (canvas[0] - inner[0]) // 2, (canvas[1] - inner[1]) // 2
+        logits = logits[..., top : top + inner[0], left : left + inner[1]]
+        if inner == (height, width):
+            return logits
+        return F.interpolate(logits, (height, width), mode="bilinear", align_corners=False)
+
+
+def _round_up(length: int) -> int:
+    return -(-length // STRIDE) * STRIDE
+
+
+def _method(image: NDArray[np.uint8], size: tuple[int, int]) -> int:
+    """Averaging where both sides shrink (no aliasing), else linear."""
+    shrinks = size[0] <= image.shape[0] and size[1] <= image.shape[1]
+    return cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+
+
+def _resize(array_HWC: NDArray[np.uint8], size: tuple[int, int], method: int) -> NDArray[np.uint8]:
+    """cv2.resize for any number of channels, which keeps the channel axis."""
+    if array_HWC.shape[:2] == tuple(size):
+        return array_HWC
+    parts = [
+        cv2.resize(array_HWC[:, :, i : i + 4], size[::-1], interpolation=method).reshape(*size, -1)
+        for i in range(0, array_HWC.shape[2], 4)
+    ]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
+
+
+def _place(
+    array_HWC: NDArray[np.uint8],
+    top: int, bottom: int, left: int, right: int,
+    border: int, fill: int,
+) -> NDArray[np.uint8]:  # fmt: skip
+    """Cut where a margin is negative, then add where it is positive."""
+    height, width, channels = array_HWC.shape
+    cut = array_HWC[
+        max(0, -top) : height - max(0, -bottom), max(0, -left) : width - max(0, -right)
+    ]
+    top, bottom, left, right = (max(0, m) for m in (top, bottom, left, right))
+    if not (top or bottom or left or right):
+        return cut
+    parts = [
+        cv2.copyMakeBorder(
+            cut[:, :, i : i + 4], top, bottom, left, right, border, value=(fill,) * 4
+        ).reshape(cut.shape[0] + top + bottom, cut.shape[1] + left + right, -1)
+        for i in range(0, channels, 4)
+    ]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)

@@ -1,0 +1,214 @@
+"""Folds: a division of the rows in which no twin and no group lies in two."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distseg.config import Config, FoldsConfig
+from distseg.data.formats.row import Row, read_table
+from distseg.errors import UserError
+from distseg.runs import atomic_write
+
+_BINS = 10  # strata of the non-empty masks, by coverage
+
+
+def assign_folds(
+    config: Config,
+    rows: Sequence[Row],
+    coverage: NDArray[np.float64],
+    groups: Sequence[str],
+    duplicates: Sequence[str],
+) -> list[int]:
+    """The fold of each row: 0..num-1, or -1 (holdout, file): trains in every fold.
+
+    Args:
+        coverage: (N, classes), share of each class in the row's mask.
+        groups: a key per row; rows of one stay together (kind group); "" is a group of its own.
+        duplicates: a key per row, equal for byte-identical images: they always stay together.
+    """
+    options = config.data.folds
+    if options.kind == "file":
+        path = _find(config, str(options.path))
+        return read_folds(path, rows, duplicates)
+    keys = [duplicates, groups] if options.kind == "group" else [duplicates]
+    units = _join(len(rows), keys)
+    shares = [1 / options.num] * options.num
+    if options.kind == "holdout":
+        shares = [options.fraction, 1 - options.fraction]
+    if len(units) < len(shares):
+        raise UserError(
+            f"data.folds: {len(units)} independent images or groups cannot make {len(shares)} folds"
+        )
+    folds = _deal(units, _strata(coverage, config), shares, options)
+    if options.kind == "holdout":
+        folds = [-1 if fold == 1 else 0 for fold in folds]
+    return folds
+
+
+def _join(num: int, keys: Sequence[Sequence[str]]) -> list[list[int]]:
+    """Rows in units: those that share a key, directly or through another row."""
+    parent = list(range(num))
+
+    def root(row: int) -> int:
+        while parent[row] != row:
+            parent[row] = parent[parent[row]]
+            row = parent[row]
+        return row
+
+    for column in keys:
+        first: dict[str, int] = {}
+        for row, key in enumerate(column):
+            if key:
+                parent[root(row)] = root(first.setdefault(key, row))
+    units: dict[int, list[int]] = {}
+    for row in range(num):
+        units.setdefault(root(row), []).append(row)
+    return list(units.values())
+
+
+def _strata(coverage: NDArray[np.float64], config: Config) -> NDArray[np.float64]:
+    """0/1 (N, strata): all rows; each class's presence; empties; tenths of the non-empty rows by
+    how much they hold (multiclass: of everything but the first class)."""
+    amount = coverage[:, 1:].sum(axis=1) if config.task == "multiclass" else coverage.sum(axis=1)
+    filled = np.flatnonzero(amount > 0)
+    bins = np.zeros(len(amount), dtype=np.int64)
+    num_bins = max(1, min(_BINS, len(filled) // (2 * config.data.folds.num)))
+    ranks = np.argsort(np.argsort(amount[filled], kind="stable"), kind="stable")
+    bins[filled] = 1 + ranks * num_bins // max(1, len(filled))
+    one_hot = np.eye(num_bins + 1)[bins]
+    presence = (coverage > 0).astype(np.float64)[:, : coverage.shape[1] * (coverage.shape[1] > 1)]
+    return np.concatenate([np.ones((len(amount), 1)), presence, one_hot], axis=1)
+
+
+def _deal(
+    units: list[list[int]], strata: NDArray[np.float64], shares: list[float], options: FoldsConfig
+) -> list[int]:
+    """Give each unit, the largest first, to the fold that lacks most of what it holds.
+
+    The cost of a fold is how full it already is in the unit's strata, each relative to the
+    stratum's total and the fold's share, so that rare strata are spread first.
+    """
+    rng = np.random.default_rng([options.seed, len(units)])
+    order = rng.permutation(len(units))
+    order = order[np.argsort([-len(units[u]) for u in order], kind="stable")]
+    totals = np.maximum(strata.sum(axis=0), 1)
+    full = np.zeros((len(shares), strata.shape[1]))
+    scale = totals[None] * np.array(shares)[:, None]
+    folds = [0] * len(strata)
+    for unit in order:
+        rows = units[unit]
+        holds = strata[rows].sum(axis=0)
+        # what would be full afterwards: without `+ holds` a small share would fill up first
+        cost = ((full + holds) / scale) @ (holds / totals)
+        fold = int(np.argmin(cost))
+        full[fold] += holds
+        for row in rows:
+            folds[row] = fold
+    return folds
+
+
+def read_groups(config: Config, rows: Sequence[Row]) -> list[str]:
+    """A key per row from the column of data.folds.groups; the layout's own where none is named."""
+    options = config.data.folds
+    if options.kind != "group":
+        return [row.group for row in rows]
+    assert options.groups is not None and options.column is not None
+    path = _find(config, options.groups)
+    table = {c["id"]: c[options.column] for _, c in read_table(path, ("id", options.column))}
+    for row in rows:
+        if not table.get(row.id):
+            raise UserError(f"{path}: id {row.id!r} has no {options.column!r}")
+    return [str(table[row.id]) for row in rows]
+
+
+def _find(config: Config, name: str) -> Path:
+    """A file of the config: relative to data.root, else to where distseg was started."""
+    inside = Path(config.data.root) / name
+    return inside if inside.is_file() else Path(name)
+
+
+def read_folds(path: Path, rows: Sequence[Row], duplicates: Sequence[str]) -> list[int]:
+    """Folds of a CSV `id,fold`, checked: every row has one, and no twins lie in two."""
+    table: dict[str, int] = {}
+    for line, cells in read_table(path, ("id", "fold")):
+        name, text = cells["id"] or "", (cells["fold"] or "").strip()
+        if name in table:
+            raise UserError(f"{path}, line {line}: id {name!r} stands there twice")
+        if not (text.isdecimal() or text == "-1"):
+            raise UserError(f"{path}, line {line}: fold {text!r} is no whole number from -1 on")
+        table[name] = int(text)
+    missing = [row.id for row in rows if row.id not in table]
+    if missing:
+        raise UserError(f"{path}: no fold for id {missing[0]!r} ({len(missing)} ids are missing)")
+    folds = [table[row.id] for row in rows]
+    if max(folds, default=-1) < 0:
+        raise UserError(f"{path}: no row is validated; folds count from 0")
+    _check_twins(path, rows, duplicates, folds)
+    return folds
+
+
+def _check_twins(
+    path: Path, rows: Sequence[Row], duplicates: Sequence[str], folds: Sequence[int]
+) -> None:
+    first: dict[str, int] = {}
+    for row, key in enumerate(duplicates):
+        other = first.setdefault(key, row)
+        if folds[other] != folds[row]:
+            raise UserError(
+                f"{path}: {rows[other].id!r} (fold {folds[other]}) and {rows[row].id!r} (fold "
+                f"{folds[row]}) are the same image; give them one fold"
+            )
+
+
+def write_folds(path: Path, ids: Sequence[str], folds: Sequence[int]) -> None:
+    _write_csv(path, [("id", "fold"), *zip(ids, folds, strict=True)])
+
+
+
+def balance(
+    config: Config, folds: Sequence[int], coverage: NDArray[np.float64]
+) -> list[tuple[str | int | float, ...]]:
+    """A header and a line per fold: images, share of empties, mean coverage, share with each
+    class."""
+    array = np.asarray(folds)
+    empty = (coverage == 0).all(axis=1)
+    if config.task == "multiclass":
+        empty = (coverage[:, 1:] == 0).all(axis=1)
+    names = [f"{part}_{name}" for name in config.classes for part in ("with", "coverage")]
+    table: list[tuple[str | int | float, ...]] = [("fold", "images", "empty", *names)]
+    for fold in sorted(set(folds)):
+        chosen = array == fold
+        per_class = [
+            value
+            for column in coverage[chosen].T
+            for value in (round(float((column > 0).mean()), 4), round(float(column.mean()), 4))
+        ]
+        share = round(float(empty[chosen].mean()), 4)
+        table.append((fold, int(chosen.sum()), share, *per_class))
+    return table
+
+
+def write_balance(path: Path, table: Sequence[Sequence[str | int | float]]) -> None:
+    _write_csv(path, table)
+
+
+def balance_text(table: Sequence[Sequence[str | int | float]]) -> str:
+    """The balance table in aligned columns."""
+    cells = [[str(cell) for cell in line] for line in table]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
+    return "\n".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
+        for line in cells
+    )
+
+
+def _write_csv(path: Path, table: Sequence[Sequence[str | int | float]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(table)
+    atomic_write(path, text.getvalue())

@@ -1,0 +1,20 @@
+"""Data layouts: one file each, with `train`, `test`, `submission` and `test_truth`."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from distseg.data.formats import folder, synthetic, tgs
+from distseg.data.formats.row import Row, SubmissionSpec
+from distseg.errors import unknown
+
+__all__ = ["FORMATS", "Row", "SubmissionSpec", "layout"]
+
+FORMATS: dict[str, ModuleType] = {"tgs": tgs, "folder": folder, "synthetic": synthetic}
+
+
+def layout(name: str) -> ModuleType:
+    """The module of a `data.format`; UserError names the nearest one."""
+    if name not in FORMATS:
+        raise unknown("format", name, FORMATS, "data.format: ")
+    return FORMATS[name]

@@ -1,0 +1,97 @@
+"""What every data layout gives: rows, a submission's form, and paths that stay in their folder."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from distseg.errors import UserError, nearest
+
+IMAGE_SUFFIXES = frozenset(
+    ".png .jpg .jpeg .jpe .bmp .tif .tiff .gif .webp .pgm .ppm .pbm .jp2 .npy".split()
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One image as the layout lists it, before anything was opened.
+
+    target: "" (none), "file:PATH" (multilabel: "file:A|B", one path per class, empty where there
+    is none), or "rle:R" (one RLE per class, joined by "|").
+    group: rows of one group stay in one fold; "" for none.
+    problem: why the row is already known to be bad; "" when it is not.
+    height, width: pixels; 0 until the image was opened.
+    """
+
+    id: str
+    image: str
+    target: str = ""
+    group: str = ""
+    problem: str = ""
+    height: int = 0
+    width: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SubmissionSpec:
+    """The form of a submission. `ids` is the order to write in; `class_ids` (several classes):
+    what is appended to an id, as `ID_CLASS`, one row per class."""
+
+    kind: Literal["rle", "masks"] = "rle"
+    columns: tuple[str, ...] = ("id", "rle_mask")
+    separator: str = ","
+    header: bool = True
+    ids: list[str] = field(default_factory=list)
+    order: Literal["column", "row"] = "column"
+    base: Literal[0, 1] = 1
+    empty: str = ""
+    class_ids: tuple[str, ...] | None = None
+
+
+def locate(folder: Path, name: str) -> tuple[Path, str]:
+    """`folder/name`, and why it may not be used ("" when it may): it must stay in the folder."""
+    if not name or name != name.strip() or "\0" in name or "/" in name or "\\" in name:
+        return folder, f"{name!r} is no plain file name, or leaves its folder"
+    path = folder / name
+    try:
+        inside = path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError) as error:  # a name too long, a loop of links
+        return folder, f"{name!r} is no usable file name: {error}"
+    return path, "" if inside else f"{name!r} is a link that leaves its folder {folder}"
+
+
+def image_files(folder: Path, what: str) -> list[Path]:
+    """Absolute paths of a folder's image files, by name. UserError when there is no folder."""
+    folder = folder.absolute()
+    if not folder.is_dir():
+        siblings = [p.name for p in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        close = nearest(folder.name, siblings)
+        hint = f" Did you mean {close!r}?" if close else ""
+        raise UserError(f"{folder}: no such folder ({what}).{hint}")
+    found = sorted(
+        p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != "."
+    )
+    if not found:
+        raise UserError(f"{folder}: no image files here ({what})")
+    return found
+
+
+def read_table(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str | None]]]:
+    """(line number, cells) of a CSV with a header; UserError names the file and the line."""
+    csv.field_size_limit(1 << 30)  # one RLE of a large mask exceeds the 128 kB default
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True)
+            names = list(reader.fieldnames or [])
+            for column in columns:
+                if column not in names:
+                    raise UserError(f"{path}: column {column!r} is missing; it has {names}")
+            for cells in reader:
+                if None in cells:
+                    raise UserError(f"{path}, line {reader.line_num}: more cells than columns")
+                yield reader.line_num, cells
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read as a CSV: {error}") from None

@@ -1,0 +1,85 @@
+"""TGS Salt Identification (2018): train/images, train/masks, train.csv, test/images.
+
+The masks folder is the truth where there is one, else train.csv's RLE (column-major, from 1).
+Half of the mask files are 16-bit (0 and 65535), half 8-bit.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from distseg.config import Config
+from distseg.data.formats.row import Row, SubmissionSpec, image_files, locate, read_table
+from distseg.errors import UserError
+
+
+def train(config: Config) -> list[Row]:
+    root = Path(config.data.root)
+    images = image_files(root / "train" / "images", "train images of data.format: tgs")
+    masks = root / "train" / "masks"
+    rows = _from_masks(images, masks) if masks.is_dir() else _from_table(images, root / "train.csv")
+    return rows[: config.data.limit]
+
+
+def _from_masks(images: list[Path], folder: Path) -> list[Row]:
+    """A row per image, and one with a problem per mask that has no image."""
+    masks = {path.name: path for path in image_files(folder, "masks of data.format: tgs")}
+    rows = []
+    for path in images:
+        _, problem = locate(path.parent, path.name)
+        mask = masks.pop(path.name, None)
+        if mask is None:
+            problem = problem or f"no mask of this name in {folder}"
+        else:
+            problem = problem or locate(folder, mask.name)[1]
+        rows.append(Row(path.stem, str(path), f"file:{mask}" if mask else "", problem=problem))
+    orphans = [Row(p.stem, str(p), problem="a mask without an image") for p in masks.values()]
+    return rows + orphans
+
+
+def _from_table(images: list[Path], table: Path) -> list[Row]:
+    """A row per line of train.csv, and one with a problem per image that it does not name."""
+    left = {path.name: path for path in images}
+    folder, rows = images[0].parent, []
+    for line, cells in read_table(table, ("id", "rle_mask")):
+        name, mask = cells["id"] or "", cells["rle_mask"]
+        path, problem = locate(folder, f"{name}.png")
+        left.pop(path.name, None)
+        if not name:
+            problem = "the id is empty"
+        elif mask is None:
+            problem = problem or "the line ends before rle_mask"
+        elif not problem and not path.is_file():
+            problem = f"no image {path.name} in {folder}"
+        problem = f"{table.name}, line {line}: {problem}" if problem else ""
+        rows.append(Row(name, str(table if problem else path), f"rle:{mask or ''}", problem=problem))
+    forgotten = f"an image that {table.name} does not name"
+    return rows + [Row(p.stem, str(p), problem=forgotten) for p in left.values()]
+
+
+def test(config: Config) -> list[Row]:
+    """In sample_submission.csv's order; every image of test/images where there is no such file."""
+    root = Path(config.data.root)
+    folder, sample = root / "test" / "images", root / "sample_submission.csv"
+    if not sample.is_file():
+        paths = image_files(folder, "test images of data.format: tgs")
+        return [Row(path.stem, str(path)) for path in paths][: config.data.limit]
+    rows: dict[str, Row] = {}
+    for line, cells in read_table(sample, ("id",)):
+        name = cells["id"] or ""
+        path, problem = locate(folder, f"{name}.png")
+        if problem or not name or name in rows:
+            raise UserError(f"{sample}, line {line}: {problem or f'id {name!r} is empty or twice'}")
+        missing = "" if path.is_file() else "no such image"
+        rows[name] = Row(name, str(path), problem=missing)
+    if not rows:
+        raise UserError(f"{sample}: it names no id")
+    return list(rows.values())[: config.data.limit]
+
+
+def submission(config: Config) -> SubmissionSpec:
+    return SubmissionSpec(ids=[row.id for row in test(config)])
+
+
+def test_truth(config: Config) -> list[Row] | None:
+    return None

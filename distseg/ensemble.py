@@ -1,0 +1,312 @@
+"""Members to one ensemble: weights, thresholds and areas, tuned nested, and an honest score.
+
+The rows are in parts: the folds, or four parts of the one fold of a hold-out. What is scored on
+a part was tuned on the other parts, by members that did not train on it. Tuning goes in steps
+(weights, then threshold and min_area, then a double threshold); a step is adopted only if, scored
+so, no part loses and the whole gains; what is not adopted stays at its default. The values that
+`predict` uses are then tuned on all parts.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distseg.config import Config
+from distseg.functional.bootstrap import standard_error
+from distseg.functional.combine import SPACES, count_masks, to_masks
+from distseg.functional.greedy import TIE, Weights, greedy_weights
+from distseg.functional.metrics import METRICS, miou, per_image, summarize
+from distseg.functional.tuning import Rule, default_rule, tune_double, tune_single
+from distseg.manifest import Sample
+from distseg.members import OutOfFold
+from distseg.runs import Run, atomic_write, write_json
+
+log = logging.getLogger(__name__)
+
+ALL = "all"  # the label of what is tuned on every part: what predict uses
+HOLDOUT_PARTS = 4
+WEIGHT_SEARCH_VALUES = 1 << 26  # logits that one step of the weight search reads
+
+
+@dataclass(frozen=True)
+class Choice:
+    """weights: one per `OutOfFold.names`; rule: as `components.apply_postprocess` takes it."""
+
+    weights: Weights
+    rule: Rule
+
+
+Choices = dict[str, Choice]  # by the part that it was not tuned on, and for ALL
+
+
+def fit_ensemble(config: Config, run: Run, round: int) -> dict[str, Any]:
+    """Tune and score the ensemble of a round's finished members; write ensemble.json and oof.csv.
+
+    Members that failed or have not finished are left out, with the reason, and logged.
+
+    Raises:
+        UserError: no member has finished.
+    """
+    oof = OutOfFold(config, run, round)
+    fitting = Fitting(config, oof, split(oof))
+    choices, counts, steps = fitting.climb()
+    record: dict[str, Any] = {
+        "round": round,
+        "space": config.ensemble.space,
+        "tta": config.predict.tta,
+        "task": config.task,
+        "metric": config.metric,
+        "classes": config.classes,
+        "members": _members(oof, choices[ALL].weights),
+        "weights": dict(zip(oof.names, choices[ALL].weights, strict=True)),
+        "rule": choices[ALL].rule,
+        "scores": {
+            "members": {name: oof.member_scores(name) for name in oof.names},
+            "spaces": fitting.space_scores(),
+            "nested": fitting.nested_record(choices, counts, steps),
+            "final": {
+                **summarize(counts, config.metric),
+                "standard_error": standard_error(counts, config.metric, seed=config.seed),
+            },
+        },
+        "left_out": oof.left_out,
+    }
+    _write_rows(run.ensemble(round).with_name("oof.csv"), fitting, counts)
+    write_json(run.ensemble(round), record)
+    score = record["scores"]["final"]["score"]
+    run.log_event("ensemble", round=round, score=score, left_out=oof.left_out)
+    return record
+
+
+def split(oof: OutOfFold) -> dict[str, list[int]]:
+    """Rows by the label of their part: the fold, or for a single fold `part0`.. by id's hash."""
+    if len(oof.folds) > 1:
+        return {str(fold): oof.manifest.val_rows(fold) for fold in oof.folds}
+    ordered = sorted(oof.rows, key=lambda row: _hash_key(oof.manifest[row]))
+    number = min(HOLDOUT_PARTS, len(ordered))
+    return {f"part{i}": sorted(ordered[i::number]) for i in range(number)}
+
+
+def _hash_key(sample: Sample) -> tuple[int, str]:
+    return zlib.crc32(sample.id.encode()), sample.id
+
+
+class Fitting:
+    """Tunes and scores choices on the parts. Reads row by row: memory is that of a few images."""
+
+    def __init__(self, config: Config, oof: OutOfFold, parts: Mapping[str, list[int]]) -> None:
+        self.config, self.oof, self.parts = config, oof, dict(parts)
+        self.space, self.metric, self.task = config.ensemble.space, config.metric, config.task
+        self.rows = [row for rows in self.parts.values() for row in rows]
+        self.part_of = [label for label, rows in self.parts.items() for _ in rows]
+        self.sums: dict[Weights, dict[str, NDArray]] = {}  # the weight search's memory
+
+    def climb(self) -> tuple[Choices, NDArray[np.int64], list[dict[str, Any]]]:
+        """All steps from the default; returns the choices, their nested counts, the record."""
+        uniform = (1,) * len(self.oof.names)
+        default = Choice(uniform, default_rule(self.config.postprocess, self.config.num_outputs))
+        choices = dict.fromkeys([*self.parts, ALL], default)
+        counts, steps = self.score(choices), []
+        for name, tune in self.steps():
+            if len(self.parts) < 2:
+                steps.append({"step": name, "adopted": False, "reason": "one row: nothing to nest"})
+                continue
+            log.info("tuning %s on %d out-of-fold images", name, len(self.rows))
+            tuned = tune(choices)
+            trial = counts if tuned == choices else self.score(tuned)
+            steps.append({"step": name, **self.verdict(counts, trial)})
+            if steps[-1]["adopted"]:
+                choices, counts = tuned, trial
+        return choices, counts, steps
+
+    def steps(self) -> Iterator[tuple[str, Callable[[Choices], Choices]]]:
+        """What the config says to search."""
+        rules = self.config.postprocess
+        if self.config.ensemble.weights == "search" and len(self.oof.names) > 1:
+            yield "weights", self.tune_weights
+        if self.task != "multiclass" and "search" in (rules.threshold, rules.min_area):
+            yield "threshold", self.tune_threshold
+        if self.task != "multiclass" and rules.double == "search":
+            yield "double", self.tune_double
+
+    def score(self, choices: Choices) -> NDArray[np.int64]:
+        """Counts (N, C, 3) of each row under its part's choice, in the order of `rows`."""
+        return np.stack(
+            [
+                self.count(row, self.masks(row, choices[label]))
+                for label, row in zip(self.part_of, self.rows, strict=True)
+            ]
+        )
+
+    def masks(self, row: int, choice: Choice) -> NDArray[np.uint8]:
+        logits = self.oof.combined(row, choice.weights, self.space)
+        return to_masks(logits, choice.rule, self.task)
+
+    def count(self, row: int, masks_KHW: NDArray[np.uint8]) -> NDArray[np.int64]:
+        return count_masks(masks_KHW, self.oof.target(row), self.config.num_outputs, self.task)
+
+    def part_scores(self, counts: NDArray[np.int64]) -> dict[str, float]:
+        labels = np.array(self.part_of)
+        return {p: summarize(counts[labels == p], self.metric)["score"] for p in self.parts}
+
+    def verdict(self, before: NDArray[np.int64], after: NDArray[np.int64]) -> dict[str, Any]:
+        """Whether a step is adopted: the whole gains, and no part loses."""
+        old, new = self.part_scores(before), self.part_scores(after)
+        total = [summarize(c, self.metric)["score"] for c in (before, after)]
+        gain, change = total[1] - total[0], {p: new[p] - old[p] for p in self.parts}
+        worst = min(change, key=lambda p: change[p])
+        if change[worst] < -TIE:
+            reason = f"fold {worst} loses {-change[worst]:.4f} (in all {gain:+.4f})"
+        elif gain <= TIE:
+            reason = "no gain: the simpler choice stays"
+        else:
+            reason = f"gains {gain:.4f}, no fold loses (least: {worst}, {change[worst]:+.4f})"
+        adopted = gain > TIE and change[worst] >= -TIE
+        return {"adopted": adopted, "reason": reason, "before": total[0], "after": total[1],
+                "folds_before": old, "folds_after": new}  # fmt: skip
+
+    def space_scores(self) -> dict[str, float]:
+        """Score of all rows in each space, with uniform weights at probability .5."""
+        uniform, rule = (1,) * len(self.oof.names), {"threshold": [0.0] * self.config.num_outputs}
+        scores = {}
+        for space in SPACES:
+            logits = (self.oof.combined(row, uniform, space) for row in self.rows)
+            masks = (to_masks(one, rule, self.task) for one in logits)
+            counts = [self.count(row, one) for row, one in zip(self.rows, masks, strict=True)]
+            scores[str(space)] = summarize(np.stack(counts), self.metric)["score"]
+        return scores
+
+    def nested_record(
+        self, choices: Choices, counts: NDArray[np.int64], steps: list[dict[str, Any]]
+    ) -> dict[str, Any]:
+        scores = self.part_scores(counts)
+        folds = {
+            label: {
+                "num_images": len(rows),
+                "score": scores[label],
+                "weights": dict(zip(self.oof.names, choices[label].weights, strict=True)),
+                "rule": choices[label].rule,
+            }
+            for label, rows in self.parts.items()
+        }
+        score = summarize(counts, self.metric)["score"]
+        default = steps[0].get("before", score) if steps else score
+        return {"score": score, "default": default, "folds": folds, "steps": steps}
+
+    # Tuning: each takes the choices so far and returns better ones, part by part and for ALL.
+
+    def tune_weights(self, choices: Choices) -> Choices:
+        rows = self.some_rows()
+        rule = choices[ALL].rule  # the default: weights are the first step
+        tuned = {}
+        for label, choice in choices.items():
+            others = [part for part in self.parts if part != label]
+
+            def evaluate(trials: list[Weights], others: list[str] = others) -> list[float]:
+                self.add_sums([t for t in trials if t not in self.sums], rows, rule)
+                return [self.score_sums(self.sums[trial], others) for trial in trials]
+
+            picks = self.config.ensemble.max_picks
+            weights = greedy_weights(len(self.oof.names), picks, evaluate)
+            tuned[label] = replace(choice, weights=weights)
+        return tuned
+
+    def some_rows(self) -> dict[str, list[int]]:
+        """The parts' rows, thinned evenly where there is more than a search should read."""
+        samples = self.oof.manifest
+        pixels = sum(samples[row].height * samples[row].width for row in self.rows)
+        values = pixels * self.config.num_outputs * len(self.oof.names)
+        step = -(-values // WEIGHT_SEARCH_VALUES)
+        by_hash = {
+            label: sorted(rows, key=lambda row: _hash_key(samples[row]))
+            for label, rows in self.parts.items()
+        }
+        return {label: rows[::step] for label, rows in by_hash.items()}
+
+    def add_sums(self, trials: list[Weights], rows: dict[str, list[int]], rule: Rule) -> None:
+        """For each new weighting and part, what its score needs; see `_scorable`."""
+        if not trials:
+            return
+        sums = {trial: dict.fromkeys(rows, np.zeros(())) for trial in trials}
+        for part, row in ((part, row) for part, own in rows.items() for row in own):
+            mixtures = self.oof.mixtures(row, trials, self.space)
+            for trial, logits in zip(trials, mixtures, strict=True):
+                counts = self.count(row, to_masks(logits, rule, self.task))
+                sums[trial][part] = sums[trial][part] + _scorable(counts, self.metric)
+        self.sums |= sums
+
+    def score_sums(self, sums: Mapping[str, NDArray], parts: Sequence[str]) -> float:
+        total = np.sum([sums[part] for part in parts], axis=0)
+        if METRICS[self.metric].set_level:
+            return miou(*total[:, :3].T)
+        return float((total[:, 3] / total[:, 4]).mean())
+
+    def tune_threshold(self, choices: Choices) -> Choices:
+        return self.tune_rules(choices, tune_single)
+
+    def tune_double(self, choices: Choices) -> Choices:
+        return self.tune_rules(choices, tune_double)
+
+    def tune_rules(self, choices: Choices, tune: Callable[..., dict[str, Rule]]) -> Choices:
+        """Class by class: one pass over the rows for each weighting in use."""
+        tuned = dict(choices)
+        samples = [self.oof.manifest[row] for row in self.rows]
+        area = int(np.median([s.height * s.width for s in samples]))
+        for weights in sorted({choice.weights for choice in choices.values()}):
+            for number in range(self.config.num_outputs):
+                parts = {
+                    label: self.class_images(rows, weights, number)
+                    for label, rows in self.parts.items()
+                }
+                rules = {k: c.rule for k, c in tuned.items() if c.weights == weights}
+                better = tune(parts, rules, number, self.config.postprocess, self.metric, area)
+                tuned |= {k: replace(tuned[k], rule=rule) for k, rule in better.items()}
+        return tuned
+
+    def class_images(
+        self, rows: Sequence[int], weights: Weights, number: int
+    ) -> Iterator[tuple[NDArray[np.float16], NDArray[np.bool_], NDArray[np.bool_]]]:
+        """logits, truth and valid pixels (H, W) of one class, row by row."""
+        for row in rows:
+            logits = self.oof.combined(row, weights, self.space, slice(number, number + 1))[0]
+            target = self.oof.target(row)[number]
+            yield logits.astype(np.float16), target == 1, target != 255
+
+
+def _scorable(counts_C3: NDArray[np.int64], metric: str) -> NDArray[np.float64]:
+    """(C, 5) that adds up over images: inter, pred, truth, score, 1."""
+    scores = per_image(counts_C3[None], metric)[0]
+    return np.column_stack([counts_C3, scores, np.ones_like(scores)])
+
+
+def _members(oof: OutOfFold, weights: Weights) -> list[dict[str, Any]]:
+    """The models that predict; those that weigh nothing are not run."""
+    by_name = dict(zip(oof.names, weights, strict=True))
+    return [
+        {"name": name, "fold": fold, "weight": by_name[name], "snapshots": member.snapshots}
+        for (name, fold), member in oof.members.items()
+        if by_name[name] > 0
+    ]
+
+
+def _write_rows(path: Path, fitting: Fitting, counts: NDArray[np.int64]) -> None:
+    """oof.csv: each image's honest score, for a look at the worst and for later selection."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["id", "fold", "part", "score", "inter", "pred", "truth"])
+    scores = per_image(counts, fitting.metric).mean(axis=1)
+    for row, part, score, table in zip(fitting.rows, fitting.part_of, scores, counts, strict=True):
+        sample = fitting.oof.manifest[row]
+        sums = [" ".join(map(str, column)) for column in table.T]
+        writer.writerow([sample.id, sample.fold, part, f"{score:.6f}", *sums])
+    atomic_write(path, text.getvalue())

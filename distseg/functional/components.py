@@ -1,0 +1,118 @@
+"""From logits to masks: thresholds, connected components, holes and areas."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from distseg.functional.naming import unknown_name
+
+Mask = NDArray[np.uint8]
+
+RULE_KEYS = ("threshold", "min_area", "min_component", "double")
+
+
+def remove_small(mask_HW: Mask, min_area: int, connectivity: int = 8) -> Mask:
+    """Drop connected components of fewer than `min_area` pixels.
+
+    Args:
+        mask_HW: uint8 (H, W); non-zero is foreground.
+        connectivity: 8 joins pixels that touch at a corner, 4 only at a side.
+
+    Returns:
+        A new uint8 (H, W) of 0 and 1.
+    """
+    labels, stats = _components(mask_HW != 0, connectivity)
+    keep = stats[:, cv2.CC_STAT_AREA] >= min_area
+    keep[0] = False  # label 0 is the background
+    return keep[labels].astype(np.uint8)
+
+
+def fill_holes(mask_HW: Mask, max_area: int, connectivity: int = 8) -> Mask:
+    """Fill holes of at most `max_area` pixels; background that reaches the border is no hole.
+
+    `connectivity` is the foreground's: its diagonal contact closes a hole when it is 8.
+    """
+    labels, stats = _components(mask_HW == 0, 12 - connectivity)
+    left, top, width, height, area = stats.T
+    inside = (left > 0) & (top > 0)
+    inside &= (left + width < mask_HW.shape[1]) & (top + height < mask_HW.shape[0])
+    fill = inside & (area <= max_area)
+    fill[0] = False  # here label 0 is the foreground
+    return ((mask_HW != 0) | fill[labels]).astype(np.uint8)
+
+
+def apply_postprocess(logits_CHW: NDArray, rule: Mapping[str, Any]) -> Mask:
+    """Logits to masks, class by class, in the order of the steps below.
+
+    Args:
+        logits_CHW: float (C, H, W), raw logits at the image's native size.
+        rule: lists with one entry per class:
+            threshold: a pixel is foreground where logit > threshold (strictly).
+            double: None, or {"top": logit, "area": pixels} per class: with fewer than `area`
+                pixels over `top` the class is empty, otherwise `threshold` draws it.
+            min_component: connected components under so many pixels go. Default 0.
+            min_area: a mask of fewer pixels in total becomes empty. Default 0.
+
+    Returns:
+        uint8 (C, H, W) of 0 and 1.
+
+    Raises:
+        ValueError: an unknown key, no threshold, or a list that does not fit the classes.
+    """
+    num_classes = len(logits_CHW)
+    check_rule(rule, num_classes)
+    double = rule.get("double") or [None] * num_classes
+    min_component = rule.get("min_component") or [0] * num_classes
+    min_area = rule.get("min_area") or [0] * num_classes
+    masks = [
+        _one_class(logits_CHW[c], rule["threshold"][c], double[c], min_component[c], min_area[c])
+        for c in range(num_classes)
+    ]
+    return np.stack(masks)
+
+
+def check_rule(rule: Mapping[str, Any], num_classes: int) -> None:
+    """Raise ValueError unless the rule of `apply_postprocess` fits this many classes."""
+    for key, values in rule.items():
+        if key not in RULE_KEYS:
+            raise unknown_name("postprocess rule", key, RULE_KEYS)
+        if values is None and key != "threshold":
+            continue
+        if not isinstance(values, list | tuple) or len(values) != num_classes:
+            raise ValueError(
+                f"postprocess rule {key!r} must list one value for each of the {num_classes}"
+                f" classes, not {values!r}"
+            )
+    if "threshold" not in rule:
+        raise ValueError("a postprocess rule needs a 'threshold' (a logit) for each class")
+    for gate in rule.get("double") or []:
+        if gate is not None and set(gate) != {"top", "area"}:
+            raise ValueError(f"a double threshold is {{'top': logit, 'area': pixels}}, not {gate}")
+
+
+def _one_class(
+    logits_HW: NDArray,
+    threshold: float,
+    double: Mapping[str, float] | None,
+    min_component: int,
+    min_area: int,
+) -> Mask:
+    # np.float64, since numpy would round a Python float to the logits' float16 before comparing
+    if double and np.count_nonzero(logits_HW > np.float64(double["top"])) < double["area"]:
+        return np.zeros(logits_HW.shape, dtype=np.uint8)
+    mask = (logits_HW > np.float64(threshold)).astype(np.uint8)
+    if min_component > 1:
+        mask = remove_small(mask, min_component)
+    return mask if np.count_nonzero(mask) >= min_area else np.zeros_like(mask)
+
+
+def _components(foreground_HW: NDArray[np.bool_], connectivity: int) -> tuple[NDArray, NDArray]:
+    """Labels int32 (H, W), and rows of left, top, width, height, area per label."""
+    if connectivity not in (4, 8):
+        raise ValueError(f"connectivity must be 4 or 8, not {connectivity}")
+    image = np.ascontiguousarray(foreground_HW, dtype=np.uint8)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(image, connectivity=connectivity)
+    return labels, stats

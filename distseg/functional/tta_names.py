@@ -1,0 +1,47 @@
+"""Names of the test-time views, without torch: what the config checks against."""
+
+import math
+import re
+from collections.abc import Sequence
+
+from distseg.functional.naming import unknown_name
+
+# Each flip or rotation as (transpose first, then flip rows, then flip columns). As in torch and
+# numpy, rot90 is a quarter turn counter-clockwise. "d4" is all eight.
+FLIPS: dict[str, tuple[bool, bool, bool]] = {
+    "none": (False, False, False),
+    "hflip": (False, False, True),
+    "vflip": (False, True, False),
+    "rot90": (True, True, False),
+    "rot180": (False, True, True),
+    "rot270": (True, False, True),
+    "transpose": (True, False, False),
+    "antitranspose": (True, True, True),
+}
+MODES = (*FLIPS, "d4")
+MAX_SCALE = 8.0
+
+_SCALE = re.compile(r"scale:([0-9]*\.?[0-9]+)")
+
+
+def parse_scale(mode: str) -> float | None:
+    """The factor of a mode like "scale:0.75", None for any other mode; ValueError if it is bad."""
+    if not mode.startswith("scale"):
+        return None
+    match = _SCALE.fullmatch(mode)
+    scale = float(match[1]) if match else math.nan
+    if not 1 / MAX_SCALE <= scale <= MAX_SCALE:
+        raise ValueError(
+            f"TTA mode {mode!r} must be written like 'scale:0.75',"
+            f" with a factor in [{1 / MAX_SCALE:g}, {MAX_SCALE:g}]"
+        )
+    return scale
+
+
+def check_modes(modes: Sequence[str]) -> None:
+    """Raise ValueError for a mode that does not exist, naming the nearest one."""
+    if isinstance(modes, str):
+        raise ValueError(f"TTA modes must be a list such as [{modes}], not the text {modes!r}")
+    for mode in modes:
+        if not isinstance(mode, str) or (mode not in MODES and parse_scale(mode) is None):
+            raise unknown_name("TTA mode", mode, [*MODES, "scale:0.75"])

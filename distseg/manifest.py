@@ -1,0 +1,157 @@
+"""The Manifest: the train set as an ordered, immutable table, one row a sample."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from distseg.errors import UserError
+from distseg.runs import atomic_write
+
+ORIGINS = ("labeled", "pseudo", "distilled")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One row.
+
+    target: "" (none), "file:PATH" (mask image), "rle:R" (one RLE per class, joined by "|"),
+    or "soft:PATH#ROW" (row ROW of the Predictions folder PATH, raw logits).
+    fold: 0..k-1, or -1: trained on in every fold, validated in none.
+    weight: factor of the sample's loss, >= 0.
+    teacher_folds: folds that the models behind a made label had *trained on*, directly or
+    through a teacher of theirs; empty for human labels.
+    height, width: native size in pixels.
+    """
+
+    id: str
+    image: str
+    target: str = ""
+    fold: int = -1
+    weight: float = 1.0
+    origin: str = "labeled"
+    teacher_folds: tuple[int, ...] = ()
+    height: int = 0
+    width: int = 0
+
+
+COLUMNS = tuple(field.name for field in fields(Sample))
+
+
+class Manifest(Sequence[Sample]):
+    """Rows in a fixed order; every change makes a new Manifest."""
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self.samples = tuple(samples)
+        self.index = {sample.id: row for row, sample in enumerate(self.samples)}
+        if len(self.index) != len(self.samples):
+            twice = [name for name, n in Counter(s.id for s in self.samples).items() if n > 1]
+            raise UserError(f"manifest: id {twice[0]!r} stands in {len(twice)} or more rows twice")
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, row: int) -> Sample:  # type: ignore[override]
+        return self.samples[row]
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(self.samples)
+
+    @property
+    def folds(self) -> list[int]:
+        """The folds that are validated, ascending."""
+        return sorted({s.fold for s in self.samples if s.fold >= 0})
+
+    def val_rows(self, fold: int) -> list[int]:
+        """Rows that fold `fold` validates: human labels only."""
+        return [
+            row
+            for row, s in enumerate(self.samples)
+            if s.fold == fold and s.origin == "labeled" and s.target
+        ]
+
+    def train_rows(self, fold: int) -> list[int]:
+        """Rows that fold `fold` trains on. Refuses a leak: see `leaks`."""
+        rows = [
+            row
+            for row, s in enumerate(self.samples)
+            if s.fold != fold and s.target and s.weight > 0
+        ]
+        leaked = self.leaks(fold, rows)
+        if leaked:
+            sample = self.samples[leaked[0]]
+            raise UserError(
+                f"manifest: row {sample.id!r} may not train fold {fold}: its label was made by a "
+                f"model that trained on fold {fold} (teacher_folds {list(sample.teacher_folds)}); "
+                f"{len(leaked)} such rows"
+            )
+        return rows
+
+    def leaks(self, fold: int, rows: Sequence[int]) -> list[int]:
+        """Those of `rows` whose label carries fold `fold`'s labels through a teacher."""
+        return [row for row in rows if fold in self.samples[row].teacher_folds]
+
+    def filter(self, keep: Callable[[Sample], bool]) -> Manifest:
+        return Manifest([s for s in self.samples if keep(s)])
+
+    def replace_folds(self, folds: Sequence[int]) -> Manifest:
+        return Manifest([replace(s, fold=int(f)) for s, f in zip(self.samples, folds, strict=True)])
+
+    def write(self, path: Path) -> None:
+        """CSV with the columns of `Sample`, written atomically."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for s in self.samples:
+            teachers = " ".join(map(str, s.teacher_folds))
+            writer.writerow(
+                [
+                    s.id,
+                    s.image,
+                    s.target,
+                    s.fold,
+                    f"{s.weight:g}",
+                    s.origin,
+                    teachers,
+                    s.height,
+                    s.width,
+                ]
+            )
+        atomic_write(path, text.getvalue())
+
+    @classmethod
+    def read(cls, path: Path) -> Manifest:
+        """Read a CSV that `write` made, or that a person edited. UserError names the bad row."""
+        csv.field_size_limit(1 << 30)  # one RLE of a large mask exceeds the 128 kB default
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            missing = [name for name in COLUMNS if name not in (reader.fieldnames or [])]
+            if missing:
+                raise UserError(f"{path}: column {missing[0]!r} is missing; needs {COLUMNS}")
+            return cls([_sample(path, line, row) for line, row in enumerate(reader, start=2)])
+
+
+def _sample(path: Path, line: int, row: dict[str, str]) -> Sample:
+    try:
+        sample = Sample(
+            id=row["id"],
+            image=row["image"],
+            target=row["target"],
+            fold=int(row["fold"]),
+            weight=float(row["weight"]),
+            origin=row["origin"],
+            teacher_folds=tuple(int(f) for f in row["teacher_folds"].split()),
+            height=int(row["height"]),
+            width=int(row["width"]),
+        )
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}, line {line}: {error}") from None
+    if sample.origin not in ORIGINS:
+        raise UserError(f"{path}, line {line}: origin {sample.origin!r}; valid: {ORIGINS}")
+    if not sample.weight >= 0:
+        raise UserError(f"{path}, line {line}: weight {sample.weight} is below 0")
+    return sample

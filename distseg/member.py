@@ -1,0 +1,207 @@
+"""What training one member holds on every rank: its data, model, position and state on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from distseg import checkpoint
+from distseg.config import Config
+from distseg.data.dataset import EvalSet
+from distseg.data.fit import Fit
+from distseg.data.prepare import open_cache
+from distseg.data.sampling import num_steps
+from distseg.errors import UserError
+from distseg.evaluate import Evaluator, Normalizer
+from distseg.manifest import Manifest
+from distseg.models.build import build_model
+from distseg.optim import Ema
+from distseg.runs import MemberPaths, Run
+
+logger = logging.getLogger("distseg.train")
+
+
+@dataclass
+class Progress:
+    """Where a resumed member continues; JSON beside the tensors of the state."""
+
+    stage: int = 0
+    epoch: int = 0  # finished epochs of the stage
+    step: int = 0  # finished steps of the epoch
+    total_epochs: int = 0
+    total_steps: int = 0
+    skipped_steps: int = 0
+    rollbacks: int = 0
+    lr_scale: float = 1.0  # halved by each rollback
+    seconds: float = 0.0
+    loss_sum: float = 0.0
+    snapshots: list[dict[str, Any]] = field(default_factory=list)
+    schedule: dict[str, Any] = field(default_factory=dict)
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """`bf16`, `fp16` or `no`. auto: bf16 where the hardware multiplies in it, else float32."""
+    if precision != "auto":
+        return {"fp32": "no"}.get(precision, precision)
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return "bf16" if native else "no"
+
+
+def make_accelerator(config: Config, *, cpu: bool | None = None) -> Accelerator:
+    """The Accelerator of this process group; refuses a launch whose ranks do not see each other.
+
+    `accelerate launch --multi_gpu` on a machine without GPUs starts N processes that all believe
+    they are alone, unless ACCELERATE_USE_CPU is set: N trainings would overwrite each other.
+    """
+    use_cpu = cpu if cpu is not None else not torch.cuda.is_available()
+    device = torch.device("cpu" if use_cpu else "cuda")
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if use_cpu and world > 1 and os.environ.get("ACCELERATE_USE_CPU", "").lower() != "true":
+        raise UserError(
+            f"{world} processes were launched without a GPU, and each would train alone. "
+            "Set ACCELERATE_USE_CPU=true before `accelerate launch`"
+        )
+    accelerator = Accelerator(
+        cpu=use_cpu, mixed_precision=resolve_precision(config.compute.precision, device)
+    )
+    if accelerator.num_processes != world:
+        raise UserError(
+            f"the launcher started {world} processes, accelerate sees {accelerator.num_processes}"
+        )
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # static shapes: the search pays off once
+        torch.set_float32_matmul_precision("high")
+    return accelerator
+
+
+def seed_of(*parts: object) -> int:
+    """A 63-bit seed that is a pure function of its parts."""
+    digest = hashlib.sha256("|".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+class Member:
+    """What training one member holds; built once, on every rank."""
+
+    def __init__(
+        self, config: Config, run: Run, round: int, name: str, fold: int, accelerator: Accelerator
+    ) -> None:
+        self.config, self.name, self.fold, self.accelerator = config, name, fold, accelerator
+        self.entry, self.size = config.members[name], config.input_of(name)
+        self.paths: MemberPaths = run.member(round, name, fold)
+        self.main = accelerator.is_main_process
+        self.manifest = Manifest.read(run.manifest(round))
+        self.rows = self.manifest.train_rows(fold)
+        self.val_rows = self.manifest.val_rows(fold)
+        if not self.rows:
+            raise UserError(f"member {name}, fold {fold}: no rows to train on")
+        self.batch_size = config.batch_size_of(name)
+        parts = accelerator.num_processes * config.train.accumulation
+        if self.batch_size % parts:
+            raise UserError(
+                f"train.batch_size: {self.batch_size} cannot be split over "
+                f"{accelerator.num_processes} processes x {config.train.accumulation} micro-batches"
+            )
+        self.seed = seed_of(config.seed + self.entry.seed, name, fold)
+        self.steps_per_epoch = num_steps(len(self.rows), self.batch_size)
+        self.cache, self.fit = open_cache(config, run), Fit(self.size)
+        torch.manual_seed(seed_of(self.seed, "weights"))
+        resumes = self.paths.state.exists() or self.paths.state.with_suffix(".old").exists()
+        self.model = build_model(
+            self.entry,
+            self.size.channels,
+            config.num_outputs,
+            (self.size.height, self.size.width),
+            pretrained=not resumes,
+        )
+        channels_last = config.compute.channels_last
+        if channels_last:
+            self.model = self.model.to(memory_format=torch.channels_last)
+        self.model = self.model.to(accelerator.device)
+        if config.compute.compile:
+            self.model.compile()  # in place: the names of the weights stay
+        self.ddp = accelerator.prepare(self.model)
+        self.normalizer = Normalizer(self.size, accelerator.device, channels_last)
+        self.ema = Ema(self.model, config.train.ema_decay) if config.train.ema_decay else None
+        self.workers = default_workers(config, accelerator)
+        self.evaluator = Evaluator(
+            accelerator,
+            EvalSet(self.manifest, self.val_rows, self.cache, self.fit),
+            [(self.manifest[r].height, self.manifest[r].width) for r in self.val_rows],
+            lambda i: self.cache.target(self.manifest[self.val_rows[i]].id),
+            self.fit,
+            self.normalizer,
+            config.task,
+            config.predict.batch_size,
+            self.workers,
+        )
+
+    def record(self) -> dict[str, Any]:
+        """What rebuilds the model from a snapshot alone."""
+        return {
+            "member": self.entry.model_dump(mode="json"),
+            "input": self.size.model_dump(mode="json"),
+            "num_outputs": self.config.num_outputs,
+            "task": self.config.task,
+            "classes": self.config.classes,
+            "name": self.name,
+            "fold": self.fold,
+        }
+
+
+def default_workers(config: Config, accelerator: Accelerator) -> int:
+    """Loader processes of a rank: the cores' share that is left beside a GPU; none on CPU."""
+    if config.compute.workers is not None:
+        return config.compute.workers
+    if accelerator.device.type == "cpu":
+        return 0  # the same cores train: a worker would only take their time
+    slots = config.compute.slots or max(1, int(1 / config.compute.gpus_per_job))
+    share = len(os.sched_getaffinity(0)) // (accelerator.num_processes * slots)
+    return max(1, min(8, share))
+
+
+def round_to(value: float, digits: int = 3) -> float:
+    return float(f"{value:.{digits}f}")
+
+
+def save(member: Member, optimizer: dict[str, Any] | None, progress: Progress) -> None:
+    """Rank 0 writes the state, whole or not at all; then snapshots that it dropped go.
+
+    `optimizer`: its state, or None at the border between two stages.
+    """
+    if member.main:
+        tree = {
+            "model": checkpoint.clean_state_dict(member.model),
+            "optimizer": optimizer or {},
+            "ema": member.ema.tensors() if member.ema else {},
+        }
+        checkpoint.save_state(member.paths.state, tree, asdict(progress))
+        kept = {s["file"] for s in progress.snapshots}
+        for path in member.paths.snapshots.glob("*.safetensors"):
+            if path.name not in kept:
+                path.unlink()
+                path.with_suffix(".json").unlink(missing_ok=True)
+    member.accelerator.wait_for_everyone()
+
+
+def restore(member: Member) -> tuple[Progress, dict[str, Any] | None]:
+    """All ranks: the state on disk, if there is one, and the model set to it."""
+    found = checkpoint.load_state(member.paths.state)
+    member.accelerator.wait_for_everyone()
+    if found is None:
+        return Progress(), None
+    tree, record = found
+    progress = Progress(**record)
+    member.model.load_state_dict(tree["model"])
+    if member.ema:
+        member.ema.load(tree["ema"])
+    logger.info("resumes at epoch %d, step %d", progress.total_epochs, progress.step)
+    return progress, tree

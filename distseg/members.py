@@ -1,0 +1,209 @@
+"""A round's finished members: what they say about the images that they did not train on.
+
+Reads records and the data cache; imports no torch.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distseg.config import Config
+from distseg.data.prepare import open_cache
+from distseg.errors import UserError
+from distseg.functional.combine import combine, from_space, to_space
+from distseg.functional.metrics import summarize
+from distseg.manifest import Manifest
+from distseg.predictions import Predictions
+from distseg.runs import MemberPaths, Run, member_id, read_json
+
+log = logging.getLogger(__name__)
+
+Weights = tuple[int, ...]
+
+
+class Unusable(Exception):
+    """Why a member cannot be in the ensemble."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A finished member: one model entry on one fold.
+
+    snapshots: paths relative to the run folder. variants: counts (N, C, 3) at logit 0 by
+    `mean_tta`, `mean_plain`, `SNAPSHOT_tta`, `SNAPSHOT_plain`.
+    """
+
+    name: str
+    fold: int
+    snapshots: list[str]
+    predictions: Predictions
+    variants: dict[str, NDArray[np.int64]]
+
+
+class OutOfFold:
+    """Rows of a round that at least one finished member validates, with their logits and truth.
+
+    Logits stay on disk, memory-mapped: each call reads the one image that it is about.
+
+    Attributes:
+        names: model entries that have a finished member, in the config's order.
+        members: the finished members by (name, fold).
+        left_out: {"name", "fold", "reason"} of members that the config asks for and are not there.
+        rows: rows of `manifest`, fold by fold.
+    """
+
+    def __init__(self, config: Config, run: Run, round: int) -> None:
+        self.config = config
+        self.manifest = Manifest.read(run.manifest(round))
+        self.members: dict[tuple[str, int], Member] = {}
+        self.left_out: list[dict[str, Any]] = []
+        for name, fold in expected_members(config, self.manifest):
+            try:
+                member = _open_member(config, run, round, name, fold, self.manifest)
+                self.members[name, fold] = member
+            except (Unusable, OSError, KeyError, ValueError) as error:
+                # whatever is wrong with a member's files, the rest goes on without it
+                reason = str(error) or type(error).__name__
+                self.left_out.append({"name": name, "fold": fold, "reason": reason})
+                log.warning("left out of the ensemble: %s: %s", member_id(name, fold), reason)
+        self.names = [n for n in config.members if any(n == name for name, _ in self.members)]
+        self.folds = [f for f in self.manifest.folds if any(f == fold for _, fold in self.members)]
+        self.rows = [row for fold in self.folds for row in self.manifest.val_rows(fold)]
+        if not self.rows:
+            first = self.left_out[0]["reason"] if self.left_out else "none was asked for"
+            raise UserError(f"{run.round(round)}: no ensemble, as no member is usable: {first}")
+        self.cache = open_cache(config, run)
+
+    def logits(self, row: int, classes: slice = slice(None)) -> dict[str, NDArray[np.float16]]:
+        """Logits of one row by model entry, float16 (C, H, W): those of its fold's members."""
+        sample = self.manifest[row]
+        return {
+            name: self.members[name, sample.fold].predictions.of(sample.id)[classes]
+            for name in self.names
+            if (name, sample.fold) in self.members
+        }
+
+    def combined(
+        self, row: int, weights: Weights, space: str, classes: slice = slice(None)
+    ) -> NDArray[np.float32]:
+        """The ensemble's logits of one row, float32 (C, H, W).
+
+        weights: one per entry of `names`. Where all that is there weighs 0, it counts alike.
+        """
+        found = self.logits(row, classes)
+        chosen = [w for name, w in zip(self.names, weights, strict=True) if name in found]
+        return combine(list(found.values()), _some(chosen), space, self.config.task)
+
+    def mixtures(self, row: int, trials: Sequence[Weights], space: str) -> NDArray[np.float32]:
+        """`combined` for several weightings at once, (len(trials), C, H, W)."""
+        found = self.logits(row)
+        here = [i for i, name in enumerate(self.names) if name in found]
+        weights = np.array([_some([t[i] for i in here]) for t in trials], dtype=np.float32)
+        values = np.stack([to_space(v, space, self.config.task) for v in found.values()])
+        mean = weights @ values.reshape(len(here), -1) / weights.sum(axis=1, keepdims=True)
+        return from_space(mean.reshape(-1, *values.shape[1:]), space)
+
+    def target(self, row: int) -> NDArray[np.uint8]:
+        """uint8 (K, H, W), 255 where a pixel counts nowhere."""
+        return self.cache.target(self.manifest[row].id)
+
+    def member_scores(self, name: str) -> dict[str, Any]:
+        """Scores at logit 0 (multiclass: the highest class) over the rows of all its folds.
+
+        Snapshots are matched between folds by their place in DONE's list.
+        """
+        members = {fold: m for (other, fold), m in self.members.items() if other == name}
+        depth = max(len(m.snapshots) for m in members.values())
+        return {
+            **self._variants([(m, "mean") for m in members.values()]),
+            "folds": {
+                str(fold): self._score([m.variants["mean_tta"]]) for fold, m in members.items()
+            },
+            "snapshots": [self._snapshot(list(members.values()), place) for place in range(depth)],
+        }
+
+    def _snapshot(self, members: Sequence[Member], place: int) -> dict[str, Any]:
+        found = [(m, Path(m.snapshots[place]).stem) for m in members if place < len(m.snapshots)]
+        stems = {stem for _, stem in found}
+        name = stems.pop() if len(stems) == 1 else f"snapshot_{place}"
+        return {"name": name, **self._variants(found)}
+
+    def _variants(self, found: Sequence[tuple[Member, str]]) -> dict[str, float]:
+        return {
+            key: self._score([member.variants[f"{stem}_{key}"] for member, stem in found])
+            for key in ("tta", "plain")
+        }
+
+    def _score(self, counts: Sequence[NDArray[np.int64]]) -> float:
+        return float(summarize(np.concatenate(counts), self.config.metric)["score"])
+
+
+def expected_members(config: Config, manifest: Manifest) -> list[tuple[str, int]]:
+    """(name, fold) of all members that the config asks for."""
+    use = config.data.folds.use
+    return [
+        (name, fold)
+        for name, member in config.members.items()
+        for fold in manifest.folds
+        if (use is None or fold in use) and (member.folds is None or fold in member.folds)
+    ]
+
+
+def _some(weights: list[int]) -> list[int]:
+    return weights if any(weights) else [1] * len(weights)
+
+
+def _open_member(
+    config: Config, run: Run, round: int, name: str, fold: int, manifest: Manifest
+) -> Member:
+    paths = run.member(round, name, fold)
+    if not paths.done.is_file():
+        raise Unusable(_why_not_done(paths))
+    done, predictions = read_json(paths.done), Predictions(paths.oof)
+    samples = [manifest[row] for row in manifest.val_rows(fold)]
+    for s in samples:
+        shape = (config.num_outputs, s.height, s.width)
+        found = predictions.shapes[predictions.index[s.id]] if s.id in predictions.index else None
+        if found != shape:
+            raise Unusable(f"its out-of-fold logits of {s.id!r} are {found}, not {shape}")
+    files = [paths.snapshots / name for name in done["snapshots"]]
+    stems = ["mean", *(file.stem for file in files)]
+    return Member(
+        name=name,
+        fold=fold,
+        snapshots=[_relative(run, file) for file in files],
+        predictions=predictions,
+        variants=_read_variants(paths.folder / "oof_scores.json", stems, len(samples)),
+    )
+
+
+def _why_not_done(paths: MemberPaths) -> str:
+    if not paths.failure.is_file():
+        return "it has not finished"
+    failure = read_json(paths.failure)
+    return f"it failed ({failure.get('kind', 'error')}): {failure.get('message', '')}"
+
+
+def _relative(run: Run, path: Path) -> str:
+    if not path.is_file():
+        raise Unusable(f"its snapshot {path.name} is missing")
+    return path.relative_to(run.folder).as_posix()
+
+
+def _read_variants(path: Path, stems: list[str], num_rows: int) -> dict[str, NDArray[np.int64]]:
+    variants = {
+        key: np.array(counts, dtype=np.int64) for key, counts in read_json(path)["variants"].items()
+    }
+    for key in (f"{stem}_{kind}" for stem in stems for kind in ("tta", "plain")):
+        if key not in variants:
+            raise Unusable(f"{path.name} has no counts of {key!r}")
+        if variants[key].ndim != 3 or len(variants[key]) != num_rows:
+            raise Unusable(f"{path.name}: counts of {key!r} are not of {num_rows} images")
+    return variants

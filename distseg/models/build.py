@@ -1,0 +1,304 @@
+"""Any smp architecture with any smp or timm encoder, behind one forward.
+
+Options are smp's own; each mistake is one UserError. A model is tried once on tensors without
+data (device "meta": shapes only), which finds an input size that it cannot take before any
+training starts, and the parameters that no output depends on.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from distseg.config import ARCHITECTURES, MemberConfig
+from distseg.errors import UserError, nearest, unknown
+
+# What MemberConfig or the caller decides, and so no decoder option.
+RESERVED = frozenset(
+    ("self", "kwargs", "encoder_name", "encoder_weights", "in_channels", "classes", "activation",
+     "aux_params")
+)  # fmt: skip
+SUFFIX = ".safetensors"
+BUILD_ERRORS = (ValueError, KeyError, TypeError, RuntimeError, AssertionError, IndexError)
+
+
+class SegmentationNet(nn.Module):
+    """An smp model (`net`) whose forward always returns two values."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Normalized float images -> (logits (B, num_outputs, H, W), image logits
+        (B, num_outputs): "this class is in this image", or None without that head)."""
+        output = self.net(images_BCHW)
+        return output if isinstance(output, tuple) else (output, None)
+
+
+def build_model(
+    member: MemberConfig,
+    channels: int,
+    num_outputs: int,
+    size: tuple[int, int],
+    *,
+    pretrained: bool = True,
+) -> SegmentationNet:
+    """The network of `member` in CPU memory, in training mode.
+
+    Random weights come from torch's global generator: seed it before. `size` is the canvas,
+    (height, width) in pixels. `pretrained=False` takes no weights from hub or file: a snapshot
+    will be loaded. Parameters that no output depends on are frozen (smp's efficientnet has
+    some; DistributedDataParallel stops at such a parameter).
+
+    Raises UserError: unknown architecture, encoder, tag or option; a size that the network
+    cannot take; weights that cannot be had or do not fit.
+    """
+    if member.arch not in ARCHITECTURES:
+        raise unknown("architecture", member.arch, ARCHITECTURES, "arch: ")
+    check_encoder(member.encoder)
+    options = _options(member)
+    options |= {"in_channels": channels, "classes": num_outputs}
+    if member.image_head is not None:
+        options["aux_params"] = {"classes": num_outputs, "pooling": "avg", "dropout": None}
+    weights = member.encoder_weights if pretrained else None
+    model = SegmentationNet(_with_weights(member, options, size, weights))
+    unused = _unused_parameters(model, member, (2, channels, *size), num_outputs)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad and name not in unused)
+    return model.train()
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Trainable parameters."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def check_encoder(name: str) -> None:
+    """UserError, with the nearest name, unless smp or (as tu-NAME) timm has this encoder."""
+    known = smp.encoders.get_encoder_names()
+    timm_name = name.removeprefix("tu-")
+    if name in known or (name.startswith("tu-") and timm.is_model(timm_name)):
+        return
+    if timm.is_model(name):
+        raise UserError(f"encoder: {name!r} is timm's. Did you mean 'tu-{name}'?")
+    every = [*known, *(f"tu-{model}" for model in timm.list_models())]
+    close = nearest(name, every)
+    hint = f" Did you mean {close!r}?" if close else ""
+    raise UserError(
+        f"encoder: unknown encoder {name!r}.{hint} Valid: an encoder of smp "
+        f"({', '.join(known[:4])}, ...) or tu-NAME with a model of timm ({len(every)} in all)"
+    )
+
+
+def _options(member: MemberConfig) -> dict[str, Any]:
+    """member.decoder by smp's names. What the architecture does not take is left to timm's
+    model where the encoder is one (drop_path_rate, dynamic_img_size, ...)."""
+    options = dict(member.decoder)
+    if "attention" in options:
+        options["decoder_attention_type"] = options.pop("attention")
+    parameters = inspect.signature(getattr(smp, member.arch)).parameters
+    for key in options:
+        to_timm = member.encoder.startswith("tu-") and not key.startswith(("decoder_", "encoder_"))
+        if key in RESERVED or (key not in parameters and not to_timm):
+            raise _unknown_option(member, key)
+    return options
+
+
+def _unknown_option(member: MemberConfig, key: str) -> UserError:
+    if key not in member.decoder:
+        key = "attention"  # the only short form
+    parameters = inspect.signature(getattr(smp, member.arch)).parameters
+    valid = [name for name in parameters if name not in RESERVED]
+    if "decoder_attention_type" in valid:
+        valid.append("attention")
+    where = f"decoder.{key} (value {member.decoder[key]!r}): "
+    return unknown(f"option of {member.arch}", key, valid, where)
+
+
+def _with_weights(
+    member: MemberConfig, options: dict[str, Any], size: tuple[int, int], weights: str | None
+) -> nn.Module:
+    """The smp model with its encoder random (None), from a file, or from the hub."""
+    if weights is None:
+        return _construct(member, options, size, member.encoder, None)
+    if weights.endswith(SUFFIX):
+        return _from_file(member, options, size, Path(weights))
+    encoder, tag = _hub_name(member.encoder, weights)
+    try:
+        return _construct(member, options, size, encoder, tag)
+    except OSError as error:  # all that huggingface_hub, urllib and sockets raise
+        raise UserError(
+            f"encoder_weights: {weights!r} of {member.encoder} could not be fetched: there is no "
+            f"network, or the hub does not answer ({type(error).__name__}). Download the "
+            f"weights where there is one, and give their path here (a local {SUFFIX} file), or "
+            "null for random weights"
+        ) from error
+
+
+def _hub_name(encoder: str, tag: str) -> tuple[str, str]:
+    """(encoder, tag) as smp takes them; timm's tag is part of the encoder's name."""
+    if not encoder.startswith("tu-"):
+        settings = smp.encoders.encoders[encoder]["pretrained_settings"]
+        if tag not in settings:
+            raise unknown(f"weights of {encoder}", tag, settings, "encoder_weights: ")
+        return encoder, tag
+    name = encoder.removeprefix("tu-")
+    if tag != "imagenet" and "." not in name:
+        name = f"{name}.{tag}"
+    if not timm.is_model_pretrained(name):
+        arch = name.partition(".")[0]
+        tags = [n.partition(".")[2] for n in timm.list_pretrained(f"{arch}.*")]
+        raise unknown(f"weights of tu-{arch}", tag, ["imagenet", *tags], "encoder_weights: ")
+    return f"tu-{name}", "imagenet"
+
+
+def _construct(
+    member: MemberConfig,
+    options: dict[str, Any],
+    size: tuple[int, int],
+    encoder: str,
+    weights: str | None,
+) -> nn.Module:
+    """Call smp; OSErrors (the network) pass, everything else is the user's mistake."""
+    options = dict(options)
+    if encoder.startswith("tu-") and _has_fixed_size(encoder):
+        options.setdefault("img_size", size)
+    try:
+        with warnings.catch_warnings():  # smp: a weights tag of a tu- encoder is part of its name
+            warnings.filterwarnings("ignore", message=".*encoder_weights.*")
+            return getattr(smp, member.arch)(encoder, encoder_weights=weights, **options)
+    except BUILD_ERRORS as error:
+        if isinstance(error, OSError):
+            raise
+        found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if found and found[1] == "img_size" and "img_size" not in member.decoder:
+            raise UserError(f"encoder: {encoder} takes images of its own size only") from error
+        if found and found[1] in member.decoder:
+            raise _unknown_option(member, found[1]) from None
+        raise UserError(f"{member.arch} with encoder {encoder}: {_one_line(error)}") from error
+
+
+def _has_fixed_size(encoder: str) -> bool:
+    """Whether a timm model (swin, vit, maxvit, ...) is made for one image size."""
+    cfg = timm.models.get_pretrained_cfg(encoder.removeprefix("tu-"))
+    return bool(cfg is not None and cfg.fixed_input_size)
+
+
+def _from_file(
+    member: MemberConfig, options: dict[str, Any], size: tuple[int, int], path: Path
+) -> nn.Module:
+    """Random model, then the encoder's weights of a local file: timm's as on the hub, an smp
+    encoder's, or those of a whole smp model or snapshot."""
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"encoder_weights: {path}: cannot be read: {_one_line(error)}") from None
+    whole = re.compile(r"^(net\.)?encoder\.")
+    if any(whole.match(name) for name in tensors):
+        tensors = {whole.sub("", n): t for n, t in tensors.items() if whole.match(n)}
+    elif member.encoder.startswith("tu-") and not any(n.startswith("model.") for n in tensors):
+        # timm reads its own format best: it renames, resizes position tables, adapts channels
+        options = {**options, "pretrained_cfg_overlay": {"file": str(path), "source": "timm"}}
+        try:
+            return _construct(member, options, size, member.encoder, "imagenet")
+        except UserError as error:
+            raise UserError(f"encoder_weights: {path}: {error}") from None
+    net = _construct(member, options, size, member.encoder, None)
+    _load_encoder(net.encoder, tensors, f"encoder_weights: {path}")
+    return net
+
+
+def _load_encoder(encoder: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
+    """Copy weights by name; entries that the encoder lacks (a classifier) are left out.
+    UserError says how many fit, when it is not all."""
+    own = encoder.state_dict()
+    fitted: dict[str, Tensor] = {}
+    for name, tensor in own.items():
+        given = tensors.get(name)
+        if given is not None and given.shape != tensor.shape:
+            given = _adapt_channels(given, tensor.shape)
+        if given is not None:
+            fitted[name] = given
+    lacking = [n for n in own if n not in fitted and not n.endswith("num_batches_tracked")]
+    if lacking:
+        misshapen = sum(name in tensors for name in lacking)
+        raise UserError(
+            f"{where}: the file does not fit the encoder: {len(fitted)} of {len(own)} entries "
+            f"match, {len(lacking) - misshapen} are missing, {misshapen} have another shape "
+            f"(first: {lacking[0]}); the file has {len(tensors)} entries"
+        )
+    encoder.load_state_dict({**own, **fitted})
+
+
+def _adapt_channels(weight: Tensor, shape: torch.Size) -> Tensor | None:
+    """A first convolution's weight (O, 3, h, w) for another number of input channels, as smp
+    and timm do it: summed for one channel, else repeated and scaled. None if that is not it."""
+    if weight.ndim != 4 or weight.shape[1] != 3 or (*weight.shape[:1], *weight.shape[2:]) != (
+        *shape[:1], *shape[2:]
+    ):  # fmt: skip
+        return None
+    if shape[1] == 1:
+        return weight.sum(1, keepdim=True)
+    index = torch.arange(shape[1]) % 3
+    return weight[:, index] * (3 / shape[1])
+
+
+def _unused_parameters(
+    model: SegmentationNet, member: MemberConfig, shape: tuple[int, ...], num_outputs: int
+) -> set[str]:
+    """Names of the parameters that no output depends on, from one pass in evaluation mode.
+    UserError when the network cannot take images of `shape` (B, C, H, W)."""
+    model.eval()
+    try:
+        try:
+            outputs, parameters = _pass_on_meta(model, shape)
+        except (RuntimeError, NotImplementedError, TypeError, ValueError):
+            parameters = dict(model.named_parameters())  # some code needs real numbers
+            outputs = model(torch.zeros(shape))
+    except BUILD_ERRORS as error:
+        raise UserError(
+            f"{member.arch} with encoder {member.encoder} cannot take images of "
+            f"{shape[2]}x{shape[3]} pixels: {_one_line(error)}"
+        ) from error
+    logits, image_logits = outputs
+    expected = (shape[0], num_outputs, *shape[2:])
+    if logits.shape != expected:
+        raise UserError(
+            f"{member.arch} with encoder {member.encoder} returns logits of "
+            f"{logits.shape[2]}x{logits.shape[3]} pixels for images of {shape[2]}x{shape[3]}: "
+            "check input.height, input.width and decoder.upsampling"
+        )
+    total = logits.sum() if image_logits is None else logits.sum() + image_logits.sum()
+    gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+    return {name for name, grad in zip(parameters, gradients, strict=True) if grad is None}
+
+
+def _pass_on_meta(
+    model: SegmentationNet, shape: tuple[int, ...]
+) -> tuple[tuple[Tensor, Tensor | None], dict[str, Tensor]]:
+    """(outputs, the parameters that were used), without data: nothing is computed."""
+    parameters = {
+        name: torch.empty_like(p, device="meta").requires_grad_(p.requires_grad)
+        for name, p in model.named_parameters()
+    }
+    buffers = {name: torch.empty_like(b, device="meta") for name, b in model.named_buffers()}
+    images = torch.empty(shape, device="meta")
+    outputs = torch.func.functional_call(model, {**parameters, **buffers}, (images,))
+    return outputs, {name: p for name, p in parameters.items() if p.requires_grad}
+
+
+def _one_line(error: BaseException) -> str:
+    """The message of an error of another package, on one line of a decent length."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else f"{text[:300]}..."

@@ -1,0 +1,250 @@
+"""What `run` would do: the jobs, and what they need. Arithmetic; starts nothing."""
+
+from __future__ import annotations
+
+import csv
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from distseg.config import Config
+from distseg.log import duration
+from distseg.manifest import Manifest
+from distseg.orchestration.hardware import Slot
+from distseg.orchestration.jobs import Job, train_job
+from distseg.runs import Run, member_id, read_lines
+
+PROCESS_BYTES = 700 << 20  # a Python with torch, timm, smp and albumentations imported, measured
+MemberKey = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class DataSize:
+    """The data: train and test images, typical native height and width in pixels."""
+
+    num_train: int
+    num_test: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSize:
+    """One model entry: parameters, and bytes of activations of one image in float32."""
+
+    parameters: int
+    activation_bytes: int
+
+
+def planned_members(config: Config, folds: Sequence[int]) -> list[MemberKey]:
+    """Members x folds, models first: jobs of several members then share a compiled model."""
+    use = config.data.folds.use
+    chosen = [fold for fold in folds if use is None or fold in use]
+    return [
+        (name, fold)
+        for name, entry in config.members.items()
+        for fold in chosen
+        if entry.folds is None or fold in entry.folds
+    ]
+
+
+def configured_folds(config: Config) -> list[int]:
+    """The folds that the config makes, before any data is read."""
+    folds = config.data.folds
+    if folds.kind == "file" and folds.path and Path(folds.path).is_file():
+        with Path(folds.path).open(newline="", encoding="utf-8") as file:
+            found = {str(row.get("fold", "")) for row in csv.DictReader(file)}
+        return sorted(int(fold) for fold in found if fold.isdigit())
+    return [0] if folds.kind == "holdout" else list(range(folds.num))
+
+
+def known_members(config: Config, run: Run, round: int = 0) -> list[MemberKey]:
+    """Members of a round: by its Manifest where there is one, else by the config."""
+    path = run.manifest(round)
+    folds = Manifest.read(path).folds if path.is_file() else configured_folds(config)
+    return planned_members(config, folds)
+
+
+def make_jobs(
+    config: Config, run: Run, members: Sequence[MemberKey], num_slots: int, round: int = 0
+) -> list[Job]:
+    """Jobs for the members that are not done: `members_per_job` in a row, and fewer where slots
+    would stay empty."""
+    todo = [member for member in members if not run.member(round, *member).done.is_file()]
+    size = min(config.compute.members_per_job, math.ceil(len(todo) / max(1, num_slots)))
+    return [
+        train_job(run, round, todo[start : start + size])
+        for start in range(0, len(todo), max(1, size))
+    ]
+
+
+def member_images(config: Config, name: str, size: DataSize, num_folds: int) -> int:
+    """Images that training one member reads: train rows x epochs."""
+    share = 1 - config.data.folds.fraction if num_folds == 1 else (num_folds - 1) / num_folds
+    epochs = sum(stage.schedule.epochs for stage in config.stages_of(name))
+    return round(size.num_train * share) * epochs
+
+
+def num_snapshots(config: Config, name: str) -> int:
+    """Snapshots that a member keeps: those of its last stage."""
+    stage = config.stages_of(name)[-1]
+    if stage.swa:
+        return 1
+    return {"cycles": stage.schedule.cycles, "top_k": stage.top_k}.get(stage.keep, 1)
+
+
+def disk_bytes(
+    config: Config,
+    size: DataSize,
+    models: Mapping[str, ModelSize],
+    members: Sequence[MemberKey],
+    num_slots: int,
+    num_folds: int,
+) -> dict[str, int]:
+    """Bytes on disk by what they hold."""  # fmt: skip
+    pixels = size.height * size.width
+    targets = len(config.classes) if config.task == "multilabel" else 1
+    weights = {name: 4 * models[name].parameters for name in config.members}
+    oof_images = size.num_train / max(1, num_folds) if num_folds > 1 else (
+        size.num_train * config.data.folds.fraction
+    )  # fmt: skip
+    return {
+        "decode cache": size.num_train * pixels * (config.input.channels + targets),
+        "out-of-fold logits (float16)": round(
+            len(members) * oof_images * pixels * config.num_outputs * 2
+        ),
+        "snapshots": sum(num_snapshots(config, name) * weights[name] for name, _ in members),
+        # weights, two moments and averaged weights, and the copy that is being written
+        "resume states": num_slots * max(weights.values()) * 8,
+        "test masks": size.num_test * pixels // 8,
+    }
+
+
+def memory_bytes(config: Config, models: Mapping[str, ModelSize], slot: Slot) -> dict[str, int]:
+    """Bytes of one rank while it trains, by model: weights, gradients, two moments; activations
+    of a micro-batch in float32."""
+    needed = {}
+    for name, model in models.items():
+        micro = config.batch_size_of(name) / (config.train.accumulation * slot.processes)
+        needed[name] = 16 * model.parameters + round(micro * model.activation_bytes)
+    return needed
+
+
+def measured_pace(run: Run, members: Sequence[MemberKey], round: int = 0) -> dict[str, float]:
+    """Images per second by model, as the run's own epochs show it; nothing before the first."""
+    seen: dict[str, list[float]] = {}
+    for name, fold in members:
+        rows = read_lines(run.member(round, name, fold).metrics)
+        seen.setdefault(name, []).extend(r["images_per_s"] for r in rows if r.get("images_per_s"))
+    return {name: sum(values) / len(values) for name, values in seen.items() if values}
+
+
+def plan_text(
+    config: Config, run: Run, slots: Sequence[Slot], size: DataSize, models: Mapping[str, ModelSize]
+) -> str:
+    """What `distseg plan` prints."""
+    members = known_members(config, run)
+    jobs = make_jobs(config, run, members, len(slots))
+    num_folds = len({fold for _, fold in members}) if config.data.folds.kind != "holdout" else 1
+    lines = [
+        f"{config.name}: {len(config.members)} models x {num_folds} folds = {len(members)} members",
+        f"data: {size.num_train} train and {size.num_test} test images of about "
+        f"{size.height} x {size.width} pixels",
+        _slots_line(slots),
+        "",
+        *_member_lines(config, run, members, size, models, num_folds),
+        "",
+        f"{len(jobs)} jobs to start, {len(members) - sum(len(j.members) for j in jobs)} members "
+        "already done",
+        *_time_lines(config, run, members, jobs, slots, size, num_folds),
+        "",
+        *_disk_lines(config, run, members, slots, size, models, num_folds),
+        *_memory_lines(config, slots, models),
+    ]
+    return "\n".join(lines)
+
+
+def _slots_line(slots: Sequence[Slot]) -> str:
+    first = slots[0]
+    where = f"GPUs {' '.join(','.join(s.devices) for s in slots)}" if first.devices else "CPU"
+    return (
+        f"{len(slots)} jobs at a time on {where}: {first.processes} processes each, "
+        f"{first.threads} threads a process"
+    )
+
+
+def _member_lines(
+    config: Config, run: Run, members: Sequence[MemberKey], size: DataSize,
+    models: Mapping[str, ModelSize], num_folds: int,
+) -> list[str]:  # fmt: skip
+    header = f"{'member':<32} {'params':>8} {'epochs':>6} {'images':>10} {'snapshots':>9}  state"
+    lines = [header]
+    for name, fold in members:
+        epochs = sum(stage.schedule.epochs for stage in config.stages_of(name))
+        state = "done" if run.member(0, name, fold).done.is_file() else "to do"
+        lines.append(
+            f"{member_id(name, fold):<32} {models[name].parameters / 1e6:>7.1f}M {epochs:>6} "
+            f"{member_images(config, name, size, num_folds):>10,} "
+            f"{num_snapshots(config, name):>9}  {state}"
+        )
+    return lines
+
+
+def _time_lines(
+    config: Config, run: Run, members: Sequence[MemberKey], jobs: Sequence[Job],
+    slots: Sequence[Slot], size: DataSize, num_folds: int,
+) -> list[str]:  # fmt: skip
+    pace = measured_pace(run, members)
+    todo = [member for job in jobs for member in job.members]
+    images = sum(member_images(config, name, size, num_folds) for name, _ in todo)
+    lines = [f"{images:,} images to train on"]
+    if not todo or any(name not in pace for name, _ in todo):
+        return [*lines, *(["time: unknown until the first epoch of each model"] if todo else [])]
+    seconds = sum(member_images(config, n, size, num_folds) / pace[n] for n, _ in todo)
+    gpus = f", {seconds / 3600 * config.compute.gpus_per_job:.2f} GPU-hours" * bool(
+        slots[0].devices
+    )
+    return [*lines, f"time: about {duration(seconds / len(slots))}{gpus}, at the pace of this run"]
+
+
+def _disk_lines(
+    config: Config, run: Run, members: Sequence[MemberKey], slots: Sequence[Slot], size: DataSize,
+    models: Mapping[str, ModelSize], num_folds: int,
+) -> list[str]:  # fmt: skip
+    parts = disk_bytes(config, size, models, members, len(slots), num_folds)
+    needed, free = sum(parts.values()), free_bytes(run.folder)
+    lines = [f"disk, when finished: {amount(needed)} of {amount(free)} free at {run.folder}"]
+    lines += [f"  {name:<30} {amount(value):>9}" for name, value in parts.items()]
+    if needed > free:
+        lines.append("  NOT ENOUGH: free some, or use --out on another disk")
+    return lines
+
+
+def _memory_lines(
+    config: Config, slots: Sequence[Slot], models: Mapping[str, ModelSize]
+) -> list[str]:
+    needed = memory_bytes(config, models, slots[0])
+    worst = max(needed, key=lambda name: needed[name])
+    ranks = len(slots) * slots[0].processes
+    if slots[0].devices:
+        host = f"memory: about {amount(ranks * PROCESS_BYTES)} for {ranks} processes"
+        return [host, f"GPU memory: about {amount(needed[worst])} a process ({worst}; float32)"]
+    total = ranks * (PROCESS_BYTES + needed[worst])
+    return [f"memory: about {amount(total)} for {ranks} processes ({worst} needs most)"]
+
+
+def free_bytes(folder: Path) -> int:
+    """Free bytes of the disk that `folder` is, or will be, on."""
+    existing = next(p for p in (folder.resolve(), *folder.resolve().parents) if p.exists())
+    return shutil.disk_usage(existing).free
+
+
+def amount(num_bytes: float) -> str:
+    """Bytes as a person reads them, in powers of 1000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.1f} TB"

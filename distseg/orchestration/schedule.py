@@ -1,0 +1,215 @@
+"""Scheduling policy: which job runs where, and what happens to one that fails.
+
+How a job is started is the executor's affair: `LocalExecutor` starts child processes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+from distseg.config import Config
+from distseg.orchestration.hardware import Slot
+from distseg.orchestration.jobs import Job, narrow
+from distseg.runs import Run, member_id, read_json
+
+POLL_S = 0.2
+STOP_GRACE_S = 30.0
+ACCUMULATION = "train.accumulation="
+
+
+class Handle(Protocol):
+    """A job that was started."""
+
+    pid: int
+
+    def poll(self) -> int | None:
+        """Exit status when the job has ended and left no process, None before."""
+
+    def terminate(self) -> None:
+        """Ask the job to save its state and leave."""
+
+    def kill(self) -> None:
+        """End the job now, all of its processes."""
+
+
+class Executor(Protocol):
+    """Where jobs run."""
+
+    def slots(self) -> list[Slot]:
+        """Room for jobs; one job per slot at a time."""
+
+    def start(self, job: Job, slot: Slot) -> Handle:
+        """Start a job on a free slot and return at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a job ended without its work. kind: out_of_memory | non_finite | user | error."""
+
+    job: Job
+    kind: str
+    message: str
+    status: int
+    final: bool  # the member is left out; else it is tried again
+
+
+class View(Protocol):
+    """What shows the progress to a person."""
+
+    def started(self, job: Job, slot: Slot, attempt: int) -> None: ...
+
+    def finished(self, job: Job) -> None: ...
+
+    def failed(self, failure: Failure) -> None: ...
+
+    def tick(self) -> None: ...
+
+
+@dataclass
+class Running:
+    job: Job
+    slot: Slot
+    handle: Handle
+    since: float
+
+
+@dataclass
+class Scheduler:
+    """Runs jobs until each is done or given up. `left_out` holds what was given up."""
+
+    config: Config
+    run: Run
+    executor: Executor
+    view: View
+    running: list[Running] = field(default_factory=list)
+    left_out: list[Failure] = field(default_factory=list)
+    attempts: dict[str, int] = field(default_factory=dict)
+
+    def execute(self, jobs: Sequence[Job]) -> list[Failure]:
+        """Run all jobs; returns the final failures. Whatever interrupts this ends all jobs."""
+        queue, free = deque(jobs), list(self.executor.slots())
+        try:
+            while queue or self.running:
+                while queue and free:
+                    self._start(queue.popleft(), free.pop(0))
+                ended = [(entry, entry.handle.poll()) for entry in self.running]
+                for entry, status in ended:
+                    if status is not None:
+                        self.running.remove(entry)
+                        free.append(entry.slot)
+                        queue.extendleft(reversed(self._ended(entry, status)))
+                self.view.tick()
+                if not (queue and free):
+                    time.sleep(POLL_S)
+        finally:
+            self._stop()
+        return self.left_out
+
+    def _start(self, job: Job, slot: Slot) -> None:
+        for member in job.members:
+            self.run.member(job.round, *member).failure.unlink(missing_ok=True)
+        handle = self.executor.start(job, slot)
+        self.running.append(Running(job, slot, handle, time.monotonic()))
+        attempt = self.attempts.get(_head(job), 0) + 1
+        self.run.log_event(
+            "job_started", job=job.label, members=_labels(job), pid=handle.pid, attempt=attempt,
+            slot=slot.number, devices=list(slot.devices), overrides=list(job.overrides),
+        )  # fmt: skip
+        self.view.started(job, slot, attempt)
+
+    def _ended(self, entry: Running, status: int) -> list[Job]:
+        """Note how a job ended; returns what has to be started next in its place."""
+        job, seconds = entry.job, round(time.monotonic() - entry.since, 3)
+        todo = [m for m in job.members if not self.run.member(job.round, *m).done.is_file()]
+        if not todo and (job.members or status == 0):
+            self.run.log_event("job_done", job=job.label, members=_labels(job), seconds=seconds)
+            self.view.finished(job)
+            return []
+        rest = [narrow(job, self.run, todo[1:])] if todo[1:] else []
+        head = narrow(job, self.run, todo[:1]) if todo else job
+        again, failure = self._judge(head, status, entry.slot)
+        self.run.log_event(
+            "job_failed", job=job.label, members=_labels(job), seconds=seconds, status=status,
+            kind=failure.kind, message=failure.message, log=str(job.log), final=failure.final,
+        )  # fmt: skip
+        # The job's own log, which several members may share, is where the cause stands.
+        failure = replace(failure, job=replace(head, log=job.log))
+        self.view.failed(failure)
+        if failure.final:
+            self.left_out.append(failure)
+            for member in _labels(head):
+                reason = {"kind": failure.kind, "message": failure.message}
+                self.run.log_event("member_left_out", member=member, **reason)
+        return [*([again] if again else []), *rest]
+
+    def _judge(self, job: Job, status: int, slot: Slot) -> tuple[Job | None, Failure]:
+        """The retry rule. Out of memory: half the micro-batch, twice the accumulation. The user's
+        mistake: no retry. All else: again, from the last saved state."""
+        kind, message = self._cause(job, status)
+        attempt = self.attempts[_head(job)] = self.attempts.get(_head(job), 0) + 1
+        again: Job | None = job
+        if kind == "out_of_memory":
+            again = smaller_batch(job, self.config, slot.processes)
+        if kind == "user" or attempt > self.config.compute.retries:
+            again = None
+        return again, Failure(job, kind, message, status, final=again is None)
+
+    def _cause(self, job: Job, status: int) -> tuple[str, str]:
+        path = self.run.member(job.round, *job.members[0]).failure if job.members else None
+        if path and path.is_file():
+            record = read_json(path)
+            return str(record.get("kind", "error")), str(record.get("message", ""))
+        if status == 0:
+            return "error", "the job ended without DONE"
+        return "error", f"exit status {status}, no reason given; see {job.log}"
+
+    def _stop(self) -> None:
+        """End what still runs: SIGTERM, wait for the states to be saved, SIGKILL."""
+        try:
+            for entry in self.running:
+                entry.handle.terminate()
+            deadline = time.monotonic() + STOP_GRACE_S
+            waiting = [entry.handle for entry in self.running]
+            while waiting and time.monotonic() < deadline:
+                waiting = [handle for handle in waiting if handle.poll() is None]
+                time.sleep(0.05)
+        finally:  # a second signal lands here too
+            for entry in self.running:
+                entry.handle.kill()
+            self.running.clear()
+
+
+def smaller_batch(job: Job, config: Config, processes: int) -> Job | None:
+    """The job with half the micro-batch and twice the accumulation: the same global batch. None
+    when the batch cannot be divided further."""
+    now = config.train.accumulation
+    for text in job.overrides:
+        if text.startswith(ACCUMULATION):
+            now = int(text.removeprefix(ACCUMULATION))
+    if any(config.batch_size_of(name) % (2 * now * processes) for name, _ in job.members):
+        return None
+    kept = tuple(text for text in job.overrides if not text.startswith(ACCUMULATION))
+    return replace(job, overrides=(*kept, f"{ACCUMULATION}{2 * now}"))
+
+
+def tail(path: Path, lines: int = 15) -> str:
+    """The last lines of a log."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 64_000))
+        text = file.read().decode("utf-8", errors="replace")
+    return "\n".join(text.splitlines()[-lines:])
+
+
+def _head(job: Job) -> str:
+    return member_id(*job.members[0]) if job.members else job.label
+
+
+def _labels(job: Job) -> list[str]:
+    return [member_id(*member) for member in job.members]

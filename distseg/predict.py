@@ -1,0 +1,201 @@
+"""The finished ensemble on new images: streaming, in memory that does not grow with their number.
+
+Each batch goes through all members, snapshots and views while the next one is being decoded and
+the one before it is cleaned and encoded.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from distseg.config import Config, InputConfig
+from distseg.data.dataset import ImageFiles
+from distseg.data.fit import Fit
+from distseg.evaluate import Normalizer, canvas_batches, loader, native_logits, tta_logits
+from distseg.functional.components import apply_postprocess
+from distseg.manifest import Sample
+from distseg.oof import load_snapshot_model
+
+logger = logging.getLogger("distseg.predict")
+EPSILON = 1e-6
+
+
+class Sink(Protocol):
+    """Takes finished masks in any order."""
+
+    def add(self, name: str, mask_CHW: np.ndarray) -> None: ...
+
+
+@dataclass
+class Group:
+    """Members that see the same input: their canvases are decoded once."""
+
+    fit: Fit
+    normalizer: Normalizer
+    members: list[tuple[float, list[nn.Module]]]  # (weight, snapshots)
+
+
+def load_groups(
+    folder: Path, record: dict[str, Any], device: torch.device, channels_last: bool
+) -> list[Group]:
+    """The members of an ensemble.json as models on `device`, grouped by their input."""
+    groups: dict[str, Group] = {}
+    for member in record["members"]:
+        if member["weight"] <= 0:
+            continue
+        loaded = [
+            load_snapshot_model(folder / p, device, channels_last) for p in member["snapshots"]
+        ]
+        size = InputConfig.model_validate(loaded[0][1]["input"])
+        key = size.model_dump_json()
+        if key not in groups:
+            groups[key] = Group(Fit(size), Normalizer(size, device, channels_last), [])
+        groups[key].members.append((member["weight"], [model for model, _ in loaded]))
+    return list(groups.values())
+
+
+def combine_batch(
+    groups: Sequence[Group],
+    canvases: Sequence[Tensor],
+    sizes: Sequence[tuple[int, int]],
+    tta: Sequence[str],
+    space: str,
+    task: str,
+    autocast: Callable[[], Any],
+) -> list[Tensor]:
+    """Ensemble logits of each image at its native size, float32 (C, h, w).
+
+    The formulas are those of functional/combine.py: a weighted mean over members of logits,
+    probabilities or votes, and back to a logit.
+    """
+    sums: list[Tensor] | None = None
+    total = sum(weight for group in groups for weight, _ in group.members)
+    for group, canvas in zip(groups, canvases, strict=True):
+        images = group.normalizer(canvas)
+        for weight, snapshots in group.members:
+            mean = torch.stack(tta_logits(snapshots, images, tta, autocast)).mean(0)
+            parts = [
+                to_space(logits, space, task) * (weight / total)
+                for logits in native_logits(mean, group.fit, sizes)
+            ]
+            sums = parts if sums is None else [a + b for a, b in zip(sums, parts, strict=True)]
+    assert sums is not None, "an ensemble has members"
+    return sums if space == "logit" else [torch.logit(s, eps=EPSILON) for s in sums]
+
+
+def to_space(logits_CHW: Tensor, space: str, task: str) -> Tensor:
+    """What is averaged: logits, probabilities (sigmoid or softmax), or 0/1 votes."""
+    if space == "logit":
+        return logits_CHW
+    if space == "prob":
+        return logits_CHW.softmax(0) if task == "multiclass" else logits_CHW.sigmoid()
+    if task == "multiclass":
+        votes = torch.zeros_like(logits_CHW)
+        return votes.scatter_(0, logits_CHW.argmax(0, keepdim=True), 1.0)
+    return (logits_CHW > 0).float()
+
+
+def final_mask(logits_CHW: np.ndarray, task: str, rule: dict[str, Any]) -> np.ndarray:
+    """uint8 (C, h, w) after the rule; multiclass: (1, h, w) of class numbers."""
+    if task == "multiclass":
+        return logits_CHW.argmax(0)[None].astype(np.uint8)
+    return apply_postprocess(logits_CHW, rule)
+
+
+class Background:
+    """One thread that cleans and encodes masks while the device computes; at most 4 batches
+    wait, so that memory stays bounded. An error in it is raised by the next call."""
+
+    def __init__(self, work: Callable[[Any], None]) -> None:
+        self.work = work
+        self.error: Exception | None = None
+        self.queue: queue.Queue[Any] = queue.Queue(maxsize=4)
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        while (item := self.queue.get()) is not None:
+            if self.error is None:
+                try:
+                    self.work(item)
+                except Exception as error:  # noqa: BLE001  raised again in the main thread
+                    self.error = error
+
+    def put(self, item: Any) -> None:
+        if self.error is not None:
+            raise self.error
+        self.queue.put(item)
+
+    def close(self) -> None:
+        self.queue.put(None)
+        self.thread.join()
+        if self.error is not None:
+            raise self.error
+
+
+@torch.inference_mode()
+def predict_images(
+    config: Config,
+    run_dir: Path,
+    ensemble: dict[str, Any],
+    rows: Sequence[Sample],
+    sink: Sink,
+    accelerator: Accelerator,
+    workers: int,
+) -> list[tuple[str, str]]:
+    """This rank's share of `rows` through the ensemble into `sink`.
+
+    A broken image gets an empty mask of the size its file claims (1 x 1 if unknown), a warning,
+    and a place in the returned list of (id, reason).
+    """
+    device = accelerator.device
+    groups = load_groups(run_dir, ensemble, device, config.compute.channels_last)
+    mine = list(rows)[accelerator.process_index :: accelerator.num_processes]
+    sizes = [(row.height, row.width) for row in mine]
+    crop = any(group.fit.config.fit == "crop" for group in groups)
+    batch = config.predict.batch_size
+    order = (
+        canvas_batches(sizes, groups[0].fit, batch)
+        if crop
+        else [list(range(i, min(i + batch, len(mine)))) for i in range(0, len(mine), batch)]
+    )
+    channels = groups[0].fit.config.channels if groups else 1
+    loaders = [
+        loader(ImageFiles(mine, channels, group.fit), order, workers, device, persistent=False)
+        for group in groups
+    ]
+    broken: list[tuple[str, str]] = []
+    task, classes = config.task, config.num_outputs
+
+    def finish(item: tuple[list[int], list[np.ndarray]]) -> None:
+        for index, logits in zip(*item, strict=True):
+            sink.add(mine[index].id, final_mask(logits, task, ensemble["rule"]))
+
+    background = Background(finish)
+    for indices, *batches in zip(order, *loaders, strict=True):
+        first = batches[0]
+        native = list(zip(first["height"].tolist(), first["width"].tolist(), strict=True))
+        canvases = [b["image"].to(device, non_blocking=True) for b in batches]
+        logits = combine_batch(
+            groups, canvases, native, ensemble["tta"], ensemble["space"], task, accelerator.autocast
+        )
+        arrays = [one.cpu().numpy() for one in logits]
+        for place, (index, reason) in enumerate(zip(indices, first["error"], strict=True)):
+            if reason:
+                broken.append((mine[index].id, reason))
+                logger.warning("%s: %s: gets an empty mask", mine[index].image, reason)
+                arrays[place] = np.full((classes, *native[place]), -1e4, np.float32)
+        background.put((indices, arrays))
+    background.close()
+    return broken

@@ -1,0 +1,179 @@
+"""A run on disk: the one place that names its files, and how they are written."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+def atomic_write(path: Path, data: str | bytes) -> None:
+    """Write a temporary file beside `path`, flush it to disk, and rename it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    payload = data.encode() if isinstance(data, str) else data
+    with temporary.open("wb") as file:
+        file.write(payload)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_json(path: Path, record: Any) -> None:
+    atomic_write(path, json.dumps(record, indent=2, sort_keys=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def append_line(path: Path, record: Mapping[str, Any]) -> None:
+    """Append one JSON line with a single O_APPEND write, so that lines of several processes
+    never mix."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = (json.dumps(record) + "\n").encode()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.write(descriptor, line)
+    finally:
+        os.close(descriptor)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON lines of a file; a half line at the end (a kill while writing) is left out."""
+    if not path.is_file():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            records.append(json.loads(line))
+    return records
+
+
+@dataclass(frozen=True, slots=True)
+class MemberPaths:
+    """Files of one member: one model entry of the config on one fold of one round."""
+
+    folder: Path
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    def log(self, rank: int) -> Path:
+        return self.folder / ("train.log" if rank == 0 else f"train.rank{rank}.log")
+
+    @property
+    def snapshots(self) -> Path:
+        return self.folder / "snapshots"
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "state"
+
+    @property
+    def oof(self) -> Path:
+        return self.folder / "oof"
+
+    @property
+    def done(self) -> Path:
+        return self.folder / "DONE"
+
+    @property
+    def failure(self) -> Path:
+        """JSON that a job leaves when it stops for a reason of its own."""
+        return self.folder / "failure.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Names of everything below a run folder."""
+
+    folder: Path
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "config.yaml"
+
+    @property
+    def env(self) -> Path:
+        return self.folder / "env.json"
+
+    @property
+    def ledger(self) -> Path:
+        return self.folder / "ledger.jsonl"
+
+    @property
+    def lock(self) -> Path:
+        return self.folder / ".lock"
+
+    @property
+    def report_json(self) -> Path:
+        return self.folder / "report.json"
+
+    @property
+    def report_html(self) -> Path:
+        return self.folder / "report.html"
+
+    @property
+    def submission(self) -> Path:
+        return self.folder / "submission.csv"
+
+    @property
+    def test_masks(self) -> Path:
+        """Folder of test masks, for data sets whose submission is masks."""
+        return self.folder / "test_masks"
+
+    @property
+    def folds(self) -> Path:
+        return self.folder / "folds.csv"
+
+    @property
+    def data(self) -> Path:
+        """Where the run keeps what it found about the data: quarantine.csv, balance.csv,
+        statistics.json, and test.csv (the Manifest of the test images)."""
+        return self.folder / "data"
+
+    @property
+    def cache(self) -> Path:
+        return self.folder / "cache"
+
+    def round(self, number: int) -> Path:
+        return self.folder / f"round_{number}"
+
+    def manifest(self, number: int) -> Path:
+        return self.round(number) / "train.csv"
+
+    def ensemble(self, number: int) -> Path:
+        return self.round(number) / "ensemble" / "ensemble.json"
+
+    def member(self, number: int, name: str, fold: int) -> MemberPaths:
+        return MemberPaths(self.round(number) / "members" / member_id(name, fold))
+
+    def log_event(self, event: str, **details: Any) -> None:
+        """One line of the ledger: what happened, when (seconds since the epoch), to whom."""
+        append_line(self.ledger, {"time": round(time.time(), 3), "event": event, **details})
+
+
+def member_id(name: str, fold: int) -> str:
+    return f"{name}_fold{fold}"
+
+
+def mark_done(path: Path, record: Mapping[str, Any]) -> None:
+    """Written last, by rename: what it says is whole."""
+    write_json(path, record)
+
+
+def rounds_on_disk(run: Run) -> Iterator[int]:
+    """Numbers of the rounds that a run holds, ascending."""
+    numbers = [p.name.removeprefix("round_") for p in run.folder.glob("round_*") if p.is_dir()]
+    yield from sorted(int(n) for n in numbers if n.isdigit())

@@ -1,0 +1,8 @@
+"""One member, for `accelerate launch`: see docs/multi-gpu.md."""
+
+import sys
+
+from distseg.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["train", *sys.argv[1:]]))
