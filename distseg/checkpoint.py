@@ -85,7 +85,7 @@ def average_states(states: Sequence[Mapping[str, Tensor]]) -> StateDict:
 
 def save_state(folder: Path, tree: Any, record: Mapping[str, Any]) -> None:
     """Replace the state in `folder` by `tree`: nested dict, list and tuple of tensors, numbers,
-    str, bool and None, as optimizers' and models' state_dict() are; dict keys may be numbers.
+    str, bool, None and dtypes, as state_dict() of optimizers and models; keys may be numbers.
 
     Values, dtypes and strides come back bit for bit (fused optimizers read raw memory: strides
     must be those of the parameters). `record` is a JSON object. Killed at any moment, the
@@ -151,7 +151,8 @@ def _sync_folder(folder: Path) -> None:
 
 
 # What JSON has no form for is an object with one of these keys: ~tensor (name, with `stride`
-# where it is not the contiguous one), ~tuple, ~dict (pairs; keys that are no strings), ~float.
+# where it is not the contiguous one), ~tuple, ~dict (pairs; keys that are no strings), ~float
+# (what is not finite), ~dtype.
 
 
 def _encode(node: Any, tensors: StateDict) -> Any:
@@ -166,6 +167,8 @@ def _encode(node: Any, tensors: StateDict) -> Any:
         return node
     if isinstance(node, float):
         return node if math.isfinite(node) else {"~float": repr(node)}
+    if isinstance(node, torch.dtype):
+        return {"~dtype": str(node).removeprefix("torch.")}
     if isinstance(node, list):
         return [_encode(item, tensors) for item in node]
     if isinstance(node, tuple):
@@ -192,6 +195,8 @@ def _decode(node: Any, file: Any) -> Any:
         return strided.copy_(tensor)
     if "~float" in node:
         return float(node["~float"])
+    if "~dtype" in node:
+        return getattr(torch, node["~dtype"])
     if "~tuple" in node:
         return tuple(_decode(item, file) for item in node["~tuple"])
     if "~dict" in node:

@@ -92,7 +92,10 @@ def make_parser() -> argparse.ArgumentParser:
     score.add_argument("submission", type=Path, metavar="SUBMISSION", help="CSV or mask folder")
     score.add_argument("truth", type=Path, metavar="TRUTH", help="CSV or mask folder")
     score.add_argument("--metric", required=True, metavar="NAME")
-    score.add_argument("--images", type=Path, metavar="DIR", help="where an RLE's sizes come from")
+    score.add_argument("--images", type=Path, metavar="DIR", help="whose sizes the RLE masks have")
+    score.add_argument("--height", type=int, help="pixels of every RLE mask, instead of --images")
+    score.add_argument("--width", type=int, help="pixels of every RLE mask")
+    score.add_argument("--num-classes", type=int, metavar="N", help="masks hold class indices")
 
     _run_argument(add("status", _status, "where a run stands"))
     _run_argument(add("report", _report, "write report.html and report.json again"))
@@ -243,9 +246,12 @@ def _predict(args: argparse.Namespace) -> int:
 
 
 def _score(args: argparse.Namespace) -> int:
-    from distseg.submit import score_submission
+    from distseg.score import score_submission
 
-    record = score_submission(args.submission, args.truth, args.metric)
+    size = {"images": args.images, "height": args.height, "width": args.width}
+    record = score_submission(
+        args.submission, args.truth, args.metric, **size, num_classes=args.num_classes
+    )
     print(json.dumps(record, indent=2))
     return 0
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,13 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distseg.config import Config
+from distseg.finished import OutOfFold
 from distseg.functional.bootstrap import standard_error
 from distseg.functional.combine import SPACES, count_masks, to_masks
 from distseg.functional.greedy import TIE, Weights, greedy_weights
 from distseg.functional.metrics import METRICS, miou, per_image, summarize
 from distseg.functional.tuning import Rule, default_rule, tune_double, tune_single
 from distseg.manifest import Sample
-from distseg.members import OutOfFold
 from distseg.runs import Run, atomic_write, write_json
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ def fit_ensemble(config: Config, run: Run, round: int) -> dict[str, Any]:
     Raises:
         UserError: no member has finished.
     """
+    began = time.monotonic()
     oof = OutOfFold(config, run, round)
     fitting = Fitting(config, oof, split(oof))
     choices, counts, steps = fitting.climb()
@@ -84,7 +86,8 @@ def fit_ensemble(config: Config, run: Run, round: int) -> dict[str, Any]:
     _write_rows(run.ensemble(round).with_name("oof.csv"), fitting, counts)
     write_json(run.ensemble(round), record)
     score = record["scores"]["final"]["score"]
-    run.log_event("ensemble", round=round, score=score, left_out=oof.left_out)
+    seconds = time.monotonic() - began
+    run.log_event("ensemble", round=round, score=score, left_out=oof.left_out, seconds=seconds)
     return record
 
 

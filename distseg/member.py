@@ -114,13 +114,12 @@ class Member:
         self.steps_per_epoch = num_steps(len(self.rows), self.batch_size)
         self.cache, self.fit = open_cache(config, run), Fit(self.size)
         torch.manual_seed(seed_of(self.seed, "weights"))
-        resumes = self.paths.state.exists() or self.paths.state.with_suffix(".old").exists()
         self.model = build_model(
             self.entry,
             self.size.channels,
             config.num_outputs,
             (self.size.height, self.size.width),
-            pretrained=not resumes,
+            pretrained=not checkpoint.has_state(self.paths.state),
         )
         channels_last = config.compute.channels_last
         if channels_last:

@@ -247,7 +247,7 @@ class Ema:
             with torch.no_grad():
                 torch._foreach_copy_(parameters, own)
 
-    def _parameters(self, model: nn.Module) -> list[nn.Parameter]:
+    def _parameters(self, model: nn.Module) -> list[Tensor]:
         named = dict(unwrap(model).named_parameters())
         assert named.keys() == self._shadow.keys(), "not the model of this average"
         return [named[name] for name in self._shadow]

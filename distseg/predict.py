@@ -14,18 +14,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from distseg.config import Config, InputConfig
+from distseg.config import Config, InputConfig, load_config
 from distseg.data.dataset import ImageFiles
 from distseg.data.fit import Fit
+from distseg.data.formats.row import IMAGE_SUFFIXES
+from distseg.data.masks import image_size
+from distseg.errors import UserError
 from distseg.evaluate import Normalizer, canvas_batches, loader, native_logits, tta_logits
 from distseg.functional.components import apply_postprocess
-from distseg.manifest import Sample
+from distseg.functional.rle import encode
+from distseg.manifest import Manifest, Sample
+from distseg.member import default_workers, make_accelerator
 from distseg.oof import load_snapshot_model
+from distseg.runs import Run, atomic_write, read_json, rounds_on_disk
 
 logger = logging.getLogger("distseg.predict")
 EPSILON = 1e-6
@@ -199,3 +206,85 @@ def predict_images(
         background.put((indices, arrays))
     background.close()
     return broken
+
+
+def predict_test(run_dir: Path, sink: Sink) -> list[tuple[str, str]]:
+    """This rank's share of the run's test images into `sink`; see `predict_images`."""
+    run = Run(Path(run_dir))
+    config, ensemble = load_config(run.config), read_json(run.ensemble(last_round(run)))
+    accelerator = make_accelerator(config)
+    workers = default_workers(config, accelerator)
+    samples = list(Manifest.read(run.data / "test.csv"))
+    broken = predict_images(config, run.folder, ensemble, samples, sink, accelerator, workers)
+    for name, reason in broken:
+        run.log_event("broken_image", id=name, reason=reason)
+    return broken
+
+
+def predict_folder(
+    run_dir: Path, images_dir: Path, out_dir: Path, rle_path: Path | None = None
+) -> list[tuple[str, str]]:
+    """Masks of all images of a folder as PNG (0/255; one folder per class when there are several;
+    class numbers for multiclass), and an RLE table `id,rle` (`id,class,rle`) when asked."""
+    run = Run(Path(run_dir))
+    config, ensemble = load_config(run.config), read_json(run.ensemble(last_round(run)))
+    samples = image_samples(Path(images_dir))
+    accelerator = make_accelerator(config)
+    workers = default_workers(config, accelerator)
+    with FolderSink(config, Path(out_dir), rle_path) as sink:
+        return predict_images(config, run.folder, ensemble, samples, sink, accelerator, workers)
+
+
+def last_round(run: Run) -> int:
+    """The last round that has an ensemble; UserError if none has."""
+    rounds = [number for number in rounds_on_disk(run) if run.ensemble(number).is_file()]
+    if not rounds:
+        raise UserError(f"{run.folder}: no ensemble yet; `distseg run` makes it")
+    return rounds[-1]
+
+
+def image_samples(folder: Path) -> list[Sample]:
+    """The images of a folder, by name; id: the file's stem. UserError for none, or a stem twice."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder of images")
+    samples = []
+    for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES):
+        try:
+            height, width = image_size(path)
+        except UserError:
+            height, width = 0, 0  # decoding will say what is wrong with it
+        samples.append(Sample(path.stem, str(path), height=height, width=width))
+    if not samples:
+        raise UserError(f"{folder}: no images; known suffixes: {', '.join(IMAGE_SUFFIXES)}")
+    return list(Manifest(samples))
+
+
+class FolderSink:
+    """Masks as files; the RLE table is put in place when all is done."""
+
+    def __init__(self, config: Config, folder: Path, rle_path: Path | None) -> None:
+        self.config, self.folder, self.rle_path = config, folder, rle_path
+        folder.mkdir(parents=True, exist_ok=True)
+        self.several = config.task == "multilabel"
+        self.rows: list[str] = []
+
+    def __enter__(self) -> FolderSink:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None and self.rle_path is not None:
+            header = "id,class,rle\n" if self.several else "id,rle\n"
+            atomic_write(Path(self.rle_path), header + "".join(sorted(self.rows)))
+
+    def add(self, name: str, mask_CHW: np.ndarray) -> None:
+        labels = self.config.classes if self.several else [""]
+        for label, plane in zip(labels, mask_CHW, strict=True):
+            path = self.folder / label / f"{name}.png"
+            path.parent.mkdir(exist_ok=True)
+            scale = 1 if self.config.task == "multiclass" else 255
+            ok, png = cv2.imencode(".png", plane * np.uint8(scale))
+            assert ok, "cv2 encodes any uint8 array"
+            atomic_write(path, png.tobytes())
+            if self.rle_path is not None:
+                fields = [name, label, encode(plane)] if self.several else [name, encode(plane)]
+                self.rows.append(",".join(fields) + "\n")

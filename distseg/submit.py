@@ -1,4 +1,4 @@
-"""Masks to a submission: streamed in any order, written in the required order, checked, in place.
+"""Masks to a submission, streamed in any order, checked, and put in place.
 
 Each rank writes one part: encoded masks go to disk as they come, memory holds an id, a place in
 the file and a checksum of each. `merge_parts` joins them, reads the result back, compares every
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import zlib
 from collections import Counter
@@ -25,6 +26,9 @@ from PIL import Image
 from distseg.data.formats.row import SubmissionSpec
 from distseg.errors import UserError
 from distseg.functional import rle
+from distseg.score import score_rows, score_submission
+
+__all__ = ["PartWriter", "SubmissionWriter", "merge_parts", "score_rows", "score_submission"]
 
 Mask = NDArray[np.uint8]
 
@@ -36,8 +40,8 @@ def part_path(path: Path, rank: int) -> Path:
 class PartWriter:
     """One rank's share of a submission: a folder beside `path`, whole once closed.
 
-    kind "rle": encodings go to rows.jsonl; kind "masks": a PNG each, 0/255 for binary and
-    multilabel, the class index for multiclass.
+    kind "rle": encodings go to rows.jsonl; kind "masks": ID.png of 0/255 for binary, of the class
+    index for multiclass, and CLASS/ID.png of 0/255 for multilabel.
     """
 
     def __init__(
@@ -140,9 +144,9 @@ class _Place:
 def _index(parts: Sequence[Path]) -> dict[str, list[_Place]]:
     """Places of the masks by id; an id in two parts is the user's mistake."""
     places: dict[str, list[_Place]] = {}
+    for part in (part for part in parts if not part.is_dir()):
+        raise UserError(f"{part}: this part of the submission is missing: its rank did not end")
     for part in parts:
-        if not part.is_dir():
-            raise UserError(f"{part}: this part of the submission is missing: its rank did not end")
         own: dict[str, list[_Place]] = {}
         offset = 0
         with (part / "rows.jsonl").open("rb") as file:
@@ -181,6 +185,7 @@ def _write_table(spec: SubmissionSpec, path: Path, places: dict[str, list[_Place
         for name in spec.ids:
             writer.writerows([place.key, place.row()["rle"]] for place in places[name])
         file.flush()
+        os.fsync(file.fileno())
 
 
 def _verify_table(spec: SubmissionSpec, path: Path, places: dict[str, list[_Place]]) -> None:
@@ -212,15 +217,17 @@ def _join_masks(folder: Path, places: dict[str, list[_Place]], task: str) -> Non
 def _planes(
     spec: SubmissionSpec, task: str, name: str, mask_CHW: Mask
 ) -> Iterator[tuple[str, Mask]]:
-    """What one image is written as: (key, mask (H, W)), one, or one for each class id."""
+    """What one image is written as: (key, uint8 (H, W)). One row or file per class, except that
+    multiclass masks are one file of class indices."""
     assert mask_CHW.dtype == np.uint8 and mask_CHW.ndim == 3, "masks are uint8 (C, H, W)"
-    if spec.class_ids is None:
+    if spec.class_ids is None or (spec.kind == "masks" and task == "multiclass"):
         assert len(mask_CHW) == 1, "several classes need class_ids to be told apart"
         yield name, mask_CHW[0]
         return
     for number, class_id in enumerate(spec.class_ids):
-        own = mask_CHW[0] == number if task == "multiclass" else mask_CHW[number]
-        yield f"{name}_{class_id}", own.astype(np.uint8)
+        plane = mask_CHW[0] == number if task == "multiclass" else mask_CHW[number]
+        key = f"{name}_{class_id}" if spec.kind == "rle" else f"{class_id}/{name}"
+        yield key, plane.astype(np.uint8)
 
 
 def _rle_options(spec: SubmissionSpec) -> dict[str, Any]:

@@ -293,14 +293,28 @@ class StageTrainer:
             if stop.number is not None:
                 interrupted(member, self, progress, stop.number)
         progress.skipped_steps += int(skipped)
-        return not self.gives_up(progress, step_rows)
+        if self.gives_up(progress, step_rows):
+            return False
+        return int(skipped) == 0 or self.buffers_are_finite(progress, step_rows)
+
+    def buffers_are_finite(self, progress: Progress, rows: list[int]) -> bool:
+        """Whether running statistics are still numbers: a forward pass with a NaN in it has
+        written them before its step was skipped."""
+        buffers = [b for b in self.member.model.buffers() if b.is_floating_point()]
+        if all(bool(torch.isfinite(b).all()) for b in buffers):
+            return True
+        self.bad_at = self.place(progress, rows)
+        return False
+
+    def place(self, progress: Progress, rows: list[int]) -> str:
+        ids = ", ".join(self.member.manifest[row].id for row in rows[:8])
+        return f"epoch {progress.total_epochs}, step {progress.step}, samples {ids}"
 
     def gives_up(self, progress: Progress, rows: list[int]) -> bool:
         """Whether too many losses in a row were not finite; the one place that asks the device."""
         bad = int(self.bad_in_row)
         if bad:
-            ids = ", ".join(self.member.manifest[row].id for row in rows[:8])
-            self.bad_at = f"epoch {progress.total_epochs}, step {progress.step}, samples {ids}"
+            self.bad_at = self.place(progress, rows)
             logger.warning("%d non-finite losses in a row up to %s", bad, self.bad_at)
         return bad >= self.member.config.train.max_bad_steps
 
@@ -383,7 +397,8 @@ def roll_back(member: Member, trainer: StageTrainer, progress: Progress) -> None
     for key, value in found[1].items():
         setattr(progress, key, value)
     progress.rollbacks, progress.lr_scale = rollbacks, lr_scale
-    trainer.schedule.load(progress.schedule)
+    if progress.schedule:
+        trainer.schedule.load(progress.schedule)
     trainer.bad_in_row.zero_()
     if member.main:
         truncate_metrics(member.paths.metrics, progress.total_epochs)

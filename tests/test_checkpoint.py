@@ -53,6 +53,7 @@ def test_a_tree_comes_back_bit_for_bit(tmp_path: Path) -> None:
         "numbers": [0, -(2**70), 0.1, math.inf, -math.inf, math.nan, True, None, "text"],
         7: {1.5: "float key", True: "bool key", "~tensor": "no marker", (1, 2): "tuple key"},
         "betas": (0.9, 0.999),
+        "dtype": torch.bfloat16,
         "empty": [{}, [], ()],
         "dtypes": [
             torch.tensor([1.5, math.nan]).to(t)

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from tests.conftest import tiny_tree
 
 from distseg import checkpoint
 from distseg.config import Config, parse_config
 from distseg.data.prepare import prepare
 from distseg.runs import MemberPaths, Run, read_json, read_lines
 from distseg.train import NonFiniteLoss, seed_of, train_member
+from tests.conftest import tiny_tree
 
 Launch = Callable[..., subprocess.Popen[str]]
 

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distseg.data.masks import VOID
 from distseg.errors import UserError, unknown
 
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
@@ -142,8 +141,9 @@ class Augment:
             transform.set_random_seed(own_seed)
             done = transform(image=_contiguous(image), mask=_contiguous(target))
             image, target = done["image"], done["mask"]
-        image, target = image.reshape(image_HWC.shape), target.reshape(target_KHW.shape[1:] + (-1,))
-        return image, target.transpose(2, 0, 1)
+        assert image.shape[:2] == image_HWC.shape[:2]
+        image, target = image.reshape(image_HWC.shape), target.reshape(*target_KHW.shape[1:], -1)
+        return _contiguous(image), target.transpose(2, 0, 1)
 
 
 def build_augment(specs: Sequence[dict[str, Any]]) -> Callable[..., Pair]:

@@ -215,7 +215,9 @@ def _from_file(
         except UserError as error:
             raise UserError(f"encoder_weights: {path}: {error}") from None
     net = _construct(member, options, size, member.encoder, None)
-    _load_encoder(net.encoder, tensors, f"encoder_weights: {path}")
+    encoder = net.encoder
+    assert isinstance(encoder, nn.Module)
+    _load_encoder(encoder, tensors, f"encoder_weights: {path}")
     return net
 
 

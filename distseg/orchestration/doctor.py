@@ -24,8 +24,7 @@ from distseg.orchestration.hardware import (
     torch_has_cuda,
     visible_gpus,
 )
-from distseg.orchestration.jobs import Job, launch_environment
-from distseg.orchestration.local import LocalExecutor
+from distseg.orchestration.jobs import Job, launch_command, launch_environment, write_launch_yaml
 from distseg.orchestration.plan import amount, free_bytes
 from distseg.orchestration.versions import cpu_name, package_versions
 from distseg.runs import Run
@@ -166,16 +165,14 @@ def _launch() -> Iterator[Line]:
     with tempfile.TemporaryDirectory() as folder:
         script, run = Path(folder) / "two_ranks.py", Run(Path(folder))
         script.write_text(TWO_RANKS, encoding="utf-8")
-        slot = Slot(0, (), 2, 1)
-        executor = LocalExecutor(run, [slot])
-        job = Job("doctor", (), run.folder / "launch.log")
-        command = executor.command(job, slot, run.folder / "accelerate.yaml")
+        slot, job = Slot(0, (), 2, 1), Job("doctor", (), run.folder / "launch.log")
+        command = launch_command(job, slot, write_launch_yaml(run))
         command = [*command[: command.index("-m", 3)], str(script)]
         done = _try(command, launch_environment(slot, run, "doctor"))
     if done is None:
         yield "ok", "a launch of two CPU ranks works", ""
     else:
-        yield "fail", f"a launch of two CPU ranks failed: {done}", "see the last line above"
+        yield "fail", f"a launch of two CPU ranks failed: {done}", "allow connections to localhost"
 
 
 def _try(command: list[str], environment: dict[str, str]) -> str | None:

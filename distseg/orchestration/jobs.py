@@ -25,6 +25,7 @@ from distseg.runs import Run, atomic_write, member_id
 
 RUN_MARK, JOB_MARK, DRIVER_MARK = "DISTSEG_RUN", "DISTSEG_JOB", "DISTSEG_DRIVER_PID"
 ORPHAN_GRACE_S = 5.0  # what an orphaned rank gets for saving its state
+RANK_VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 # Given to each launcher: without it, accelerate merges the user's own default YAML in silently.
@@ -103,8 +104,9 @@ def write_launch_yaml(run: Run) -> Path:
 def launch_environment(slot: Slot, run: Run, mark: str) -> dict[str, str]:
     """The environment of a job: its GPUs, its threads, and the marks of its processes."""
     environment = dict(os.environ)
-    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
-        environment.pop(name, None)  # of a launcher that we may have been started by
+    for name in list(environment):  # of a launcher that we may have been started by
+        if name in RANK_VARIABLES or name.startswith("TORCHELASTIC_"):
+            del environment[name]
     environment |= {
         RUN_MARK: str(run.folder.resolve()),
         JOB_MARK: mark,

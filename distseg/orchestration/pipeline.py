@@ -20,7 +20,7 @@ from distseg.config import Config, dump_config, load_config
 from distseg.errors import UserError
 from distseg.manifest import Manifest
 from distseg.orchestration.hardware import Slot, make_slots, num_cores, visible_gpus
-from distseg.orchestration.jobs import Job, die_with_parent, end_leftovers
+from distseg.orchestration.jobs import RUN_MARK, Job, die_with_parent, end_leftovers, end_processes
 from distseg.orchestration.local import LocalExecutor
 from distseg.orchestration.plan import MemberKey, amount, free_bytes, make_jobs, planned_members
 from distseg.orchestration.schedule import Failure, Scheduler
@@ -59,6 +59,8 @@ def run(config: Config, folder: Path) -> int:
         try:
             status = _steps(config, run)
         except BaseException as error:
+            # A signal may have come between the start of a job and its entry in the schedule.
+            end_processes(RUN_MARK, str(run.folder.resolve()), 0.0)
             run.log_event("run_ended", status="stopped", reason=f"{type(error).__name__}: {error}")
             raise
         run.log_event("run_ended", status=status, seconds=round(time.monotonic() - began, 1))
@@ -159,7 +161,7 @@ def submission_path(run: Run, kind: str) -> Path:
 def score_test(config: Config, run: Run) -> dict[str, Any]:
     """The submission against the truth, where the data set has it; else nothing."""
     from distseg.data.formats import layout
-    from distseg.submit import score_rows
+    from distseg.score import score_rows
 
     form = layout(config.data.format)
     truth, spec = form.test_truth(config), form.submission(config)

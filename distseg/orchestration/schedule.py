@@ -5,6 +5,7 @@ How a job is started is the executor's affair: `LocalExecutor` starts child proc
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -20,6 +21,10 @@ from distseg.runs import Run, member_id, read_json
 POLL_S = 0.2
 STOP_GRACE_S = 30.0
 ACCUMULATION = "train.accumulation="
+LOG_BYTES = 64_000  # of a log's end, where its errors stand
+USER_ERROR = "distseg: error: "  # how cli.main begins the line
+ERROR_LINE = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)\b")
+LAUNCHER_ERRORS = ("subprocess.CalledProcessError", "torch.distributed.elastic")
 
 
 class Handle(Protocol):
@@ -76,6 +81,7 @@ class Running:
     slot: Slot
     handle: Handle
     since: float
+    log_start: int  # bytes of the log that earlier attempts wrote
 
 
 @dataclass
@@ -113,8 +119,9 @@ class Scheduler:
     def _start(self, job: Job, slot: Slot) -> None:
         for member in job.members:
             self.run.member(job.round, *member).failure.unlink(missing_ok=True)
+        log_start = job.log.stat().st_size if job.log.is_file() else 0
         handle = self.executor.start(job, slot)
-        self.running.append(Running(job, slot, handle, time.monotonic()))
+        self.running.append(Running(job, slot, handle, time.monotonic(), log_start))
         attempt = self.attempts.get(_head(job), 0) + 1
         self.run.log_event(
             "job_started", job=job.label, members=_labels(job), pid=handle.pid, attempt=attempt,
@@ -132,7 +139,7 @@ class Scheduler:
             return []
         rest = [narrow(job, self.run, todo[1:])] if todo[1:] else []
         head = narrow(job, self.run, todo[:1]) if todo else job
-        again, failure = self._judge(head, status, entry.slot)
+        again, failure = self._judge(head, status, entry)
         self.run.log_event(
             "job_failed", job=job.label, members=_labels(job), seconds=seconds, status=status,
             kind=failure.kind, message=failure.message, log=str(job.log), final=failure.final,
@@ -147,26 +154,27 @@ class Scheduler:
                 self.run.log_event("member_left_out", member=member, **reason)
         return [*([again] if again else []), *rest]
 
-    def _judge(self, job: Job, status: int, slot: Slot) -> tuple[Job | None, Failure]:
+    def _judge(self, job: Job, status: int, entry: Running) -> tuple[Job | None, Failure]:
         """The retry rule. Out of memory: half the micro-batch, twice the accumulation. The user's
         mistake: no retry. All else: again, from the last saved state."""
-        kind, message = self._cause(job, status)
+        kind, message = self._cause(job, status, entry)
         attempt = self.attempts[_head(job)] = self.attempts.get(_head(job), 0) + 1
         again: Job | None = job
         if kind == "out_of_memory":
-            again = smaller_batch(job, self.config, slot.processes)
+            again = smaller_batch(job, self.config, entry.slot.processes)
         if kind == "user" or attempt > self.config.compute.retries:
             again = None
         return again, Failure(job, kind, message, status, final=again is None)
 
-    def _cause(self, job: Job, status: int) -> tuple[str, str]:
+    def _cause(self, job: Job, status: int, entry: Running) -> tuple[str, str]:
+        """(kind, message): failure.json, else what this attempt wrote to its log."""
         path = self.run.member(job.round, *job.members[0]).failure if job.members else None
         if path and path.is_file():
             record = read_json(path)
             return str(record.get("kind", "error")), str(record.get("message", ""))
         if status == 0:
             return "error", "the job ended without DONE"
-        return "error", f"exit status {status}, no reason given; see {job.log}"
+        return cause_in_log(entry.job.log, entry.log_start) or ("error", f"exit status {status}")
 
     def _stop(self) -> None:
         """End what still runs: SIGTERM, wait for the states to be saved, SIGKILL."""
@@ -197,12 +205,28 @@ def smaller_batch(job: Job, config: Config, processes: int) -> Job | None:
     return replace(job, overrides=(*kept, f"{ACCUMULATION}{2 * now}"))
 
 
+def cause_in_log(path: Path, start: int) -> tuple[str, str] | None:
+    """(kind, message) of the last error that a rank wrote after byte `start`. The launcher's own
+    error, which only says that a rank has failed, comes after it and does not count."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        file.seek(max(start, path.stat().st_size - LOG_BYTES))
+        lines = file.read().decode("utf-8", errors="replace").splitlines()
+    for line in reversed(lines):
+        if line.startswith(USER_ERROR):
+            return "user", line.removeprefix(USER_ERROR)
+        if ERROR_LINE.match(line) and not line.startswith(LAUNCHER_ERRORS):
+            return "error", line[:500]
+    return None
+
+
 def tail(path: Path, lines: int = 15) -> str:
     """The last lines of a log."""
     if not path.is_file():
         return ""
     with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 64_000))
+        file.seek(max(0, path.stat().st_size - LOG_BYTES))
         text = file.read().decode("utf-8", errors="replace")
     return "\n".join(text.splitlines()[-lines:])
 

@@ -18,7 +18,7 @@ from distseg.models import SegmentationNet, build_model, count_parameters
 
 @pytest.fixture(autouse=True)
 def _threads() -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
 
 
 def make(
@@ -141,8 +141,10 @@ def test_without_a_network_the_message_names_the_local_file(
     build_model(config, 1, 1, (64, 64), pretrained=False)  # a snapshot will be loaded
 
 
-@pytest.mark.parametrize("encoder", ["resnet18", "tu-resnet18"])
-@pytest.mark.parametrize("prefix", ["", "encoder.", "net.encoder."])
+@pytest.mark.parametrize(
+    ("encoder", "prefix"),
+    [("resnet18", ""), ("resnet18", "encoder."), ("tu-resnet18", "net.encoder.")],
+)
 def test_a_local_file_with_the_encoder_of_an_smp_model(
     encoder: str, prefix: str, tmp_path: Path
 ) -> None:
@@ -150,7 +152,7 @@ def test_a_local_file_with_the_encoder_of_an_smp_model(
     source = build_model(MemberConfig(encoder=encoder), 3, 1, (64, 64)).net.encoder
     path = tmp_path / "weights.safetensors"
     save_file({f"{prefix}{k}": v for k, v in source.state_dict().items()}, path)  # type: ignore
-    for channels in (3, 1, 4):
+    for channels in (1, 4) if prefix else (3,):
         loaded = make(channels, encoder=encoder, encoder_weights=str(path)).net.encoder
         own, given = loaded.state_dict(), source.state_dict()  # type: ignore[operator,union-attr]
         first = next(iter(own))

@@ -1,0 +1,178 @@
+"""A submission's score: tables of RLEs or folders of masks against the truth, at native size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distseg.config import Config
+from distseg.data.answers import Answers, open_answers
+from distseg.data.formats.row import Row, SubmissionSpec, image_files
+from distseg.data.masks import image_size, read_target
+from distseg.errors import UserError, unknown
+from distseg.functional.bootstrap import standard_error
+from distseg.functional.combine import VOID, count_masks
+from distseg.functional.metrics import METRICS, summarize
+
+Mask = NDArray[np.uint8]
+
+
+def score_submission(
+    submission: Path,
+    truth: Path,
+    metric: str,
+    *,
+    images: Path | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    order: str = "column",
+    base: int = 1,
+    empty: str = "",
+    num_classes: int | None = None,
+    void: int | None = None,
+) -> dict[str, Any]:
+    """Score a submission; it and the truth are each an RLE table or a folder of masks.
+
+    Args:
+        images: folder of the images, which says how large an RLE's mask is; or else `height` and
+            `width` of all of them. Neither is needed where one side is a folder.
+        num_classes: the masks hold class indices; None: a pixel is 0 or not. Rows of a table
+            named `ID_CLASS`, with the same classes for each id, score as classes.
+        void: value of the truth's pixels that count nowhere.
+
+    Returns:
+        `metrics.summarize`, with metric and standard_error.
+
+    Raises:
+        UserError: an unknown metric, an unreadable or malformed file, ids that do not match.
+    """
+    if metric not in METRICS:
+        raise unknown("metric", metric, METRICS, "--metric: ")
+    options: dict[str, Any] = {"order": order, "base": base, "empty": empty}
+    answers = [open_answers(Path(path), **options) for path in (submission, truth)]
+    keys = _same_keys(*answers)
+    sizes = _Sizes(answers, images, height, width)
+    counts = []
+    for key in keys:
+        size = sizes.of(key)
+        pred, real = (_labels(side, key, size, num_classes, void) for side in answers)
+        counts.append(_count(pred, real, num_classes))
+    return scored(np.stack(_by_class(keys, counts)), metric)
+
+
+def score_rows(
+    config: Config, spec: SubmissionSpec, path: Path, truth: Sequence[Row]
+) -> dict[str, Any]:
+    """Score the run's own submission against rows of known truth; rows without are not counted."""
+    answers = open_answers(path, order=spec.order, base=spec.base, empty=spec.empty)
+    counts = []
+    for row in truth:
+        if row.problem or not row.target:
+            continue
+        size = image_size(row.image)
+        planes = [answers.values(key, *size) for key in _keys(spec, config.task, row.id)]
+        masks = np.stack([plane.astype(np.uint8) for plane in planes])
+        if config.task == "multiclass" and len(masks) > 1:
+            masks = masks.argmax(axis=0)[None].astype(np.uint8)
+        target = read_target(row.target, config, *size)
+        counts.append(count_masks(masks, target, config.num_outputs, config.task))
+    if not counts:
+        raise UserError(f"{path}: none of the {len(truth)} test images has a known truth")
+    return scored(np.stack(counts), config.metric)
+
+
+def scored(counts_NC3: NDArray[np.int64], metric: str) -> dict[str, Any]:
+    error = standard_error(counts_NC3, metric)
+    return {"metric": metric, **summarize(counts_NC3, metric), "standard_error": error}
+
+
+def _keys(spec: SubmissionSpec, task: str, name: str) -> list[str]:
+    """Keys of one image in the file, as `open_answers` names them."""
+    if spec.class_ids is None or (spec.kind == "masks" and task == "multiclass"):
+        return [name]
+    return [f"{name}_{class_id}" for class_id in spec.class_ids]
+
+
+def _same_keys(submission: Answers, truth: Answers) -> list[str]:
+    """All keys, in the truth's order; a key on one side only is a mistake, except that tables
+    with a class column leave out pairs without an object."""
+    given, wanted = set(submission.keys), set(truth.keys)
+    missing = [key for key in truth.keys if key not in given and not submission.sparse]
+    extra = [key for key in submission.keys if key not in wanted and not truth.sparse]
+    for keys, side, other in ((missing, submission, truth), (extra, truth, submission)):
+        if keys:
+            raise UserError(
+                f"{side.path}: has no {keys[0]!r}, which {other.path} has; {len(keys)} such of "
+                f"{len(other.keys)} ids"
+            )
+    return list(dict.fromkeys([*truth.keys, *submission.keys]))
+
+
+class _Sizes:
+    """How large each mask is: given, a mask image's own, or that of the image of its id."""
+
+    def __init__(
+        self, answers: Sequence[Answers], images: Path | None, height: int | None, width: int | None
+    ) -> None:
+        if (height is None) != (width is None) or min(height or 1, width or 1) < 1:
+            raise UserError(f"--size: {height}x{width}: valid: a height and a width of 1 or more")
+        self.answers, self.images = answers, images
+        self.fixed = None if height is None or width is None else (height, width)
+        self.files: dict[str, Path] = {}
+        for path in image_files(images, "--images") if images else []:
+            self.files |= {path.stem: path, path.name: path}
+
+    def of(self, key: str) -> tuple[int, int]:
+        if self.fixed:
+            return self.fixed
+        found = next((size for side in self.answers if (size := side.size(key))), None)
+        if found:
+            return found
+        if self.images is None:
+            raise UserError("an RLE does not say its image's size; give --images DIR or --size HxW")
+        path = self.files.get(key) or self.files.get(key.rpartition("_")[0])
+        if path is None:
+            raise UserError(f"{self.images}: has no image of {key!r}, whose size is needed")
+        return image_size(path)
+
+
+def _labels(
+    side: Answers, key: str, size: tuple[int, int], num_classes: int | None, void: int | None
+) -> NDArray[np.uint8]:
+    """uint8 (H, W): 0/1 or a class index, 255 for void."""
+    values = side.values(key, *size)
+    ignored = np.zeros(size, dtype=bool) if void is None else values == void
+    kinds = np.unique(values[~ignored])
+    if num_classes is None and np.count_nonzero(kinds) > 1:
+        raise UserError(
+            f"{side.path}: {key!r} holds the values {kinds[:8].tolist()}; a binary mask has 0 and "
+            "one other value; for class indices give the number of classes"
+        )
+    if num_classes is not None and kinds.size and kinds[-1] >= num_classes:
+        raise UserError(f"{side.path}: {key!r} holds {kinds[-1]}; valid: 0..{num_classes - 1}")
+    labels = values.astype(np.uint8) if num_classes else (values != 0).astype(np.uint8)
+    return np.where(ignored, np.uint8(VOID), labels)
+
+
+def _count(pred_HW: Mask, truth_HW: Mask, num_classes: int | None) -> NDArray[np.int64]:
+    task = "multiclass" if num_classes else "binary"
+    pred = np.where(pred_HW == VOID, np.uint8(0), pred_HW)
+    return count_masks(pred[None], truth_HW[None], num_classes or 1, task)
+
+
+def _by_class(keys: Sequence[str], counts: list[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
+    """Counts (1, 3) of `ID_CLASS` keys as (C, 3) of ids, where each id has the same classes."""
+    if not all("_" in key for key in keys):
+        return counts
+    table: dict[str, dict[str, NDArray[np.int64]]] = {}
+    for key, count in zip(keys, counts, strict=True):
+        name, _, class_id = key.rpartition("_")
+        table.setdefault(name, {})[class_id] = count
+    classes = sorted(next(iter(table.values())))
+    if len(classes) < 2 or any(sorted(own) != classes for own in table.values()):
+        return counts
+    return [np.concatenate([own[class_id] for class_id in classes]) for own in table.values()]

@@ -1,0 +1,94 @@
+"""A run on disk with real data files and made-up members, for tests of the later stages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from distseg.config import Config, parse_config
+from distseg.data.prepare import open_cache, prepare
+from distseg.functional.combine import count_masks, to_masks
+from distseg.manifest import Manifest
+from distseg.predictions import PredictionsWriter
+from distseg.runs import Run, mark_done, write_json
+
+HEIGHT, WIDTH = 12, 10
+
+
+def made_config(root: Path, members: tuple[str, ...] = ("a", "b"), **changes: Any) -> Config:
+    tree: dict[str, Any] = {
+        "name": "made",
+        "data": {"format": "folder", "root": str(root), "folds": {"num": 3}},
+        "input": {"height": 32, "width": 32, "channels": 1},
+        "members": {name: {} for name in members},
+        "metric": "iou",
+        **changes,
+    }
+    return parse_config(tree, "made")
+
+
+def write_data(root: Path, num: int = 24, num_labels: int = 2, seed: int = 0) -> None:
+    """Images and masks: boxes of the labels 1.., a third of them without one. Binary: 0/255."""
+    rng = np.random.default_rng(seed)
+    for part, masks, count in (("images", "masks", num), ("test_images", "test_masks", 4)):
+        (root / part).mkdir(parents=True)
+        (root / masks).mkdir()
+        for i in range(count):
+            mask = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
+            for label in range(1, num_labels if i % 3 else 1):
+                top, left = rng.integers(0, 6, size=2)
+                mask[top : top + rng.integers(3, 7), left : left + rng.integers(3, 5)] = label
+            image = rng.integers(0, 200, size=mask.shape, dtype=np.uint8)
+            Image.fromarray(image).save(root / part / f"{part}{i:03d}.png")
+            scaled = mask * np.uint8(255) if num_labels == 2 else mask
+            Image.fromarray(scaled).save(root / masks / f"{part}{i:03d}.png")
+
+
+def write_member(
+    config: Config, run: Run, name: str, fold: int, *, offset: float = 0.0, noise: float = 1.0,
+    snapshots: int = 2,
+) -> None:  # fmt: skip
+    """Logits 2 * truth - 1 + offset + noise of a finished member, as training leaves them."""
+    manifest, cache = Manifest.read(run.manifest(0)), open_cache(config, run)
+    paths = run.member(0, name, fold)
+    paths.snapshots.mkdir(parents=True)
+    stems = [f"snapshot_{i}" for i in range(snapshots)]
+    for stem in stems:
+        (paths.snapshots / f"{stem}.safetensors").write_bytes(b"")
+    rng = np.random.default_rng([fold, *name.encode()])
+    writer = PredictionsWriter(paths.oof)
+    samples = [manifest[row] for row in manifest.val_rows(fold)]
+    tables: dict[str, list[Any]] = {
+        f"{s}_{k}": [] for s in ["mean", *stems] for k in ("tta", "plain")
+    }
+    rule = {"threshold": [0.0] * config.num_outputs}
+    for sample in samples:
+        target = cache.target(sample.id)
+        planes = target == np.arange(config.num_outputs)[:, None, None]
+        truth = planes if config.task == "multiclass" else target == 1
+        for key, table in tables.items():
+            logits = 2.0 * truth - 1 + offset + noise * rng.standard_normal(truth.shape)
+            logits = logits.astype(np.float16).astype(np.float32)
+            masks = to_masks(logits, rule, config.task)
+            table.append(count_masks(masks, target, config.num_outputs, config.task).tolist())
+            if key == "mean_tta":
+                writer.add(sample.id, logits)
+    writer.close()
+    ids = [sample.id for sample in samples]
+    write_json(paths.folder / "oof_scores.json", {"ids": ids, "variants": tables})
+    files = [f"{stem}.safetensors" for stem in stems]
+    mark_done(paths.done, {"snapshots": files, "seconds": 1.5, "epochs": 2, "score": 0.5})
+
+
+def made_run(tmp_path: Path, config: Config, **options: Any) -> Run:
+    """`options`: keywords of write_member for all, or by member name."""
+    run = Run(tmp_path / "run")
+    prepare(config, run)
+    for name in config.members:
+        own = options.get(name, {k: v for k, v in options.items() if k not in config.members})
+        for fold in Manifest.read(run.manifest(0)).folds:
+            write_member(config, run, name, fold, **own)
+    return run
