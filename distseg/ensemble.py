@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from distseg.config import Config
 from distseg.finished import OutOfFold
 from distseg.functional.bootstrap import standard_error
-from distseg.functional.combine import SPACES, count_masks, to_masks
+from distseg.functional.combine import SPACES, count_many, count_masks, to_masks
 from distseg.functional.greedy import TIE, Weights, greedy_weights
 from distseg.functional.metrics import METRICS, miou, per_image, summarize
 from distseg.functional.tuning import Rule, default_rule, tune_double, tune_single
@@ -209,14 +209,14 @@ class Fitting:
     # Tuning: each takes the choices so far and returns better ones, part by part and for ALL.
 
     def tune_weights(self, choices: Choices) -> Choices:
-        rows = self.some_rows()
-        rule = choices[ALL].rule  # the default: weights are the first step
+        """At the rule's thresholds alone: areas and components have their say when it is scored."""
+        rows, threshold = self.some_rows(), choices[ALL].rule["threshold"]
         tuned = {}
         for label, choice in choices.items():
             others = [part for part in self.parts if part != label]
 
             def evaluate(trials: list[Weights], others: list[str] = others) -> list[float]:
-                self.add_sums([t for t in trials if t not in self.sums], rows, rule)
+                self.add_sums([t for t in trials if t not in self.sums], rows, threshold)
                 return [self.score_sums(self.sums[trial], others) for trial in trials]
 
             picks = self.config.ensemble.max_picks
@@ -236,17 +236,31 @@ class Fitting:
         }
         return {label: rows[::step] for label, rows in by_hash.items()}
 
-    def add_sums(self, trials: list[Weights], rows: dict[str, list[int]], rule: Rule) -> None:
-        """For each new weighting and part, what its score needs; see `_scorable`."""
+    def add_sums(
+        self, trials: list[Weights], rows: dict[str, list[int]], threshold: Sequence[float]
+    ) -> None:
+        """For each new weighting and part what adds up to its score, (C, 5): inter, pred, truth,
+        the pairs' scores, and their number."""
         if not trials:
             return
-        sums = {trial: dict.fromkeys(rows, np.zeros(())) for trial in trials}
-        for part, row in ((part, row) for part, own in rows.items() for row in own):
-            mixtures = self.oof.mixtures(row, trials, self.space)
-            for trial, logits in zip(trials, mixtures, strict=True):
-                counts = self.count(row, to_masks(logits, rule, self.task))
-                sums[trial][part] = sums[trial][part] + _scorable(counts, self.metric)
-        self.sums |= sums
+        self.sums |= {trial: {} for trial in trials}
+        for part, own in rows.items():
+            counts = np.concatenate(
+                [
+                    count_many(
+                        self.oof.mixtures(block, trials, self.space),
+                        np.stack([self.oof.target(row) for row in block]),
+                        threshold,
+                        self.task,
+                    )
+                    for block in self.oof.blocks(own)
+                ],
+                axis=1,
+            )
+            for trial, table in zip(trials, counts, strict=True):
+                scores = per_image(table, self.metric)
+                parts = [*np.moveaxis(table, -1, 0), scores, np.ones_like(scores)]
+                self.sums[trial][part] = np.stack([p.sum(axis=0) for p in parts], axis=-1)
 
     def score_sums(self, sums: Mapping[str, NDArray], parts: Sequence[str]) -> float:
         total = np.sum([sums[part] for part in parts], axis=0)
@@ -284,12 +298,6 @@ class Fitting:
             logits = self.oof.combined(row, weights, self.space, slice(number, number + 1))[0]
             target = self.oof.target(row)[number]
             yield logits.astype(np.float16), target == 1, target != 255
-
-
-def _scorable(counts_C3: NDArray[np.int64], metric: str) -> NDArray[np.float64]:
-    """(C, 5) that adds up over images: inter, pred, truth, score, 1."""
-    scores = per_image(counts_C3[None], metric)[0]
-    return np.column_stack([counts_C3, scores, np.ones_like(scores)])
 
 
 def _members(oof: OutOfFold, weights: Weights) -> list[dict[str, Any]]:

@@ -6,8 +6,9 @@ Reads records and the data cache; imports no torch.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from distseg.runs import MemberPaths, Run, member_id, read_json
 log = logging.getLogger(__name__)
 
 Weights = tuple[int, ...]
+BLOCK_VALUES = 1 << 20  # logits of a block of rows
 
 
 class Unusable(Exception):
@@ -101,14 +103,30 @@ class OutOfFold:
         chosen = [w for name, w in zip(self.names, weights, strict=True) if name in found]
         return combine(list(found.values()), _some(chosen), space, self.config.task)
 
-    def mixtures(self, row: int, trials: Sequence[Weights], space: str) -> NDArray[np.float32]:
-        """`combined` for several weightings at once, (len(trials), C, H, W)."""
-        found = self.logits(row)
-        here = [i for i, name in enumerate(self.names) if name in found]
+    def mixtures(
+        self, rows: Sequence[int], trials: Sequence[Weights], space: str
+    ) -> NDArray[np.float32]:
+        """`combined` of a block of `blocks` for several weightings, (T, N, C, H, W)."""
+        found = [self.logits(row) for row in rows]
+        here = [i for i, name in enumerate(self.names) if name in found[0]]
         weights = np.array([_some([t[i] for i in here]) for t in trials], dtype=np.float32)
-        values = np.stack([to_space(v, space, self.config.task) for v in found.values()])
+        logits = np.stack([[one[self.names[i]] for one in found] for i in here])
+        values = to_space(logits, space, self.config.task)
         mean = weights @ values.reshape(len(here), -1) / weights.sum(axis=1, keepdims=True)
         return from_space(mean.reshape(-1, *values.shape[1:]), space)
+
+    def blocks(self, rows: Sequence[int]) -> Iterator[list[int]]:
+        """The rows in blocks of one fold and one size, each small enough to hold."""
+
+        def kind(row: int) -> tuple[int, int, int]:
+            sample = self.manifest[row]
+            return sample.fold, sample.height, sample.width
+
+        for (_, height, width), own in groupby(sorted(rows, key=kind), key=kind):
+            same = list(own)
+            values = height * width * self.config.num_outputs * len(self.names)
+            step = max(1, BLOCK_VALUES // values)
+            yield from (same[start : start + step] for start in range(0, len(same), step))
 
     def target(self, row: int) -> NDArray[np.uint8]:
         """uint8 (K, H, W), 255 where a pixel counts nowhere."""

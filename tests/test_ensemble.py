@@ -19,7 +19,14 @@ from distseg.ensemble import ALL, Choice, Fitting, fit_ensemble, split
 from distseg.errors import UserError
 from distseg.finished import OutOfFold
 from distseg.functional.bootstrap import standard_error
-from distseg.functional.combine import SPACES, combine, count_masks, from_space, to_space
+from distseg.functional.combine import (
+    SPACES,
+    combine,
+    count_many,
+    count_masks,
+    from_space,
+    to_space,
+)
 from distseg.functional.metrics import per_image, summarize
 from distseg.functional.tuning import BOTTOM_PROBS, TOP_PROBS, area_candidates, logit
 from distseg.manifest import Manifest
@@ -401,9 +408,17 @@ def test_mixtures_are_combined_and_weigh_what_is_there(tmp_path: Path) -> None:
     shutil.rmtree(run.member(0, "b", 0).folder)
     oof = OutOfFold(config, run, 0)
     trials = [(1, 1, 1), (3, 0, 1), (0, 1, 0)]
-    for row, space in product(oof.rows[::5], SPACES):
-        for mixture, weights in zip(oof.mixtures(row, trials, space), trials, strict=True):
-            assert np.allclose(mixture, oof.combined(row, weights, space), atol=1e-5)
+    blocks = list(oof.blocks(oof.rows))
+    assert sorted(row for block in blocks for row in block) == sorted(oof.rows)
+    assert [len(block) for block in blocks] == [8, 8, 8]  # one fold and one size each
+    for block, space in product(blocks, SPACES):
+        mixtures = oof.mixtures(block, trials, space)
+        counts = count_many(mixtures, np.stack([oof.target(row) for row in block]), [0.1], "binary")
+        for (t, weights), (i, row) in product(enumerate(trials), enumerate(block)):
+            logits = oof.combined(row, weights, space)
+            assert np.allclose(mixtures[t, i], logits, atol=1e-5)
+            masks = (logits > 0.1).astype(np.uint8)
+            assert (counts[t, i] == count_masks(masks, oof.target(row), 1, "binary")).all()
     choice = Choice((1, 1, 1), {"threshold": [0.0]})
     counts = Fitting(config, oof, split(oof)).score(dict.fromkeys(["0", "1", "2", ALL], choice))
     assert counts.shape == (24, 1, 3)

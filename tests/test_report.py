@@ -1,4 +1,4 @@
-"""The report of a made-up run: complete JSON, and one HTML file that asks nothing of the network."""
+"""The report of a made-up run: complete JSON, one HTML file without network."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def reported(
     write_data(tmp_path / "data")
     (tmp_path / "data" / "images" / "broken.png").write_bytes(b"no image")
     rules = {"threshold": "search", "min_area": "search"}
-    config = made_config(tmp_path / "data", postprocess=rules, **changes)
+    config = made_config(tmp_path / "data", postprocess=rules)
     run = made_run(tmp_path, config, offset=0.6)
     for fold in (0, 1, 2):
         for epoch in range(3):

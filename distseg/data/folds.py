@@ -15,7 +15,7 @@ from distseg.data.formats.row import Row, read_table
 from distseg.errors import UserError
 from distseg.runs import atomic_write
 
-_BINS = 10  # strata of the non-empty masks, by coverage
+_BINS = 30  # at most so many strata of the non-empty masks, by coverage
 
 
 def assign_folds(
@@ -73,7 +73,7 @@ def _join(num: int, keys: Sequence[Sequence[str]]) -> list[list[int]]:
 
 
 def _strata(coverage: NDArray[np.float64], config: Config) -> NDArray[np.float64]:
-    """0/1 (N, strata): all rows; each class's presence; empties; tenths of the non-empty rows by
+    """0/1 (N, strata): all rows; each class's presence; empties; equal parts of the others by
     how much they hold (multiclass: of everything but the first class)."""
     amount = coverage[:, 1:].sum(axis=1) if config.task == "multiclass" else coverage.sum(axis=1)
     filled = np.flatnonzero(amount > 0)

@@ -102,6 +102,28 @@ def count_masks(
     return pixel_counts(masks_KHW != 0, target_KHW == 1, target_KHW != VOID)
 
 
+def count_many(
+    logits_TNCHW: NDArray[np.float32],
+    target_NKHW: NDArray[np.uint8],
+    threshold: Sequence[float],
+    task: str,
+) -> NDArray[np.int64]:
+    """`count_masks` of T variants of N images at once, at a threshold for each class only.
+
+    Returns:
+        int64 (T, N, C, 3).
+    """
+    classes = np.arange(logits_TNCHW.shape[2])[:, None, None]
+    if task == "multiclass":
+        masks = logits_TNCHW.argmax(axis=2)[:, :, None] == classes
+        truth = target_NKHW == classes
+    else:
+        masks = logits_TNCHW > np.array(threshold, dtype=np.float64)[:, None, None]
+        truth = target_NKHW == 1
+    valid = np.broadcast_to(target_NKHW != VOID, masks.shape)
+    return pixel_counts(masks, np.broadcast_to(truth, masks.shape), valid)
+
+
 def _sigmoid(values: NDArray[np.float32]) -> NDArray[np.float32]:
     limit = np.float32(_EXP_LIMIT)
     return 1 / (1 + np.exp(-np.clip(values, -limit, limit)))

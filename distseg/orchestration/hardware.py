@@ -9,9 +9,12 @@ import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from distseg.config import ComputeConfig
 from distseg.errors import UserError
+
+if TYPE_CHECKING:
+    from distseg.config import ComputeConfig
 
 
 @dataclass(frozen=True, slots=True)

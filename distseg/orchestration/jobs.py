@@ -17,11 +17,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
-from distseg.orchestration.hardware import Slot
 from distseg.runs import Run, atomic_write, member_id
+
+if TYPE_CHECKING:  # a rank imports this file first: it must be quick
+    from distseg.orchestration.hardware import Slot
 
 RUN_MARK, JOB_MARK, DRIVER_MARK = "DISTSEG_RUN", "DISTSEG_JOB", "DISTSEG_DRIVER_PID"
 ORPHAN_GRACE_S = 5.0  # what an orphaned rank gets for saving its state
@@ -172,13 +175,13 @@ def end_processes(mark: str, value: str, grace_s: float) -> int:
     return len(killed)
 
 
-def end_leftovers(run: Run) -> int:
+def end_leftovers(run: Run, grace_s: float = 2 * ORPHAN_GRACE_S) -> int:
     """End processes that an earlier, killed driver of this run left: they would write into the
     same folders. Returns how many there were."""
     folder = str(run.folder.resolve())
     alive = find_processes(RUN_MARK, folder)
     if alive:
-        end_processes(RUN_MARK, folder, 2 * ORPHAN_GRACE_S)  # they are leaving by themselves
+        end_processes(RUN_MARK, folder, grace_s)  # they are leaving by themselves
     return len(alive)
 
 

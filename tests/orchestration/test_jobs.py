@@ -138,9 +138,7 @@ def test_leftovers_of_a_killed_driver_are_ended(tmp_path: Path) -> None:
     code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
     stray = subprocess.Popen([sys.executable, "-c", code], env=environment)
     wait_for(lambda: find_processes(RUN_MARK, str(tmp_path.resolve())))
-    start = time.monotonic()
-    assert end_leftovers(run) == 1
-    assert time.monotonic() - start < 2 * LIMIT_S
+    assert end_leftovers(run, grace_s=0.5) == 1
     assert stray.wait() == -signal.SIGKILL
     assert end_leftovers(run) == 0
 

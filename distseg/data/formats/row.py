@@ -54,11 +54,13 @@ class SubmissionSpec:
 def locate(folder: Path, name: str) -> tuple[Path, str]:
     """`folder/name`, and why it may not be used ("" when it may): it must stay in the folder."""
     if not name or name != name.strip() or "\0" in name or "/" in name or "\\" in name:
-        return folder, f"{name!r} is no plain file name, or leaves its folder"
+        return folder, f"{name[:80]!r} is no plain file name, or leaves its folder"
+    if len(name.encode()) > 255:
+        return folder, f"{name[:80]!r}... is too long for a file name"
     path = folder / name
     try:
         inside = path.resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError) as error:  # a name too long, a loop of links
+    except (OSError, RuntimeError) as error:  # a loop of links
         return folder, f"{name!r} is no usable file name: {error}"
     return path, "" if inside else f"{name!r} is a link that leaves its folder {folder}"
 

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from distseg.data.augment import OPTIONS, build_augment, check_augment
+from distseg.errors import UserError
+
+SOME: dict[str, dict[str, Any]] = {name: {"p": 1.0} for name in OPTIONS}
+SOME["affine"] |= {"scale": [0.7, 1.4], "translate": 0.2, "rotate": 30, "shear": 10}
+
+
+def pair(height: int = 40, width: int = 40, channels: int = 1, num: int = 1) -> tuple[Any, Any]:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 255, (height, width, channels), dtype=np.uint8)
+    target = rng.choice(np.array([0, 1, 255], np.uint8), (num, height, width))
+    return image, target
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize(
+    ("height", "width", "channels", "num"), [(40, 40, 1, 1), (24, 40, 3, 4), (40, 24, 1, 6)]
+)
+def test_each_keeps_shapes_and_never_mixes_labels(
+    name: str, height: int, width: int, channels: int, num: int
+) -> None:
+    image, target = pair(height, width, channels, num)
+    before = image.copy(), target.copy()
+    image.setflags(write=False)  # as the cache's views
+    target.setflags(write=False)
+    augment = build_augment([{name: SOME[name]}])
+    made = [augment(image, target, seed) for seed in range(4)]
+    for new_image, new_target in made:
+        assert new_image.shape == image.shape and new_image.dtype == np.uint8
+        assert new_target.shape == target.shape and new_target.dtype == np.uint8
+        assert set(np.unique(new_target)) <= {0, 1, 255}
+    again = augment(image, target, 2)
+    assert all(np.array_equal(a, b) for a, b in zip(again, made[2], strict=True))
+    assert np.array_equal(before[0], image) and np.array_equal(before[1], target)
+    if name not in ("transpose",) or height == width:
+        assert any(not np.array_equal(m[0], image) for m in made)
+
+
+def test_a_call_depends_on_its_seed_alone() -> None:
+    specs = [{name: {**options, "p": 0.5}} for name, options in SOME.items()]
+    image, target = pair()
+    first, second = build_augment(specs), build_augment(specs)
+    forward = [first(image, target, s)[0] for s in range(12)]
+    backward = [second(image, target, s)[0] for s in reversed(range(12))][::-1]
+    assert all(np.array_equal(a, b) for a, b in zip(forward, backward, strict=True))
+    assert len({a.tobytes() for a in forward}) > 10
+
+
+def test_two_transforms_are_drawn_apart() -> None:
+    """albumentations' Compose, seeded, applies the second whenever the first is (PITFALLS)."""
+    augment = build_augment([{"hflip": {"p": 0.5}}, {"vflip": {"p": 0.5}}])
+    image, target = pair()
+    seen = [augment(image, target, s)[0] for s in range(200)]
+    kinds = {"none": image, "h": image[:, ::-1], "v": image[::-1], "both": image[::-1, ::-1]}
+    counts = {k: sum(np.array_equal(a, view) for a in seen) for k, view in kinds.items()}
+    assert sum(counts.values()) == 200 and min(counts.values()) > 25, counts
+
+
+def test_image_and_target_move_together() -> None:
+    y, x = np.mgrid[:64, :64]
+    disc = ((y - 20) ** 2 + (x - 36) ** 2 < 120).astype(np.uint8)
+    moves = ["hflip", "vflip", "rot90", "transpose", "affine", "elastic", "grid_distortion"]
+    for name in moves:
+        augment = build_augment([{name: SOME[name]}])
+        for seed in range(5):
+            image, target = augment(disc[..., None] * np.uint8(200), disc[None], seed)
+            assert ((image[..., 0] > 100) != target[0]).mean() < 0.02, name
+
+
+def test_gray_changes_leave_the_target_alone() -> None:
+    image, target = pair()
+    for name in ("brightness_contrast", "gamma", "blur", "noise", "cutout"):
+        _, made = build_augment([{name: SOME[name]}])(image, target, 1)
+        assert np.array_equal(made, target), name
+
+
+def test_affine_options_do_what_they_say() -> None:
+    image = np.zeros((101, 101, 1), np.uint8)
+    image[40:61, 40:61] = 255
+    target = (image > 0).astype(np.uint8).transpose(2, 0, 1)
+    large = build_augment([{"affine": {"scale": [2, 2], "p": 1}}])(image, target, 0)[1]
+    assert abs(large.sum() / target.sum() - 4) < 0.3
+    moved = [
+        build_augment([{"affine": {"translate": 0.2, "p": 1}}])(image, target, s)[1]
+        for s in range(30)
+    ]
+    shifts = [np.argwhere(m[0]).mean(axis=0) - 50 for m in moved]
+    assert np.abs(shifts).max() <= 21 and np.abs(shifts).max() > 10
+
+
+@pytest.mark.parametrize(
+    ("specs", "words"),
+    [
+        ([{"hflp": {}}], "Did you mean 'hflip'"),
+        ([{"affine": {"scal": [1, 2]}}], "Did you mean 'scale'"),
+        ([{"hflip": {"p": 2}}], "out of range; valid: 0..1"),
+        ([{"hflip": {"p": "x"}}], "is no number"),
+        ([{"hflip": {"p": True}}], "is no number"),
+        ([{"affine": {"scale": [2, 1]}}], "low, high"),
+        ([{"affine": {"scale": 1.2}}], "needs a pair"),
+        ([{"affine": {"scale": [1, 2, 3]}}], "low, high"),
+        ([{"cutout": {"holes": 1.5}}], "whole number"),
+        ([{"cutout": {"holes": [1, 2]}}], "one number"),
+        ([{"hflip": {}, "vflip": {}}], "write it as"),
+        (["hflip"], "write it as"),
+        ([{"hflip": 0.5}], "write it as"),
+    ],
+)
+def test_mistakes_are_named(specs: list[Any], words: str) -> None:
+    with pytest.raises(UserError, match=re.escape(words)) as error:
+        check_augment(specs)
+    assert str(error.value).startswith("augment.0")
+
+
+def test_defaults_and_short_ranges() -> None:
+    assert check_augment([{"hflip": None}]) == [("hflip", {"p": 0.5})]
+    assert check_augment([{"affine": {"rotate": 10}}])[0][1]["rotate"] == (-10, 10)
+
+
+def test_the_page_lists_every_option() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "augment.md").read_text()
+    for name, options in OPTIONS.items():
+        assert f"| `{name}` |" in page
+        assert all(f"`{option}`" in page for option in options)
+
+
+def test_checking_needs_neither_torch_nor_albumentations() -> None:
+    code = (
+        "import sys; from distseg.data.augment import check_augment; "
+        "check_augment([{'elastic': {}}]); "
+        "sys.exit(any(m in sys.modules for m in ('torch', 'albumentations', 'cv2')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

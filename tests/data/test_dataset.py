@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from data_helpers import config, folder, gray, save
+from test_cache import made
+from torch.utils.data import DataLoader
+
+from distseg.data.augment import build_augment
+from distseg.data.cache import build_cache
+from distseg.data.dataset import EvalSet, ImageFiles, TrainSet, sample_seed, worker_init
+from distseg.data.fit import Fit
+from distseg.data.sampling import batches_by_size, epoch_steps
+from distseg.manifest import Manifest, Sample
+
+AUGMENT = [{"hflip": {}}, {"affine": {"scale": [0.8, 1.2], "p": 0.8}}, {"noise": {}}]
+
+
+def train_set(tmp_path: Path, **options: object) -> TrainSet:
+    c, m = made(tmp_path)
+    fit = Fit(c.input.model_copy(update={"random_offset": True, **options}))
+    return TrainSet(m, build_cache(c, m, tmp_path / "cache"), fit, build_augment(AUGMENT), seed=3)
+
+
+@pytest.mark.parametrize("fit", ["pad", "resize", "crop"])
+def test_samples_are_canvas_sized_tensors(tmp_path: Path, fit: str) -> None:
+    sample = train_set(tmp_path, fit=fit)[(6, 0)]  # the odd one
+    for key in ("image", "target"):
+        assert sample[key].shape == (1, 32, 32) and sample[key].dtype == torch.uint8
+        assert sample[key].is_contiguous()
+    assert sample["row"] == 6 and sample["counts"] is True
+    assert set(sample["target"].unique().tolist()) <= {0, 1}
+
+
+def test_a_sample_is_a_function_of_seed_epoch_and_id(tmp_path: Path) -> None:
+    """Not of the order, the row number, the process or what was asked before."""
+    data = train_set(tmp_path)
+    again = train_set(tmp_path)
+    keys = [(row, epoch) for epoch in range(3) for row in range(7)]
+    forward = {key: data[key]["image"] for key in keys}
+    backward = {key: again[key]["image"] for key in reversed(keys)}
+    assert all(torch.equal(forward[key], backward[key]) for key in keys)
+    assert len({forward[(1, epoch)].numpy().tobytes() for epoch in range(3)}) == 3
+    again.seed += 1
+    assert any(not torch.equal(again[key]["image"], forward[key]) for key in keys)
+    again.seed, again.names = 3, again.names[::-1]
+    assert torch.equal(again[(0, 1)]["image"], forward[(6, 1)])
+
+
+def test_workers_give_what_one_process_gives(tmp_path: Path) -> None:
+    data = train_set(tmp_path)
+    batches = epoch_steps(range(7), 2, 0, 4)
+    loaders = [
+        DataLoader(data, batch_sampler=batches, num_workers=n, worker_init_fn=worker_init)
+        for n in (0, 2)
+    ]
+    for one, two in zip(*loaders, strict=True):
+        assert torch.equal(one["image"], two["image"]) and torch.equal(one["target"], two["target"])
+        assert one["row"].tolist() == two["row"].tolist()
+        assert one["counts"].tolist() == two["counts"].tolist()
+
+
+def test_writing_into_a_sample_leaves_the_cache_alone(tmp_path: Path) -> None:
+    data = train_set(tmp_path)
+    data.augment = None
+    before = data.cache.image("a1").copy()
+    data[(1, 0)]["image"].zero_()
+    assert np.array_equal(data.cache.image("a1"), before)
+
+
+def test_eval_set_is_the_prediction_canvas(tmp_path: Path) -> None:
+    c, m = made(tmp_path)
+    fit = Fit(c.input)
+    data = EvalSet(m, [6, 1], build_cache(c, m, tmp_path / "cache"), fit)
+    assert data.sizes == [(20, 11), (16, 16)] and len(data) == 2
+    item = data[1]
+    assert item["row"] == 1
+    assert fit.inverse(item["image"][None], 16, 16)[0, 0].tolist() == gray(1).tolist()
+    assert batches_by_size(data.sizes, 8) == [[0], [1]]
+
+
+def test_a_broken_test_image_is_an_error_text_and_a_black_canvas(tmp_path: Path) -> None:
+    root = folder(tmp_path)
+    (root / "test_images/broken.png").write_bytes(b"no")
+    c = config(root)
+    samples: list[Sample | str] = [
+        Sample("t0", str(root / "test_images/t0.png")),
+        Sample("broken", str(root / "test_images/broken.png"), height=16, width=20),
+        str(root / "test_images/none.png"),
+    ]
+    good, broken, none = map(ImageFiles(samples, 1, Fit(c.input)).__getitem__, range(3))
+    assert (good["height"], good["width"], good["error"], good["index"]) == (16, 16, "", 0)
+    assert good["image"].shape == (1, 32, 32) and good["image"].any()
+    assert (broken["height"], broken["width"]) == (16, 20) and "broken.png" in broken["error"]
+    assert not broken["image"].any() and not none["image"].any()
+    assert "no such file" in none["error"] and none["image"].shape == (1, 32, 32)
+
+
+def test_seeds_differ() -> None:
+    seeds = {sample_seed(s, e, n) for s in range(4) for e in range(20) for n in ("a", "b", "1", "11")}
+    assert len(seeds) == 4 * 20 * 4 and max(seeds) < 2**64
+
+
+def test_odd_shapes_and_channels(tmp_path: Path) -> None:
+    save(tmp_path / "images/a.png", np.stack([gray(1, 10, 30)] * 3, axis=2))
+    save(tmp_path / "masks/a.png", gray(1, 10, 30) // 128)
+    c = config(tmp_path, input__channels=3, input__width=64)
+    m = Manifest([Sample("a", str(tmp_path / "images/a.png"), f"file:{tmp_path / 'masks/a.png'}")])
+    everything = build_augment([{"rot90": {"p": 1}}, {"transpose": {"p": 1}}, {"elastic": {"p": 1}}])
+    for fit in ("pad", "resize", "crop"):
+        f = Fit(c.input.model_copy(update={"fit": fit}))
+        data = TrainSet(m, build_cache(c, m, tmp_path / "cache"), f, everything, 0)
+        assert data[(0, 0)]["image"].shape == (3, 32, 64)
