@@ -7,7 +7,7 @@ docs/config.md is generated from it.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -82,9 +82,9 @@ class DataConfig(Strict):
     format: str = Field("folder", description="tgs | folder | synthetic: a file of data/formats/")
     root: str = Field(".", description="folder of the data set, relative to where you start")
     strict: bool = Field(False, description="a bad row stops the run, instead of a quarantine")
-    folds: FoldsConfig = FoldsConfig()  # type: ignore[call-arg]
-    folder: FolderConfig = FolderConfig()  # type: ignore[call-arg]
-    synthetic: SyntheticConfig = SyntheticConfig()  # type: ignore[call-arg]
+    folds: FoldsConfig = FoldsConfig()
+    folder: FolderConfig = FolderConfig()
+    synthetic: SyntheticConfig = SyntheticConfig()
     limit: Count | None = Field(None, description="use the first N train and test rows (a trial)")
     exclude_constant: bool = Field(
         False, description="leave out train images of a single value (TGS has 80 black ones)"
@@ -173,10 +173,10 @@ class StageConfig(Strict):
     """One stage of training; it starts from the previous one's weights, within the same fold."""
 
     loss: dict[str, float | dict[str, Any]] = Field(
-        default_factory=lambda: {"bce": 1.0}, description="name: weight, or {weight, options}"
+        default={"bce": 1.0}, description="name: weight, or {weight, options}"
     )
-    optimizer: OptimizerConfig = OptimizerConfig()  # type: ignore[call-arg]
-    schedule: ScheduleConfig = ScheduleConfig()  # type: ignore[call-arg]
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
     augment: list[dict[str, Any]] | None = Field(None, description="instead of the common list")
     input_size: tuple[int, int] | None = Field(
         None,
@@ -235,7 +235,7 @@ class PostprocessConfig(Strict):
 
 
 class ComputeConfig(Strict):
-    executor: Literal["local", "ray"] = Field("local", description="ray: to come")
+    executor: Literal["local"] = Field("local", description="who starts the jobs")
     gpus_per_job: float = Field(1.0, gt=0, description="GPUs of a job; under 1: shared")
     processes_per_job: Count | None = Field(
         None, description="ranks of a job; null: one per GPU, one without a GPU"
@@ -262,25 +262,25 @@ class Config(Strict):
     task: Literal["binary", "multilabel", "multiclass"] = "binary"
     classes: list[Name] = Field(default_factory=lambda: ["object"], description="class names")
     void: int | None = Field(None, ge=0, le=255, description="mask value that counts nowhere")
-    data: DataConfig = DataConfig()  # type: ignore[call-arg]
-    input: InputConfig = InputConfig()  # type: ignore[call-arg]
+    data: DataConfig = DataConfig()
+    input: InputConfig = InputConfig()
     metric: str = Field("dice", description="tgs | mean_dice | dice | iou | miou")
     augment: list[dict[str, Any]] = Field(default_factory=list, description="see docs/augment.md")
     members: dict[Name, MemberConfig] = Field(min_length=1)
     stages: list[StageConfig] = Field(
-        default_factory=lambda: [StageConfig()],  # type: ignore[call-arg]
+        default_factory=lambda: [StageConfig()],
         min_length=1,
     )
-    train: TrainConfig = TrainConfig()  # type: ignore[call-arg]
+    train: TrainConfig = TrainConfig()
     rounds: list[RoundConfig] = Field(
-        default_factory=lambda: [RoundConfig()],  # type: ignore[call-arg]
+        default_factory=lambda: [RoundConfig()],
         min_length=1,
         max_length=1,
     )
     predict: PredictConfig = PredictConfig()
-    ensemble: EnsembleConfig = EnsembleConfig()  # type: ignore[call-arg]
-    postprocess: PostprocessConfig = PostprocessConfig()  # type: ignore[call-arg]
-    compute: ComputeConfig = ComputeConfig()  # type: ignore[call-arg]
+    ensemble: EnsembleConfig = EnsembleConfig()
+    postprocess: PostprocessConfig = PostprocessConfig()
+    compute: ComputeConfig = ComputeConfig()
 
     @property
     def num_outputs(self) -> int:
@@ -295,6 +295,16 @@ class Config(Strict):
 
     def batch_size_of(self, member: str) -> int:
         return self.members[member].batch_size or self.train.batch_size
+
+    def planned_members(self, folds: Sequence[int]) -> list[tuple[str, int]]:
+        """(name, fold) of every member to train, one model's folds after another."""
+        use = self.data.folds.use
+        return [
+            (name, fold)
+            for name, member in self.members.items()
+            for fold in folds
+            if (use is None or fold in use) and (member.folds is None or fold in member.folds)
+        ]
 
     @model_validator(mode="after")
     def _check(self) -> Config:
@@ -504,15 +514,11 @@ def _explain(item: Any) -> str:
 
 def _keys_at(location: tuple[Any, ...]) -> list[str]:
     """Names of the keys that the config has at `location`."""
-    model: Any = Config
+    model: type[BaseModel] = Config
     for part in location:
-        if isinstance(model, type) and issubclass(model, BaseModel):
-            model = (
-                _model_in(model.model_fields[part].annotation)
-                if (part in model.model_fields)
-                else model
-            )
-    return list(model.model_fields) if isinstance(model, type) else []
+        if part in model.model_fields:
+            model = _model_in(model.model_fields[part].annotation) or model
+    return list(model.model_fields)
 
 
 def _model_in(annotation: Any) -> Any:

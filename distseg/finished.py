@@ -66,7 +66,7 @@ class OutOfFold:
         self.manifest = Manifest.read(run.manifest(round))
         self.members: dict[tuple[str, int], Member] = {}
         self.left_out: list[dict[str, Any]] = []
-        for name, fold in expected_members(config, self.manifest):
+        for name, fold in config.planned_members(self.manifest.folds):
             try:
                 member = _open_member(config, run, round, name, fold, self.manifest)
                 self.members[name, fold] = member
@@ -161,17 +161,6 @@ class OutOfFold:
 
     def _score(self, counts: Sequence[NDArray[np.int64]]) -> float:
         return float(summarize(np.concatenate(counts), self.config.metric)["score"])
-
-
-def expected_members(config: Config, manifest: Manifest) -> list[tuple[str, int]]:
-    """(name, fold) of all members that the config asks for."""
-    use = config.data.folds.use
-    return [
-        (name, fold)
-        for name, member in config.members.items()
-        for fold in manifest.folds
-        if (use is None or fold in use) and (member.folds is None or fold in member.folds)
-    ]
 
 
 def _some(weights: list[int]) -> list[int]:

@@ -47,10 +47,9 @@ class Manifest(Sequence[Sample]):
 
     def __init__(self, samples: Sequence[Sample]) -> None:
         self.samples = tuple(samples)
-        self.index = {sample.id: row for row, sample in enumerate(self.samples)}
-        if len(self.index) != len(self.samples):
-            twice = [name for name, n in Counter(s.id for s in self.samples).items() if n > 1]
-            raise UserError(f"manifest: id {twice[0]!r} stands in {len(twice)} or more rows twice")
+        twice = [name for name, n in Counter(s.id for s in self.samples).items() if n > 1]
+        if twice:
+            raise UserError(f"manifest: id {twice[0]!r} stands in several rows ({len(twice)} such)")
 
     def __len__(self) -> int:
         return len(self.samples)

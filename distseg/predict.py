@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 import cv2
 import numpy as np
@@ -230,6 +230,8 @@ def predict_folder(
     config, ensemble = load_config(run.config), read_json(run.ensemble(last_round(run)))
     samples = image_samples(Path(images_dir))
     accelerator = make_accelerator(config)
+    if rle_path is not None and accelerator.num_processes > 1:
+        raise UserError("--rle: one process writes the table; launch `distseg predict` alone")
     workers = default_workers(config, accelerator)
     with FolderSink(config, Path(out_dir), rle_path) as sink:
         return predict_images(config, run.folder, ensemble, samples, sink, accelerator, workers)
@@ -260,21 +262,29 @@ def image_samples(folder: Path) -> list[Sample]:
 
 
 class FolderSink:
-    """Masks as files; the RLE table is put in place when all is done."""
+    """Masks as files, and rows of an RLE table that is put in place when all is done."""
 
     def __init__(self, config: Config, folder: Path, rle_path: Path | None) -> None:
         self.config, self.folder, self.rle_path = config, folder, rle_path
         folder.mkdir(parents=True, exist_ok=True)
         self.several = config.task == "multilabel"
-        self.rows: list[str] = []
+        self.table: TextIO | None = None
+        if rle_path is not None:
+            self.temporary = Path(rle_path).with_name(f".{Path(rle_path).name}.tmp")
+            self.table = self.temporary.open("w", encoding="utf-8")
+            self.table.write("id,class,rle\n" if self.several else "id,rle\n")
 
     def __enter__(self) -> FolderSink:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None and self.rle_path is not None:
-            header = "id,class,rle\n" if self.several else "id,rle\n"
-            atomic_write(Path(self.rle_path), header + "".join(sorted(self.rows)))
+        if self.table is None or self.rle_path is None:
+            return
+        self.table.close()
+        if kind is None:
+            self.temporary.replace(self.rle_path)
+        else:
+            self.temporary.unlink()
 
     def add(self, name: str, mask_CHW: np.ndarray) -> None:
         labels = self.config.classes if self.several else [""]
@@ -285,6 +295,6 @@ class FolderSink:
             ok, png = cv2.imencode(".png", plane * np.uint8(scale))
             assert ok, "cv2 encodes any uint8 array"
             atomic_write(path, png.tobytes())
-            if self.rle_path is not None:
+            if self.table is not None:
                 fields = [name, label, encode(plane)] if self.several else [name, encode(plane)]
-                self.rows.append(",".join(fields) + "\n")
+                self.table.write(",".join(fields) + "\n")

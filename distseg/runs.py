@@ -147,6 +147,24 @@ class Run:
     def cache(self) -> Path:
         return self.folder / "cache"
 
+    @property
+    def log(self) -> Path:
+        return self.folder / "run.log"
+
+    @property
+    def predict_log(self) -> Path:
+        return self.folder / "predict.log"
+
+    @property
+    def launch_config(self) -> Path:
+        """The accelerate YAML of every job."""
+        return self.folder / "accelerate.yaml"
+
+    @property
+    def open_lock(self) -> Path:
+        """Held while ranks that came at the same time open the folder."""
+        return self.folder / ".open.lock"
+
     def round(self, number: int) -> Path:
         return self.folder / f"round_{number}"
 

@@ -26,9 +26,6 @@ from PIL import Image
 from distseg.data.formats.row import SubmissionSpec
 from distseg.errors import UserError
 from distseg.functional import rle
-from distseg.score import score_rows, score_submission
-
-__all__ = ["PartWriter", "SubmissionWriter", "merge_parts", "score_rows", "score_submission"]
 
 Mask = NDArray[np.uint8]
 

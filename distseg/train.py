@@ -89,7 +89,12 @@ def train_member(config: Config, run_dir: Path, round: int, name: str, fold: int
 
 
 def write_failure(paths: MemberPaths, error: Exception) -> None:
-    """Say on disk why this job stopped, for the scheduler's retry rule."""
+    """Say on disk why this job stopped, for the scheduler's retry rule.
+
+    The first rank that says so is the cause: what the others then see is its absence.
+    """
+    if paths.failure.is_file():
+        return
     kind = "error"
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         kind = "out_of_memory"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -29,15 +29,14 @@ def distseg(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_help_is_quick() -> None:
-    seconds = []
-    for _ in range(3):  # the best of three: the machine may be busy
-        start = time.perf_counter()
-        done = distseg("--help")
-        seconds.append(time.perf_counter() - start)
-        assert done.returncode == 0
-        if seconds[-1] < 0.5:
-            break
-    assert min(seconds) < 0.5
+    """Processor seconds, so that a busy machine does not count: on an idle one it is the time."""
+    before = os.times()
+    done = distseg("--help")
+    after = os.times()
+    seconds = after.children_user + after.children_system
+    seconds -= before.children_user + before.children_system
+    assert done.returncode == 0
+    assert seconds < 0.5
     for command in ("run", "plan", "inspect", "train", "predict", "score", "status", "doctor"):
         assert command in done.stdout
     assert "predict-test" not in done.stdout

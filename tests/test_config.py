@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.conftest import ROOT, tiny_tree
 
 from distseg.config import apply_overrides, dump_config, load_config, parse_config, schema
 from distseg.errors import UserError
+from tests.conftest import ROOT, tiny_tree
 
 SHIPPED = sorted((ROOT / "configs").rglob("*.yaml"))
 

@@ -100,13 +100,17 @@ def _value(value: Any, option: Option, where: str) -> Any:
     kinds = (int,) if option.integer else (int, float)
     if any(isinstance(n, bool) or not isinstance(n, kinds) for n in numbers):
         kind = "whole number" if option.integer else "number"
-        raise UserError(f"{where}: {value!r} is no {kind}{' or pair' if option.pair else ''}; {valid}")
+        raise UserError(
+            f"{where}: {value!r} is no {kind}{' or pair' if option.pair else ''}; {valid}"
+        )
     if option.pair and len(numbers) == 1:
         if option.low >= 0:
             raise UserError(f"{where}: {value!r}: needs a pair [low, high]; {valid}")
         numbers = [-abs(numbers[0]), abs(numbers[0])]
     if len(numbers) != 1 + option.pair or list(numbers) != sorted(numbers):
-        raise UserError(f"{where}: {value!r}: needs {'[low, high]' if option.pair else 'one number'}")
+        raise UserError(
+            f"{where}: {value!r}: needs {'[low, high]' if option.pair else 'one number'}"
+        )
     if not all(option.low <= n <= option.high for n in numbers):
         raise UserError(f"{where}: {value!r} is out of range; {valid}")
     return tuple(numbers) if option.pair else numbers[0]

@@ -120,7 +120,9 @@ def _stat_hash(config: Config, manifest: Manifest) -> str:
             try:
                 stat = os.stat(path)  # noqa: PTH116 (twice as fast over many files)
             except OSError as error:
-                raise UserError(f"{path}: {error.strerror} (data of sample {sample.id!r})") from None
+                raise UserError(
+                    f"{path}: {error.strerror} (data of sample {sample.id!r})"
+                ) from None
             digest.update(f"{stat.st_size} {stat.st_mtime_ns}\0".encode())
     return digest.hexdigest()[:20]
 

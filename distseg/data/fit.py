@@ -129,9 +129,7 @@ def _place(
 ) -> NDArray[np.uint8]:  # fmt: skip
     """Cut where a margin is negative, then add where it is positive."""
     height, width, channels = array_HWC.shape
-    cut = array_HWC[
-        max(0, -top) : height - max(0, -bottom), max(0, -left) : width - max(0, -right)
-    ]
+    cut = array_HWC[max(0, -top) : height - max(0, -bottom), max(0, -left) : width - max(0, -right)]
     top, bottom, left, right = (max(0, m) for m in (top, bottom, left, right))
     if not (top or bottom or left or right):
         return cut

@@ -170,7 +170,6 @@ def write_folds(path: Path, ids: Sequence[str], folds: Sequence[int]) -> None:
     _write_csv(path, [("id", "fold"), *zip(ids, folds, strict=True)])
 
 
-
 def balance(
     config: Config, folds: Sequence[int], coverage: NDArray[np.float64]
 ) -> list[tuple[str | int | float, ...]]:

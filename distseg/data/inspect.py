@@ -1,4 +1,4 @@
-"""Checks before any GPU starts: every file is opened once, and what is bad is set aside, by name."""
+"""Checks before any GPU starts: every file is opened, and what is bad is set aside, by name."""
 
 from __future__ import annotations
 
@@ -136,14 +136,15 @@ def report(config: Config, checked: Checked, num_test: int = 0) -> str:
     rows, facts = checked.good, checked.facts
     coverage = checked.coverage
     sizes = Counter(f"{row.height}x{row.width}" for row in rows)
-    copies = Counter(checked.duplicates)
+    copies = [n for n in Counter(checked.duplicates).values() if n > 1]
+    source = f"{config.data.format} {config.data.root}"
     lines = [
-        f"{config.data.format} {config.data.root}: {len(rows)} train images, {num_test} test images",
+        f"{source}: {len(rows)} train images, {num_test} test images",
         f"sizes (height x width): {_top(sizes)}",
         f"file modes: {_top(Counter(f.mode for f in facts))}; read as {config.input.channels} "
         "channel(s) of 8 bits",
         f"images of one value: {sum(f.constant for f in facts)}; byte-identical to another: "
-        f"{sum(n for n in copies.values() if n > 1)} in {sum(n > 1 for n in copies.values())} groups",
+        f"{sum(copies)} in {len(copies)} groups",
     ]
     for number, name in enumerate(config.classes):
         lines += _histogram(name, coverage[:, number])

@@ -88,9 +88,9 @@ def _to_8_bit(array: NDArray, path: str | Path) -> NDArray[np.uint8]:
     if array.dtype == np.uint8:
         return array
     low, high = (array.min(), array.max()) if array.size else (0, 0)
-    if array.dtype.kind == "f" and 0 <= low and high <= 1:
+    if array.dtype.kind == "f" and low >= 0 and high <= 1:
         return np.round(array * 255).astype(np.uint8)
-    if array.dtype.kind in "iu" and 0 <= low and high <= 65535:
+    if array.dtype.kind in "iu" and low >= 0 and high <= 65535:
         return ((array.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
     raise BadFile(path, f"values {low}..{high} of type {array.dtype} are no image")
 

@@ -47,7 +47,10 @@ def prepare(config: Config, run: Run) -> None:
 def check_settings(config: Config) -> None:
     """What the schema cannot see. UserError names the key."""
     layout(config.data.format)
-    for specs in [config.augment, *(s.augment for n in config.members for s in config.stages_of(n))]:
+    for specs in [
+        config.augment,
+        *(s.augment for n in config.members for s in config.stages_of(n)),
+    ]:
         check_augment(specs or [])
     for name in config.members:
         channels = config.input_of(name).channels
@@ -79,7 +82,7 @@ def _prepare(config: Config, run: Run, statistics: Path) -> None:
     for line in folds.balance_text(table).splitlines():
         logger.info("  %s", line)
     if checked.quarantine:
-        name, file, reason = checked.quarantine[0]
+        _, file, reason = checked.quarantine[0]
         logger.warning(
             "%d rows are left out, see %s; the first: %s: %s",
             len(checked.quarantine), run.data / "quarantine.csv", file, reason,

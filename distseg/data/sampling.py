@@ -62,7 +62,10 @@ def epoch_steps(
     shape = (steps, accumulation, world_size, batch_size // parts)
     mine = filled.reshape(shape)[:, :, rank].reshape(steps * accumulation, -1).tolist()
     real = counts.reshape(shape)[:, :, rank].reshape(steps * accumulation, -1).tolist()
-    return [[(r, epoch, c) for r, c in zip(*pair, strict=True)] for pair in zip(mine, real)]  # noqa: B905
+    return [
+        [(row, epoch, count) for row, count in zip(rows_of, counts_of, strict=True)]
+        for rows_of, counts_of in zip(mine, real, strict=True)
+    ]
 
 
 def batches_by_size(sizes: Sequence[tuple[int, int]], batch_size: int) -> list[list[int]]:

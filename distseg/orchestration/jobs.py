@@ -98,7 +98,7 @@ def launch_command(job: Job, slot: Slot, config_file: Path) -> list[str]:
 
 
 def write_launch_yaml(run: Run) -> Path:
-    path = run.folder / "accelerate.yaml"
+    path = run.launch_config
     if not path.is_file():
         atomic_write(path, LAUNCH_YAML)
     return path

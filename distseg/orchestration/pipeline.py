@@ -22,7 +22,7 @@ from distseg.manifest import Manifest
 from distseg.orchestration.hardware import Slot, make_slots, num_cores, visible_gpus
 from distseg.orchestration.jobs import RUN_MARK, Job, die_with_parent, end_leftovers, end_processes
 from distseg.orchestration.local import LocalExecutor
-from distseg.orchestration.plan import MemberKey, amount, free_bytes, make_jobs, planned_members
+from distseg.orchestration.plan import MemberKey, amount, free_bytes, make_jobs
 from distseg.orchestration.schedule import Failure, Scheduler
 from distseg.orchestration.versions import environment_record
 from distseg.orchestration.view import make_progress
@@ -51,7 +51,7 @@ def run(config: Config, folder: Path) -> int:
     """
     run = Run(folder)
     with driver_lock(run), stop_on_signals():
-        log.setup(run.folder / "run.log")
+        log.setup(run.log)
         open_run(config, run)
         left = end_leftovers(run)
         run.log_event("run_started", pid=os.getpid(), leftovers=left)
@@ -72,7 +72,7 @@ def _steps(config: Config, run: Run) -> int:
 
     prepare(config, run)
     open_cache(config, run)  # once, before the jobs would all want to build it
-    members = planned_members(config, Manifest.read(run.manifest(0)).folds)
+    members = config.planned_members(Manifest.read(run.manifest(0)).folds)
     if not members:
         raise UserError("no member to train: data.folds.use and members.*.folds exclude all folds")
     slots = make_slots(config.compute, visible_gpus(), num_cores())
@@ -137,7 +137,7 @@ def predict_test(config: Config, run: Run, slots: list[Slot]) -> bool | None:
     if path.exists() and path.stat().st_mtime_ns >= run.ensemble(0).stat().st_mtime_ns:
         return True
     slot = whole_machine(slots, num_cores())
-    job = Job("predict-test", ("predict-test", str(run.folder)), run.folder / "predict.log")
+    job = Job("predict-test", ("predict-test", str(run.folder)), run.predict_log)
     logger.info("predicting the test images with %d processes", slot.processes)
     if run_jobs(config, run, [], [job], [slot]):
         logger.error("the test prediction failed: see %s", job.log)
@@ -215,7 +215,7 @@ def train_here(config: Config, run: Run, round: int, members: Sequence[MemberKey
     from distseg.train import train_member
 
     run.folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(run.folder / ".open.lock"):  # ranks come at the same time
+    with FileLock(run.open_lock):  # ranks come at the same time
         check_same(config, run)
         if not run.config.is_file():
             open_run(config, run)

@@ -38,18 +38,6 @@ class ModelSize:
     activation_bytes: int
 
 
-def planned_members(config: Config, folds: Sequence[int]) -> list[MemberKey]:
-    """Members x folds, models first: jobs of several members then share a compiled model."""
-    use = config.data.folds.use
-    chosen = [fold for fold in folds if use is None or fold in use]
-    return [
-        (name, fold)
-        for name, entry in config.members.items()
-        for fold in chosen
-        if entry.folds is None or fold in entry.folds
-    ]
-
-
 def configured_folds(config: Config) -> list[int]:
     """The folds that the config makes, before any data is read."""
     folds = config.data.folds
@@ -64,7 +52,7 @@ def known_members(config: Config, run: Run, round: int = 0) -> list[MemberKey]:
     """Members of a round: by its Manifest where there is one, else by the config."""
     path = run.manifest(round)
     folds = Manifest.read(path).folds if path.is_file() else configured_folds(config)
-    return planned_members(config, folds)
+    return config.planned_members(folds)
 
 
 def make_jobs(

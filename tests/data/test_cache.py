@@ -23,7 +23,9 @@ from distseg.manifest import Manifest, Sample
 
 def manifest(c: Config) -> Manifest:
     rows = inspect(c, layout(c.data.format).train(c)).good
-    return Manifest([Sample(r.id, r.image, r.target, 0, height=r.height, width=r.width) for r in rows])
+    return Manifest(
+        [Sample(r.id, r.image, r.target, 0, height=r.height, width=r.width) for r in rows]
+    )
 
 
 def made(tmp_path: Path) -> tuple[Config, Manifest]:
@@ -60,7 +62,9 @@ def test_it_is_built_once_and_again_when_a_file_or_a_setting_changes(tmp_path: P
     assert changed.folder != first.folder
     assert np.array_equal(changed.image(m[0].id)[..., 0], gray(77))
     inverted = config(tmp_path / "data", data__folder={"inverted": True})
-    assert build_cache(inverted, m, tmp_path / "cache").target("a1").sum() != first.target("a1").sum()
+    assert (
+        build_cache(inverted, m, tmp_path / "cache").target("a1").sum() != first.target("a1").sum()
+    )
     color = config(tmp_path / "data", input__channels=3)
     assert build_cache(color, m, tmp_path / "cache").image("a1").shape == (16, 16, 3)
 

@@ -100,7 +100,9 @@ def test_a_broken_test_image_is_an_error_text_and_a_black_canvas(tmp_path: Path)
 
 
 def test_seeds_differ() -> None:
-    seeds = {sample_seed(s, e, n) for s in range(4) for e in range(20) for n in ("a", "b", "1", "11")}
+    seeds = {
+        sample_seed(s, e, n) for s in range(4) for e in range(20) for n in ("a", "b", "1", "11")
+    }
     assert len(seeds) == 4 * 20 * 4 and max(seeds) < 2**64
 
 
@@ -109,7 +111,9 @@ def test_odd_shapes_and_channels(tmp_path: Path) -> None:
     save(tmp_path / "masks/a.png", gray(1, 10, 30) // 128)
     c = config(tmp_path, input__channels=3, input__width=64)
     m = Manifest([Sample("a", str(tmp_path / "images/a.png"), f"file:{tmp_path / 'masks/a.png'}")])
-    everything = build_augment([{"rot90": {"p": 1}}, {"transpose": {"p": 1}}, {"elastic": {"p": 1}}])
+    everything = build_augment(
+        [{"rot90": {"p": 1}}, {"transpose": {"p": 1}}, {"elastic": {"p": 1}}]
+    )
     for fit in ("pad", "resize", "crop"):
         f = Fit(c.input.model_copy(update={"fit": fit}))
         data = TrainSet(m, build_cache(c, m, tmp_path / "cache"), f, everything, 0)

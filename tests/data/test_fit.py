@@ -99,7 +99,11 @@ def test_random_offsets_and_crops_reach_everywhere_and_repeat() -> None:
     assert np.array_equal(made[3], f.train(image, target, np.random.default_rng(3))[0])
     row = np.arange(200, dtype=np.uint8)[None, :, None].repeat(200, 0)
     starts = {
-        int(fit(fit="crop").train(row, np.zeros((1, 200, 200), np.uint8), np.random.default_rng(s))[0][0, 0, 0])
+        int(
+            fit(fit="crop").train(row, np.zeros((1, 200, 200), np.uint8), np.random.default_rng(s))[
+                0
+            ][0, 0, 0]
+        )
         for s in range(400)
     }
     assert min(starts) < 4 and max(starts) > 148 and max(starts) <= 152

@@ -19,7 +19,9 @@ def case(num: int = 403, seed: int = 0) -> tuple[list[Row], np.ndarray, list[str
     return [Row(f"r{i}", f"r{i}.png") for i in range(num)], coverage, [f"k{i}" for i in range(num)]
 
 
-def divide(root: Path, options: dict[str, Any], rows: Any, coverage: Any, keys: Any, groups: Any = None) -> list[int]:  # fmt: skip
+def divide(
+    root: Path, options: dict[str, Any], rows: Any, coverage: Any, keys: Any, groups: Any = None
+) -> list[int]:
     c = config(root, data__folds=options)
     return folds.assign_folds(c, rows, coverage, groups or [""] * len(rows), keys)
 
@@ -40,9 +42,7 @@ def test_stratified_by_emptiness_and_coverage(tmp_path: Path, kind: str) -> None
 
 def test_the_division_is_a_function_of_the_seed(tmp_path: Path) -> None:
     args = case(60)
-    one, two, other = (
-        divide(tmp_path, {"num": 3, "seed": seed}, *args) for seed in (0, 0, 1)
-    )
+    one, two, other = (divide(tmp_path, {"num": 3, "seed": seed}, *args) for seed in (0, 0, 1))
     assert one == two != other
 
 

@@ -89,7 +89,10 @@ def test_a_folder_of_masks_per_class(tmp_path: Path) -> None:
     checked = inspect(c, layout("folder").train(c))
     assert [row.id for row in checked.good] == ["a0", "a1"]
     assert [bad[0] for bad in checked.quarantine] == ["a2"]
-    assert [tuple(v > 0 for v in f.coverage) for f in checked.facts] == [(True, True), (False, True)]
+    assert [tuple(v > 0 for v in f.coverage) for f in checked.facts] == [
+        (True, True),
+        (False, True),
+    ]
     assert layout("folder").submission(c).class_ids == ("a", "b")
 
 
@@ -108,7 +111,9 @@ def test_the_report_counts(tmp_path: Path) -> None:
 
 def synthetic(root: Path, **options: object) -> object:
     settings = {"num_train": 10, "num_test": 4, "height": 32, "width": 48, **options}
-    return config(root, data__format="synthetic", data__cache_dir=str(root), data__synthetic=settings)
+    return config(
+        root, data__format="synthetic", data__cache_dir=str(root), data__synthetic=settings
+    )
 
 
 def test_synthetic_is_a_function_of_its_settings(tmp_path: Path) -> None:
@@ -130,7 +135,9 @@ def test_synthetic_has_empties_noise_and_truth(tmp_path: Path) -> None:
         return [np.asarray(Image.open(row.target.removeprefix("file:"))) for row in rows]
 
     assert sum(not m.any() for m in masks(right)) == 10
-    wrong = [r.id for r, a, b in zip(rows, masks(rows), masks(right), strict=True) if (a != b).any()]
+    wrong = [
+        r.id for r, a, b in zip(rows, masks(rows), masks(right), strict=True) if (a != b).any()
+    ]
     listed = (Path(rows[0].image).parents[2] / "noise.csv").read_text().split()[1:]
     assert wrong == listed and len(wrong) == 8
     assert np.asarray(Image.open(rows[0].image)).shape == (32, 48, 3)

@@ -1,4 +1,4 @@
-"""Every malformed input gives exactly one quarantine row, or one UserError, with file and reason."""
+"""Every malformed input gives one quarantine row, or one UserError, with file and reason."""
 
 from __future__ import annotations
 
@@ -95,28 +95,28 @@ COLOR = np.zeros((16, 16, 3), dtype=np.uint8)
 COLOR[2:4, 2:4, 0] = 255
 THREE = MASK.copy()
 THREE[0, :3] = [1, 2, 3]
-I, M = "images/a1.png", "masks/a1.png"
+IMAGE, M = "images/a1.png", "masks/a1.png"
 
 # what breaks, settings, the file that is named, words of the reason
 QUARANTINED = {
-    "empty image file": (write(I, b""), {}, I, "cannot be read"),
-    "image is text": (write(I, "hello"), {}, I, "cannot be read"),
-    "image cut in half": (cut(I, 0.5), {}, I, "truncated"),
-    "image cut in its header": (cut(I, 0.05), {}, I, "cannot be read"),
-    "image bytes flipped": (flip_bytes(I), {}, I, "cannot be read"),
-    "image is a folder": (lambda r: ((r / I).unlink(), (r / I).mkdir()), {}, I, "cannot be read"),
+    "empty image file": (write(IMAGE, b""), {}, IMAGE, "cannot be read"),
+    "image is text": (write(IMAGE, "hello"), {}, IMAGE, "cannot be read"),
+    "image cut in half": (cut(IMAGE, 0.5), {}, IMAGE, "truncated"),
+    "image cut in its header": (cut(IMAGE, 0.05), {}, IMAGE, "cannot be read"),
+    "image bytes flipped": (flip_bytes(IMAGE), {}, IMAGE, "cannot be read"),
+    "image is a folder": (lambda r: ((r / IMAGE).unlink(), (r / IMAGE).mkdir()), {}, IMAGE, "cannot be read"),
     "image is a broken link": (
-        lambda r: ((r / I).unlink(), (r / I).symlink_to(r / "images/none.png")), {}, I, "no such",
+        lambda r: ((r / IMAGE).unlink(), (r / IMAGE).symlink_to(r / "images/none.png")), {}, IMAGE, "no such",
     ),
-    "image is a link that leaves": (link_out(I), {}, I, "leaves its folder"),
-    "mask is a link that leaves": (link_out(M), {}, I, "leaves its folder"),
+    "image is a link that leaves": (link_out(IMAGE), {}, IMAGE, "leaves its folder"),
+    "mask is a link that leaves": (link_out(M), {}, IMAGE, "leaves its folder"),
     "image larger than a padded input": (
-        lambda r: (array(I, gray(1, 40, 16))(r), array(M, np.zeros((40, 16), np.uint8))(r)),
-        {}, I, "larger than the input",
+        lambda r: (array(IMAGE, gray(1, 40, 16))(r), array(M, np.zeros((40, 16), np.uint8))(r)),
+        {}, IMAGE, "larger than the input",
     ),
     "image of NaN": (
         lambda r: Image.fromarray(np.full((16, 16), np.nan, np.float32)).save(
-            (r / I).with_suffix(".tif")) or (r / I).unlink(), {}, "images/a1.tif", "are no image",
+            (r / IMAGE).with_suffix(".tif")) or (r / IMAGE).unlink(), {}, "images/a1.tif", "are no image",
     ),
     "array of objects": (
         save_array("images/a1.npy", np.array([{}, 1]), pickled=True), {}, "images/a1.npy", "array",
@@ -130,7 +130,7 @@ QUARANTINED = {
     ),
     "mask of another size": (array(M, np.zeros((16, 15), np.uint8)), {}, M, "16x15"),
     "mask turned by 90 degrees": (
-        lambda r: (array(I, gray(1, 12, 16))(r), array(M, np.zeros((16, 12), np.uint8))(r)),
+        lambda r: (array(IMAGE, gray(1, 12, 16))(r), array(M, np.zeros((16, 12), np.uint8))(r)),
         {}, M, "16x12",
     ),
     "empty mask file": (write(M, b""), {}, M, "cannot be read"),
@@ -146,12 +146,12 @@ QUARANTINED = {
         lambda r: array(M, np.where(np.arange(16) > 8, 255, MASK).astype(np.uint8))(r),
         INDEX, M, "value 255 is no class of 0..2, and no void",
     ),
-    "image without a mask": (remove(M), {}, I, "no mask"),
-    "mask without an image": (remove(I), {}, M, "a mask without an image"),
-    "two images of one stem": (other(I, ".bmp"), {}, "images/a1.png", "already that of"),
-    "two masks of one stem": (other(M, ".bmp"), {}, I, "two masks"),
+    "image without a mask": (remove(M), {}, IMAGE, "no mask"),
+    "mask without an image": (remove(IMAGE), {}, M, "a mask without an image"),
+    "two images of one stem": (other(IMAGE, ".bmp"), {}, "images/a1.png", "already that of"),
+    "two masks of one stem": (other(M, ".bmp"), {}, IMAGE, "two masks"),
     "constant image, excluded": (
-        array(I, MASK + 7), {"data__exclude_constant": True}, I, "all pixels are",
+        array(IMAGE, MASK + 7), {"data__exclude_constant": True}, IMAGE, "all pixels are",
     ),
 }  # fmt: skip
 
@@ -285,7 +285,7 @@ def test_a_bad_table_or_folder_is_one_error(tmp_path: Path, case: str) -> None:
 
 def test_strict_stops_at_the_first_bad_row(tmp_path: Path) -> None:
     root = folder(tmp_path / "data", NUM)
-    write(I, b"")(root)
+    write(IMAGE, b"")(root)
     with pytest.raises(UserError, match=r"images/a1.png.*1 of 6 rows are bad"):
         check(config(root, data__strict=True))
 

@@ -100,7 +100,9 @@ def test_a_jpeg_mask_needs_a_threshold(tmp_path: Path) -> None:
     path = save(tmp_path / "m.jpg", big, quality=60)
     with pytest.raises(UserError, match="JPEG masks: 127"):
         read_target(f"file:{path}", config(tmp_path), 144, 144)
-    target = read_target(f"file:{path}", config(tmp_path, data__folder={"threshold": 127}), 144, 144)
+    target = read_target(
+        f"file:{path}", config(tmp_path, data__folder={"threshold": 127}), 144, 144
+    )
     assert (target[0] != big // 255).mean() < 0.01
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from data_helpers import config, folder, gray, save, tgs
 
+from distseg.data.formats import layout
 from distseg.data.inspect import inspect
 from distseg.data.prepare import open_cache, prepare
-from distseg.data.formats import layout
 from distseg.errors import UserError
 from distseg.manifest import Manifest
 from distseg.runs import Run, read_json, read_lines
@@ -112,7 +112,9 @@ def test_all_of_tgs_survives(tmp_path: Path, data_root: Path) -> None:
     root, run = data_root / "tgs", Run(tmp_path / "run")
     if not root.is_dir():
         pytest.skip(f"{root} is not there")
-    c = config(root, data__format="tgs", data__folds={"num": 5}, input__height=128, input__width=128)
+    c = config(
+        root, data__format="tgs", data__folds={"num": 5}, input__height=128, input__width=128
+    )
     prepare(c, run)
     manifest, balance = Manifest.read(run.manifest(0)), rows_of(run.data / "balance.csv")
     assert len(manifest) == 3198 and not rows_of(run.data / "quarantine.csv")

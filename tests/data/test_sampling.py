@@ -12,7 +12,8 @@ ROWS = [3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377]  # 11: a tail for every batc
 def steps(batches: list[list[Item]], accumulation: int) -> list[list[Item]]:
     """Items per step, sorted."""
     return [
-        sorted(sum(batches[i : i + accumulation], [])) for i in range(0, len(batches), accumulation)
+        sorted(item for batch in batches[i : i + accumulation] for item in batch)
+        for i in range(0, len(batches), accumulation)
     ]
 
 
@@ -39,7 +40,9 @@ def test_accumulation_and_ranks_see_the_same_samples_in_each_step(epoch: int) ->
 
 def test_order_is_a_function_of_seed_and_epoch() -> None:
     assert epoch_steps(ROWS, 1, 0, 4) == epoch_steps(ROWS, 1, 0, 4)
-    rows = [[i[0] for b in epoch_steps(ROWS, e, s, 4) for i in b] for e, s in [(0, 0), (1, 0), (0, 1)]]
+    rows = [
+        [i[0] for b in epoch_steps(ROWS, e, s, 4) for i in b] for e, s in [(0, 0), (1, 0), (0, 1)]
+    ]
     assert rows[0] != rows[1] != rows[2] != rows[0]
     assert all(epoch == 3 for batch in epoch_steps(ROWS, 3, 0, 4) for _, epoch, _ in batch)
 

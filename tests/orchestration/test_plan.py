@@ -19,7 +19,6 @@ from distseg.orchestration.plan import (
     member_images,
     memory_bytes,
     plan_text,
-    planned_members,
 )
 from distseg.runs import Run, append_line, mark_done
 
@@ -42,7 +41,7 @@ def test_members_are_models_by_folds(run: Run) -> None:
     config = config_of()
     assert known_members(config, run) == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
     folds = {**tiny_tree()["data"], "folds": {"kind": "stratified", "num": 4, "use": [1, 3]}}
-    assert planned_members(config_of(data=folds), range(4)) == [
+    assert config_of(data=folds).planned_members(range(4)) == [
         ("a", 1), ("a", 3), ("b", 1), ("b", 3),
     ]  # fmt: skip
 
@@ -68,7 +67,7 @@ def test_members_in_a_row_leave_no_slot_empty(run: Run, num_slots: int, sizes: l
 
 def test_estimates() -> None:
     config = config_of()
-    members = planned_members(config, [0, 1])
+    members = config.planned_members([0, 1])
     assert member_images(config, "a", SIZE, 2) == 50 * 2  # half the rows, two epochs
     parts = disk_bytes(config, SIZE, MODELS, members, 1, 2)
     assert parts["decode cache"] == 100 * 100 * 2
@@ -80,7 +79,7 @@ def test_estimates() -> None:
 
 def test_pace_comes_from_the_first_epoch(run: Run) -> None:
     config = config_of()
-    slots, members = [Slot(0, (), 1, 2)], planned_members(config, [0, 1])
+    slots, members = [Slot(0, (), 1, 2)], config.planned_members([0, 1])
     text = plan_text(config, run, slots, SIZE, MODELS)
     assert "unknown until the first epoch" in text
     assert "4 jobs to start" in text

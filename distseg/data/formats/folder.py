@@ -56,14 +56,18 @@ def paired(config: Config, images: list[Path], folder: Path) -> list[Row]:
     class_folders = [folder / name for name in config.classes]
     per_class = config.task == "multilabel" and any(path.is_dir() for path in class_folders)
     folders = class_folders if per_class else [folder]
-    found = [_by_stem(path, config.data.folder) for path in folders if path.is_dir() or not per_class]
+    found = [
+        _by_stem(path, config.data.folder) for path in folders if path.is_dir() or not per_class
+    ]
     if per_class:
         masks = [_by_stem(path, config.data.folder) if path.is_dir() else {} for path in folders]
     else:
         masks = found
     rows = [_row(path, masks, folder) for path in images]
     stems = {path.stem for path in images}
-    orphans = {stem: paths[0] for table in masks for stem, paths in table.items() if stem not in stems}
+    orphans = {
+        stem: paths[0] for table in masks for stem, paths in table.items() if stem not in stems
+    }
     return rows + [
         Row(stem, str(path), problem="a mask without an image") for stem, path in orphans.items()
     ]

@@ -11,7 +11,22 @@ from typing import Literal
 from distseg.errors import UserError, nearest
 
 IMAGE_SUFFIXES = frozenset(
-    ".png .jpg .jpeg .jpe .bmp .tif .tiff .gif .webp .pgm .ppm .pbm .jp2 .npy".split()
+    [
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".bmp",
+        ".tif",
+        ".tiff",
+        ".gif",
+        ".webp",
+        ".pgm",
+        ".ppm",
+        ".pbm",
+        ".jp2",
+        ".npy",
+    ]
 )
 
 
@@ -53,13 +68,21 @@ class SubmissionSpec:
 
 def locate(folder: Path, name: str) -> tuple[Path, str]:
     """`folder/name`, and why it may not be used ("" when it may): it must stay in the folder."""
-    if not name or name != name.strip() or "\0" in name or "/" in name or "\\" in name:
+    if (
+        not name
+        or name in (".", "..")
+        or name != name.strip()
+        or "\0" in name
+        or "/" in name
+        or "\\" in name
+    ):
         return folder, f"{name[:80]!r} is no plain file name, or leaves its folder"
     if len(name.encode()) > 255:
         return folder, f"{name[:80]!r}... is too long for a file name"
     path = folder / name
     try:
-        inside = path.resolve().is_relative_to(folder.resolve())
+        # without a separator in its name, only a link can lead elsewhere
+        inside = not path.is_symlink() or path.resolve().is_relative_to(folder.resolve())
     except (OSError, RuntimeError) as error:  # a loop of links
         return folder, f"{name!r} is no usable file name: {error}"
     return path, "" if inside else f"{name!r} is a link that leaves its folder {folder}"

@@ -71,7 +71,9 @@ def _make(options: SyntheticConfig, kinds: int, scale: int, target: Path) -> Non
     """Write all files. scale: the mask value of the first kind of object."""
     temporary = target.with_name(target.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)  # of a killed process: we hold the lock
-    for number, (part, num) in enumerate((("train", options.num_train), ("test", options.num_test))):
+    for number, (part, num) in enumerate(
+        (("train", options.num_train), ("test", options.num_test))
+    ):
         for name in ("images", "masks"):
             (temporary / part / name).mkdir(parents=True)
         rng = np.random.default_rng([options.seed, number])
@@ -107,9 +109,11 @@ def picture(
         blob = _blob(rng, height, width)
         gray = gray + blob * (rng.uniform(-0.18, 0.18) + 0.16 * _stripes(rng, height, width, kind))
         mask[blob] = 1 + kind
-    image = gray[..., None] * (rng.uniform(0.8, 1.2, options.channels) if options.channels > 1 else 1)
-    image = np.clip(image * 255, 0, 255).astype(np.uint8)
-    return (image[..., 0] if options.channels == 1 else image), mask
+    image = gray[..., None] * (
+        rng.uniform(0.8, 1.2, options.channels) if options.channels > 1 else 1
+    )
+    pixels = np.clip(image * 255, 0, 255).astype(np.uint8)
+    return (pixels[..., 0] if options.channels == 1 else pixels), mask
 
 
 def _cloud(rng: np.random.Generator, height: int, width: int, cells: int) -> NDArray[np.float64]:

@@ -52,7 +52,9 @@ def _from_table(images: list[Path], table: Path) -> list[Row]:
         elif not problem and not path.is_file():
             problem = f"no image {path.name} in {folder}"
         problem = f"{table.name}, line {line}: {problem}" if problem else ""
-        rows.append(Row(name, str(table if problem else path), f"rle:{mask or ''}", problem=problem))
+        rows.append(
+            Row(name, str(table if problem else path), f"rle:{mask or ''}", problem=problem)
+        )
     forgotten = f"an image that {table.name} does not name"
     return rows + [Row(p.stem, str(p), problem=forgotten) for p in left.values()]
 

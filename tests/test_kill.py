@@ -1,0 +1,130 @@
+"""Kill -9 at random moments: what is left goes on to the same weights, and nothing survives."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+import yaml
+
+from distseg import checkpoint
+from distseg.orchestration.jobs import JOB_MARK, RUN_MARK, find_processes
+from distseg.runs import Run, read_json
+from tests.conftest import tiny_tree
+
+pytestmark = pytest.mark.slow
+NUM_KILLS = 12
+LIMIT_S = 12.0
+
+
+def tree(ranks: int) -> dict[str, Any]:
+    changed = tiny_tree()
+    changed["stages"][0]["schedule"] = {"kind": "cosine", "cycles": 3, "epochs_per_cycle": 8}
+    changed["data"]["folds"] = {"kind": "stratified", "num": 2, "use": [0]}
+    changed["compute"] |= {"processes_per_job": ranks, "retries": 0}
+    return changed
+
+
+def start(config: Path, out: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "distseg", "run", str(config), "--out", str(out)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def marked(run: Run) -> list[psutil.Process]:
+    return find_processes(RUN_MARK, str(run.folder.resolve()))
+
+
+def victim(driver: int, run: Run, whom: str) -> int | None:
+    """Pid of the driver, of the launcher of a job, or of one of its ranks."""
+    if whom == "driver":
+        return driver
+    jobs = [p for p in marked(run) if JOB_MARK in p.environ()]
+    with contextlib.suppress(psutil.Error):
+        launchers = [p for p in jobs if p.ppid() == driver]
+        ranks = [p for p in jobs if p.pid not in {launcher.pid for launcher in launchers}]
+        found = launchers if whom == "launcher" else ranks
+        return random.choice(found).pid if found else None
+    return None
+
+
+def check_files(folder: Path) -> None:
+    """Every record and every weight file that is in place is whole."""
+    for path in folder.rglob("*"):
+        if path.suffix == ".json" or path.name == "DONE":
+            json.loads(path.read_text())
+        elif path.suffix == ".safetensors" and not path.name.startswith("."):
+            from safetensors import safe_open
+
+            with safe_open(path, framework="pt") as file:
+                for key in file.keys():  # noqa: SIM118  no mapping
+                    file.get_slice(key).get_shape()
+        elif path.name == "submission.csv":
+            assert path.read_text().endswith("\n")
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_killed_at_random_moments(tmp_path: Path, ranks: int) -> None:
+    config = tmp_path / "tiny.yaml"
+    config.write_text(yaml.safe_dump(tree(ranks)))
+    whole, cut = Run(tmp_path / "whole"), Run(tmp_path / "cut")
+    assert start(config, whole.folder).wait(600) == 0
+    undisturbed = weights(whole)
+
+    random.seed(ranks)
+    kills: list[str] = []
+    while len(kills) < NUM_KILLS and not cut.report_json.is_file():
+        driver = start(config, cut.folder)
+        whom = ("rank", "launcher", "driver")[len(kills) % 3]
+        wait_for_job(cut, driver)
+        time.sleep(random.uniform(0.0, 4.0))
+        pid = victim(driver.pid, cut, whom)
+        if pid is None or driver.poll() is not None:
+            driver.wait(60)
+            continue
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        kills.append(whom)
+        if whom != "driver":  # the driver reports the failed job and leaves
+            driver.wait(120)
+        else:
+            driver.wait(10)
+        gone_by = time.monotonic() + LIMIT_S
+        while marked(cut):
+            assert time.monotonic() < gone_by, f"alive after {whom} was killed: {marked(cut)}"
+            time.sleep(0.1)
+        check_files(cut.folder)
+
+    assert len(kills) >= 10, f"it finished after {kills}: too quick to show anything"
+    assert start(config, cut.folder).wait(600) == 0
+    again = weights(cut)
+    assert again.keys() == undisturbed.keys()
+    different = [key for key in again if not torch.equal(again[key], undisturbed[key])]
+    assert not different, f"{len(different)} tensors differ after {kills}"
+    assert cut.submission.exists() == whole.submission.exists()
+    assert read_json(cut.report_json).keys() == read_json(whole.report_json).keys()
+
+
+def wait_for_job(run: Run, driver: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while driver.poll() is None and len(marked(run)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    paths = run.member(0, "a", 0)
+    found = {}
+    for name in read_json(paths.done)["snapshots"]:
+        state, _ = checkpoint.load_snapshot(paths.snapshots / name)
+        found |= {f"{name}.{key}": value for key, value in state.items()}
+    return found
