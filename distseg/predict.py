@@ -93,12 +93,13 @@ def combine_batch(
         for weight, snapshots in group.members:
             mean = torch.stack(tta_logits(snapshots, images, tta, autocast)).mean(0)
             parts = [
-                to_space(logits, space, task) * (weight / total)
+                to_space(logits, space, task) * weight
                 for logits in native_logits(mean, group.fit, sizes)
             ]
             sums = parts if sums is None else [a + b for a, b in zip(sums, parts, strict=True)]
     assert sums is not None, "an ensemble has members"
-    return sums if space == "logit" else [torch.logit(s, eps=EPSILON) for s in sums]
+    means = [s / total for s in sums]  # last: votes of whole weights tie exactly
+    return means if space == "logit" else [torch.logit(m, eps=EPSILON) for m in means]
 
 
 def to_space(logits_CHW: Tensor, space: str, task: str) -> Tensor:

@@ -100,10 +100,8 @@ def build_cache(config: Config, manifest: Manifest, folder: Path) -> Cache:
 def _settings(config: Config) -> str:
     """What decides how a file is read, besides its bytes."""
     options = config.data.folder
-    return json.dumps(
-        [VERSION, config.input.channels, config.task, config.classes, config.void]
-        + [options.inverted, options.threshold]
-    )
+    reading = [config.input.channels, config.void, options.inverted, options.threshold]
+    return json.dumps([VERSION, config.task, config.classes, *reading])
 
 
 def target_files(sample: Sample) -> list[str]:

@@ -126,7 +126,8 @@ def count_many(
 
 def _sigmoid(values: NDArray[np.float32]) -> NDArray[np.float32]:
     limit = np.float32(_EXP_LIMIT)
-    return 1 / (1 + np.exp(-np.clip(values, -limit, limit)))
+    powers = np.exp(-np.clip(values, -limit, limit))
+    return np.reciprocal(1 + powers, dtype=np.float32)
 
 
 def _softmax(values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -104,9 +104,12 @@ QUARANTINED = {
     "image cut in half": (cut(IMAGE, 0.5), {}, IMAGE, "truncated"),
     "image cut in its header": (cut(IMAGE, 0.05), {}, IMAGE, "cannot be read"),
     "image bytes flipped": (flip_bytes(IMAGE), {}, IMAGE, "cannot be read"),
-    "image is a folder": (lambda r: ((r / IMAGE).unlink(), (r / IMAGE).mkdir()), {}, IMAGE, "cannot be read"),
+    "image is a folder": (
+        lambda r: ((r / IMAGE).unlink(), (r / IMAGE).mkdir()), {}, IMAGE, "cannot be read",
+    ),
     "image is a broken link": (
-        lambda r: ((r / IMAGE).unlink(), (r / IMAGE).symlink_to(r / "images/none.png")), {}, IMAGE, "no such",
+        lambda r: ((r / IMAGE).unlink(), (r / IMAGE).symlink_to(r / "images/none.png")),
+        {}, IMAGE, "no such",
     ),
     "image is a link that leaves": (link_out(IMAGE), {}, IMAGE, "leaves its folder"),
     "mask is a link that leaves": (link_out(M), {}, IMAGE, "leaves its folder"),
@@ -116,7 +119,8 @@ QUARANTINED = {
     ),
     "image of NaN": (
         lambda r: Image.fromarray(np.full((16, 16), np.nan, np.float32)).save(
-            (r / IMAGE).with_suffix(".tif")) or (r / IMAGE).unlink(), {}, "images/a1.tif", "are no image",
+            (r / IMAGE).with_suffix(".tif")) or (r / IMAGE).unlink(),
+        {}, "images/a1.tif", "are no image",
     ),
     "array of objects": (
         save_array("images/a1.npy", np.array([{}, 1]), pickled=True), {}, "images/a1.npy", "array",
@@ -178,10 +182,12 @@ TABLE = {
 # whole files that cannot be used: format, what breaks, settings, the file, words of the reason
 STOPPED = {
     "no images folder": (
-        "folder", lambda r: (r / "images").rename(r / "image"), {}, "images", "Did you mean 'image'",
+        "folder", lambda r: (r / "images").rename(r / "image"), {}, "images",
+        "Did you mean 'image'",
     ),
     "empty images folder": (
-        "folder", lambda r: [p.unlink() for p in (r / "images").iterdir()], {}, "images", "no image",
+        "folder", lambda r: [p.unlink() for p in (r / "images").iterdir()], {}, "images",
+        "no image",
     ),
     "no masks folder": ("folder", lambda r: (r / "masks").rename(r / "x"), {}, "masks", "no such"),
     "table without a column": ("tgs", line(0, "id,mask"), {}, "train.csv", "'rle_mask' is missing"),
@@ -201,11 +207,14 @@ STOPPED = {
         "sample_submission.csv, line 2", "leaves its folder",
     ),
     "submission without rows": (
-        "tgs", write("sample_submission.csv", "id,rle_mask\n"), {}, "sample_submission.csv", "no id",
+        "tgs", write("sample_submission.csv", "id,rle_mask\n"), {}, "sample_submission.csv",
+        "no id",
     ),
     "folds: an id twice": ("folder", write("f.csv", "id,fold\na0,0\na0,1\n"), {}, "f.csv, line 3",
                            "twice"),
-    "folds: not a number": ("folder", write("f.csv", "id,fold\na0,x\n"), {}, "f.csv, line 2", "'x'"),
+    "folds: not a number": (
+        "folder", write("f.csv", "id,fold\na0,x\n"), {}, "f.csv, line 2", "'x'",
+    ),
     "folds: under -1": ("folder", write("f.csv", "id,fold\na0,-2\n"), {}, "f.csv, line 2", "'-2'"),
     "folds: ids missing": ("folder", write("f.csv", "id,fold\na0,0\n"), {}, "f.csv", "'a1'"),
     "folds: none validated": (

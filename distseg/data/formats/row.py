@@ -10,23 +10,9 @@ from typing import Literal
 
 from distseg.errors import UserError, nearest
 
-IMAGE_SUFFIXES = frozenset(
-    [
-        ".png",
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".bmp",
-        ".tif",
-        ".tiff",
-        ".gif",
-        ".webp",
-        ".pgm",
-        ".ppm",
-        ".pbm",
-        ".jp2",
-        ".npy",
-    ]
+IMAGE_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".tif", ".tiff", ".gif", ".webp"),
+    *(".pgm", ".ppm", ".pbm", ".jp2", ".npy"),
 )
 
 

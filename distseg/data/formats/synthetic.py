@@ -47,7 +47,7 @@ def _as_folder(config: Config) -> Config:
     made = FolderConfig(
         images="train/images", masks="train/masks", test_images="test/images",
         test_masks="test/masks", submission="rle",
-    )  # type: ignore[call-arg]  # fmt: skip
+    )  # fmt: skip
     data = config.data.model_copy(update={"root": str(_files(config)), "folder": made})
     return config.model_copy(update={"data": data})
 
