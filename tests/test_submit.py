@@ -16,12 +16,11 @@ from distseg.data.formats.row import SubmissionSpec
 from distseg.errors import UserError
 from distseg.functional import rle
 from distseg.functional.metrics import summarize
+from distseg.score import score_rows, score_submission
 from distseg.submit import (
     PartWriter,
     SubmissionWriter,
     merge_parts,
-    score_rows,
-    score_submission,
 )
 
 SHAPE = (7, 5)

@@ -53,16 +53,11 @@ def _test_images(config: Config) -> list[Path]:
 
 def paired(config: Config, images: list[Path], folder: Path) -> list[Row]:
     """A row per image, and one with a problem per mask that has no image."""
-    class_folders = [folder / name for name in config.classes]
-    per_class = config.task == "multilabel" and any(path.is_dir() for path in class_folders)
-    folders = class_folders if per_class else [folder]
-    found = [
-        _by_stem(path, config.data.folder) for path in folders if path.is_dir() or not per_class
-    ]
-    if per_class:
-        masks = [_by_stem(path, config.data.folder) if path.is_dir() else {} for path in folders]
+    per_class = [folder / name for name in config.classes]
+    if config.task == "multilabel" and any(path.is_dir() for path in per_class):
+        masks = [_by_stem(path, config.data.folder) if path.is_dir() else {} for path in per_class]
     else:
-        masks = found
+        masks = [_by_stem(folder, config.data.folder)]
     rows = [_row(path, masks, folder) for path in images]
     stems = {path.stem for path in images}
     orphans = {
