@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +132,9 @@ def test_resolved_config_holds_every_default() -> None:
     dumped: dict[str, Any] = yaml.safe_load(dump_config(config))
     assert dumped["train"]["clip_norm"] == 5.0
     assert dumped["stages"][0]["schedule"]["warmup_epochs"] == 0.0
+
+
+def test_the_config_reference_is_up_to_date() -> None:
+    command = [sys.executable, str(ROOT / "docs" / "generate_config.py")]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert (ROOT / "docs" / "config.md").read_text() == printed, "run `make docs`"
