@@ -15,10 +15,9 @@ import pydantic
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from distseg.errors import UserError, nearest, unknown
-from distseg.functional.loss_names import check_loss_spec
-from distseg.functional.metrics import METRICS
-from distseg.functional.tta_names import check_modes
+from distseg.config_checks import check_member, check_names
+from distseg.config_file import apply_overrides, load_yaml
+from distseg.errors import UserError, nearest
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -308,172 +307,13 @@ class Config(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> Config:
-        _check_names(self)
+        check_names(self)
         for name in self.members:
-            _check_member(self, name)
+            check_member(self, name)
         return self
 
 
 MemberConfig.model_rebuild()
-
-# What the input size must be a multiple of, at the default encoder depth 5 (PITFALLS: smp).
-STRIDES = {"PSPNet": 8, "DeepLabV3": 8, "DeepLabV3Plus": 16, "PAN": 16}
-ARCHITECTURES = (
-    "Unet", "UnetPlusPlus", "MAnet", "Linknet", "FPN", "PSPNet", "DeepLabV3", "DeepLabV3Plus",
-    "PAN", "UPerNet", "Segformer", "DPT",
-)  # fmt: skip
-
-
-def _check_names(config: Config) -> None:
-    if config.metric not in METRICS:
-        raise unknown("metric", config.metric, METRICS, "metric: ")
-    if config.task == "binary" and len(config.classes) != 1:
-        raise UserError(f"classes: {config.classes}: task binary has one; say task: multilabel")
-    if config.task == "multiclass" and len(config.classes) < 2:
-        raise UserError(f"classes: {config.classes}: task multiclass needs two or more")
-    check_modes(config.predict.tta)
-    folds = config.data.folds
-    if folds.kind in ("stratified", "group", "bootstrap") and folds.num < 2:
-        raise UserError(f"data.folds.num: {folds.num}: needs 2 or more (or kind: holdout)")
-    if folds.kind == "group" and not (folds.column and folds.groups):
-        raise UserError("data.folds: kind group needs `column` and `groups` (a CSV with id)")
-    if folds.kind == "file" and not folds.path:
-        raise UserError("data.folds: kind file needs `path` (a CSV with id,fold)")
-    num = 1 if folds.kind == "holdout" else folds.num
-    for fold in [*(folds.use or []), *(f for m in config.members.values() for f in m.folds or [])]:
-        if folds.kind != "file" and not 0 <= fold < num:
-            raise UserError(f"fold {fold} does not exist; valid: 0..{num - 1}")
-    if config.task == "multiclass" and "search" in (
-        config.postprocess.threshold,
-        config.postprocess.double,
-    ):
-        raise UserError("postprocess: multiclass takes the highest class; it has no threshold")
-
-
-def _check_member(config: Config, name: str) -> None:
-    member, where = config.members[name], f"members.{name}"
-    if member.arch not in ARCHITECTURES:
-        raise unknown("architecture", member.arch, ARCHITECTURES, f"{where}.arch: ")
-    size, stages = config.input_of(name), config.stages_of(name)
-    depth = int(member.decoder.get("encoder_depth", 5))
-    stride = STRIDES.get(member.arch, 2**depth)
-    for key in ("height", "width"):
-        value = getattr(size, key)
-        if not (member.arch == "Unet" and size.fit == "pad" and value == 101):
-            _check_stride(f"input.{key}", value, stride, f"{member.arch} ({where})")
-    for number, stage in enumerate(stages):
-        for value in stage.input_size or ():
-            if size.fit == "pad":
-                raise UserError(f"stages.{number}.input_size: needs input.fit: resize or crop")
-            _check_stride(f"stages.{number}.input_size", value, stride, f"{member.arch} ({where})")
-    for channel_list, key in ((size.mean, "mean"), (size.std, "std")):
-        if channel_list is not None and len(channel_list) != size.channels:
-            raise UserError(f"input.{key}: {channel_list}: needs {size.channels} values")
-    for number, stage in enumerate(stages):
-        label = f"stages.{number}"
-        try:
-            check_loss_spec(stage.loss, config.task)
-        except ValueError as error:
-            raise UserError(f"{label}.loss: {error}") from None
-        cyclic = stage.schedule.kind in ("cosine", "onecycle")
-        if not cyclic and stage.schedule.cycles > 1:
-            raise UserError(
-                f"{label}.schedule.cycles: {stage.schedule.cycles}: kind "
-                f"{stage.schedule.kind} has no cycles. Did you mean kind: cosine?"
-            )
-        if stage.keep == "cycles" and not cyclic:
-            raise UserError(
-                f"{label}.keep: cycles: kind {stage.schedule.kind} has no cycles; valid: last, "
-                "best, top_k, or schedule.kind: cosine"
-            )
-        if stage.keep == "top_k" and stage.top_k > stage.schedule.epochs:
-            raise UserError(
-                f"{label}.top_k: {stage.top_k} snapshots of {stage.schedule.epochs} epochs"
-            )
-    batch, parts = config.batch_size_of(name), config.train.accumulation
-    if batch % parts:
-        raise UserError(f"train.accumulation: {parts} does not divide the batch size {batch}")
-
-
-def _check_stride(key: str, value: int, stride: int, who: str) -> None:
-    if value % stride or value < stride:
-        near = max(stride, round(value / stride) * stride)
-        raise UserError(
-            f"{key}: {value} is not a multiple of {stride}, which {who} needs. Did you mean {near}?"
-        )
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice (PyYAML keeps the last, silently)."""
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node)
-        if key in seen:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"key {key!r} is given twice", key_node.start_mark
-            )
-        seen.add(key)
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
-def load_yaml(path: Path) -> dict[str, Any]:
-    """A mapping from a YAML file; UserError names the file and the line."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a config: {error}") from None
-    try:
-        loaded = yaml.load(text, Loader=_Loader)  # a SafeLoader
-    except (yaml.YAMLError, TypeError) as error:
-        raise UserError(f"{path}: not YAML: {error}") from None
-    if not isinstance(loaded, dict):
-        raise UserError(f"{path}: a config is a mapping of keys, this is {type(loaded).__name__}")
-    return loaded
-
-
-def apply_overrides(tree: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
-    """Set `key.sub=value` in a config tree; values are YAML. List items go by number."""
-    for text in overrides:
-        key, equals, value_text = text.partition("=")
-        if not equals or not key:
-            raise UserError(f"override {text!r}: write it as key.sub=value")
-        try:
-            value = yaml.safe_load(value_text)
-        except yaml.YAMLError:
-            raise UserError(f"override {text!r}: the value is not YAML") from None
-        *parents, last = key.split(".")
-        node: Any = tree
-        for part in parents:
-            node = _child(node, part, key)
-        if isinstance(node, list):
-            node[_list_index(node, last, key)] = value
-        elif isinstance(node, dict):
-            node[last] = value
-        else:
-            raise UserError(f"override {text!r}: {parents[-1]!r} holds a value, not keys")
-    return tree
-
-
-def _child(node: Any, part: str, key: str) -> Any:
-    if isinstance(node, list):
-        return node[_list_index(node, part, key)]
-    if not isinstance(node, dict):
-        raise UserError(f"override {key}: {part!r} lies below a value, not below keys")
-    if node.get(part) is None:
-        node[part] = {}
-    return node[part]
-
-
-def _list_index(items: list[Any], part: str, key: str) -> int:
-    if not part.isdigit() or int(part) >= len(items):
-        raise UserError(f"override {key}: {part!r} is no item of a list of {len(items)}")
-    return int(part)
 
 
 def load_config(path: Path | str, overrides: list[str] | None = None) -> Config:

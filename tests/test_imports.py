@@ -11,10 +11,20 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "distseg"
 
-RECORDS = {"", "config", "errors", "log", "manifest", "predictions", "runs"}
+RECORDS = {
+    "",
+    "config",
+    "config_checks",
+    "config_file",
+    "errors",
+    "log",
+    "manifest",
+    "predictions",
+    "runs",
+}
 # What stages share: the rooms below them, and the files that two stages need.
 SHARED = {"data", "models", "optim", "checkpoint", "evaluate"}
-SHARED |= {"member", "snapshots", "oof", "finished", "pictures"}
+SHARED |= {"member", "stage", "snapshots", "oof", "finished", "pictures"}
 STAGES = {"train", "predict", "ensemble", "submit", "score", "report"}
 LEVELS = {
     **dict.fromkeys(["functional"], 0),

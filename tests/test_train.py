@@ -17,8 +17,9 @@ import yaml
 from distseg import checkpoint
 from distseg.config import Config, parse_config
 from distseg.data.prepare import prepare
+from distseg.member import seed_of
 from distseg.runs import MemberPaths, Run, read_json, read_lines
-from distseg.train import NonFiniteLoss, seed_of, train_member
+from distseg.train import NonFiniteLoss, train_member
 from tests.conftest import tiny_tree
 
 Launch = Callable[..., subprocess.Popen[str]]
@@ -88,8 +89,8 @@ def test_two_ranks_train_and_evaluate_as_one(tmp_path: Path, launch: Launch) -> 
 
 
 def evaluate_here(folder: Path) -> dict[str, Any]:
+    from distseg.member import Member, make_accelerator
     from distseg.oof import predict_out_of_fold
-    from distseg.train import Member, make_accelerator
 
     config, run = parse_config(tiny_tree(), "test"), Run(folder / "run")
     accelerator = make_accelerator(config)

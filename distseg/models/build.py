@@ -20,7 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from distseg.config import ARCHITECTURES, MemberConfig
+from distseg.config import MemberConfig
+from distseg.config_checks import ARCHITECTURES
 from distseg.errors import UserError, nearest, unknown
 
 # What MemberConfig or the caller decides, and so no decoder option.
