@@ -1,6 +1,6 @@
 """Members to one ensemble: weights, thresholds and areas, tuned nested, and an honest score.
 
-The rows are in parts: the folds, or four parts of the one fold of a hold-out. What is scored on
+The rows are in parts: the folds, or two halves of the one fold of a hold-out. What is scored on
 a part was tuned on the other parts, by members that did not train on it. Tuning goes in steps
 (weights, then threshold and min_area, then a double threshold); a step is adopted only if, scored
 so, no part loses and the whole gains; what is not adopted stays at its default. The values that
@@ -35,7 +35,7 @@ from distseg.runs import Run, atomic_write, write_json
 log = logging.getLogger(__name__)
 
 ALL = "all"  # the label of what is tuned on every part: what predict uses
-HOLDOUT_PARTS = 4
+HOLDOUT_PARTS = 2
 WEIGHT_SEARCH_VALUES = 1 << 26  # logits that one step of the weight search reads
 
 

@@ -20,7 +20,7 @@ import yaml
 
 from distseg import checkpoint
 from distseg.orchestration.jobs import JOB_MARK, RUN_MARK, find_processes
-from distseg.runs import Run, read_json
+from distseg.runs import Run, read_json, read_lines
 from tests.conftest import tiny_tree
 
 pytestmark = pytest.mark.slow
@@ -30,7 +30,8 @@ LIMIT_S = 12.0
 
 def tree(ranks: int) -> dict[str, Any]:
     changed = tiny_tree()
-    changed["stages"][0]["schedule"] = {"kind": "cosine", "cycles": 3, "epochs_per_cycle": 8}
+    changed["stages"][0]["schedule"] = {"kind": "cosine", "cycles": 3, "epochs_per_cycle": 12}
+    changed["data"]["synthetic"]["num_train"] = 151
     changed["data"]["folds"] = {"kind": "stratified", "num": 2, "use": [0]}
     changed["compute"] |= {"processes_per_job": ranks, "retries": 0}
     return changed
@@ -86,8 +87,7 @@ def test_killed_at_random_moments(tmp_path: Path, ranks: int) -> None:
     while len(kills) < NUM_KILLS and not cut.report_json.is_file():
         driver = start(config, cut.folder)
         whom = ("rank", "launcher", "driver")[len(kills) % 3]
-        wait_for_job(cut, driver)
-        time.sleep(random.uniform(0.0, 4.0))
+        wait_for_moment(cut, driver, epochs=random.randint(0, 2))
         pid = victim(driver.pid, cut, whom)
         if pid is None or driver.poll() is not None:
             driver.wait(60)
@@ -115,10 +115,17 @@ def test_killed_at_random_moments(tmp_path: Path, ranks: int) -> None:
     assert read_json(cut.report_json).keys() == read_json(whole.report_json).keys()
 
 
-def wait_for_job(run: Run, driver: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 120
-    while driver.poll() is None and len(marked(run)) < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
+def wait_for_moment(run: Run, driver: subprocess.Popen[bytes], epochs: int) -> None:
+    """A random moment after `epochs` more epochs have ended; with 0, while the job starts."""
+    deadline, metrics = time.monotonic() + 120, run.member(0, "a", 0).metrics
+    goal = len(read_lines(metrics)) + epochs
+
+    def early() -> bool:
+        return len(read_lines(metrics)) < goal if epochs else len(marked(run)) < 2
+
+    while driver.poll() is None and early() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(random.uniform(0.0, 0.5 if epochs else 8.0))
 
 
 def weights(run: Run) -> dict[str, torch.Tensor]:
