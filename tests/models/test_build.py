@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from distseg.config import ARCHITECTURES, MemberConfig
+from distseg.config import MemberConfig
+from distseg.config_checks import ARCHITECTURES
 from distseg.errors import UserError
 from distseg.models import SegmentationNet, build_model, count_parameters
 
