@@ -80,7 +80,7 @@ def make_parser() -> argparse.ArgumentParser:
     train.add_argument("--member", metavar="NAME", help="a key of the config's `members`")
     train.add_argument("--fold", type=int, metavar="K", help="the fold to leave out")
     train.add_argument("--members", metavar="NAME:K,...", help="several members in a row")
-    train.add_argument("--round", type=int, default=0, help="default: 0")
+    train.add_argument("--round", type=_round_key, default=0, help="default: 0")
 
     predict = add("predict", _predict, "a finished ensemble on new images: masks, and an RLE file")
     _run_argument(predict)
@@ -110,8 +110,21 @@ def make_parser() -> argparse.ArgumentParser:
     doctor.add_argument("overrides", metavar="key=value", nargs="*")
     doctor.add_argument("--launch", action="store_true", help="really start two ranks (15 s)")
 
-    _run_argument(add("predict-test", _predict_test, None))
+    test = add("predict-test", _predict_test, None)
+    _run_argument(test)
+    test.add_argument("--round", type=int)
+    teach = add("teach", _teach, None)
+    _run_argument(teach)
+    teach.add_argument("--round", type=int, required=True)
     return parser
+
+
+def _round_key(text: str) -> int | str:
+    """A round's number, or NUMBER/teachers."""
+    number, slash, rest = text.partition("/")
+    if not number.isdigit() or (slash and rest != "teachers"):
+        raise argparse.ArgumentTypeError(f"{text!r}: write it as 1 or 1/teachers")
+    return text if slash else int(number)
 
 
 def _run_argument(command: argparse.ArgumentParser) -> None:
@@ -163,11 +176,12 @@ def _open_run(folder: Path) -> tuple[Config, Run]:
 
 def _run(args: argparse.Namespace) -> int:
     from distseg.orchestration import pipeline
+    from distseg.orchestration.folder import Stopped
 
     config, run = _load_run(args)
     try:
         return pipeline.run(config, run.folder)
-    except pipeline.Stopped as stopped:
+    except Stopped as stopped:
         print(f"distseg: {stopped}: jobs have saved; run it again to go on", file=sys.stderr)
         return stopped.status
 
@@ -233,7 +247,19 @@ def _predict_test(args: argparse.Namespace) -> int:
     from distseg.orchestration.pipeline import predict_test_here
 
     _, run = _open_run(args.run)
-    predict_test_here(run)
+    predict_test_here(run, args.round)
+    return 0
+
+
+def _teach(args: argparse.Namespace) -> int:
+    from distseg.orchestration.jobs import is_launched, watch_parent
+
+    if is_launched():
+        watch_parent()
+    from distseg.orchestration.pipeline import teach_here
+
+    _, run = _open_run(args.run)
+    teach_here(run, args.round)
     return 0
 
 

@@ -15,9 +15,11 @@ import pydantic
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from distseg.config_checks import check_member, check_names
+from distseg.config_checks import check_member, check_names, check_rounds
 from distseg.config_file import apply_overrides, load_yaml
 from distseg.errors import UserError, nearest
+from distseg.functional.rules import RANKED_BY
+from distseg.runs import RoundKey, round_number
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -182,6 +184,9 @@ class StageConfig(Strict):
         description="fit resize or crop: train this stage at (height, width), as in progressive "
         "resizing; evaluation and prediction stay at the member's input",
     )
+    rows: Literal["all", "labeled", "pseudo"] | None = Field(
+        None, description="rows that this stage trains on; null: as the round's `mix` says"
+    )
     keep: Literal["last", "cycles", "best", "top_k"] = Field(
         "last", description="snapshots: the end, each cycle's end, the best or k best by metric"
     )
@@ -192,7 +197,89 @@ class StageConfig(Strict):
 
 
 class RoundConfig(Strict):
-    kind: Literal["supervised"] = Field("supervised", description="what makes the train set")
+    """One round: how its train sets are made from the round before, and how students use them."""
+
+    kind: Literal["supervised", "self_distill", "pseudo_label", "distill"] = Field(
+        "supervised",
+        description="supervised: the human labels; self_distill: the same rows, judged by models "
+        "that did not train on them; pseudo_label: adds test images with the models' masks; "
+        "distill: soft targets on the train rows and on the test images",
+    )
+    teacher: Literal["fold", "pair", "oof", "all"] | None = Field(
+        None,
+        description="who judges. Unlabeled images: fold (models that validated the student's "
+        "fold) or all. Train rows: pair (trained without the row's and the student's fold: "
+        "strict), oof (indirect) or all (leaky). null: fold for pseudo_label, else pair",
+    )
+    rules: dict[str, float | bool] | None = Field(
+        None,
+        description="rule: value, see docs/rounds.md; null: min_iou .4 for self_distill, "
+        "min_decided .9 and constant for pseudo_label and distill",
+    )
+    empty: Literal["keep", "drop", "judge"] = Field(
+        "keep", description="self_distill: rows with an empty mask: kept, dropped, or judged alike"
+    )
+    action: Literal["drop", "weight", "replace", "blend"] = Field(
+        "drop",
+        description="self_distill: suspicious rows go, weigh `weight`, get the teachers' mask, or "
+        "a blend of theirs and the human one",
+    )
+    weight: float = Field(0.5, ge=0, description="of suspicious rows (action: weight)")
+    pseudo_weight: float = Field(1.0, gt=0, description="of rows with a pseudo-label")
+    targets: Literal["hard", "soft"] = Field(
+        "hard", description="made labels: masks at probability .5, or the teachers' probabilities"
+    )
+    soft_weight: Probability = Field(
+        0.5, description="share of the soft target in the loss (blend, distill)"
+    )
+    temperature: Positive = Field(1.0, description="soft targets: logits are divided by it")
+    top: Count | None = Field(None, description="pseudo-labels at most, the surest first")
+    top_share: float | None = Field(
+        None, gt=0, le=1, description="pseudo-labels at most, as a share of the test images"
+    )
+    rank_by: str = Field("decided", description="what `top` takes first: " + " ".join(RANKED_BY))
+    match_strata: bool = Field(
+        True, description="pseudo-labels keep the train set's shares of empty and large masks"
+    )
+    mix: Literal["concat", "ratio", "pretrain_then_finetune"] = Field(
+        "concat",
+        description="concat: all rows alike; ratio: `share` of every batch is pseudo-labels; "
+        "pretrain_then_finetune: the first stage sees pseudo-labels alone, the others the rest",
+    )
+    share: float = Field(0.5, gt=0, lt=1, description="mix: ratio: pseudo-labels of a batch")
+    init: Literal["scratch", "previous"] = Field(
+        "scratch",
+        description="previous: the students start from the weights of the round before, same fold",
+    )
+    stages: list[StageConfig] | None = Field(None, description="instead of the config's stages")
+    members: list[Name] | None = Field(None, description="these models only; null: all")
+
+    @property
+    def judge(self) -> str:
+        """The teacher of the train rows, or of the unlabeled images for pseudo_label."""
+        return self.teacher or ("fold" if self.kind == "pseudo_label" else "pair")
+
+    @property
+    def checks(self) -> dict[str, float | bool]:
+        """The rules, with the kind's own where none are given."""
+        if self.rules is not None:
+            return self.rules
+        if self.kind == "self_distill":
+            return {"min_iou": 0.4}
+        return {"min_decided": 0.9, "constant": True} if self.uses_unlabeled else {}
+
+    @property
+    def uses_unlabeled(self) -> bool:
+        return self.kind in ("pseudo_label", "distill")
+
+    @property
+    def judges_labeled(self) -> bool:
+        return self.kind in ("self_distill", "distill")
+
+    @property
+    def makes_soft(self) -> bool:
+        """Whether the round makes soft targets."""
+        return self.kind != "supervised" and (self.kind == "distill" or self.targets == "soft")
 
 
 class TrainConfig(Strict):
@@ -210,6 +297,9 @@ class TrainConfig(Strict):
 
 
 class PredictConfig(Strict):
+    every_round: bool = Field(
+        False, description="a submission of every round, beside the run's own"
+    )
     tta: list[str] = Field(default_factory=lambda: ["hflip"], description="hflip vflip d4 scale:S")
     batch_size: Count = Field(32, description="images")
 
@@ -274,7 +364,12 @@ class Config(Strict):
     rounds: list[RoundConfig] = Field(
         default_factory=lambda: [RoundConfig()],
         min_length=1,
-        max_length=1,
+        max_length=20,
+        description="the first is supervised",
+    )
+    stop: Literal["never", "no_gain"] = Field(
+        "never",
+        description="no_gain: rounds end when the score gains less than the gain's standard error",
     )
     predict: PredictConfig = PredictConfig()
     ensemble: EnsembleConfig = EnsembleConfig()
@@ -289,20 +384,41 @@ class Config(Strict):
     def input_of(self, member: str) -> InputConfig:
         return self.members[member].input or self.input
 
-    def stages_of(self, member: str) -> list[StageConfig]:
-        return self.members[member].stages or self.stages
+    def recipe(self, key: RoundKey) -> RoundConfig:
+        """The round that says how to train; pair teachers train as round 0 does."""
+        return self.rounds[0 if "/" in str(key) else round_number(key)]
+
+    def stages_of(self, member: str, key: RoundKey = 0) -> list[StageConfig]:
+        return self.recipe(key).stages or self.members[member].stages or self.stages
+
+    def rows_of_stage(self, member: str, key: RoundKey, number: int) -> str:
+        """all | labeled | pseudo: which rows a stage trains on."""
+        stage = self.stages_of(member, key)[number]
+        if stage.rows is None and self.recipe(key).mix == "pretrain_then_finetune":
+            return "pseudo" if number == 0 else "labeled"
+        return stage.rows or "all"
+
+    def flag(self, key: RoundKey) -> str:
+        """What a round's score is: `honest`, or through the teachers of this round or one before
+        it `indirect` (the student's fold reached it through a judgement) or `leaky`."""
+        if "/" in str(key):
+            return "honest"
+        judges = {r.judge for r in self.rounds[: round_number(key) + 1] if r.kind != "supervised"}
+        return "leaky" if "all" in judges else "indirect" if "oof" in judges else "honest"
 
     def batch_size_of(self, member: str) -> int:
         return self.members[member].batch_size or self.train.batch_size
 
-    def planned_members(self, folds: Sequence[int]) -> list[tuple[str, int]]:
+    def planned_members(self, folds: Sequence[int], key: RoundKey = 0) -> list[tuple[str, int]]:
         """(name, fold) of every member to train, one model's folds after another."""
-        use = self.data.folds.use
+        use, chosen = self.data.folds.use, self.recipe(key).members
         return [
             (name, fold)
             for name, member in self.members.items()
             for fold in folds
-            if (use is None or fold in use) and (member.folds is None or fold in member.folds)
+            if (use is None or fold in use)
+            and (member.folds is None or fold in member.folds)
+            and (chosen is None or name in chosen)
         ]
 
     @model_validator(mode="after")
@@ -310,10 +426,12 @@ class Config(Strict):
         check_names(self)
         for name in self.members:
             check_member(self, name)
+        check_rounds(self)
         return self
 
 
 MemberConfig.model_rebuild()
+RoundConfig.model_rebuild()
 
 
 def load_config(path: Path | str, overrides: list[str] | None = None) -> Config:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from distseg.errors import UserError, unknown
 from distseg.functional.loss_names import check_loss_spec
 from distseg.functional.metrics import METRICS
+from distseg.functional.rules import RANKED_BY, check_rules
 from distseg.functional.tta_names import check_modes
 
 if TYPE_CHECKING:
-    from distseg.config import Config
+    from distseg.config import Config, MemberConfig, RoundConfig, StageConfig
 
 # What the input size must be a multiple of, at the default encoder depth 5 (PITFALLS: smp).
 STRIDES = {"PSPNet": 8, "DeepLabV3": 8, "DeepLabV3Plus": 16, "PAN": 16}
@@ -46,27 +48,119 @@ def check_names(config: Config) -> None:
         raise UserError("postprocess: multiclass takes the highest class; it has no threshold")
 
 
+def check_rounds(config: Config) -> None:
+    if config.rounds[0].kind != "supervised":
+        raise UserError(
+            f"rounds.0.kind: {config.rounds[0].kind}: the first round is supervised: it makes the "
+            "teachers"
+        )
+    for number, entry in enumerate(config.rounds):
+        _check_round(config, entry, number)
+        for name in config.members:
+            _check_stages(config, name, number)
+
+
+def _check_round(config: Config, entry: RoundConfig, number: int) -> None:
+    where = f"rounds.{number}"
+    valid = {"supervised": (), "pseudo_label": ("fold", "all")}.get(
+        entry.kind, ("pair", "oof", "all")
+    )
+    if entry.teacher is not None and entry.teacher not in valid:
+        raise UserError(
+            f"{where}.teacher: {entry.teacher!r} is not valid for {entry.kind}; valid: "
+            f"{', '.join(valid) or 'none'}"
+        )
+    for name in entry.members or []:
+        if name not in config.members:
+            raise unknown("member", name, config.members, f"{where}.members: ")
+    try:
+        check_rules(entry.checks, labeled=entry.kind == "self_distill")
+    except ValueError as error:
+        raise UserError(f"{where}.rules: {error}") from None
+    if "min_head_certainty" in entry.checks and any(
+        m.image_head is None for m in config.members.values()
+    ):
+        raise UserError(f"{where}.rules.min_head_certainty: every member needs an image_head")
+    if entry.rank_by not in RANKED_BY:
+        raise unknown("ranking", entry.rank_by, RANKED_BY, f"{where}.rank_by: ")
+    soft = entry.makes_soft or entry.action == "blend"
+    if soft and config.task == "multiclass" and entry.kind != "supervised":
+        raise UserError(f"{where}: soft targets need task: binary or multilabel")
+    if entry.kind == "supervised":
+        return
+    folds = config.data.folds
+    if entry.judges_labeled and folds.kind == "holdout":
+        raise UserError(
+            f"{where}: {entry.kind} judges the train rows out of fold, a hold-out has no folds; "
+            "use data.folds.kind: stratified"
+        )
+    if entry.judge == "pair" and folds.kind != "file" and folds.num < 3:
+        raise UserError(f"{where}.teacher: pair needs data.folds.num of 3 or more, not {folds.num}")
+    if entry.judge in ("pair", "fold"):
+        _check_blind(config, number)
+
+
+def _check_blind(config: Config, number: int) -> None:
+    """A teacher of fold k must not have been chosen by its score on fold k."""
+    for name in config.members:
+        for stage in [s for before in range(number) for s in config.stages_of(name, before)]:
+            chosen = stage.keep in ("best", "top_k")
+            watched = stage.schedule.kind == "plateau" and stage.schedule.metric != "loss"
+            if chosen or watched:
+                key = f"keep: {stage.keep}" if chosen else "schedule.kind: plateau"
+                raise UserError(
+                    f"rounds.{number}: {key} chooses by the validation fold, whose labels the "
+                    "teachers would carry to their students. Use keep: last or cycles and a "
+                    "schedule that does not watch the score; or teacher: oof or all, whose scores "
+                    "say so"
+                )
+
+
+def _check_stages(config: Config, name: str, number: int) -> None:
+    """What a round asks of a member's stages."""
+    entry, where = config.rounds[number], f"rounds.{number}"
+    stages = config.stages_of(name, number)
+    if entry.mix == "pretrain_then_finetune" and len(stages) < 2:
+        raise UserError(f"{where}.mix: pretrain_then_finetune needs two stages, there is one")
+    if number and entry.stages:
+        _check_stage_list(config, name, stages, f"{where}.stages")
+    batch = config.batch_size_of(name)
+    if entry.mix == "ratio" and not (entry.share * batch).is_integer():
+        raise UserError(
+            f"{where}.share: {entry.share} of a batch of {batch} is {entry.share * batch:g} images"
+        )
+
+
 def check_member(config: Config, name: str) -> None:
     member, where = config.members[name], f"members.{name}"
     if member.arch not in ARCHITECTURES:
         raise unknown("architecture", member.arch, ARCHITECTURES, f"{where}.arch: ")
     size, stages = config.input_of(name), config.stages_of(name)
-    depth = int(member.decoder.get("encoder_depth", 5))
-    stride = STRIDES.get(member.arch, 2**depth)
+    stride = _stride(member)
     for key in ("height", "width"):
         value = getattr(size, key)
         if not (member.arch == "Unet" and size.fit == "pad" and value == 101):
             _check_stride(f"input.{key}", value, stride, f"{member.arch} ({where})")
-    for number, stage in enumerate(stages):
-        for value in stage.input_size or ():
-            if size.fit == "pad":
-                raise UserError(f"stages.{number}.input_size: needs input.fit: resize or crop")
-            _check_stride(f"stages.{number}.input_size", value, stride, f"{member.arch} ({where})")
     for channel_list, key in ((size.mean, "mean"), (size.std, "std")):
         if channel_list is not None and len(channel_list) != size.channels:
             raise UserError(f"input.{key}: {channel_list}: needs {size.channels} values")
+    _check_stage_list(config, name, stages, "stages")
+    batch, parts = config.batch_size_of(name), config.train.accumulation
+    if batch % parts:
+        raise UserError(f"train.accumulation: {parts} does not divide the batch size {batch}")
+
+
+def _check_stage_list(
+    config: Config, name: str, stages: Sequence[StageConfig], prefix: str
+) -> None:
+    member, size = config.members[name], config.input_of(name)
+    stride = _stride(member)
     for number, stage in enumerate(stages):
-        label = f"stages.{number}"
+        label = f"{prefix}.{number}"
+        for value in stage.input_size or ():
+            if size.fit == "pad":
+                raise UserError(f"{label}.input_size: needs input.fit: resize or crop")
+            _check_stride(f"{label}.input_size", value, stride, f"{member.arch} (members.{name})")
         try:
             check_loss_spec(stage.loss, config.task)
         except ValueError as error:
@@ -86,9 +180,10 @@ def check_member(config: Config, name: str) -> None:
             raise UserError(
                 f"{label}.top_k: {stage.top_k} snapshots of {stage.schedule.epochs} epochs"
             )
-    batch, parts = config.batch_size_of(name), config.train.accumulation
-    if batch % parts:
-        raise UserError(f"train.accumulation: {parts} does not divide the batch size {batch}")
+
+
+def _stride(member: MemberConfig) -> int:
+    return STRIDES.get(member.arch, 2 ** int(member.decoder.get("encoder_depth", 5)))
 
 
 def _check_stride(key: str, value: int, stride: int, who: str) -> None:

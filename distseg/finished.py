@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,15 @@ from distseg.functional.combine import combine, from_space, to_space
 from distseg.functional.metrics import summarize
 from distseg.manifest import Manifest
 from distseg.predictions import Predictions
-from distseg.runs import MemberPaths, Run, member_id, read_json
+from distseg.runs import (
+    ALL_ROUNDS,
+    MemberPaths,
+    RoundKey,
+    Run,
+    member_id,
+    read_json,
+    rounds_on_disk,
+)
 
 log = logging.getLogger(__name__)
 
@@ -55,27 +63,37 @@ class OutOfFold:
     Logits stay on disk, memory-mapped: each call reads the one image that it is about.
 
     Attributes:
-        names: model entries that have a finished member, in the config's order.
+        names: model entries that have a finished member, in the config's order; of all rounds
+            together as NAME@ROUND.
         members: the finished members by (name, fold).
         left_out: {"name", "fold", "reason"} of members that the config asks for and are not there.
         rows: rows of `manifest`, fold by fold.
     """
 
-    def __init__(self, config: Config, run: Run, round: int) -> None:
+    def __init__(self, config: Config, run: Run, round: RoundKey) -> None:
+        """round: a number, or ALL_ROUNDS for the members of every round that has an ensemble."""
         self.config = config
-        self.manifest = Manifest.read(run.manifest(round))
+        self.manifest = Manifest.read(run.truth)
         self.members: dict[tuple[str, int], Member] = {}
         self.left_out: list[dict[str, Any]] = []
-        for name, fold in config.planned_members(self.manifest.folds):
+        together = round == ALL_ROUNDS
+        numbers = [n for n in rounds_on_disk(run) if run.ensemble(n).is_file()]
+        planned = [
+            (number, name, fold)
+            for number in (numbers if together else [round])
+            for name, fold in config.planned_members(self.manifest.folds, number)
+        ]
+        for number, own, fold in planned:
+            name = f"{own}@{number}" if together else own
             try:
-                member = _open_member(config, run, round, name, fold, self.manifest)
-                self.members[name, fold] = member
+                member = _open_member(config, run, number, own, fold, self.manifest)
+                self.members[name, fold] = replace(member, name=name)
             except (Unusable, OSError, KeyError, ValueError) as error:
                 # whatever is wrong with a member's files, the rest goes on without it
                 reason = str(error) or type(error).__name__
                 self.left_out.append({"name": name, "fold": fold, "reason": reason})
                 log.warning("left out of the ensemble: %s: %s", member_id(name, fold), reason)
-        self.names = [n for n in config.members if any(n == name for name, _ in self.members)]
+        self.names = list(dict.fromkeys(name for name, _ in self.members))
         self.folds = [f for f in self.manifest.folds if any(f == fold for _, fold in self.members)]
         self.rows = [row for fold in self.folds for row in self.manifest.val_rows(fold)]
         if not self.rows:
@@ -168,7 +186,7 @@ def _some(weights: list[int]) -> list[int]:
 
 
 def _open_member(
-    config: Config, run: Run, round: int, name: str, fold: int, manifest: Manifest
+    config: Config, run: Run, round: RoundKey, name: str, fold: int, manifest: Manifest
 ) -> Member:
     paths = run.member(round, name, fold)
     if not paths.done.is_file():

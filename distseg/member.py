@@ -13,16 +13,16 @@ from accelerate import Accelerator
 
 from distseg import checkpoint
 from distseg.config import Config
-from distseg.data.dataset import EvalSet
+from distseg.data.dataset import EvalSet, TrainData
 from distseg.data.fit import Fit
-from distseg.data.prepare import open_cache
-from distseg.data.sampling import num_steps
+from distseg.data.prepare import open_cache, open_unlabeled_cache
+from distseg.data.sampling import Plan
 from distseg.errors import UserError
 from distseg.evaluate import Evaluator, Normalizer
 from distseg.manifest import Manifest
 from distseg.models.build import build_model
 from distseg.optim import Ema
-from distseg.runs import MemberPaths, Run
+from distseg.runs import MemberPaths, RoundKey, Run, read_json, round_number
 
 logger = logging.getLogger("distseg.train")
 
@@ -92,14 +92,17 @@ class Member:
     """What training one member holds; built once, on every rank."""
 
     def __init__(
-        self, config: Config, run: Run, round: int, name: str, fold: int, accelerator: Accelerator
-    ) -> None:
+        self, config: Config, run: Run, round: RoundKey, name: str, fold: int,
+        accelerator: Accelerator,
+    ) -> None:  # fmt: skip
         self.config, self.name, self.fold, self.accelerator = config, name, fold, accelerator
+        self.round, self.recipe = round, config.recipe(round)
+        self.stages = config.stages_of(name, round)
         self.entry, self.size = config.members[name], config.input_of(name)
         self.paths: MemberPaths = run.member(round, name, fold)
         self.main = accelerator.is_main_process
-        self.manifest = Manifest.read(run.manifest(round))
-        self.rows = self.manifest.train_rows(fold)
+        self.manifest = Manifest.read(run.train_set(round, fold))
+        self.rows = self.manifest.train_rows(fold, leaky=config.flag(round) != "honest")
         self.val_rows = self.manifest.val_rows(fold)
         if not self.rows:
             raise UserError(f"member {name}, fold {fold}: no rows to train on")
@@ -110,17 +113,25 @@ class Member:
                 f"train.batch_size: {self.batch_size} cannot be split over "
                 f"{accelerator.num_processes} processes x {config.train.accumulation} micro-batches"
             )
-        self.seed = seed_of(config.seed + self.entry.seed, name, fold)
-        self.steps_per_epoch = num_steps(len(self.rows), self.batch_size)
+        again = [round] if round else []  # a student is no copy of its teacher
+        self.seed = seed_of(config.seed + self.entry.seed, name, fold, *again)
         self.cache, self.fit = open_cache(config, run), Fit(self.size)
+        pseudo = any(s.origin == "pseudo" for s in self.manifest)
+        extra = open_unlabeled_cache(config, run) if pseudo else None
+        self.data = TrainData(
+            self.manifest, self.cache, extra, config, run.folder, self.recipe.temperature
+        )
         torch.manual_seed(seed_of(self.seed, "weights"))
         self.model = build_model(
             self.entry,
             self.size.channels,
             config.num_outputs,
             (self.size.height, self.size.width),
-            pretrained=not checkpoint.has_state(self.paths.state),
+            pretrained=not checkpoint.has_state(self.paths.state) and not self._warm,
         )
+        self.trained_on = self.manifest.seen(fold)
+        if self._warm:
+            self._start_from_previous(run)
         channels_last = config.compute.channels_last
         if channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
@@ -141,6 +152,41 @@ class Member:
             config.task,
             config.predict.batch_size,
             self.workers,
+        )
+
+    @property
+    def _warm(self) -> bool:
+        return self.recipe.init == "previous" and "/" not in str(self.round) and self.round != 0
+
+    def _start_from_previous(self, run: Run) -> None:
+        """The weights of the same model and fold in the round before: its last snapshot."""
+        before = run.member(round_number(self.round) - 1, self.name, self.fold)
+        if not before.done.is_file():
+            raise UserError(
+                f"rounds.{self.round}.init: previous: member {self.name}, fold {self.fold} of the "
+                "round before has not finished"
+            )
+        done = read_json(before.done)
+        state, _ = checkpoint.load_snapshot(before.snapshots / done["snapshots"][-1])
+        self.model.load_state_dict(state)
+        self.trained_on |= set(done["trained_on"])
+
+    def plan(self, stage: int) -> Plan:
+        """The rows of a stage and how a step is made of them. UserError: there are none."""
+        which = self.config.rows_of_stage(self.name, self.round, stage)
+        pseudo = [r for r in self.rows if self.manifest[r].origin == "pseudo"]
+        others = [r for r in self.rows if self.manifest[r].origin != "pseudo"]
+        mixes = which == "all" and self.recipe.mix == "ratio" and bool(pseudo)
+        rows = {"pseudo": pseudo, "labeled": others}.get(which, others if mixes else self.rows)
+        if not rows:
+            raise UserError(f"stage {stage} of {self.name}, fold {self.fold}: no {which} rows")
+        return Plan(
+            rows,
+            self.batch_size,
+            self.seed,
+            bootstrap=self.config.data.folds.kind == "bootstrap",
+            mixed=pseudo if mixes else (),
+            share=self.recipe.share,
         )
 
     def record(self) -> dict[str, Any]:

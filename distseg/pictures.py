@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,25 @@ def draw(
             outlines = cv2.findContours(large, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)[0]
             cv2.drawContours(canvas, outlines, -1, rgb, 1)
     return canvas
+
+
+def sheet(tiles: Sequence[Mapping[str, Any]], columns: int = 6) -> bytes:
+    """PNG of pictures in rows. A tile: image, target, masks, config (see `draw`), and lines of
+    text under it."""
+    line = 16
+    depth = line * max(len(tile["lines"]) for tile in tiles)
+    height, width = PICTURE_SIDE + depth + 6, PICTURE_SIDE + 6
+    rows = -(-len(tiles) // columns)
+    page = np.full((rows * height, min(columns, len(tiles)) * width, 3), 255, np.uint8)
+    for number, tile in enumerate(tiles):
+        top, left = number // columns * height, number % columns * width
+        drawn = draw(tile["image"], tile["target"], tile["masks"], tile["config"])
+        page[top : top + drawn.shape[0], left : left + drawn.shape[1]] = drawn
+        for place, text in enumerate(tile["lines"]):
+            at = (left + 2, top + PICTURE_SIDE + line * (place + 1) - 4)
+            cv2.putText(page, text[:40], at, cv2.FONT_HERSHEY_SIMPLEX, 0.38, (30, 30, 30), 1,
+                        cv2.LINE_AA)  # fmt: skip
+    return bytes(cv2.imencode(".png", page[:, :, ::-1])[1].tobytes())
 
 
 def _planes(values_KHW: NDArray[np.uint8], config: Config) -> list[NDArray[np.uint8]]:

@@ -32,7 +32,7 @@ from distseg.functional.rle import encode
 from distseg.manifest import Manifest, Sample
 from distseg.member import default_workers, make_accelerator
 from distseg.oof import load_snapshot_model
-from distseg.runs import Run, atomic_write, read_json, rounds_on_disk
+from distseg.runs import Run, atomic_write, read_json
 
 logger = logging.getLogger("distseg.predict")
 EPSILON = 1e-6
@@ -209,10 +209,12 @@ def predict_images(
     return broken
 
 
-def predict_test(run_dir: Path, sink: Sink) -> list[tuple[str, str]]:
-    """This rank's share of the run's test images into `sink`; see `predict_images`."""
+def predict_test(run_dir: Path, sink: Sink, round: int | None = None) -> list[tuple[str, str]]:
+    """This rank's share of the run's test images into `sink`, by the final ensemble or that of a
+    round; see `predict_images`."""
     run = Run(Path(run_dir))
-    config, ensemble = load_config(run.config), read_json(run.ensemble(last_round(run)))
+    config = load_config(run.config)
+    ensemble = finished_ensemble(run) if round is None else read_json(run.ensemble(round))
     accelerator = make_accelerator(config)
     workers = default_workers(config, accelerator)
     samples = list(Manifest.read(run.data / "test.csv"))
@@ -228,7 +230,7 @@ def predict_folder(
     """Masks of all images of a folder as PNG (0/255; one folder per class when there are several;
     class numbers for multiclass), and an RLE table `id,rle` (`id,class,rle`) when asked."""
     run = Run(Path(run_dir))
-    config, ensemble = load_config(run.config), read_json(run.ensemble(last_round(run)))
+    config, ensemble = load_config(run.config), finished_ensemble(run)
     samples = image_samples(Path(images_dir))
     accelerator = make_accelerator(config)
     if rle_path is not None and accelerator.num_processes > 1:
@@ -238,12 +240,12 @@ def predict_folder(
         return predict_images(config, run.folder, ensemble, samples, sink, accelerator, workers)
 
 
-def last_round(run: Run) -> int:
-    """The last round that has an ensemble; UserError if none has."""
-    rounds = [number for number in rounds_on_disk(run) if run.ensemble(number).is_file()]
-    if not rounds:
+def finished_ensemble(run: Run) -> dict[str, Any]:
+    """The record of the run's ensemble; UserError if there is none yet."""
+    if not run.final.is_file():
         raise UserError(f"{run.folder}: no ensemble yet; `distseg run` makes it")
-    return rounds[-1]
+    record: dict[str, Any] = read_json(run.final)
+    return record
 
 
 def image_samples(folder: Path) -> list[Sample]:

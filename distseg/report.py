@@ -16,17 +16,17 @@ from distseg.log import duration
 from distseg.manifest import Manifest
 from distseg.pictures import pictures, read_csv
 from distseg.runs import (
+    ALL_ROUNDS,
     Run,
     atomic_write,
     member_id,
     read_json,
     read_lines,
-    rounds_on_disk,
     write_json,
 )
 
 CHART = (560, 200, 44, 24)  # width, height, left and bottom margin
-PREDICT_JOB = "predict-test"
+PREDICT_JOB, TEACH_JOB = "predict-test", "teach-round"
 
 
 def write_report(
@@ -40,27 +40,26 @@ def write_report(
     Raises:
         UserError: there is no ensemble yet.
     """
-    rounds = [number for number in rounds_on_disk(run) if run.ensemble(number).is_file()]
-    if not rounds:
+    if not run.final.is_file():
         raise UserError(f"{run.folder}: no ensemble yet, nothing to report; see `distseg status`")
-    number = rounds[-1]
-    manifest, ensemble = Manifest.read(run.manifest(number)), read_json(run.ensemble(number))
+    manifest, ensemble = Manifest.read(run.truth), read_json(run.final)
     final, nested = ensemble["scores"]["final"], ensemble["scores"]["nested"]
     record = {
         "name": config.name,
-        "round": number,
+        "round": ensemble["round"],
         "task": config.task,
         "metric": config.metric,
         "classes": config.classes,
         "score": final["score"],
         "standard_error": final["standard_error"],
         "default_score": nested["default"],
-        "flags": flags(manifest),
+        "flag": ensemble["flag"],
+        "rounds": round_records(config, run),
         "data": data_record(run, manifest),
         "scores": ensemble["scores"],
         "chosen": {key: ensemble[key] for key in ("space", "tta", "weights", "rule")},
         "left_out": ensemble["left_out"],
-        "members": member_curves(config, run, number, manifest),
+        "members": member_curves(config, run, manifest),
         "prediction": prediction_record(run),
         "seconds": stage_seconds(read_lines(run.ledger)),
         "hardware": read_json(run.env) if run.env.is_file() else {},
@@ -74,14 +73,36 @@ def write_report(
 # -- what report.json holds -----------------------------------------------------------------------
 
 
-def flags(manifest: Manifest) -> list[str]:
-    """Why the score is not plainly honest. indirect: made labels train students, and carry fold
-    k's labels to them through a second model; leaky: directly. Empty for human labels."""
-    rows = range(len(manifest))
-    made = any(sample.origin != "labeled" for sample in manifest)
-    trains = {k: [row for row in rows if manifest[row].fold != k] for k in manifest.folds}
-    leaky = any(manifest.leaks(fold, trains[fold]) for fold in manifest.folds)
-    return ["indirect"] * made + ["leaky"] * leaky
+def round_records(config: Config, run: Run) -> list[dict[str, Any]]:
+    """Score, standard error and selection of each round; of all rounds together last."""
+    records = []
+    for key in [*range(len(config.rounds)), ALL_ROUNDS]:
+        if not run.ensemble(key).is_file():
+            continue
+        one = read_json(run.ensemble(key))
+        final = one["scores"]["final"]
+        record = {"round": key, "flag": one["flag"]}
+        record |= {
+            name: final.get(name) for name in ("score", "standard_error", "positives", "negatives")
+        }
+        if isinstance(key, int):
+            entry = config.rounds[key]
+            record |= {"kind": entry.kind, "teacher": entry.judge if key else None}
+            record |= {"selection": selection_record(config, run, key) if key else {}}
+        records.append(record)
+    return records
+
+
+def selection_record(config: Config, run: Run, number: int) -> dict[str, dict[str, int]]:
+    """Rows that teachers judged and that were kept, by fold and by what they are."""
+    found: dict[str, dict[str, int]] = {}
+    for path in sorted(run.select(number).glob("fold*.csv")):
+        rows = read_csv(path)
+        counts = Counter(f"{r['what']}_{'kept' if r['kept'] == '1' else 'dropped'}" for r in rows)
+        kinds = sorted({row["what"] for row in rows})
+        names = [f"{kind}_{end}" for kind in kinds for end in ("kept", "dropped")]
+        found[path.stem.removeprefix("fold")] = {name: counts[name] for name in names}
+    return found
 
 
 def data_record(run: Run, manifest: Manifest) -> dict[str, Any]:
@@ -101,19 +122,24 @@ def data_record(run: Run, manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def member_curves(
-    config: Config, run: Run, number: int, manifest: Manifest
-) -> dict[str, dict[str, Any]]:
+def member_curves(config: Config, run: Run, manifest: Manifest) -> dict[str, dict[str, Any]]:
     """Each trained member's epochs: `curve` has [epoch, loss, score or null] rows."""
     members = {}
-    for name, fold in ((name, fold) for name in config.members for fold in manifest.folds):
+    several = len(config.rounds) > 1
+    planned = [
+        (number, name, fold)
+        for number in range(len(config.rounds))
+        for name, fold in config.planned_members(manifest.folds, number)
+    ]
+    for number, name, fold in planned:
         paths = run.member(number, name, fold)
         rows = read_lines(paths.metrics)
         if not rows:
             continue
         scores = [row["score"] for row in rows if row.get("score") is not None]
         done = read_json(paths.done) if paths.done.is_file() else {}
-        members[member_id(name, fold)] = {
+        label = f"{member_id(name, fold)}@{number}" if several else member_id(name, fold)
+        members[label] = {
             "epochs": len(rows),
             "loss": rows[-1].get("loss"),
             "best_epoch_score": max(scores, default=None),
@@ -151,7 +177,9 @@ def stage_seconds(ledger: Sequence[Mapping[str, Any]]) -> dict[str, float]:
             began = now
         stage = {"prepared": "data", "ensemble": "ensemble"}.get(str(event))
         if event in ("job_done", "job_failed"):
-            stage = "predict" if line.get("job") == PREDICT_JOB else "train"
+            job = str(line.get("job"))
+            stage = "predict" if job.startswith(PREDICT_JOB) else "train"
+            stage = "teach" if job.startswith(TEACH_JOB) else stage
         if stage:
             spent = line.get("seconds", now - began if began and stage == "data" else 0.0)
             seconds[stage] = round(seconds.get(stage, 0.0) + float(spent), 3)

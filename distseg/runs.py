@@ -55,6 +55,10 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return records
 
 
+# A round's number, or "NUMBER/teachers": the pair teachers that were trained for that round.
+RoundKey = int | str
+
+
 @dataclass(frozen=True, slots=True)
 class MemberPaths:
     """Files of one member: one model entry of the config on one fold of one round."""
@@ -92,6 +96,9 @@ class MemberPaths:
     def failure(self) -> Path:
         """JSON that a job leaves when it stops for a reason of its own."""
         return self.folder / "failure.json"
+
+
+ALL_ROUNDS = "all"
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,16 +172,45 @@ class Run:
         """Held while ranks that came at the same time open the folder."""
         return self.folder / ".open.lock"
 
-    def round(self, number: int) -> Path:
-        return self.folder / f"round_{number}"
+    def round(self, key: RoundKey) -> Path:
+        return self.folder / f"round_{key}"
 
-    def manifest(self, number: int) -> Path:
-        return self.round(number) / "train.csv"
+    @property
+    def truth(self) -> Path:
+        """The Manifest of the human labels and their folds: what every round is scored on."""
+        return self.round(0) / "train.csv"
 
-    def ensemble(self, number: int) -> Path:
-        return self.round(number) / "ensemble" / "ensemble.json"
+    def train_set(self, key: RoundKey, fold: int) -> Path:
+        """The Manifest that the student of `fold` learns from; round 0 has one for all folds."""
+        return self.truth if key == 0 else self.round(key) / f"train_fold{fold}.csv"
 
-    def member(self, number: int, name: str, fold: int) -> MemberPaths:
+    def teachers(self, round: int) -> str:
+        """The key of the pair teachers of a round."""
+        return f"{round}/teachers"
+
+    def select(self, round: int) -> Path:
+        """What a round's selection leaves: rule, rows kept and dropped, balance, pictures."""
+        return self.round(round) / "select"
+
+    def taught(self, round: int, what: str, who: str) -> Path:
+        """What teachers say. what: labeled or unlabeled rows; who: the student, foldK, or all."""
+        return self.select(round) / f"{what}_{who}"
+
+    def ensemble(self, key: RoundKey) -> Path:
+        """ensemble.json of a round; of `ALL_ROUNDS`: of the members of all rounds."""
+        return self.round(key) / "ensemble" / "ensemble.json"
+
+    @property
+    def final(self) -> Path:
+        """The ensemble that makes the submission: that of the last round, or of all rounds."""
+        return self.folder / "ensemble.json"
+
+    @property
+    def unlabeled(self) -> Path:
+        """The Manifest of the test images that can be read."""
+        return self.data / "unlabeled.csv"
+
+    def member(self, number: RoundKey, name: str, fold: int) -> MemberPaths:
         return MemberPaths(self.round(number) / "members" / member_id(name, fold))
 
     def log_event(self, event: str, **details: Any) -> None:
@@ -189,6 +225,11 @@ def member_id(name: str, fold: int) -> str:
 def mark_done(path: Path, record: Mapping[str, Any]) -> None:
     """Written last, by rename: what it says is whole."""
     write_json(path, record)
+
+
+def round_number(key: RoundKey) -> int:
+    """The number of a round, or of the round that teachers are for."""
+    return int(str(key).partition("/")[0])
 
 
 def rounds_on_disk(run: Run) -> Iterator[int]:

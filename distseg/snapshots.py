@@ -38,7 +38,7 @@ def keep_snapshots(
         "best": score is not None or last,
         "top_k": score is not None or last,
     }[stage.keep]
-    if progress.stage < len(member.config.stages_of(member.name)) - 1 or not wanted:
+    if progress.stage < len(member.stages) - 1 or not wanted:
         return
     limit = {"best": 1, "top_k": stage.top_k}.get(stage.keep)
     kept = progress.snapshots

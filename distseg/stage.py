@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from distseg.config import StageConfig
 from distseg.data.augment import build_augment
-from distseg.data.dataset import TrainSet
+from distseg.data.dataset import SOFT_SCALE, TrainSet
 from distseg.data.fit import Fit
 from distseg.data.sampling import epoch_steps
 from distseg.evaluate import loader, training_target
-from distseg.functional.losses import weighted_sum
+from distseg.functional.losses import distill, weighted_sum
 from distseg.member import Member, Progress, round_to, save, seed_of
 from distseg.optim import Schedule, build_optimizer, set_lr
 
@@ -52,7 +52,8 @@ class StageTrainer:
         self.member, self.stage, self.number = member, stage, progress.stage
         config, accelerator = member.config, member.accelerator
         self.loss = weighted_sum(stage.loss, config.task)
-        self.schedule = Schedule(stage.schedule, member.steps_per_epoch)
+        self.plan = member.plan(self.number)
+        self.schedule = Schedule(stage.schedule, self.plan.steps)
         optimizer = build_optimizer(stage.optimizer, member.model)
         self.fused = bool(optimizer.defaults.get("fused"))
         accelerator._optimizers.clear()  # the stage before this one is over
@@ -60,10 +61,12 @@ class StageTrainer:
         specs = config.augment if stage.augment is None else stage.augment
         height, width = stage.input_size or (member.size.height, member.size.width)
         fit = Fit(member.size.model_copy(update={"height": height, "width": width}))
-        dataset = TrainSet(member.manifest, member.cache, fit, build_augment(specs), member.seed)
+        dataset = TrainSet(member.data, fit, build_augment(specs), member.seed)
         self.batches: list[list[tuple[int, int]]] = []  # the sampler: filled for each epoch
         self.loader = loader(dataset, self.batches, member.workers, accelerator.device, True)
         self.weights = torch.tensor([s.weight for s in member.manifest], dtype=torch.float32)
+        soft = [s.soft_weight if s.soft else 0.0 for s in member.manifest]
+        self.soft_weights = torch.tensor(soft, dtype=torch.float32)
         self.last_lr, self.bad_at = 0.0, ""
         self.loss_total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
         self.bad_in_row = torch.zeros((), dtype=torch.int64, device=accelerator.device)
@@ -82,21 +85,18 @@ class StageTrainer:
         """All ranks: mean loss per sample of the epoch."""
         local = (self.loss_total + progress.loss_sum).float().to(self.member.accelerator.device)
         total = self.member.accelerator.reduce(local, reduction="sum").item()
-        return round_to(total / len(self.member.rows), 7)
+        return round_to(total / self.plan.images, 7)
 
     def micro_batches(self, progress: Progress) -> Iterator[tuple[int, dict[str, Tensor], Tensor]]:
         """(number of the micro-batch, batch, counts as a sample of the epoch) from `step` on."""
         member, accelerator = self.member, self.member.accelerator
         parts = member.config.train.accumulation
         plan = epoch_steps(
-            member.rows,
+            self.plan,
             progress.total_epochs,
-            member.seed,
-            member.batch_size,
             rank=accelerator.process_index,
             world_size=accelerator.num_processes,
             accumulation=parts,
-            bootstrap=member.config.data.folds.kind == "bootstrap",
         )[progress.step * parts :]
         self.batches[:] = [[(row, epoch) for row, epoch, _ in batch] for batch in plan]
         for number, batch in enumerate(self.loader, start=progress.step * parts):
@@ -112,12 +112,12 @@ class StageTrainer:
         """
         member, accelerator, train = self.member, self.member.accelerator, self.member.config.train
         device, world = accelerator.device, accelerator.num_processes
-        task, parts, size = member.config.task, train.accumulation, member.batch_size
+        task, parts = member.config.task, train.accumulation
         self.loss_total, skipped = (
             torch.zeros_like(self.loss_total),
             torch.zeros_like(self.bad_in_row),
         )
-        base = progress.epoch * member.steps_per_epoch
+        base = progress.epoch * self.plan.steps
         step_loss = torch.zeros_like(self.loss_total)
         step_rows: list[int] = []
         start = progress.step
@@ -129,7 +129,7 @@ class StageTrainer:
                                           accelerator.process_index))  # fmt: skip
                 self.last_lr = self.apply_lr(base + step, progress)
                 step_rows = []
-            in_step = min(size, len(member.rows) - step * size)
+            in_step = self.plan.in_step(step)
             images = member.normalizer(batch["image"].to(device, non_blocking=True))
             target, valid = training_target(batch["target"].to(device, non_blocking=True), task)
             weight = (self.weights[batch["row"]] * counts).to(device, non_blocking=True)
@@ -138,6 +138,11 @@ class StageTrainer:
                 with accelerator.autocast():
                     logits, image_logits = member.ddp(images)
                 loss_B = self.loss(logits, target, valid)
+                if "soft" in batch:
+                    soft = batch["soft"].to(device, non_blocking=True).float() / SOFT_SCALE
+                    share = self.soft_weights[batch["row"]].to(device, non_blocking=True)
+                    made = distill(logits, soft, valid, temperature=member.recipe.temperature)
+                    loss_B = torch.lerp(loss_B, made, share)
                 if image_logits is not None:
                     loss_B = loss_B + (member.entry.image_head or 0.0) * image_loss(
                         image_logits, batch["target"].to(device), task

@@ -24,7 +24,15 @@ from distseg.errors import UserError
 from distseg.functional.metrics import summarize
 from distseg.member import Member, Progress, make_accelerator, restore, round_to, save
 from distseg.oof import predict_out_of_fold
-from distseg.runs import MemberPaths, Run, append_line, atomic_write, mark_done, read_lines
+from distseg.runs import (
+    MemberPaths,
+    RoundKey,
+    Run,
+    append_line,
+    atomic_write,
+    mark_done,
+    read_lines,
+)
 from distseg.snapshots import average_snapshots, keep_snapshots, sync_buffers
 from distseg.stage import Interrupted, StageTrainer, StopSignal
 
@@ -35,7 +43,7 @@ class NonFiniteLoss(RuntimeError):
     """The loss stays NaN or infinite; the message names epoch, step and sample ids."""
 
 
-def train_member(config: Config, run_dir: Path, round: int, name: str, fold: int) -> None:
+def train_member(config: Config, run_dir: Path, round: RoundKey, name: str, fold: int) -> None:
     """Train member `name` on fold `fold`, on all ranks; skips one that is done.
 
     Leaves snapshots/, oof/, oof_scores.json and, last, DONE in the member's folder. Raises
@@ -63,6 +71,7 @@ def train_member(config: Config, run_dir: Path, round: int, name: str, fold: int
             final |= {"steps": progress.total_steps, "skipped_steps": progress.skipped_steps}
             final |= {"seconds": round_to(progress.seconds), "member": name, "fold": fold}
             final |= {"snapshots": [s["file"] for s in progress.snapshots]}
+            final |= {"trained_on": sorted(member.trained_on)}
             final |= {"precision": accelerator.mixed_precision, "ranks": accelerator.num_processes}
             shutil.rmtree(paths.state, ignore_errors=True)
             mark_done(paths.done, final)
@@ -96,8 +105,7 @@ def write_failure(paths: MemberPaths, error: Exception) -> None:
 
 def fit_stages(member: Member) -> Progress:
     """All stages, epoch by epoch: train, evaluate, keep snapshots, save the state."""
-    config, paths, accelerator = member.config, member.paths, member.accelerator
-    stages = config.stages_of(member.name)
+    paths, accelerator, stages = member.paths, member.accelerator, member.stages
     total = sum(stage.schedule.epochs for stage in stages)
     progress, saved = restore(member)
     if member.main:
@@ -122,9 +130,8 @@ def fit_stages(member: Member) -> Progress:
                     continue
                 sync_buffers(member.model, accelerator)
                 seconds = time.perf_counter() - started
-                images = min(
-                    (member.steps_per_epoch - start_step) * member.batch_size, len(member.rows)
-                )
+                plan = trainer.plan
+                images = min((plan.steps - start_step) * plan.batch_size, plan.images)
                 row: dict[str, Any] = {"stage": progress.stage, "epoch": progress.total_epochs}
                 row |= {"loss": trainer.mean_loss(progress), "lr": trainer.last_lr}
                 row |= finish_epoch(member, trainer, stage, progress)

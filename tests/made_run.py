@@ -52,7 +52,7 @@ def write_member(
     snapshots: int = 2,
 ) -> None:  # fmt: skip
     """Logits 2 * truth - 1 + offset + noise of a finished member, as training leaves them."""
-    manifest, cache = Manifest.read(run.manifest(0)), open_cache(config, run)
+    manifest, cache = Manifest.read(run.truth), open_cache(config, run)
     paths = run.member(0, name, fold)
     paths.snapshots.mkdir(parents=True)
     stems = [f"snapshot_{i}" for i in range(snapshots)]
@@ -89,6 +89,6 @@ def made_run(tmp_path: Path, config: Config, **options: Any) -> Run:
     prepare(config, run)
     for name in config.members:
         own = options.get(name, {k: v for k, v in options.items() if k not in config.members})
-        for fold in Manifest.read(run.manifest(0)).folds:
+        for fold in Manifest.read(run.truth).folds:
             write_member(config, run, name, fold, **own)
     return run

@@ -38,7 +38,7 @@ FOLDS = [0, 1, 2]
 
 def load(config: Config, run: Run) -> dict[int, list[tuple[dict[str, np.ndarray], np.ndarray]]]:
     """All logits (float32) by member and the targets, by fold: what the product never holds."""
-    manifest, cache = Manifest.read(run.manifest(0)), open_cache(config, run)
+    manifest, cache = Manifest.read(run.truth), open_cache(config, run)
     rows: dict[int, list[Any]] = {}
     for fold in manifest.folds:
         found = {n: Predictions(run.member(0, n, fold).oof) for n in config.members}

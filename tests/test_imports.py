@@ -24,8 +24,8 @@ RECORDS = {
 }
 # What stages share: the rooms below them, and the files that two stages need.
 SHARED = {"data", "models", "optim", "checkpoint", "evaluate"}
-SHARED |= {"member", "stage", "snapshots", "oof", "finished", "pictures"}
-STAGES = {"train", "predict", "ensemble", "submit", "score", "report"}
+SHARED |= {"member", "stage", "snapshots", "oof", "finished", "pictures", "teaching"}
+STAGES = {"train", "teach", "select", "predict", "ensemble", "submit", "score", "report"}
 LEVELS = {
     **dict.fromkeys(["functional"], 0),
     **dict.fromkeys(RECORDS, 1),
@@ -37,7 +37,7 @@ LEVELS = {
 }
 
 # Where a package, or a standard module that starts processes, may be imported: path prefixes.
-TRAINING = ("train", "predict", "evaluate", "member", "snapshots")
+TRAINING = ("train", "teach", "predict", "evaluate", "member", "snapshots")
 ALLOWED = {
     "accelerate": TRAINING,
     "deepspeed": TRAINING,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from distseg.ensemble import fit_ensemble
+from distseg.ensemble import choose_final, fit_ensemble
 from distseg.errors import UserError
 from distseg.functional.rle import decode
 from distseg.predict import predict_folder
@@ -33,6 +33,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     for fold in (0, 1):
         train_member(config, run.folder, 0, "a", fold)
     fit_ensemble(config, run, 0)
+    choose_final(config, run, 0)
     return run
 
 

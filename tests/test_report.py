@@ -15,11 +15,10 @@ import pytest
 from made_run import made_config, made_run, write_data
 
 from distseg.config import Config
-from distseg.ensemble import fit_ensemble
+from distseg.ensemble import choose_final, fit_ensemble
 from distseg.errors import UserError
-from distseg.manifest import Manifest, Sample
 from distseg.pictures import PREDICTION_RGB, TRUTH_RGB, draw
-from distseg.report import chart, flags, stage_seconds, write_report
+from distseg.report import chart, stage_seconds, write_report
 from distseg.runs import Run, append_line, read_json, write_json
 
 
@@ -60,6 +59,7 @@ def reported(
     write_json(run.env, {"cpu": "a <b>CPU</b>", "cores": 2, "gpus": [], "packages": {}})
     run.submission.write_text("id,rle_mask\nx,1 2\ny,\n")
     fit_ensemble(config, run, 0)
+    choose_final(config, run, 0)
     write_report(config, run, extra)
     return run, config
 
@@ -68,7 +68,7 @@ def test_the_json_holds_everything(tmp_path: Path) -> None:
     run, _ = reported(tmp_path, {"test": {"score": 0.75}})
     record, ensemble = read_json(run.report_json), read_json(run.ensemble(0))
     assert record["score"] == ensemble["scores"]["final"]["score"]
-    assert record["standard_error"] > 0 and record["flags"] == []
+    assert record["standard_error"] > 0 and record["flag"] == "honest"
     assert record["scores"] == ensemble["scores"] and record["test"] == {"score": 0.75}
     assert record["chosen"]["weights"] == {"a": 1, "b": 1}
     assert record["chosen"]["rule"]["threshold"][0] > 0
@@ -119,7 +119,7 @@ def test_it_comes_without_what_is_gone_and_before_the_test_prediction(tmp_path: 
     assert record["prediction"] is None and record["members"] == {} and record["hardware"] == {}
     text = run.report_html.read_text(encoding="utf-8")
     assert "<img" not in text and "no member is usable" in text
-    run.ensemble(0).unlink()
+    run.final.unlink()
     with pytest.raises(UserError, match="no ensemble yet"):
         write_report(config, run)
 
@@ -133,6 +133,7 @@ def test_multiclass_page(tmp_path: Path) -> None:
     )
     run = made_run(tmp_path, config)
     fit_ensemble(config, run, 0)
+    choose_final(config, run, 0)
     assert write_report(config, run)["metric"] == "miou"
     assert run.report_html.read_text(encoding="utf-8").count("<img") == 12
 
@@ -147,15 +148,6 @@ def test_outlines_lie_on_the_borders() -> None:
     assert drawn[20, 50].tolist() == list(TRUTH_RGB)
     assert drawn[120, 100].tolist() == list(PREDICTION_RGB)
     assert drawn[50, 50].tolist() == [90, 90, 90] and drawn[230, 100].tolist() == [90, 90, 90]
-
-
-def test_flags_say_what_is_not_honest() -> None:
-    label = Sample("a", "a.png", "file:a", fold=0)
-    made = Sample("p", "p.png", "soft:x#0", fold=-1, origin="pseudo", teacher_folds=(1,))
-    assert flags(Manifest([label])) == []
-    assert flags(Manifest([label, made])) == ["indirect"]
-    leak = Sample("q", "q.png", "soft:x#1", fold=-1, origin="pseudo", teacher_folds=(0,))
-    assert flags(Manifest([label, leak])) == ["indirect", "leaky"]
 
 
 def test_seconds_leave_out_the_pause_between_two_starts() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -12,13 +13,17 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from distseg.config import Config
 from distseg.data.cache import Cache
 from distseg.data.fit import Fit
-from distseg.data.masks import read_image
+from distseg.data.masks import read_image, read_target
 from distseg.errors import UserError
 from distseg.manifest import Manifest, Sample
+from distseg.predictions import Predictions
 
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+PSEUDO = "test:"  # what the id of a pseudo-labeled row begins with: train and test may share ids
+SOFT_SCALE = 254  # probability 1 of a soft target; 255 is VOID
 
 
 def worker_init(worker: int = 0) -> None:
@@ -33,31 +38,86 @@ def sample_seed(seed: int, epoch: int, name: str) -> int:
     return int.from_bytes(digest, "little")
 
 
-class TrainSet(Dataset[dict[str, Any]]):
-    """Augmented samples: `[(row, epoch)]` or `[(row, epoch, counts)]` (an item of `sampling`).
+class TrainData:
+    """Image, target and soft target of each row of a Manifest, uint8, as they lie on disk.
 
-    "image" uint8 (C, H, W) and "target" uint8 (K, H, W) of the canvas, "row" int, "counts" bool.
+    Human labels come from the decode cache; a made label is the RLE in its row, a soft one a row
+    of Predictions. Pseudo-labeled images come from `extra`, the cache of the test images.
     """
 
     def __init__(
         self,
         manifest: Manifest,
         cache: Cache,
+        extra: Cache | None,
+        config: Config,
+        folder: Path,
+        temperature: float = 1.0,
+    ) -> None:
+        self.manifest, self.cache, self.extra = manifest, cache, extra
+        self.config, self.temperature = config, temperature
+        paths = sorted({sample.soft for sample in manifest if sample.soft})
+        self.predictions = {path: Predictions(folder / path) for path in paths}
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    @property
+    def has_soft(self) -> bool:
+        return bool(self.predictions)
+
+    def image(self, row: int) -> NDArray[np.uint8]:
+        """(H, W, C), a read-only view."""
+        sample = self.manifest[row]
+        if sample.origin != "pseudo":
+            return self.cache.image(sample.id)
+        assert self.extra is not None, "a train set with pseudo-labels has their images"
+        return self.extra.image(sample.id.removeprefix(PSEUDO))
+
+    def target(self, row: int) -> NDArray[np.uint8]:
+        """(K, H, W), 255 where a pixel counts nowhere."""
+        sample = self.manifest[row]
+        if sample.origin == "labeled":
+            return self.cache.target(sample.id)
+        return read_target(sample.target, self.config, sample.height, sample.width)
+
+    def soft(self, row: int) -> NDArray[np.uint8]:
+        """(C, H, W): probabilities at the temperature times SOFT_SCALE; zeros without any."""
+        sample = self.manifest[row]
+        if not sample.soft:
+            return np.zeros((self.config.num_outputs, sample.height, sample.width), np.uint8)
+        logits = self.predictions[sample.soft].of(sample.id.removeprefix(PSEUDO))
+        scaled = np.clip(logits.astype(np.float32) / self.temperature, -30, 30)
+        return np.round(SOFT_SCALE / (1 + np.exp(-scaled))).astype(np.uint8)
+
+
+class TrainSet(Dataset[dict[str, Any]]):
+    """Augmented samples: `[(row, epoch)]` or `[(row, epoch, counts)]` (an item of `sampling`).
+
+    "image" uint8 (C, H, W) and "target" uint8 (K, H, W) of the canvas, "row" int, "counts" bool;
+    where the train set has soft targets "soft" uint8 (C, H, W), see `TrainData.soft`.
+    """
+
+    def __init__(
+        self,
+        data: TrainData,
         fit: Fit,
         augment: Callable[[NDArray[np.uint8], NDArray[np.uint8], int], Pair] | None,
         seed: int,
     ) -> None:
-        self.names = [sample.id for sample in manifest]
-        self.cache, self.fit, self.augment, self.seed = cache, fit, augment, seed
+        self.names = [sample.id for sample in data.manifest]
+        self.data, self.fit, self.augment, self.seed = data, fit, augment, seed
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, item: tuple[int, int] | tuple[int, int, bool]) -> dict[str, Any]:
         row, epoch = item[0], item[1]
-        name = self.names[row]
-        seed = sample_seed(self.seed, epoch, name)
-        image, target = self.cache.image(name), self.cache.target(name)
+        seed = sample_seed(self.seed, epoch, self.names[row])
+        image, target = self.data.image(row), self.data.target(row)
+        num = len(target)
+        if self.data.has_soft:  # goes through the same geometry
+            target = np.concatenate([target, self.data.soft(row)])
         rng = np.random.default_rng(seed)
         # pad: the border reflects the augmented picture, as at prediction; else the canvas is
         # what the network sees, and is often smaller
@@ -68,13 +128,15 @@ class TrainSet(Dataset[dict[str, Any]]):
         if self.augment and not first:
             image, target = self.augment(image, target, seed)
         counts = item[2] if len(item) > 2 else True
-        return {"image": _chw(image), "target": _tensor(target), "row": row, "counts": counts}
+        sample = {"image": _chw(image), "target": _tensor(target[:num])}
+        sample |= {"soft": _tensor(target[num:])} if self.data.has_soft else {}
+        return {**sample, "row": row, "counts": counts}
 
 
 class EvalSet(Dataset[dict[str, Any]]):
     """Cached samples on their prediction canvas: "image" uint8 (C, h, w), "row" of the Manifest.
 
-    `sizes[i]` is the native (height, width): batches share one (`sampling.batches_by_size`).
+    `sizes[i]` is the native (height, width).
     """
 
     def __init__(self, manifest: Manifest, rows: Sequence[int], cache: Cache, fit: Fit) -> None:

@@ -19,7 +19,7 @@ from distseg.data.augment import check_augment
 from distseg.data.cache import Cache, build_cache
 from distseg.data.formats import Row, layout
 from distseg.data.inspect import Bad, Checked, inspect
-from distseg.data.masks import image_size
+from distseg.data.masks import image_size, read_image
 from distseg.errors import UserError
 from distseg.manifest import Manifest, Sample
 from distseg.runs import Run, atomic_write, read_json, write_json
@@ -38,7 +38,7 @@ def prepare(config: Config, run: Run) -> None:
     check_settings(config)
     with FileLock(_made(run.data) / ".lock"):
         statistics = run.data / "statistics.json"
-        done = run.manifest(0).is_file() and statistics.is_file()
+        done = run.truth.is_file() and statistics.is_file()
         if done and read_json(statistics)["key"] == _key(config, run):
             return
         _prepare(config, run, statistics)
@@ -49,7 +49,12 @@ def check_settings(config: Config) -> None:
     layout(config.data.format)
     for specs in [
         config.augment,
-        *(s.augment for n in config.members for s in config.stages_of(n)),
+        *(
+            stage.augment
+            for name in config.members
+            for number in range(len(config.rounds))
+            for stage in config.stages_of(name, number)
+        ),
     ]:
         check_augment(specs or [])
     for name in config.members:
@@ -75,7 +80,7 @@ def _prepare(config: Config, run: Run, statistics: Path) -> None:
     table = folds.balance(config, divided, checked.coverage)
     folds.write_balance(run.data / "balance.csv", table)
     tests.write(run.data / "test.csv")
-    manifest.write(run.manifest(0))
+    manifest.write(run.truth)
     write_json(statistics, {"key": _key(config, run), **_statistics(checked, len(tests))})
     run.log_event("prepared", train=len(manifest), test=len(tests), bad=len(checked.quarantine))
     logger.info("%d train images, %d test images, folds:", len(manifest), len(tests))
@@ -100,7 +105,7 @@ def _folds(config: Config, run: Run, checked: Checked) -> list[int]:
 
 
 def _refuse_change(run: Run, manifest: Manifest) -> None:
-    path = run.manifest(0)
+    path = run.truth
     if not path.is_file() or not any((run.round(0) / "members").glob("*")):
         return
     if Manifest.read(path).samples != manifest.samples:
@@ -155,7 +160,36 @@ def _statistics(checked: Checked, num_test: int) -> dict[str, object]:
 def open_cache(config: Config, run: Run) -> Cache:
     """The decoded train set of a prepared run; built under a lock by whoever comes first."""
     folder = Path(config.data.cache_dir) if config.data.cache_dir else run.cache
-    return build_cache(config, Manifest.read(run.manifest(0)), folder)
+    return build_cache(config, Manifest.read(run.truth), folder)
+
+
+def open_unlabeled_cache(config: Config, run: Run) -> Cache:
+    """The decoded test images that can be read: `run.unlabeled` names them."""
+    if not run.unlabeled.is_file():
+        with FileLock(run.data / ".lock"):
+            tests = Manifest.read(run.data / "test.csv")
+            good, bad = _readable(tests, config.input.channels)
+            for sample, reason in bad:
+                logger.warning("%s: %s: gets no pseudo-label", sample.image, reason)
+                run.log_event("broken_image", id=sample.id, reason=reason)
+            Manifest(good).write(run.unlabeled)
+    folder = Path(config.data.cache_dir) if config.data.cache_dir else run.cache
+    return build_cache(config, Manifest.read(run.unlabeled), folder)
+
+
+def _readable(tests: Manifest, channels: int) -> tuple[list[Sample], list[tuple[Sample, str]]]:
+    """The samples whose file decodes, and the others with the reason."""
+
+    def problem(sample: Sample) -> str:
+        try:
+            read_image(sample.image, channels)
+        except (UserError, OSError, MemoryError) as error:
+            return str(error) or type(error).__name__
+        return ""
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        found = list(zip(tests, pool.map(problem, tests), strict=True))
+    return [s for s, reason in found if not reason], [pair for pair in found if pair[1]]
 
 
 def _made(folder: Path) -> Path:

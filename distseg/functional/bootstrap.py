@@ -22,6 +22,23 @@ def standard_error(
     Returns:
         In the score's own unit; 0 for a single image, of which nothing is known.
     """
+    return float(_drawn_scores(counts_NC3, metric, draws, seed).std(ddof=1))
+
+
+def standard_error_of_gain(
+    now_NC3: NDArray[np.int64], before_NC3: NDArray[np.int64], metric: str, *,
+    draws: int = 1000, seed: int = 0,
+) -> float:  # fmt: skip
+    """The same for the difference of two scores of the same N images, in the same order: each
+    drawn set counts for both."""
+    now, before = (_drawn_scores(c, metric, draws, seed) for c in (now_NC3, before_NC3))
+    return float((now - before).std(ddof=1))
+
+
+def _drawn_scores(
+    counts_NC3: NDArray[np.int64], metric: str, draws: int, seed: int
+) -> NDArray[np.float64]:
+    """The set's score in each draw, float64 (D,)."""
     counts = np.asarray(counts_NC3)
     if get_metric(metric).set_level:
         values = counts.reshape(len(counts), -1).astype(np.float64)
@@ -29,10 +46,8 @@ def standard_error(
         values = per_image(counts, metric).mean(axis=1, keepdims=True)
     sums = np.concatenate([times @ values for times in _times_drawn(len(values), draws, seed)])
     if get_metric(metric).set_level:
-        scores = _mean_ious(sums.reshape(draws, *counts.shape[1:]))
-    else:
-        scores = sums[:, 0] / len(values)
-    return float(scores.std(ddof=1))
+        return _mean_ious(sums.reshape(draws, *counts.shape[1:]))
+    return sums[:, 0] / len(values)
 
 
 def _times_drawn(num_images: int, draws: int, seed: int) -> Iterator[NDArray[np.float64]]:

@@ -161,6 +161,28 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@per_sample
+def distill(
+    logits_BCHW: Tensor, target_BCHW: Tensor, valid_BHW: Tensor, *, temperature: float = 1.0
+) -> Tensor:
+    """KL divergence of the student's probabilities from the teachers', per pixel and class, times
+    temperature squared (Hinton et al. 2015); soft BCE less the teachers' own entropy, which has
+    the same gradient and is 0 where both agree.
+
+    Args:
+        target_BCHW: the teachers' probabilities, 0..1, at the same temperature.
+        temperature: > 0; the student's logits are divided by it.
+
+    Returns:
+        float32 (B,).
+    """
+    crossed = F.binary_cross_entropy_with_logits(
+        logits_BCHW / temperature, target_BCHW, reduction="none"
+    )
+    own = -(torch.xlogy(target_BCHW, target_BCHW) + torch.xlogy(1 - target_BCHW, 1 - target_BCHW))
+    return temperature**2 * pixel_mean(crossed - own, valid_BHW)
+
+
 def _lovasz_slopes(truth_sorted: Tensor) -> Tensor:
     """Gradient of the Lovász extension of the Jaccard loss, errors sorted downward (last axis)."""
     total = truth_sorted.sum(-1, keepdim=True)

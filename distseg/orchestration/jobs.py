@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from distseg.runs import Run, atomic_write, member_id
+from distseg.runs import RoundKey, Run, atomic_write, member_id
 
 if TYPE_CHECKING:  # a rank imports this file first: it must be quick
     from distseg.orchestration.hardware import Slot
@@ -55,7 +55,7 @@ class Job:
     arguments: tuple[str, ...]
     log: Path
     members: tuple[tuple[str, int], ...] = ()
-    round: int = 0
+    round: RoundKey = 0
     overrides: tuple[str, ...] = ()
 
     def command(self) -> list[str]:
@@ -64,7 +64,7 @@ class Job:
         return [*self.arguments, *(["--members", named] if named else []), *self.overrides]
 
 
-def train_job(run: Run, round: int, members: Sequence[tuple[str, int]]) -> Job:
+def train_job(run: Run, round: RoundKey, members: Sequence[tuple[str, int]]) -> Job:
     """The job that trains `members` (name, fold) in a row."""
     names = [member_id(*member) for member in members]
     label = names[0] if len(names) == 1 else f"{names[0]}+{len(names) - 1}"

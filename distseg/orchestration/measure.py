@@ -19,8 +19,8 @@ BYTES_PER_VALUE = 4  # float32
 def data_size(config: Config, run: Run) -> DataSize:
     """From the run's Manifest where there is one, else from the files' list: nothing is decoded,
     the first train image's header gives the size. The synthetic data set is not made."""
-    if run.manifest(0).is_file() and (run.data / "test.csv").is_file():
-        train = Manifest.read(run.manifest(0))
+    if run.truth.is_file() and (run.data / "test.csv").is_file():
+        train = Manifest.read(run.truth)
         test = Manifest.read(run.data / "test.csv")
         heights, widths = sorted(s.height for s in train), sorted(s.width for s in train)
         middle = len(train) // 2

@@ -2,44 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import logging
 import os
-import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from distseg import log
-from distseg.config import Config, dump_config, load_config
+from distseg.config import Config, load_config
 from distseg.errors import UserError
 from distseg.manifest import Manifest
+from distseg.orchestration.folder import check_same, driver_lock, open_run, stop_on_signals
 from distseg.orchestration.hardware import Slot, make_slots, num_cores, visible_gpus
-from distseg.orchestration.jobs import RUN_MARK, Job, die_with_parent, end_leftovers, end_processes
+from distseg.orchestration.jobs import RUN_MARK, Job, end_leftovers, end_processes
 from distseg.orchestration.local import LocalExecutor
-from distseg.orchestration.plan import MemberKey, amount, free_bytes, make_jobs
+from distseg.orchestration.plan import MemberKey, known_members, make_jobs
 from distseg.orchestration.schedule import Failure, Scheduler
-from distseg.orchestration.versions import environment_record
 from distseg.orchestration.view import make_progress
-from distseg.runs import Run, atomic_write, member_id, read_json, write_json
+from distseg.runs import ALL_ROUNDS, RoundKey, Run, member_id, read_json, read_lines, round_number
 
 logger = logging.getLogger("distseg.run")
-
-# What may change between two starts of one run: it does not change what is computed.
-FREE_KEYS = ("compute.", "name", "data.cache_dir", "predict.batch_size")
-
-
-class Stopped(BaseException):
-    """SIGINT or SIGTERM reached the driver; `status` is the exit status to leave with."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.status = 128 + number
 
 
 def run(config: Config, folder: Path) -> int:
@@ -72,72 +57,163 @@ def _steps(config: Config, run: Run) -> int:
 
     prepare(config, run)
     open_cache(config, run)  # once, before the jobs would all want to build it
-    members = config.planned_members(Manifest.read(run.manifest(0)).folds)
-    if not members:
-        raise UserError("no member to train: data.folds.use and members.*.folds exclude all folds")
     slots = make_slots(config.compute, visible_gpus(), num_cores())
-    failures = train_members(config, run, members, slots)
-    done = [member for member in members if run.member(0, *member).done.is_file()]
-    _say_left_out(failures, run)
-    if not done:
+    last = None
+    for number in range(len(config.rounds)):
+        if not make_round(config, run, number, slots):
+            break
+        last = number
+        if number and config.stop == "no_gain" and not gains(config, run, number):
+            break
+    if last is None:
         logger.error("no member finished: there is nothing to ensemble")
         return 1
-    fit_ensemble(config, run, done)
+    choose_final(config, run, last)
     tested = predict_test(config, run, slots)
     extra = score_test(config, run) if tested else {}
     print(report(config, run, extra))
-    return 0 if tested is not False else 1
+    return 0 if tested is not False and last == _last_wanted(config, run, last) else 1
+
+
+def _last_wanted(config: Config, run: Run, last: int) -> int:
+    """The round that should have been the last; `stop` may end them early."""
+    stopped = any(line["event"] == "rounds_stopped" for line in read_lines(run.ledger))
+    return last if stopped else len(config.rounds) - 1
+
+
+def make_round(config: Config, run: Run, number: int, slots: list[Slot]) -> bool:
+    """Teachers, train sets, students, ensemble of one round; False: no student has finished."""
+    entry = config.rounds[number]
+    if len(config.rounds) > 1:
+        logger.info("round %d: %s (%s)", number, entry.kind, config.flag(number))
+    if number:
+        make_train_sets(config, run, number, slots)
+    members = known_members(config, run, number)
+    if not members:
+        raise UserError("no member to train: data.folds.use and members.*.folds exclude all folds")
+    _say_left_out(train_members(config, run, members, slots, number), run)
+    done = [member for member in members if run.member(number, *member).done.is_file()]
+    if not done:
+        logger.error("round %d: no member finished", number)
+        return False
+    fit_ensemble(config, run, number, done)
+    if config.predict.every_round and len(config.rounds) > 1:
+        predict_test(config, run, slots, number)
+    return True
+
+
+def make_train_sets(config: Config, run: Run, number: int, slots: list[Slot]) -> None:
+    """What a round learns from, made by the models of the round before."""
+    from distseg.select import select, write_pair_sets
+    from distseg.teach import lessons
+    from distseg.teaching import students
+
+    entry = config.rounds[number]
+    folds = students(config, run, number)
+    if all(run.train_set(number, fold).is_file() for fold in folds):
+        return
+    if entry.judges_labeled and entry.judge == "pair":
+        write_pair_sets(run, number)
+        key = run.teachers(number)
+        pairs = known_members(config, run, key)
+        _say_left_out(train_members(config, run, pairs, slots, key), run)
+    if lessons(config, run, number, folds):
+        label, log_path = f"teach-round-{number}", run.round(number) / "teach.log"
+        job = Job(label, ("teach", str(run.folder), "--round", str(number)), log_path)
+        if run_jobs(config, run, [], [job], [whole_machine(slots, num_cores())]):
+            raise UserError(f"round {number}: the teachers' predictions failed: see {job.log}")
+    select(config, run, number)
+
+
+def gains(config: Config, run: Run, number: int) -> bool:
+    """Whether a round gains more than the standard error of its gain; says so either way."""
+    from distseg.ensemble import gain
+
+    value, error = gain(run, config, number)
+    if value >= error:
+        logger.info("round %d gains %.4f (standard error %.4f)", number, value, error)
+        return True
+    logger.info(
+        "round %d gains %.4f, less than the standard error %.4f: no more rounds",
+        number, value, error,
+    )  # fmt: skip
+    run.log_event("rounds_stopped", round=number, gain=value, standard_error=error)
+    return False
 
 
 # -- steps ----------------------------------------------------------------------------------------
 
 
 def train_members(
-    config: Config, run: Run, members: Sequence[MemberKey], slots: list[Slot]
+    config: Config, run: Run, members: Sequence[MemberKey], slots: list[Slot], key: RoundKey = 0
 ) -> list[Failure]:
     """Train what is not done; returns what was given up."""
-    jobs = make_jobs(config, run, members, len(slots))
+    jobs = make_jobs(config, run, members, len(slots), key)
     if not jobs:
         return []
     ready = len(members) - sum(len(job.members) for job in jobs)
-    logger.info("%d members to train, %d done", len(members) - ready, ready)
-    return run_jobs(config, run, members, jobs, slots)
+    what = "members" if "/" not in str(key) else f"teachers of round {round_number(key)}"
+    logger.info("%d %s to train, %d done", len(members) - ready, what, ready)
+    return run_jobs(config, run, members, jobs, slots, key)
 
 
 def run_jobs(
-    config: Config, run: Run, members: Sequence[MemberKey], jobs: list[Job], slots: list[Slot]
-) -> list[Failure]:
+    config: Config, run: Run, members: Sequence[MemberKey], jobs: list[Job], slots: list[Slot],
+    key: RoundKey = 0,
+) -> list[Failure]:  # fmt: skip
     executor = LocalExecutor(run, slots)
-    with make_progress(config, run, members, len(slots)) as view:
+    with make_progress(config, run, members, len(slots), key) as view:
         return Scheduler(config, run, executor, view).execute(jobs)
 
 
-def fit_ensemble(config: Config, run: Run, done: Sequence[MemberKey]) -> None:
-    """Fit it, unless the ensemble on disk is younger than every member's DONE."""
-    path = run.ensemble(0)
-    youngest = max(run.member(0, *member).done.stat().st_mtime_ns for member in done)
-    if path.is_file() and path.stat().st_mtime_ns >= youngest:
-        return
+def fit_ensemble(config: Config, run: Run, number: int, done: Sequence[MemberKey]) -> None:
+    """Fit a round's ensemble, and that of all rounds so far, unless they are on disk and younger
+    than what they are made of."""
     from distseg.ensemble import fit_ensemble
 
-    logger.info("fitting the ensemble of %d members on out-of-fold predictions", len(done))
-    fit_ensemble(config, run, 0)
+    youngest = max(_time(run.member(number, *member).done) for member in done)
+    if _time(run.ensemble(number)) < youngest:
+        text = "fitting the ensemble of %d members on out-of-fold predictions"
+        logger.info(text, len(done))
+        fit_ensemble(config, run, number)
+    if number and _time(run.ensemble(ALL_ROUNDS)) < _time(run.ensemble(number)):
+        logger.info("fitting the ensemble of the members of rounds 0 to %d", number)
+        fit_ensemble(config, run, ALL_ROUNDS)
 
 
-def predict_test(config: Config, run: Run, slots: list[Slot]) -> bool | None:
-    """The submission, by a launched job. True: it is there; False: it failed; None: the data has
-    no test images."""
+def choose_final(config: Config, run: Run, number: int) -> None:
+    from distseg.ensemble import choose_final
+
+    chosen = choose_final(config, run, number)
+    if number:
+        which = "all rounds" if chosen["round"] == ALL_ROUNDS else f"round {number}"
+        logger.info("the submission is made by the ensemble of %s", which)
+
+
+def _time(path: Path) -> int:
+    """When a file was written; before all others if it is not there."""
+    return path.stat().st_mtime_ns if path.is_file() else -1
+
+
+def predict_test(
+    config: Config, run: Run, slots: list[Slot], number: int | None = None
+) -> bool | None:
+    """The submission of the final ensemble, or of a round's, by a launched job. True: it is there;
+    False: it failed; None: the data has no test images."""
     if not Manifest.read(run.data / "test.csv"):
         return None
     from distseg.data.formats import layout
     from distseg.submit import merge_parts
 
     spec = layout(config.data.format).submission(config)
-    path = submission_path(run, spec.kind)
-    if path.exists() and path.stat().st_mtime_ns >= run.ensemble(0).stat().st_mtime_ns:
+    path = submission_path(run, spec.kind, number)
+    source = run.final if number is None else run.ensemble(number)
+    if path.exists() and path.stat().st_mtime_ns >= _time(source):
         return True
     slot = whole_machine(slots, num_cores())
-    job = Job("predict-test", ("predict-test", str(run.folder)), run.predict_log)
+    which = () if number is None else ("--round", str(number))
+    label = "predict-test" if number is None else f"predict-test-round-{number}"
+    job = Job(label, ("predict-test", str(run.folder), *which), run.predict_log)
     logger.info("predicting the test images with %d processes", slot.processes)
     if run_jobs(config, run, [], [job], [slot]):
         logger.error("the test prediction failed: see %s", job.log)
@@ -154,8 +230,9 @@ def whole_machine(slots: Sequence[Slot], cores: int) -> Slot:
     return Slot(0, devices, processes, max(1, cores // processes))
 
 
-def submission_path(run: Run, kind: str) -> Path:
-    return run.test_masks if kind == "masks" else run.submission
+def submission_path(run: Run, kind: str, number: int | None = None) -> Path:
+    path = run.test_masks if kind == "masks" else run.submission
+    return path if number is None else run.round(number) / path.name
 
 
 def score_test(config: Config, run: Run) -> dict[str, Any]:
@@ -176,20 +253,36 @@ def report(config: Config, run: Run, extra: dict[str, Any] | None = None) -> str
 
     extra: what is known beside the run's records; the score on the test images by default.
     """
-    if not run.ensemble(0).is_file():
+    if not run.final.is_file():
         raise UserError(f"{run.folder}: no ensemble yet; `distseg run` makes it")
     from distseg.report import write_report
 
     extra = score_test(config, run) if extra is None else extra
     write_report(config, run, extra)
-    final = read_json(run.ensemble(0))["scores"]["final"]
-    error = f" ± {final['standard_error']:.4f}" if final.get("standard_error") is not None else ""
-    lines = [f"out-of-fold {config.metric}: {final['score']:.4f}{error} (nested: honest)"]
+    record = read_json(run.final)
+    lines = [f"{_round_label(n)}: {_score_text(config, one)}" for n, one in _rounds(config, run)]
+    lines.append(f"out-of-fold {_score_text(config, record)}")
     if "test" in extra:
         lines.append(f"test {config.metric} against the truth: {extra['test']['score']:.4f}")
     for path in (run.submission, run.test_masks, run.report_html, run.folder):
         lines += [f"{_label(run, path)}: {path}"] if path.exists() else []
     return "\n".join(lines)
+
+
+def _rounds(config: Config, run: Run) -> list[tuple[RoundKey, dict[str, Any]]]:
+    """The records of the rounds and of all of them together, where there are several."""
+    keys = [*range(len(config.rounds)), ALL_ROUNDS] if len(config.rounds) > 1 else []
+    return [(k, read_json(run.ensemble(k))) for k in keys if run.ensemble(k).is_file()]
+
+
+def _round_label(key: RoundKey) -> str:
+    return "all rounds" if key == ALL_ROUNDS else f"round {key}"
+
+
+def _score_text(config: Config, record: dict[str, Any]) -> str:
+    final = record["scores"]["final"]
+    error = f" ± {final['standard_error']:.4f}" if final.get("standard_error") is not None else ""
+    return f"{config.metric}: {final['score']:.4f}{error} (nested: {record['flag']})"
 
 
 def _label(run: Run, path: Path) -> str:
@@ -209,7 +302,7 @@ def _say_left_out(failures: Sequence[Failure], run: Run) -> None:
 # -- inside a launched job ------------------------------------------------------------------------
 
 
-def train_here(config: Config, run: Run, round: int, members: Sequence[MemberKey]) -> None:
+def train_here(config: Config, run: Run, round: RoundKey, members: Sequence[MemberKey]) -> None:
     """All ranks: train members in a row in this process group. UserError for unknown members."""
     from distseg.data.prepare import prepare
     from distseg.train import train_member
@@ -220,14 +313,22 @@ def train_here(config: Config, run: Run, round: int, members: Sequence[MemberKey
         if not run.config.is_file():
             open_run(config, run)
     prepare(config, run)
-    known = Manifest.read(run.manifest(round)).folds
     for name, fold in members:
-        if fold not in known:
-            raise UserError(f"--fold {fold}: no such fold; this run has {known}")
+        path = run.train_set(round, fold)
+        known = Manifest.read(path if path.is_file() else run.truth).folds
+        if fold not in known or not path.is_file():
+            raise UserError(f"--fold {fold}: no such fold in round {round}; this run has {known}")
         train_member(config, run.folder, round, name, fold)
 
 
-def predict_test_here(run: Run) -> None:
+def teach_here(run: Run, round: int) -> None:
+    """All ranks: the teachers' predictions that a round needs."""
+    from distseg.teach import teach
+
+    teach(run.folder, load_config(run.config), round)
+
+
+def predict_test_here(run: Run, round: int | None = None) -> None:
     """All ranks: this rank's share of the test images into its part of the submission."""
     from distseg.data.formats import layout
     from distseg.predict import predict_test
@@ -236,98 +337,6 @@ def predict_test_here(run: Run) -> None:
     config = load_config(run.config)
     spec = layout(config.data.format).submission(config)
     rank = int(os.environ.get("RANK", "0"))
-    writer = PartWriter(spec, submission_path(run, spec.kind), rank=rank, task=config.task)
-    predict_test(run.folder, writer)
+    writer = PartWriter(spec, submission_path(run, spec.kind, round), rank=rank, task=config.task)
+    predict_test(run.folder, writer, round)
     writer.close()
-
-
-# -- the run folder -------------------------------------------------------------------------------
-
-
-def open_run(config: Config, run: Run) -> None:
-    """Write config.yaml and env.json; UserError when the folder holds another config's run."""
-    check_same(config, run)
-    run.folder.mkdir(parents=True, exist_ok=True)
-    atomic_write(run.config, dump_config(config))
-    write_json(run.env, environment_record())
-    logger.info("run %s, %s free", run.folder, amount(free_bytes(run.folder)))
-
-
-def check_same(config: Config, run: Run) -> None:
-    """UserError naming the first keys that differ from the run's own config.
-
-    The accumulation is free in a launched job: after running out of memory it is doubled."""
-    if not run.config.is_file():
-        return
-    free = (*FREE_KEYS, "train.accumulation") if "DISTSEG_JOB" in os.environ else FREE_KEYS
-    old, new = _flat(load_config(run.config).model_dump()), _flat(config.model_dump())
-    keys = [key for key in {**new, **old} if old.get(key) != new.get(key)]
-    changed = [key for key in keys if not key.startswith(free)]
-    if changed:
-        shown = "; ".join(f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in changed[:5])
-        more = f"; and {len(changed) - 5} more" if len(changed) > 5 else ""
-        raise UserError(
-            f"{run.folder} holds a run of another config ({shown}{more}). "
-            "Use another --out, or remove the folder"
-        )
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """{"a.b.0": value} of nested dicts and lists."""
-    if isinstance(tree, dict):
-        items = [(str(key), value) for key, value in tree.items()]
-    elif isinstance(tree, list | tuple):
-        items = [(str(number), value) for number, value in enumerate(tree)]
-    else:
-        return {prefix: tree}
-    if not items:
-        return {prefix: tree}
-    dot = "." if prefix else ""
-    return {k: v for key, value in items for k, v in _flat(value, f"{prefix}{dot}{key}").items()}
-
-
-@contextlib.contextmanager
-def driver_lock(run: Run) -> Iterator[None]:
-    """One driver per run folder; the lock goes with the process that holds it."""
-    run.folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(run.lock)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UserError(
-            f"{run.folder}: another `distseg run` works on this folder; "
-            f"see `distseg status {run.folder}`"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextlib.contextmanager
-def stop_on_signals() -> Iterator[None]:
-    """Within: SIGINT and SIGTERM raise Stopped, and children that are forked die with us."""
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        raise Stopped(number)
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, stop) for number in numbers}
-    _mark_forks()
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@functools.cache
-def _mark_forks() -> None:
-    """Pools that read images are forked from the driver: killed, it must not leave them."""
-    os.register_at_fork(after_in_child=_in_fork)
-
-
-def _in_fork() -> None:
-    die_with_parent()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from distseg.config import Config
 from distseg.log import duration
-from distseg.manifest import Manifest
+from distseg.manifest import Manifest, pair_folds
 from distseg.orchestration.hardware import Slot
 from distseg.orchestration.jobs import Job, train_job
-from distseg.runs import Run, member_id, read_lines
+from distseg.runs import RoundKey, Run, member_id, read_lines, round_number
 
 PROCESS_BYTES = 700 << 20  # a Python with torch, timm, smp and albumentations imported, measured
 MemberKey = tuple[str, int]
@@ -48,15 +48,33 @@ def configured_folds(config: Config) -> list[int]:
     return [0] if folds.kind == "holdout" else list(range(folds.num))
 
 
-def known_members(config: Config, run: Run, round: int = 0) -> list[MemberKey]:
-    """Members of a round: by its Manifest where there is one, else by the config."""
-    path = run.manifest(round)
-    folds = Manifest.read(path).folds if path.is_file() else configured_folds(config)
-    return config.planned_members(folds)
+def known_folds(config: Config, run: Run) -> list[int]:
+    """By the Manifest where there is one, else by the config."""
+    return Manifest.read(run.truth).folds if run.truth.is_file() else configured_folds(config)
+
+
+def known_members(config: Config, run: Run, round: RoundKey = 0) -> list[MemberKey]:
+    """Members of a round, or of the pair teachers of a round."""
+    folds = known_folds(config, run)
+    if "/" not in str(round):
+        return config.planned_members(folds, round)
+    students = {fold for _, fold in config.planned_members(folds, round_number(round))}
+    numbers = [number for number, pair in pair_folds(folds).items() if students & set(pair)]
+    return [(name, number) for name in config.members for number in numbers]
+
+
+def round_keys(config: Config, run: Run) -> list[RoundKey]:
+    """All that is trained, in order: rounds, each after the pair teachers that it needs."""
+    keys: list[RoundKey] = []
+    for number, entry in enumerate(config.rounds):
+        if entry.judges_labeled and entry.judge == "pair":
+            keys.append(run.teachers(number))
+        keys.append(number)
+    return keys
 
 
 def make_jobs(
-    config: Config, run: Run, members: Sequence[MemberKey], num_slots: int, round: int = 0
+    config: Config, run: Run, members: Sequence[MemberKey], num_slots: int, round: RoundKey = 0
 ) -> list[Job]:
     """Jobs for the members that are not done: `members_per_job` in a row, and fewer where slots
     would stay empty."""
@@ -68,16 +86,40 @@ def make_jobs(
     ]
 
 
-def member_images(config: Config, name: str, size: DataSize, num_folds: int) -> int:
-    """Images that training one member reads: train rows x epochs."""
-    share = 1 - config.data.folds.fraction if num_folds == 1 else (num_folds - 1) / num_folds
-    epochs = sum(stage.schedule.epochs for stage in config.stages_of(name))
-    return round(size.num_train * share) * epochs
+def member_images(
+    config: Config, name: str, size: DataSize, num_folds: int, key: RoundKey = 0
+) -> int:
+    """Images that training one member reads: train rows x epochs, at most: what rules drop is not
+    known before. Pseudo-labels are counted as all test images, or what `top` leaves of them."""
+    missing = 2 if "/" in str(key) else 1
+    share = 1 - config.data.folds.fraction if num_folds == 1 else (num_folds - missing) / num_folds
+    own, extra = round(size.num_train * share), _pseudo_rows(config, size, key)
+    recipe, total = config.recipe(key), 0
+    for number, stage in enumerate(config.stages_of(name, key)):
+        which = config.rows_of_stage(name, key, number)
+        rows = {"labeled": own, "pseudo": extra}.get(which, own + extra)
+        if which == "all" and recipe.mix == "ratio" and extra:
+            rows = round(own / (1 - recipe.share))
+        total += rows * stage.schedule.epochs
+    return total
 
 
-def num_snapshots(config: Config, name: str) -> int:
+def _pseudo_rows(config: Config, size: DataSize, key: RoundKey) -> int:
+    """Pseudo-labels of a round at most; rounds inherit them from the one before."""
+    if "/" in str(key):
+        return 0
+    for entry in reversed(config.rounds[: round_number(key) + 1]):
+        if entry.kind == "supervised":
+            return 0
+        if entry.uses_unlabeled:
+            most = int((entry.top_share or 1.0) * size.num_test)
+            return min(most, entry.top or most)
+    return 0
+
+
+def num_snapshots(config: Config, name: str, key: RoundKey = 0) -> int:
     """Snapshots that a member keeps: those of its last stage."""
-    stage = config.stages_of(name)[-1]
+    stage = config.stages_of(name, key)[-1]
     if stage.swa:
         return 1
     return {"cycles": stage.schedule.cycles, "top_k": stage.top_k}.get(stage.keep, 1)
@@ -87,27 +129,48 @@ def disk_bytes(
     config: Config,
     size: DataSize,
     models: Mapping[str, ModelSize],
-    members: Sequence[MemberKey],
+    planned: Mapping[RoundKey, Sequence[MemberKey]],
     num_slots: int,
     num_folds: int,
 ) -> dict[str, int]:
-    """Bytes on disk by what they hold."""  # fmt: skip
+    """Bytes on disk by what they hold. planned: members by round."""
     pixels = size.height * size.width
     targets = len(config.classes) if config.task == "multilabel" else 1
     weights = {name: 4 * models[name].parameters for name in config.members}
     oof_images = size.num_train / max(1, num_folds) if num_folds > 1 else (
         size.num_train * config.data.folds.fraction
     )  # fmt: skip
+    everyone = [(key, name) for key, members in planned.items() for name, _ in members]
+    logits = sum(oof_images * (2 if "/" in str(key) else 1) for key, _ in everyone)
+    unlabeled = any(entry.uses_unlabeled for entry in config.rounds) * size.num_test
     return {
-        "decode cache": size.num_train * pixels * (config.input.channels + targets),
-        "out-of-fold logits (float16)": round(
-            len(members) * oof_images * pixels * config.num_outputs * 2
+        "decode cache": (size.num_train + unlabeled) * pixels * (config.input.channels + targets),
+        "out-of-fold logits (float16)": round(logits * pixels * config.num_outputs * 2),
+        "soft targets (float16)": _soft_rows(config, size, num_folds)
+        * pixels
+        * config.num_outputs
+        * 2,
+        "snapshots": sum(
+            num_snapshots(config, name, key) * weights[name] for key, name in everyone
         ),
-        "snapshots": sum(num_snapshots(config, name) * weights[name] for name, _ in members),
         # weights, two moments and averaged weights, and the copy that is being written
         "resume states": num_slots * max(weights.values()) * 8,
         "test masks": size.num_test * pixels // 8,
     }
+
+
+def _soft_rows(config: Config, size: DataSize, num_folds: int) -> int:
+    """Rows of logits that teachers leave, over all rounds and students."""
+    rows = 0
+    for entry in config.rounds:
+        if entry.kind == "supervised" or not (entry.makes_soft or entry.action == "blend"):
+            continue
+        students = 1 if entry.judge == "all" else num_folds
+        rows += students * size.num_test * entry.uses_unlabeled
+        rows += (1 if entry.judge in ("all", "oof") else num_folds) * size.num_train * (
+            entry.judges_labeled
+        )  # fmt: skip
+    return rows
 
 
 def memory_bytes(config: Config, models: Mapping[str, ModelSize], slot: Slot) -> dict[str, int]:
@@ -120,7 +183,7 @@ def memory_bytes(config: Config, models: Mapping[str, ModelSize], slot: Slot) ->
     return needed
 
 
-def measured_pace(run: Run, members: Sequence[MemberKey], round: int = 0) -> dict[str, float]:
+def measured_pace(run: Run, members: Sequence[MemberKey], round: RoundKey = 0) -> dict[str, float]:
     """Images per second by model, as the run's own epochs show it; nothing before the first."""
     seen: dict[str, list[float]] = {}
     for name, fold in members:
@@ -133,25 +196,39 @@ def plan_text(
     config: Config, run: Run, slots: Sequence[Slot], size: DataSize, models: Mapping[str, ModelSize]
 ) -> str:
     """What `distseg plan` prints."""
-    members = known_members(config, run)
-    jobs = make_jobs(config, run, members, len(slots))
-    num_folds = len({fold for _, fold in members}) if config.data.folds.kind != "holdout" else 1
+    planned = {key: known_members(config, run, key) for key in round_keys(config, run)}
+    num_folds = 1 if config.data.folds.kind == "holdout" else len(known_folds(config, run))
+    jobs = [j for key, own in planned.items() for j in make_jobs(config, run, own, len(slots), key)]
+    total = sum(map(len, planned.values()))
+    rounds = f", {len(config.rounds)} rounds" if len(config.rounds) > 1 else ""
     lines = [
-        f"{config.name}: {len(config.members)} models x {num_folds} folds = {len(members)} members",
+        f"{config.name}: {len(config.members)} models x {num_folds} folds{rounds} = "
+        f"{total} members",
         f"data: {size.num_train} train and {size.num_test} test images of about "
         f"{size.height} x {size.width} pixels",
         _slots_line(slots),
         "",
-        *_member_lines(config, run, members, size, models, num_folds),
-        "",
-        f"{len(jobs)} jobs to start, {len(members) - sum(len(j.members) for j in jobs)} members "
+    ]
+    for key, members in planned.items():
+        lines += [_round_line(config, key)] if len(planned) > 1 else []
+        lines += [*_member_lines(config, run, key, members, size, models, num_folds), ""]
+    lines += [
+        f"{len(jobs)} jobs to start, {total - sum(len(j.members) for j in jobs)} members "
         "already done",
-        *_time_lines(config, run, members, jobs, slots, size, num_folds),
+        *_time_lines(config, run, planned, jobs, slots, size, num_folds),
         "",
-        *_disk_lines(config, run, members, slots, size, models, num_folds),
+        *_disk_lines(config, run, planned, slots, size, models, num_folds),
         *_memory_lines(config, slots, models),
     ]
     return "\n".join(lines)
+
+
+def _round_line(config: Config, key: RoundKey) -> str:
+    if "/" in str(key):
+        return f"teachers of round {round_number(key)}, each without two folds"
+    entry = config.rounds[int(key)]
+    judge = f", teacher: {entry.judge} ({config.flag(key)})" if entry.kind != "supervised" else ""
+    return f"round {key}: {entry.kind}{judge}"
 
 
 def _slots_line(slots: Sequence[Slot]) -> str:
@@ -164,33 +241,38 @@ def _slots_line(slots: Sequence[Slot]) -> str:
 
 
 def _member_lines(
-    config: Config, run: Run, members: Sequence[MemberKey], size: DataSize,
+    config: Config, run: Run, key: RoundKey, members: Sequence[MemberKey], size: DataSize,
     models: Mapping[str, ModelSize], num_folds: int,
 ) -> list[str]:  # fmt: skip
     header = f"{'member':<32} {'params':>8} {'epochs':>6} {'images':>10} {'snapshots':>9}  state"
     lines = [header]
     for name, fold in members:
-        epochs = sum(stage.schedule.epochs for stage in config.stages_of(name))
-        state = "done" if run.member(0, name, fold).done.is_file() else "to do"
+        epochs = sum(stage.schedule.epochs for stage in config.stages_of(name, key))
+        state = "done" if run.member(key, name, fold).done.is_file() else "to do"
         lines.append(
             f"{member_id(name, fold):<32} {models[name].parameters / 1e6:>7.1f}M {epochs:>6} "
-            f"{member_images(config, name, size, num_folds):>10,} "
-            f"{num_snapshots(config, name):>9}  {state}"
+            f"{member_images(config, name, size, num_folds, key):>10,} "
+            f"{num_snapshots(config, name, key):>9}  {state}"
         )
     return lines
 
 
 def _time_lines(
-    config: Config, run: Run, members: Sequence[MemberKey], jobs: Sequence[Job],
-    slots: Sequence[Slot], size: DataSize, num_folds: int,
+    config: Config, run: Run, planned: Mapping[RoundKey, Sequence[MemberKey]],
+    jobs: Sequence[Job], slots: Sequence[Slot], size: DataSize, num_folds: int,
 ) -> list[str]:  # fmt: skip
-    pace = measured_pace(run, members)
-    todo = [member for job in jobs for member in job.members]
-    images = sum(member_images(config, name, size, num_folds) for name, _ in todo)
-    lines = [f"{images:,} images to train on"]
-    if not todo or any(name not in pace for name, _ in todo):
+    seen = [
+        (name, measured_pace(run, members, key))
+        for key, members in planned.items()
+        for name in config.members
+    ]
+    pace = {name: found[name] for name, found in seen if name in found}
+    todo = [(job.round, name) for job in jobs for name, _ in job.members]
+    needed = [(name, member_images(config, name, size, num_folds, key)) for key, name in todo]
+    lines = [f"{sum(images for _, images in needed):,} images to train on"]
+    if not todo or any(name not in pace for name, _ in needed):
         return [*lines, *(["time: unknown until the first epoch of each model"] if todo else [])]
-    seconds = sum(member_images(config, n, size, num_folds) / pace[n] for n, _ in todo)
+    seconds = sum(images / pace[name] for name, images in needed)
     gpus = f", {seconds / 3600 * config.compute.gpus_per_job:.2f} GPU-hours" * bool(
         slots[0].devices
     )
@@ -198,10 +280,10 @@ def _time_lines(
 
 
 def _disk_lines(
-    config: Config, run: Run, members: Sequence[MemberKey], slots: Sequence[Slot], size: DataSize,
-    models: Mapping[str, ModelSize], num_folds: int,
+    config: Config, run: Run, planned: Mapping[RoundKey, Sequence[MemberKey]],
+    slots: Sequence[Slot], size: DataSize, models: Mapping[str, ModelSize], num_folds: int,
 ) -> list[str]:  # fmt: skip
-    parts = disk_bytes(config, size, models, members, len(slots), num_folds)
+    parts = disk_bytes(config, size, models, planned, len(slots), num_folds)
     needed, free = sum(parts.values()), free_bytes(run.folder)
     lines = [f"disk, when finished: {amount(needed)} of {amount(free)} free at {run.folder}"]
     lines += [f"  {name:<30} {amount(value):>9}" for name, value in parts.items()]

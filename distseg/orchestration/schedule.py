@@ -124,8 +124,9 @@ class Scheduler:
         self.running.append(Running(job, slot, handle, time.monotonic(), log_start))
         attempt = self.attempts.get(_head(job), 0) + 1
         self.run.log_event(
-            "job_started", job=job.label, members=_labels(job), pid=handle.pid, attempt=attempt,
-            slot=slot.number, devices=list(slot.devices), overrides=list(job.overrides),
+            "job_started", job=job.label, round=job.round, members=_labels(job),
+            pid=handle.pid, attempt=attempt, slot=slot.number, devices=list(slot.devices),
+            overrides=list(job.overrides),
         )  # fmt: skip
         self.view.started(job, slot, attempt)
 
@@ -134,15 +135,18 @@ class Scheduler:
         job, seconds = entry.job, round(time.monotonic() - entry.since, 3)
         todo = [m for m in job.members if not self.run.member(job.round, *m).done.is_file()]
         if not todo and (job.members or status == 0):
-            self.run.log_event("job_done", job=job.label, members=_labels(job), seconds=seconds)
+            self.run.log_event(
+                "job_done", job=job.label, round=job.round, members=_labels(job), seconds=seconds
+            )
             self.view.finished(job)
             return []
         rest = [narrow(job, self.run, todo[1:])] if todo[1:] else []
         head = narrow(job, self.run, todo[:1]) if todo else job
         again, failure = self._judge(head, status, entry)
         self.run.log_event(
-            "job_failed", job=job.label, members=_labels(job), seconds=seconds, status=status,
-            kind=failure.kind, message=failure.message, log=str(job.log), final=failure.final,
+            "job_failed", job=job.label, round=job.round, members=_labels(job), seconds=seconds,
+            status=status, kind=failure.kind, message=failure.message, log=str(job.log),
+            final=failure.final,
         )  # fmt: skip
         # The job's own log, which several members may share, is where the cause stands.
         failure = replace(failure, job=replace(head, log=job.log))
@@ -151,7 +155,7 @@ class Scheduler:
             self.left_out.append(failure)
             for member in _labels(head):
                 reason = {"kind": failure.kind, "message": failure.message}
-                self.run.log_event("member_left_out", member=member, **reason)
+                self.run.log_event("member_left_out", round=head.round, member=member, **reason)
         return [*([again] if again else []), *rest]
 
     def _judge(self, job: Job, status: int, entry: Running) -> tuple[Job | None, Failure]:

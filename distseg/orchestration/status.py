@@ -11,8 +11,8 @@ from filelock import FileLock, Timeout
 from distseg.config import Config, load_config
 from distseg.errors import UserError
 from distseg.log import duration
-from distseg.orchestration.plan import known_members
-from distseg.runs import Run, member_id, read_json, read_lines, rounds_on_disk
+from distseg.orchestration.plan import known_members, round_keys
+from distseg.runs import RoundKey, Run, member_id, read_json, read_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +37,13 @@ class MemberStatus:
         return member_id(self.name, self.fold)
 
 
-def total_epochs(config: Config, name: str) -> int:
-    return sum(stage.schedule.epochs for stage in config.stages_of(name))
+def total_epochs(config: Config, name: str, round: RoundKey = 0) -> int:
+    return sum(stage.schedule.epochs for stage in config.stages_of(name, round))
 
 
-def member_status(config: Config, run: Run, round: int, name: str, fold: int) -> MemberStatus:
+def member_status(config: Config, run: Run, round: RoundKey, name: str, fold: int) -> MemberStatus:
     """Read one member's DONE, failure.json and metrics.jsonl; `running` is left to the caller."""
-    paths, epochs = run.member(round, name, fold), total_epochs(config, name)
+    paths, epochs = run.member(round, name, fold), total_epochs(config, name, round)
     rows = read_lines(paths.metrics)
     last = rows[-1] if rows else {}
     score = next((r["score"] for r in reversed(rows) if r.get("score") is not None), None)
@@ -85,10 +85,10 @@ def is_alive(run: Run) -> bool:
 
 
 def started_members(run: Run) -> set[str]:
-    """Labels of the members whose job the ledger calls started and not ended."""
+    """ROUND:LABEL of the members whose job the ledger calls started and not ended."""
     running: set[str] = set()
     for line in read_lines(run.ledger):
-        members = set(line.get("members", []))
+        members = {f"{line.get('round', 0)}:{label}" for label in line.get("members", [])}
         if line["event"] == "job_started":
             running |= members
         elif line["event"] in ("job_done", "job_failed"):
@@ -99,13 +99,14 @@ def started_members(run: Run) -> set[str]:
 
 
 def left_out(run: Run) -> dict[str, str]:
-    """Members that the last start of the run gave up, and why."""
+    """ROUND:LABEL of members that the last start of the run gave up, and why."""
     found: dict[str, str] = {}
     for line in read_lines(run.ledger):
         if line["event"] == "run_started":
             found.clear()
         elif line["event"] == "member_left_out":
-            found[line["member"]] = f"{line['kind']}: {line['message']}"
+            label = f"{line.get('round', 0)}:{line['member']}"
+            found[label] = f"{line['kind']}: {line['message']}"
     return found
 
 
@@ -133,11 +134,14 @@ def status_text(folder: Path) -> str:
     config, alive = load_config(run.config), is_alive(run)
     started, given_up = started_members(run) if alive else set(), left_out(run)
     lines = [f"{folder}: {'running' if alive else 'not running'}"]
-    for round in list(rounds_on_disk(run)) or [0]:
+    for round in [key for key in round_keys(config, run) if run.round(key).is_dir()] or [0]:
         members = known_members(config, run, round)
         statuses = [member_status(config, run, round, *member) for member in members]
         lines += [f"round {round}: {sum(s.state == 'done' for s in statuses)} of {len(statuses)}"]
-        lines += [_line(s, s.label in started, given_up.get(s.label)) for s in statuses]
+        lines += [
+            _line(s, f"{round}:{s.label}" in started, given_up.get(f"{round}:{s.label}"))
+            for s in statuses
+        ]
         left = remaining_s(statuses, max(1, len(started)))
         if left and alive:
             lines.append(f"members trained in about {duration(left)}")

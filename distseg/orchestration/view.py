@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from types import TracebackType
 from typing import TextIO
@@ -20,19 +21,24 @@ from distseg.orchestration.jobs import Job
 from distseg.orchestration.plan import MemberKey
 from distseg.orchestration.schedule import Failure, tail
 from distseg.orchestration.status import MemberStatus, member_status, remaining_s
-from distseg.runs import Run, member_id, read_lines
+from distseg.runs import RoundKey, Run, member_id, read_lines
 
 REFRESH_S = 1.0
 
 
-class Progress:
+class Progress(ABC):
     """The progress of all members of a round, read from their files.
 
     Both forms keep to the log and never to the jobs: a job that writes nothing looks idle.
     """
 
     def __init__(
-        self, config: Config, run: Run, members: Sequence[MemberKey], num_slots: int, round: int = 0
+        self,
+        config: Config,
+        run: Run,
+        members: Sequence[MemberKey],
+        num_slots: int,
+        round: RoundKey = 0,
     ) -> None:
         self.config, self.run, self.members, self.round = config, run, list(members), round
         self.num_slots, self.last_tick = num_slots, 0.0
@@ -48,11 +54,13 @@ class Progress:
     ) -> None:  # fmt: skip
         self.tick(force=True)
 
+    @abstractmethod
     def say(self, text: str) -> None:
-        raise NotImplementedError
+        """Show a line that stays."""
 
+    @abstractmethod
     def show(self) -> None:
-        raise NotImplementedError
+        """Show where the members stand."""
 
     def started(self, job: Job, slot: Slot, attempt: int) -> None:
         self.active[job.label] = job
@@ -97,7 +105,7 @@ class LineProgress(Progress):
 
     def __init__(
         self, config: Config, run: Run, members: Sequence[MemberKey], num_slots: int,
-        round: int = 0, out: TextIO | None = None,
+        round: RoundKey = 0, out: TextIO | None = None,
     ) -> None:  # fmt: skip
         super().__init__(config, run, members, num_slots, round)
         self.out = out or sys.stdout
@@ -136,7 +144,7 @@ class LiveProgress(Progress):
 
     def __init__(
         self, config: Config, run: Run, members: Sequence[MemberKey], num_slots: int,
-        round: int = 0, console: Console | None = None,
+        round: RoundKey = 0, console: Console | None = None,
     ) -> None:  # fmt: skip
         super().__init__(config, run, members, num_slots, round)
         # No refresh thread: the scheduler's own loop draws, so that the driver forks safely.
@@ -185,7 +193,7 @@ def _cells(status: MemberStatus) -> tuple[str, ...]:
 
 
 def make_progress(
-    config: Config, run: Run, members: Sequence[MemberKey], num_slots: int, round: int = 0
+    config: Config, run: Run, members: Sequence[MemberKey], num_slots: int, round: RoundKey = 0
 ) -> Progress:
     """The form that suits where standard output goes."""
     form = LiveProgress if sys.stdout.isatty() else LineProgress

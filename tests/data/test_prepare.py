@@ -25,7 +25,7 @@ def test_everything_is_written_once(tmp_path: Path) -> None:
     (root / "test_images/t1.png").write_bytes(b"")
     c = config(root)
     prepare(c, run)
-    manifest = Manifest.read(run.manifest(0))
+    manifest = Manifest.read(run.truth)
     assert [s.id for s in manifest] == [f"a{i}" for i in range(5)] and manifest.folds == [0, 1]
     assert all((s.height, s.width) == (16, 16) for s in manifest)
     assert [row["id"] for row in rows_of(run.data / "quarantine.csv")] == ["a5"]
@@ -48,10 +48,10 @@ def test_the_users_folds_are_kept_and_checked(tmp_path: Path) -> None:
     run.folds.write_text(text)
     prepare(config(root), run)
     assert run.folds.read_text() == text
-    assert [s.fold for s in Manifest.read(run.manifest(0))] == [0, 0, 1, 1, 1, 1]
+    assert [s.fold for s in Manifest.read(run.truth)] == [0, 0, 1, 1, 1, 1]
     run.folds.write_text(text.replace("a0,0", "a0,1"))  # edited before anything was trained
     prepare(config(root), run)
-    assert [s.fold for s in Manifest.read(run.manifest(0))] == [1, 0, 1, 1, 1, 1]
+    assert [s.fold for s in Manifest.read(run.truth)] == [1, 0, 1, 1, 1, 1]
     run.folds.write_text("id,fold\na0,0\n")
     with pytest.raises(UserError, match=r"folds\.csv: no fold for id 'a1' \(5 ids are missing\)"):
         prepare(config(root), run)
@@ -71,7 +71,7 @@ def test_byte_identical_images_share_a_fold(tmp_path: Path) -> None:
     for i in range(10, 20):
         (root / f"images/a{i}.png").write_bytes((root / f"images/a{i - 10}.png").read_bytes())
     prepare(config(root), run)
-    fold = {s.id: s.fold for s in Manifest.read(run.manifest(0))}
+    fold = {s.id: s.fold for s in Manifest.read(run.truth)}
     assert all(fold[f"a{i}"] == fold[f"a{i + 10}"] for i in range(10))
 
 
@@ -116,7 +116,7 @@ def test_all_of_tgs_survives(tmp_path: Path, data_root: Path) -> None:
         root, data__format="tgs", data__folds={"num": 5}, input__height=128, input__width=128
     )
     prepare(c, run)
-    manifest, balance = Manifest.read(run.manifest(0)), rows_of(run.data / "balance.csv")
+    manifest, balance = Manifest.read(run.truth), rows_of(run.data / "balance.csv")
     assert len(manifest) == 3198 and not rows_of(run.data / "quarantine.csv")
     assert len(Manifest.read(run.data / "test.csv")) == 2402
     empty = [float(row["empty"]) for row in balance]

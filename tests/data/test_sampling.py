@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from distseg.data.sampling import Item, batches_by_size, epoch_steps, num_steps
+from distseg.data.sampling import Item, Plan, epoch_steps
 
 ROWS = [3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377]  # 11: a tail for every batch size
 
@@ -18,8 +18,8 @@ def steps(batches: list[list[Item]], accumulation: int) -> list[list[Item]]:
 
 
 def test_every_row_counts_once_and_shapes_are_static() -> None:
-    batches = epoch_steps(ROWS, 0, 0, 8)
-    assert [len(batch) for batch in batches] == [8, 8] == [8] * num_steps(len(ROWS), 8)
+    batches = epoch_steps(Plan(ROWS, 8, 0), 0)
+    assert [len(batch) for batch in batches] == [8, 8] == [8] * Plan(ROWS, 8, 0).steps
     assert sorted(row for batch in batches for row, _, counts in batch if counts) == ROWS
     filled = [row for row, _, counts in batches[1] if not counts]
     assert filled == [row for row, _, _ in batches[0]][:5]  # from the epoch's start
@@ -27,11 +27,11 @@ def test_every_row_counts_once_and_shapes_are_static() -> None:
 
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_accumulation_and_ranks_see_the_same_samples_in_each_step(epoch: int) -> None:
-    whole = steps(epoch_steps(ROWS, epoch, 7, 8), 1)
-    assert steps(epoch_steps(ROWS, epoch, 7, 8, accumulation=4), 4) == whole
+    whole = steps(epoch_steps(Plan(ROWS, 8, 7), epoch), 1)
+    assert steps(epoch_steps(Plan(ROWS, 8, 7), epoch, accumulation=4), 4) == whole
     for accumulation in (1, 2):
         ranks = [
-            epoch_steps(ROWS, epoch, 7, 8, rank=r, world_size=2, accumulation=accumulation)
+            epoch_steps(Plan(ROWS, 8, 7), epoch, rank=r, world_size=2, accumulation=accumulation)
             for r in range(2)
         ]
         joined = [a + b for a, b in zip(*ranks, strict=True)]
@@ -39,22 +39,25 @@ def test_accumulation_and_ranks_see_the_same_samples_in_each_step(epoch: int) ->
 
 
 def test_order_is_a_function_of_seed_and_epoch() -> None:
-    assert epoch_steps(ROWS, 1, 0, 4) == epoch_steps(ROWS, 1, 0, 4)
+    assert epoch_steps(Plan(ROWS, 4, 0), 1) == epoch_steps(Plan(ROWS, 4, 0), 1)
     rows = [
-        [i[0] for b in epoch_steps(ROWS, e, s, 4) for i in b] for e, s in [(0, 0), (1, 0), (0, 1)]
+        [i[0] for b in epoch_steps(Plan(ROWS, 4, s), e) for i in b]
+        for e, s in [(0, 0), (1, 0), (0, 1)]
     ]
     assert rows[0] != rows[1] != rows[2] != rows[0]
-    assert all(epoch == 3 for batch in epoch_steps(ROWS, 3, 0, 4) for _, epoch, _ in batch)
+    assert all(epoch == 3 for batch in epoch_steps(Plan(ROWS, 4, 0), 3) for _, epoch, _ in batch)
 
 
 def test_fewer_rows_than_a_batch_wraps_as_often_as_needed() -> None:
-    (batch,) = epoch_steps([1, 2, 3], 0, 0, 8)
+    (batch,) = epoch_steps(Plan([1, 2, 3], 8, 0), 0)
     assert len(batch) == 8 and sum(counts for _, _, counts in batch) == 3
 
 
 def test_bootstrap_draws_the_same_rows_every_epoch() -> None:
     drawn = [
-        Counter(row for b in epoch_steps(ROWS, e, 0, 4, bootstrap=True) for row, _, c in b if c)
+        Counter(
+            row for b in epoch_steps(Plan(ROWS, 4, 0, bootstrap=True), e) for row, _, c in b if c
+        )
         for e in range(3)
     ]
     assert drawn[0] == drawn[1] == drawn[2]
@@ -75,9 +78,39 @@ def test_impossible_layouts_are_refused(
     rows: list[int], batch: int, options: dict[str, int]
 ) -> None:
     with pytest.raises(ValueError):
-        epoch_steps(rows, 0, 0, batch, **options)  # type: ignore[arg-type]
+        epoch_steps(Plan(rows, batch, 0), 0, **options)  # type: ignore[arg-type]
 
 
-def test_batches_share_a_size() -> None:
-    sizes = [(1, 2), (3, 4), (1, 2), (1, 2), (3, 4)]
-    assert batches_by_size(sizes, 2) == [[0, 2], [3], [1, 4]]
+MIXED = list(range(1000, 1007))
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5])
+def test_mixed_rows_hold_their_share_in_every_part_of_every_step(share: float) -> None:
+    plan = Plan(ROWS, 16, 7, mixed=MIXED, share=share)
+    whole = steps(epoch_steps(plan, 2), 1)
+    for world, accumulation in ((1, 1), (2, 1), (1, 2), (2, 2)):
+        ranks = [
+            epoch_steps(plan, 2, rank=r, world_size=world, accumulation=accumulation)
+            for r in range(world)
+        ]
+        for batch in (batch for rank in ranks for batch in rank):
+            assert sum(row >= 1000 for row, _, _ in batch) == share * len(batch)
+            assert all(counts for _, _, counts in batch)
+        joined = [[i for part in parts for i in part] for parts in zip(*ranks, strict=True)]
+        assert steps(joined, accumulation) == whole
+    assert plan.images == plan.steps * 16 and plan.in_step(plan.steps - 1) == 16
+
+
+def test_mixed_rows_come_equally_often_over_epochs() -> None:
+    plan = Plan(ROWS, 8, 0, mixed=MIXED, share=0.5)
+    seen = Counter(
+        row for e in range(7) for b in epoch_steps(plan, e) for row, _, _ in b if row >= 1000
+    )
+    assert set(seen) == set(MIXED) and max(seen.values()) - min(seen.values()) == 0
+    own = Counter(row for b in epoch_steps(plan, 0) for row, _, _ in b if row < 1000)
+    assert set(own) == set(ROWS)
+
+
+def test_a_share_that_ranks_cannot_hold_is_refused() -> None:
+    with pytest.raises(ValueError, match="no whole number"):
+        epoch_steps(Plan(ROWS, 4, 0, mixed=MIXED, share=0.25), 0, world_size=2)

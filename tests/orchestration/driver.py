@@ -10,10 +10,10 @@ from pathlib import Path
 import yaml
 
 from distseg.config import load_config
+from distseg.orchestration.folder import Stopped, driver_lock, stop_on_signals
 from distseg.orchestration.hardware import Slot
 from distseg.orchestration.jobs import Job, train_job
 from distseg.orchestration.local import LocalExecutor
-from distseg.orchestration.pipeline import Stopped, driver_lock, stop_on_signals
 from distseg.orchestration.schedule import Scheduler
 from distseg.orchestration.view import LineProgress
 from distseg.runs import Run

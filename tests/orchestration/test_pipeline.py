@@ -13,7 +13,7 @@ from filelock import FileLock
 from distseg import cli
 from distseg.config import Config, parse_config
 from distseg.errors import UserError
-from distseg.orchestration import pipeline
+from distseg.orchestration import folder, pipeline
 from distseg.orchestration.hardware import Slot
 from distseg.orchestration.status import is_alive, remaining_s, status_text
 from distseg.runs import Run, append_line, mark_done, read_json, write_json
@@ -28,7 +28,7 @@ def config_of(change: Callable[[dict], None] = lambda tree: None) -> Config:
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     run = Run(tmp_path / "run")
-    pipeline.open_run(config_of(), run)
+    folder.open_run(config_of(), run)
     return run
 
 
@@ -45,7 +45,7 @@ def test_another_config_is_refused(run: Run) -> None:
         tree["train"]["batch_size"] = 4
 
     with pytest.raises(UserError) as error:
-        pipeline.open_run(config_of(change), run)
+        folder.open_run(config_of(change), run)
     assert "members.a.encoder: 'tu-convnext_atto' -> 'tu-resnet10t'" in str(error.value)
     assert "train.batch_size: 8 -> 4" in str(error.value)
 
@@ -55,16 +55,16 @@ def test_compute_and_name_may_change(run: Run) -> None:
         tree["compute"]["slots"] = 3
         tree["name"] = "other"
 
-    pipeline.open_run(config_of(change), run)
+    folder.open_run(config_of(change), run)
     assert "slots: 3" in run.config.read_text()  # jobs read it from there
 
 
 def test_accumulation_is_free_within_a_job_only(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_of(lambda tree: tree["train"].update(accumulation=2))
     with pytest.raises(UserError, match=r"train\.accumulation"):
-        pipeline.check_same(config, run)
+        folder.check_same(config, run)
     monkeypatch.setenv("DISTSEG_JOB", "x")
-    pipeline.check_same(config, run)
+    folder.check_same(config, run)
 
 
 def test_a_second_driver_is_refused(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

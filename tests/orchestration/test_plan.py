@@ -47,7 +47,7 @@ def test_members_are_models_by_folds(run: Run) -> None:
 
 
 def test_the_manifest_says_which_folds_there_are(run: Run) -> None:
-    Manifest([Sample("x", "x.png", fold=2), Sample("y", "y.png", fold=-1)]).write(run.manifest(0))
+    Manifest([Sample("x", "x.png", fold=2), Sample("y", "y.png", fold=-1)]).write(run.truth)
     assert known_members(config_of(), run) == [("a", 2), ("b", 2)]
 
 
@@ -69,7 +69,7 @@ def test_estimates() -> None:
     config = config_of()
     members = config.planned_members([0, 1])
     assert member_images(config, "a", SIZE, 2) == 50 * 2  # half the rows, two epochs
-    parts = disk_bytes(config, SIZE, MODELS, members, 1, 2)
+    parts = disk_bytes(config, SIZE, MODELS, {0: members}, 1, 2)
     assert parts["decode cache"] == 100 * 100 * 2
     assert parts["out-of-fold logits (float16)"] == 4 * 50 * 100 * 2
     assert parts["snapshots"] == 2 * 2 * 4 * (1000 + 3000)

@@ -106,7 +106,7 @@ def test_a_broken_member_is_left_out_and_the_rest_goes_on(tmp_path: Path) -> Non
         ("a_fold1", "non_finite"),
     }
     assert len(attempts(run, "a", 0)) == 3  # retries: 2
-    assert set(left_out(run)) == {"a_fold0", "a_fold1"}
+    assert set(left_out(run)) == {"0:a_fold0", "0:a_fold1"}
     assert shown.count("LEFT OUT") == 2
 
 
