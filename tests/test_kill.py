@@ -135,3 +135,62 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
         state, _ = checkpoint.load_snapshot(paths.snapshots / name)
         found |= {f"{name}.{key}": value for key, value in state.items()}
     return found
+
+
+def rounds_tree() -> dict[str, Any]:
+    """Teachers, filtering, soft blends, warm starts and pseudo-labels, each a few seconds long."""
+    changed = tiny_tree()
+    changed["stages"][0]["schedule"] = {"kind": "cosine", "cycles": 1, "epochs_per_cycle": 3}
+    changed["data"]["synthetic"] |= {"num_train": 60, "num_test": 12}
+    changed["data"]["folds"] = {"kind": "stratified", "num": 3}
+    changed["rounds"] = [
+        {"kind": "supervised"},
+        {"kind": "self_distill", "rules": {"worst": 0.3}, "action": "blend", "targets": "soft",
+         "init": "previous"},
+        {"kind": "pseudo_label", "rules": {}, "match_strata": False, "mix": "ratio"},
+    ]  # fmt: skip
+    changed["compute"] |= {"members_per_job": 3, "retries": 0}
+    return changed
+
+
+def test_killed_in_any_round(tmp_path: Path) -> None:
+    """Kills spread over the whole run: training, teachers, selection, ensembles, prediction."""
+    config = tmp_path / "tiny.yaml"
+    config.write_text(yaml.safe_dump(rounds_tree()))
+    whole, cut = Run(tmp_path / "whole"), Run(tmp_path / "cut")
+    assert start(config, whole.folder).wait(900) == 0
+
+    random.seed(7)
+    kills: list[str] = []
+    while len(kills) < 30 and not cut.report_json.is_file():
+        driver = start(config, cut.folder)
+        whom = ("driver", "rank", "launcher")[len(kills) % 3]
+        moment = time.monotonic() + random.uniform(9.0, 22.0)
+        while time.monotonic() < moment and driver.poll() is None:
+            time.sleep(0.05)
+        pid = victim(driver.pid, cut, whom)
+        if driver.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid or driver.pid, signal.SIGKILL)
+            kills.append(whom if pid else "driver")
+        driver.wait(120)
+        gone_by = time.monotonic() + LIMIT_S
+        while marked(cut):
+            assert time.monotonic() < gone_by, f"alive after {whom} was killed: {marked(cut)}"
+            time.sleep(0.1)
+        check_files(cut.folder)
+    assert len(kills) >= 4, f"it finished after {kills}: too quick to show anything"
+    assert start(config, cut.folder).wait(900) == 0
+
+    members = sorted(whole.folder.glob("round_*/**/DONE"))
+    assert len(members) == 12
+    for done in members:
+        other = cut.folder / done.relative_to(whole.folder)
+        for name in read_json(done)["snapshots"]:
+            states = [
+                checkpoint.load_snapshot(path.parent / "snapshots" / name)[0]
+                for path in (done, other)
+            ]
+            assert all(torch.equal(states[0][key], states[1][key]) for key in states[0]), done
+    for path in whole.folder.glob("round_*/train_fold*.csv"):
+        assert path.read_text() == (cut.folder / path.relative_to(whole.folder)).read_text()
