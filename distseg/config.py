@@ -279,7 +279,8 @@ class RoundConfig(Strict):
     @property
     def makes_soft(self) -> bool:
         """Whether the round makes soft targets."""
-        return self.kind != "supervised" and (self.kind == "distill" or self.targets == "soft")
+        blends = self.kind == "self_distill" and self.action == "blend"
+        return self.kind == "distill" or self.targets == "soft" or blends
 
 
 class TrainConfig(Strict):

@@ -83,8 +83,14 @@ def _check_round(config: Config, entry: RoundConfig, number: int) -> None:
         raise UserError(f"{where}.rules.min_head_certainty: every member needs an image_head")
     if entry.rank_by not in RANKED_BY:
         raise unknown("ranking", entry.rank_by, RANKED_BY, f"{where}.rank_by: ")
-    soft = entry.makes_soft or entry.action == "blend"
-    if soft and config.task == "multiclass" and entry.kind != "supervised":
+    if number == 0 and entry.stages is not None:
+        raise UserError("rounds.0.stages: write them as the config's own `stages`")
+    for key, (kinds, default) in _unused(entry).items():
+        if entry.kind not in kinds and getattr(entry, key) != default:
+            raise UserError(
+                f"{where}.{key}: {entry.kind} does not use it; {' and '.join(kinds)} do"
+            )
+    if entry.makes_soft and config.task == "multiclass":
         raise UserError(f"{where}: soft targets need task: binary or multilabel")
     if entry.kind == "supervised":
         return
@@ -98,6 +104,21 @@ def _check_round(config: Config, entry: RoundConfig, number: int) -> None:
         raise UserError(f"{where}.teacher: pair needs data.folds.num of 3 or more, not {folds.num}")
     if entry.judge in ("pair", "fold"):
         _check_blind(config, number)
+
+
+def _unused(entry: RoundConfig) -> dict[str, tuple[tuple[str, ...], object]]:
+    """Keys of a round by the kinds that use them, with their defaults."""
+    judged, made = ("self_distill",), ("pseudo_label", "distill")
+    used = {
+        **dict.fromkeys(("empty", "action", "weight"), judged),
+        **dict.fromkeys(("pseudo_weight", "top", "top_share", "rank_by", "match_strata"), made),
+        "targets": ("self_distill", "pseudo_label"),
+        "soft_weight": ("self_distill", "distill"),
+        "temperature": ("self_distill", *made),
+        "rules": ("self_distill", *made),
+    }
+    fields = type(entry).model_fields
+    return {key: (kinds, fields[key].default) for key, kinds in used.items()}
 
 
 def _check_blind(config: Config, number: int) -> None:
@@ -125,7 +146,7 @@ def _check_stages(config: Config, name: str, number: int) -> None:
     if number and entry.stages:
         _check_stage_list(config, name, stages, f"{where}.stages")
     batch = config.batch_size_of(name)
-    if entry.mix == "ratio" and not (entry.share * batch).is_integer():
+    if entry.mix == "ratio" and abs(entry.share * batch - round(entry.share * batch)) > 1e-6:
         raise UserError(
             f"{where}.share: {entry.share} of a batch of {batch} is {entry.share * batch:g} images"
         )

@@ -178,6 +178,12 @@ class Member:
         others = [r for r in self.rows if self.manifest[r].origin != "pseudo"]
         mixes = which == "all" and self.recipe.mix == "ratio" and bool(pseudo)
         rows = {"pseudo": pseudo, "labeled": others}.get(which, others if mixes else self.rows)
+        parts = self.accelerator.num_processes * self.config.train.accumulation
+        if mixes and round(self.recipe.share * self.batch_size) % parts:
+            raise UserError(
+                f"rounds.{self.round}.share: {self.recipe.share} of a batch of {self.batch_size} "
+                f"cannot be split over {parts} parts (processes x accumulation)"
+            )
         if not rows:
             raise UserError(f"stage {stage} of {self.name}, fold {self.fold}: no {which} rows")
         return Plan(

@@ -48,6 +48,8 @@ def write_pair_sets(run: Run, round: int) -> None:
     """The train sets of a round's pair teachers: each validates the rows of two folds as one of
     its own, and trains on all others, with the labels that people made."""
     truth, key = Manifest.read(run.truth), run.teachers(round)
+    if len(truth.folds) < 3:
+        raise UserError(f"{run.truth}: {len(truth.folds)} folds; teacher: pair needs three or more")
     lines = ["fold,left_out"]
     for number, pair in pair_folds(truth.folds).items():
         lines.append(f"{number},{pair[0]} {pair[1]}")
@@ -102,7 +104,8 @@ def _train_set(
     config: Config, run: Run, round: int, fold: int, truth: Manifest
 ) -> tuple[list[Sample], list[Decision]]:
     entry = config.rounds[round]
-    before = truth if round == 1 else Manifest.read(run.train_set(round - 1, fold))
+    path = run.train_set(round - 1, fold)
+    before = Manifest.read(path) if path.is_file() else truth  # a fold that it did not train
     made = [s for s in before if s.origin == "pseudo"]
     if entry.kind == "supervised":
         return list(truth), []
@@ -151,7 +154,7 @@ def _judged(sample: Sample, reason: str, entry: RoundConfig, soft: str, mask: st
         return replace(sample, soft=soft, soft_weight=entry.soft_weight)
     if not reason:
         return sample
-    if entry.action == "drop":
+    if entry.action == "drop" or "empty" in reason.split("+"):
         return replace(sample, weight=0.0)
     if entry.action == "weight":
         return replace(sample, weight=sample.weight * entry.weight)
@@ -221,9 +224,11 @@ def _pseudo(
     config: Config, run: Run, round: int, fold: int, truth: Manifest
 ) -> tuple[list[Sample], list[Decision]]:
     entry = config.rounds[round]
-    teaching = Teaching(
-        run.taught(round, "unlabeled", "all" if entry.judge == "all" else f"fold{fold}")
-    )
+    folder = run.taught(round, "unlabeled", "all" if entry.judge == "all" else f"fold{fold}")
+    if not folder.is_dir():
+        logger.warning("round %d, fold %d: no teacher has finished: no pseudo-labels", round, fold)
+        return [], []
+    teaching = Teaching(folder)
     samples = {s.id: s for s in Manifest.read(run.unlabeled)}
     table = teaching.table
     reasons = objections(table, entry.checks, "judge")
@@ -235,13 +240,20 @@ def _pseudo(
     if entry.match_strata:
         shares = _strata_shares(config, run, truth, fold)
         taken = balanced(passed, rank, strata(table["target_area"]), shares, limit)
+        if passed.any() and not taken.any():
+            logger.warning(
+                "round %d, fold %d: %d images passed the rules, but a stratum of the train set has "
+                "none of them: no pseudo-labels (match_strata: false takes them all)",
+                round, fold, int(passed.sum()),
+            )  # fmt: skip
     else:
         taken = top(passed, rank, limit)
     soft = teaching.logits.relative_to(run.folder).as_posix() if teaching.logits.is_dir() else ""
     share = entry.soft_weight if entry.kind == "distill" else 1.0
     made, decisions = [], []
     for place, name in enumerate(teaching.ids):
-        reason = reasons[place] or ("" if taken[place] else "over its stratum's share")
+        over = "over its stratum's share" if entry.match_strata else "over the limit"
+        reason = reasons[place] or ("" if taken[place] else over)
         values = {key: float(column[place]) for key, column in table.items()}
         mask, kept = teaching.masks[place], bool(taken[place])
         decisions.append(Decision(samples[name], "unlabeled", kept, reason, mask, values))

@@ -21,7 +21,6 @@ from distseg.data.cache import Cache
 from distseg.data.dataset import EvalSet
 from distseg.data.fit import Fit
 from distseg.data.prepare import open_cache, open_unlabeled_cache
-from distseg.errors import UserError
 from distseg.evaluate import Normalizer, canvas_batches, loader, native_logits, tta_logits
 from distseg.manifest import Manifest
 from distseg.member import default_workers, make_accelerator
@@ -52,10 +51,7 @@ class Lesson:
 
 
 def lessons(config: Config, run: Run, round: int, folds: Sequence[int]) -> list[Lesson]:
-    """What models have to predict for a round, without what is there already.
-
-    UserError: a student has no teacher, as none of the round before has finished.
-    """
+    """What models have to predict for a round, without what is there already."""
     entry = config.rounds[round]
     wanted = []
     if entry.uses_unlabeled:
@@ -71,10 +67,8 @@ def lessons(config: Config, run: Run, round: int, folds: Sequence[int]) -> list[
             continue
         from_folds = [int(who.removeprefix("fold"))] if who != "all" else None
         teachers = _teachers(config, run, round - 1, from_folds)
-        if not teachers:
-            raise UserError(
-                f"{folder}: no model of round {round - 1} has finished that could teach {who}"
-            )
+        if not teachers:  # select says which student goes without
+            continue
         found.append(Lesson(what, who, tuple(teachers), folder, kept_logits(entry)))
     return found
 

@@ -163,7 +163,7 @@ def students(config: Config, run: Run, round: int) -> list[int]:
 
 def kept_logits(entry: RoundConfig) -> str:
     """Which logits a round's teachers leave: none, soft or hard; see TeachingWriter."""
-    if not entry.makes_soft and entry.action != "blend":
+    if not entry.makes_soft:
         return "none"
     return "soft" if entry.kind == "distill" or entry.targets == "soft" else "hard"
 

@@ -20,7 +20,7 @@ Objects = NDArray[np.bool_]
 
 # Shares of the image that divide it into strata by the object's area; an empty mask is stratum 0.
 AREA_EDGES = (0.0, 0.05, 0.2, 0.5)
-RANKED_BY = ("decided", "confidence", "agreement", "entropy", "iou")
+RANKED_BY = ("decided", "confidence", "agreement", "entropy")
 
 
 def strata(area: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -72,13 +72,15 @@ def _false_area(table: Table, value: float) -> Objects:
 @dataclass(frozen=True)
 class Rule:
     """objects: rows that the rule rejects. empties: whether it judges rows with an empty mask even
-    where empty masks are kept. flag: its value is true or false. doc: one line for the docs."""
+    where empty masks are kept. flag: its value is true or false. doc: one line for the docs.
+    labeled: it compares with a target; unlabeled: it needs what only predicted images have."""
 
     objects: Callable[[Table, float], Objects]
     doc: str
     empties: bool = False
     flag: bool = False
-    labeled: bool = True  # needs a target to compare with
+    labeled: bool = True
+    unlabeled: bool = False
     high: float = 1.0
 
 
@@ -90,7 +92,9 @@ RULES: dict[str, Rule] = {
     "min_decided": Rule(
         _below("decided"), "share of pixels with p < .2 or p > .8 is lower", labeled=False
     ),
-    "max_entropy": Rule(_above("entropy"), "mean entropy (bits) is higher", labeled=False),
+    "max_entropy": Rule(
+        _above("entropy"), "mean entropy (bits) is higher", labeled=False, high=8.0
+    ),
     "min_agreement": Rule(
         _below("agreement"), "mean IoU of the members' masks with the ensemble's is lower",
         labeled=False,
@@ -99,6 +103,7 @@ RULES: dict[str, Rule] = {
         _below("head_certainty"),
         "the image-level head gives the mask's class (an object, or none) a lower probability",
         labeled=False,
+        unlabeled=True,
     ),
     "worst": Rule(_worst, "among this share of the rows with the lowest IoU"),
     "worst_per_stratum": Rule(
@@ -121,7 +126,9 @@ RULES: dict[str, Rule] = {
 def check_rules(rules: Mapping[str, Any], *, labeled: bool) -> None:
     """ValueError for an unknown rule or a value that is none of its own; `labeled`: whether the
     rows have targets to compare with."""
-    valid = [name for name, rule in RULES.items() if labeled or not rule.labeled]
+    valid = [
+        name for name, rule in RULES.items() if not (rule.unlabeled if labeled else rule.labeled)
+    ]
     for name, value in rules.items():
         if name not in valid:
             raise unknown_name("rule", name, valid)

@@ -64,6 +64,7 @@ def _steps(config: Config, run: Run) -> int:
             break
         last = number
         if number and config.stop == "no_gain" and not gains(config, run, number):
+            last -= read_score(run, number) < read_score(run, number - 1)
             break
     if last is None:
         logger.error("no member finished: there is nothing to ensemble")
@@ -112,6 +113,8 @@ def make_train_sets(config: Config, run: Run, number: int, slots: list[Slot]) ->
     folds = students(config, run, number)
     if all(run.train_set(number, fold).is_file() for fold in folds):
         return
+    if entry.uses_unlabeled and not Manifest.read(run.data / "test.csv"):
+        raise UserError(f"rounds.{number}.kind: {entry.kind}: the data has no test images")
     if entry.judges_labeled and entry.judge == "pair":
         write_pair_sets(run, number)
         key = run.teachers(number)
@@ -123,6 +126,10 @@ def make_train_sets(config: Config, run: Run, number: int, slots: list[Slot]) ->
         if run_jobs(config, run, [], [job], [whole_machine(slots, num_cores())]):
             raise UserError(f"round {number}: the teachers' predictions failed: see {job.log}")
     select(config, run, number)
+
+
+def read_score(run: Run, number: int) -> float:
+    return float(read_json(run.ensemble(number))["scores"]["final"]["score"])
 
 
 def gains(config: Config, run: Run, number: int) -> bool:

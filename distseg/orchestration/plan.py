@@ -163,7 +163,7 @@ def _soft_rows(config: Config, size: DataSize, num_folds: int) -> int:
     """Rows of logits that teachers leave, over all rounds and students."""
     rows = 0
     for entry in config.rounds:
-        if entry.kind == "supervised" or not (entry.makes_soft or entry.action == "blend"):
+        if not entry.makes_soft:
             continue
         students = 1 if entry.judge == "all" else num_folds
         rows += students * size.num_test * entry.uses_unlabeled

@@ -203,8 +203,11 @@ def smaller_batch(job: Job, config: Config, processes: int) -> Job | None:
     for text in job.overrides:
         if text.startswith(ACCUMULATION):
             now = int(text.removeprefix(ACCUMULATION))
-    if any(config.batch_size_of(name) % (2 * now * processes) for name, _ in job.members):
-        return None
+    recipe = config.recipe(job.round)
+    for size in [config.batch_size_of(name) for name, _ in job.members]:
+        share = round(size * recipe.share) if recipe.mix == "ratio" else 0
+        if size % (2 * now * processes) or share % (2 * now * processes):
+            return None
     kept = tuple(text for text in job.overrides if not text.startswith(ACCUMULATION))
     return replace(job, overrides=(*kept, f"{ACCUMULATION}{2 * now}"))
 
