@@ -34,11 +34,12 @@ class Strict(BaseModel):
 class FoldsConfig(Strict):
     """How the train set is divided."""
 
-    kind: Literal["stratified", "group", "holdout", "bootstrap", "file"] = Field(
+    kind: Literal["stratified", "group", "holdout", "bootstrap", "split", "file"] = Field(
         "stratified",
         description="stratified by mask coverage and emptiness; group: rows of one group stay "
         "together; holdout: fold 0 is `fraction` of the rows, all others train only; bootstrap: "
-        "stratified, and each fold trains on rows drawn with replacement; file: read `path`",
+        "stratified, and each fold trains on rows drawn with replacement; split: fold 0 is the "
+        "data set's own validation part, all others train only; file: read `path`",
     )
     num: Count = Field(5, description="number of folds")
     seed: int = Field(0, ge=0, description="seed of the division")
@@ -80,8 +81,21 @@ class SyntheticConfig(Strict):
 class DataConfig(Strict):
     """Where the data is and what it may look like."""
 
-    format: str = Field("folder", description="tgs | folder | synthetic: a file of data/formats/")
+    format: str = Field(
+        "folder",
+        description="tgs | severstal | tianchi | oxford_pet | camvid | folder | synthetic: a file "
+        "of data/formats/",
+    )
     root: str = Field(".", description="folder of the data set, relative to where you start")
+    table: str | None = Field(
+        None, description="severstal, tianchi: the train table, instead of the usual name"
+    )
+    border: Literal["pet", "background", "ignore"] = Field(
+        "pet", description="oxford_pet: what a trimap's border pixels count as"
+    )
+    mask_values: dict[int, int] | None = Field(
+        None, description="value of a mask file: what it means; 255 counts nowhere"
+    )
     strict: bool = Field(False, description="a bad row stops the run, instead of a quarantine")
     folds: FoldsConfig = FoldsConfig()
     folder: FolderConfig = FolderConfig()
@@ -93,6 +107,13 @@ class DataConfig(Strict):
     cache_dir: str | None = Field(
         None, description="folder of the decode cache, shared by runs; null: inside the run"
     )
+
+    @property
+    def value_map(self) -> dict[int, int] | None:
+        """What the values of mask files mean; a trimap's 1 is pet, 2 background, 3 border."""
+        if self.mask_values is None and self.format == "oxford_pet":
+            return {1: 1, 2: 0, 3: {"pet": 1, "background": 0, "ignore": 255}[self.border]}
+        return self.mask_values
 
 
 class InputConfig(Strict):

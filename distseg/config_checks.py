@@ -37,7 +37,7 @@ def check_names(config: Config) -> None:
         raise UserError("data.folds: kind group needs `column` and `groups` (a CSV with id)")
     if folds.kind == "file" and not folds.path:
         raise UserError("data.folds: kind file needs `path` (a CSV with id,fold)")
-    num = 1 if folds.kind == "holdout" else folds.num
+    num = 1 if folds.kind in ("holdout", "split") else folds.num
     for fold in [*(folds.use or []), *(f for m in config.members.values() for f in m.folds or [])]:
         if folds.kind != "file" and not 0 <= fold < num:
             raise UserError(f"fold {fold} does not exist; valid: 0..{num - 1}")
@@ -95,7 +95,7 @@ def _check_round(config: Config, entry: RoundConfig, number: int) -> None:
     if entry.kind == "supervised":
         return
     folds = config.data.folds
-    if entry.judges_labeled and folds.kind == "holdout":
+    if entry.judges_labeled and folds.kind in ("holdout", "split"):
         raise UserError(
             f"{where}: {entry.kind} judges the train rows out of fold, a hold-out has no folds; "
             "use data.folds.kind: stratified"

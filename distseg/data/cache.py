@@ -100,7 +100,14 @@ def build_cache(config: Config, manifest: Manifest, folder: Path) -> Cache:
 def _settings(config: Config) -> str:
     """What decides how a file is read, besides its bytes."""
     options = config.data.folder
-    reading = [config.input.channels, config.void, options.inverted, options.threshold]
+    reading: list[object] = [
+        config.input.channels,
+        config.void,
+        options.inverted,
+        options.threshold,
+    ]
+    meaning = config.data.value_map
+    reading += [sorted(meaning.items())] if meaning else []
     return json.dumps([VERSION, config.task, config.classes, *reading])
 
 

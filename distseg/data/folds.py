@@ -36,6 +36,8 @@ def assign_folds(
     if options.kind == "file":
         path = _find(config, str(options.path))
         return read_folds(path, rows, duplicates)
+    if options.kind == "split":
+        return _own_split(rows, duplicates)
     keys = [duplicates, groups] if options.kind == "group" else [duplicates]
     units = _join(len(rows), keys)
     shares = [1 / options.num] * options.num
@@ -49,6 +51,16 @@ def assign_folds(
     if options.kind == "holdout":
         folds = [-1 if fold == 1 else 0 for fold in folds]
     return folds
+
+
+def _own_split(rows: Sequence[Row], duplicates: Sequence[str]) -> list[int]:
+    """0 for the rows of the data set's own validation part and their twins, -1 for all others."""
+    if not any(row.validates for row in rows):
+        raise UserError(
+            "data.folds.kind: split: the data has no validation part; valid: stratified, holdout"
+        )
+    held = {key for row, key in zip(rows, duplicates, strict=True) if row.validates}
+    return [0 if key in held else -1 for key in duplicates]
 
 
 def _join(num: int, keys: Sequence[Sequence[str]]) -> list[list[int]]:

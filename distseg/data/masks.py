@@ -141,7 +141,7 @@ def read_target(target: str, config: Config, height: int, width: int) -> NDArray
     assert kind == "file", target
     if "|" in value:
         return _from_files(value.split("|"), config, height, width)
-    labels = _sized_labels(value, height, width)
+    labels = _mapped(_sized_labels(value, height, width), config, value)
     if config.task == "binary":
         return _binary(labels, config, value)[None]
     return _indexed(labels, config, value)
@@ -155,11 +155,23 @@ def _sized_labels(path: str, height: int, width: int) -> NDArray:
     return labels
 
 
+def _mapped(labels: NDArray, config: Config, path: str) -> NDArray:
+    """Values as `data.mask_values` translates them; a value that it does not name is a mistake."""
+    meaning = config.data.value_map
+    if meaning is None:
+        return labels
+    values, places = np.unique(labels, return_inverse=True)
+    unknown = [int(value) for value in values if int(value) not in meaning]
+    if unknown:
+        raise BadFile(path, f"value {unknown[0]} has no meaning; known: {sorted(meaning)}")
+    return np.array([meaning[int(v)] for v in values], np.uint8)[places].reshape(labels.shape)
+
+
 def _binary(labels: NDArray, config: Config, path: str) -> NDArray[np.uint8]:
     """0/1/VOID. Values above `threshold` are the object (below, where inverted). Without a
     threshold of the user's, three values are a mistake: a JPEG, or an index mask."""
     options = config.data.folder
-    void = labels == config.void if config.void is not None else np.zeros(labels.shape, np.bool_)
+    void = _void(labels, config)
     known = labels[~void]
     if options.threshold == 0 and known.size:
         low, high = known.min(), known.max()
@@ -174,11 +186,17 @@ def _binary(labels: NDArray, config: Config, path: str) -> NDArray[np.uint8]:
     return np.where(void, VOID, mask).astype(np.uint8)
 
 
+def _void(labels: NDArray, config: Config) -> NDArray[np.bool_]:
+    """Pixels that count nowhere: the config's void value, or 255 where values are translated."""
+    value = VOID if config.data.value_map is not None else config.void
+    return labels == value if value is not None else np.zeros(labels.shape, np.bool_)
+
+
 def _indexed(labels: NDArray, config: Config, path: str) -> NDArray[np.uint8]:
     """Multiclass: (1, H, W) of class indices. Multilabel: value v is class v - 1, 0 is none."""
     num = len(config.classes)
     highest = num if config.task == "multilabel" else num - 1
-    void = labels == config.void if config.void is not None else np.zeros(labels.shape, np.bool_)
+    void = _void(labels, config)
     wrong = labels[((labels > highest) | (labels < 0)) & ~void]
     if wrong.size:
         told = "no void value is set" if config.void is None else f"void is {config.void}"

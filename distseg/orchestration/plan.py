@@ -45,7 +45,7 @@ def configured_folds(config: Config) -> list[int]:
         with Path(folds.path).open(newline="", encoding="utf-8") as file:
             found = {str(row.get("fold", "")) for row in csv.DictReader(file)}
         return sorted(int(fold) for fold in found if fold.isdigit())
-    return [0] if folds.kind == "holdout" else list(range(folds.num))
+    return [0] if folds.kind in ("holdout", "split") else list(range(folds.num))
 
 
 def known_folds(config: Config, run: Run) -> list[int]:
@@ -197,7 +197,9 @@ def plan_text(
 ) -> str:
     """What `distseg plan` prints."""
     planned = {key: known_members(config, run, key) for key in round_keys(config, run)}
-    num_folds = 1 if config.data.folds.kind == "holdout" else len(known_folds(config, run))
+    num_folds = (
+        1 if config.data.folds.kind in ("holdout", "split") else len(known_folds(config, run))
+    )
     jobs = [j for key, own in planned.items() for j in make_jobs(config, run, own, len(slots), key)]
     total = sum(map(len, planned.values()))
     rounds = f", {len(config.rounds)} rounds" if len(config.rounds) > 1 else ""

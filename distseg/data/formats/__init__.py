@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from distseg.data.formats import folder, synthetic, tgs
+from distseg.data.formats import camvid, folder, oxford_pet, severstal, synthetic, tgs, tianchi
 from distseg.data.formats.row import Row, SubmissionSpec
 from distseg.errors import unknown
 
 __all__ = ["FORMATS", "Row", "SubmissionSpec", "layout"]
 
-FORMATS: dict[str, ModuleType] = {"tgs": tgs, "folder": folder, "synthetic": synthetic}
+FORMATS: dict[str, ModuleType] = {
+    "tgs": tgs,
+    "severstal": severstal,
+    "tianchi": tianchi,
+    "oxford_pet": oxford_pet,
+    "camvid": camvid,
+    "folder": folder,
+    "synthetic": synthetic,
+}
 
 
 def layout(name: str) -> ModuleType:

@@ -1,0 +1,44 @@
+"""CamVid as SegNet published it: train, trainannot, val, valannot, test (and testannot).
+
+Masks are PNGs of class indices, 11 of them and void (config: `void: 11`). Frames of one video are
+nearly alike, so the data set's own validation part is worth keeping: `data.folds.kind: split`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from distseg.config import Config
+from distseg.data.formats.folder import paired
+from distseg.data.formats.row import Row, SubmissionSpec, image_files
+
+
+def train(config: Config) -> list[Row]:
+    """The rows of train, and of val where it is there; those validate with `kind: split`."""
+    root = Path(config.data.root)
+    rows = _part(config, "train")
+    if (root / "val").is_dir():
+        rows += [replace(row, validates=True) for row in _part(config, "val")]
+    return rows[: config.data.limit]
+
+
+def _part(config: Config, name: str) -> list[Row]:
+    root = Path(config.data.root)
+    return paired(config, image_files(root / name, f"{name} of camvid"), root / f"{name}annot")
+
+
+def test(config: Config) -> list[Row]:
+    folder = Path(config.data.root) / "test"
+    if not folder.is_dir():
+        return []
+    paths = image_files(folder, "test images of data.format: camvid")
+    return [Row(path.stem, str(path)) for path in paths][: config.data.limit]
+
+
+def submission(config: Config) -> SubmissionSpec:
+    return SubmissionSpec("masks", ids=[row.id for row in test(config)])
+
+
+def test_truth(config: Config) -> list[Row] | None:
+    return _part(config, "test") if (Path(config.data.root) / "testannot").is_dir() else None

@@ -1,0 +1,76 @@
+"""Tianchi buildings (2021): train/*.jpg, train_mask.csv, test_a/*.jpg, test_a_samplesubmit.csv.
+
+Tables are tab separated and have no header: file name and RLE (column-major, from 1).
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+from distseg.config import Config
+from distseg.data.formats.row import Row, SubmissionSpec, image_files, locate
+from distseg.errors import UserError
+
+
+def train(config: Config) -> list[Row]:
+    """A row per line of train_mask.csv, and one with a problem per image that it does not name."""
+    root = Path(config.data.root)
+    table = root / (config.data.table or "train_mask.csv")
+    left = {path.name: path for path in image_files(root / "train", "train images of tianchi")}
+    rows = []
+    for line, name, text in _lines(table):
+        path, problem = locate(root.absolute() / "train", name)
+        if not problem and left.pop(name, None) is None:
+            problem = f"no image {name} in {path.parent}, or named twice"
+        problem = f"{table.name}, line {line}: {problem}" if problem else ""
+        rows.append(Row(name, str(table if problem else path), f"rle:{text}", problem=problem))
+    forgotten = f"an image that {table.name} does not name"
+    rows += [Row(path.name, str(path), problem=forgotten) for path in left.values()]
+    return rows[: config.data.limit]
+
+
+def _lines(table: Path) -> Iterator[tuple[int, str, str]]:
+    """(line number, name, RLE); an empty RLE is an image without a building."""
+    csv.field_size_limit(1 << 30)
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, delimiter="\t", strict=True)
+            for cells in reader:
+                if not cells:
+                    continue
+                if len(cells) > 2 or (len(cells) == 2 and "," in cells[0]):
+                    raise UserError(
+                        f"{table}, line {reader.line_num}: {len(cells)} cells; valid: name and "
+                        "RLE, separated by a tab"
+                    )
+                yield reader.line_num, cells[0], cells[1] if len(cells) == 2 else ""
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{table}: cannot be read as a table: {error}") from None
+
+
+def test(config: Config) -> list[Row]:
+    """In the sample submission's order; every image of test_a where there is no such file."""
+    root = Path(config.data.root)
+    folder, sample = root.absolute() / "test_a", root / "test_a_samplesubmit.csv"
+    if not folder.is_dir():
+        return []
+    if not sample.is_file():
+        found = image_files(folder, "test images of data.format: tianchi")
+        return [Row(path.name, str(path)) for path in found][: config.data.limit]
+    rows: dict[str, Row] = {}
+    for line, name, _ in _lines(sample):
+        path, problem = locate(folder, name)
+        if problem or name in rows:
+            raise UserError(f"{sample}, line {line}: {problem or f'{name!r} stands twice'}")
+        rows[name] = Row(name, str(path), problem="" if path.is_file() else "no such image")
+    return list(rows.values())[: config.data.limit]
+
+
+def submission(config: Config) -> SubmissionSpec:
+    return SubmissionSpec(separator="\t", header=False, ids=[row.id for row in test(config)])
+
+
+def test_truth(config: Config) -> list[Row] | None:
+    return None
