@@ -142,8 +142,15 @@ class InputConfig(Strict):
 class MemberConfig(Strict):
     """One model entry; with a fold it is a member."""
 
-    arch: str = Field("Unet", description="an architecture of segmentation-models-pytorch")
-    encoder: str = Field("resnet34", description="an encoder of smp, or tu-NAME of timm")
+    arch: str = Field(
+        "Unet",
+        description="an architecture of segmentation-models-pytorch, or PlainUnet and "
+        "ResidualUnet, small nets for any input size (decoder: filters, depth, dropout)",
+    )
+    encoder: str = Field(
+        "resnet34",
+        description="an encoder of smp, or tu-NAME of timm; none for PlainUnet and ResidualUnet",
+    )
     encoder_weights: str | None = Field(
         None,
         description="null: random; imagenet (or another tag of the hub: needs the network); or "

@@ -15,11 +15,19 @@ if TYPE_CHECKING:
     from distseg.config import Config, MemberConfig, RoundConfig, StageConfig
 
 # What the input size must be a multiple of, at the default encoder depth 5 (PITFALLS: smp).
-STRIDES = {"PSPNet": 8, "DeepLabV3": 8, "DeepLabV3Plus": 16, "PAN": 16}
+STRIDES = {
+    "PlainUnet": 1,
+    "ResidualUnet": 1,
+    "PSPNet": 8,
+    "DeepLabV3": 8,
+    "DeepLabV3Plus": 16,
+    "PAN": 16,
+}
 ARCHITECTURES = (
     "Unet", "UnetPlusPlus", "MAnet", "Linknet", "FPN", "PSPNet", "DeepLabV3", "DeepLabV3Plus",
-    "PAN", "UPerNet", "Segformer", "DPT",
+    "PAN", "UPerNet", "Segformer", "DPT", "PlainUnet", "ResidualUnet",
 )  # fmt: skip
+OWN_ENCODER = ("PlainUnet", "ResidualUnet")  # of models/unet.py: `encoder: none`
 
 
 def check_names(config: Config) -> None:
@@ -156,6 +164,15 @@ def check_member(config: Config, name: str) -> None:
     member, where = config.members[name], f"members.{name}"
     if member.arch not in ARCHITECTURES:
         raise unknown("architecture", member.arch, ARCHITECTURES, f"{where}.arch: ")
+    if (member.encoder == "none") != (member.arch in OWN_ENCODER):
+        other = (
+            "has no encoder zoo: write encoder: none"
+            if member.arch in OWN_ENCODER
+            else (f"needs an encoder; encoder: none is for {', '.join(OWN_ENCODER)}")
+        )
+        raise UserError(f"{where}.encoder: {member.encoder!r}: {member.arch} {other}")
+    if member.encoder == "none" and member.encoder_weights is not None:
+        raise UserError(f"{where}.encoder_weights: {member.arch} has none; write null")
     size, stages = config.input_of(name), config.stages_of(name)
     stride = _stride(member)
     for key in ("height", "width"):

@@ -21,14 +21,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from distseg.config import MemberConfig
-from distseg.config_checks import ARCHITECTURES
+from distseg.config_checks import ARCHITECTURES, OWN_ENCODER
 from distseg.errors import UserError, nearest, unknown
+from distseg.models.unet import PlainUnet, ResidualUnet
 
 # What MemberConfig or the caller decides, and so no decoder option.
 RESERVED = frozenset(
     ("self", "kwargs", "encoder_name", "encoder_weights", "in_channels", "classes", "activation",
      "aux_params")
 )  # fmt: skip
+OWN_RESERVED = frozenset(("channels", "image_head"))
 SUFFIX = ".safetensors"
 BUILD_ERRORS = (ValueError, KeyError, TypeError, RuntimeError, AssertionError, IndexError)
 
@@ -67,17 +69,34 @@ def build_model(
     """
     if member.arch not in ARCHITECTURES:
         raise unknown("architecture", member.arch, ARCHITECTURES, "arch: ")
-    check_encoder(member.encoder)
-    options = _options(member)
-    options |= {"in_channels": channels, "classes": num_outputs}
-    if member.image_head is not None:
-        options["aux_params"] = {"classes": num_outputs, "pooling": "avg", "dropout": None}
-    weights = member.encoder_weights if pretrained else None
-    model = SegmentationNet(_with_weights(member, options, size, weights))
+    if member.arch in OWN_ENCODER:
+        model = SegmentationNet(_own(member, channels, num_outputs))
+    else:
+        check_encoder(member.encoder)
+        options = _options(member)
+        options |= {"in_channels": channels, "classes": num_outputs}
+        if member.image_head is not None:
+            options["aux_params"] = {"classes": num_outputs, "pooling": "avg", "dropout": None}
+        weights = member.encoder_weights if pretrained else None
+        model = SegmentationNet(_with_weights(member, options, size, weights))
     unused = _unused_parameters(model, member, (2, channels, *size), num_outputs)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(parameter.requires_grad and name not in unused)
     return model.train()
+
+
+def _own(member: MemberConfig, channels: int, num_outputs: int) -> nn.Module:
+    """A net of models/unet.py."""
+    make = {"PlainUnet": PlainUnet, "ResidualUnet": ResidualUnet}[member.arch]
+    valid = [n for n in inspect.signature(make).parameters if n not in RESERVED | OWN_RESERVED]
+    for key in member.decoder:
+        if key not in valid:
+            raise unknown(f"option of {member.arch}", key, valid, f"decoder.{key}: ")
+    try:
+        head = member.image_head is not None
+        return make(channels, num_outputs, image_head=head, **member.decoder)
+    except BUILD_ERRORS as error:
+        raise UserError(f"{member.arch} with {member.decoder}: {_one_line(error)}") from error
 
 
 def count_parameters(model: nn.Module) -> int:
