@@ -54,6 +54,9 @@ def check_names(config: Config) -> None:
         config.postprocess.double,
     ):
         raise UserError("postprocess: multiclass takes the highest class; it has no threshold")
+    rules = config.postprocess
+    if config.task == "multiclass" and (rules.min_area != 0 or rules.min_component):
+        raise UserError("postprocess: min_area and min_component are not for task: multiclass")
 
 
 def check_rounds(config: Config) -> None:

@@ -80,7 +80,7 @@ def select(config: Config, run: Run, round: int) -> None:
         _write_decisions(run.select(round) / f"fold{fold}.csv", decisions)
         balance = _balance(decisions)
         atomic_write(run.select(round) / f"balance_fold{fold}.csv", balance)
-        _write_sheets(config, run, round, fold, decisions, truth)
+        _write_sheets(config, run, round, fold, decisions)
         kept = sum(d.kept for d in decisions)
         run.log_event("selected", round=round, fold=fold, kept=kept, judged=len(decisions))
         logger.info("round %d, fold %d: %d of %d judged rows kept, %d rows to train on",
@@ -316,17 +316,15 @@ def _balance(decisions: Sequence[Decision]) -> str:
 
 
 def _write_sheets(
-    config: Config, run: Run, round: int, fold: int, decisions: Sequence[Decision], truth: Manifest
+    config: Config, run: Run, round: int, fold: int, decisions: Sequence[Decision]
 ) -> None:
     """The most suspicious kept and dropped rows of each kind, as pictures."""
-    caches: dict[str, Cache] = {}
     for what in sorted({d.what for d in decisions}):
-        opened = open_cache(config, run) if what == "labeled" else open_unlabeled_cache(config, run)
-        caches[what] = opened
+        cache = open_cache(config, run) if what == "labeled" else open_unlabeled_cache(config, run)
         for kept in (True, False):
             mine = [d for d in decisions if d.what == what and d.kept == kept]
             mine.sort(key=_suspicion)
-            tiles = [_tile(config, d, caches[what]) for d in mine[:SHEET]]
+            tiles = [_tile(config, d, cache) for d in mine[:SHEET]]
             if tiles:
                 name = f"{what}_{'kept' if kept else 'dropped'}_fold{fold}.png"
                 atomic_write(run.select(round) / name, sheet(tiles))

@@ -23,7 +23,10 @@ from distseg.runs import Run, atomic_write, write_json
 logger = logging.getLogger("distseg.run")
 
 # What may change between two starts of one run: it does not change what is computed.
-FREE_KEYS = ("compute.", "name", "data.cache_dir", "predict.batch_size")
+FREE_KEYS = (
+    *("compute.", "name", "data.cache_dir", "predict.batch_size"),
+    *("predict.every_round", "stop"),
+)
 
 
 class Stopped(BaseException):
@@ -46,11 +49,13 @@ def open_run(config: Config, run: Run) -> None:
 def check_same(config: Config, run: Run) -> None:
     """UserError naming the first keys that differ from the run's own config.
 
-    The accumulation is free in a launched job: after running out of memory it is doubled."""
+    Rounds may be added at the end: what is computed stays as it is. The accumulation is free in a launched job: after running out of memory it is doubled."""
     if not run.config.is_file():
         return
     free = (*FREE_KEYS, "train.accumulation") if "DISTSEG_JOB" in os.environ else FREE_KEYS
-    old, new = _flat(load_config(run.config).model_dump()), _flat(config.model_dump())
+    before = load_config(run.config)
+    kept = config.model_copy(update={"rounds": config.rounds[: len(before.rounds)]})
+    old, new = _flat(before.model_dump()), _flat(kept.model_dump())
     keys = [key for key in {**new, **old} if old.get(key) != new.get(key)]
     changed = [key for key in keys if not key.startswith(free)]
     if changed:

@@ -59,6 +59,19 @@ def test_compute_and_name_may_change(run: Run) -> None:
     assert "slots: 3" in run.config.read_text()  # jobs read it from there
 
 
+def test_rounds_may_be_added_at_the_end_alone(run: Run) -> None:
+    def add(tree: dict) -> None:
+        tree["rounds"] = [{"kind": "supervised"}, {"kind": "pseudo_label"}]
+
+    def change(tree: dict) -> None:
+        tree["rounds"] = [{"kind": "supervised"}, {"kind": "pseudo_label", "share": 0.25}]
+
+    folder.open_run(config_of(add), run)
+    assert "pseudo_label" in run.config.read_text()
+    with pytest.raises(UserError, match=r"rounds\.1\.share: 0\.5 -> 0\.25"):
+        folder.open_run(config_of(change), run)
+
+
 def test_accumulation_is_free_within_a_job_only(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_of(lambda tree: tree["train"].update(accumulation=2))
     with pytest.raises(UserError, match=r"train\.accumulation"):
