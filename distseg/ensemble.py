@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from distseg.config import Config
 from distseg.finished import OutOfFold
-from distseg.functional.bootstrap import standard_error, standard_error_of_gain
+from distseg.functional.bootstrap import standard_error
 from distseg.functional.combine import SPACES, count_many, count_masks, to_masks
 from distseg.functional.greedy import TIE, Weights, greedy_weights
 from distseg.functional.metrics import METRICS, miou, per_image, summarize
@@ -35,7 +35,6 @@ from distseg.runs import (
     RoundKey,
     Run,
     atomic_write,
-    read_json,
     rounds_on_disk,
     write_json,
 )
@@ -106,46 +105,6 @@ def flag_of(config: Config, run: Run, round: RoundKey) -> str:
     if round != ALL_ROUNDS:
         return config.flag(round)
     return config.flag(max(n for n in rounds_on_disk(run) if run.ensemble(n).is_file()))
-
-
-def gain(run: Run, config: Config, round: int) -> tuple[float, float]:
-    """(score of a round less that of the round before, standard error of the difference), on the
-    images that both have; drawn together, so that what an image adds to both cancels."""
-    now, before = (read_counts(run.ensemble(n).with_name("oof.csv")) for n in (round, round - 1))
-    names = [name for name in now if name in before]
-    tables = [np.stack([table[name] for name in names]) for table in (now, before)]
-    scores = [summarize(table, config.metric)["score"] for table in tables]
-    error = standard_error_of_gain(tables[0], tables[1], config.metric, seed=config.seed)
-    return scores[0] - scores[1], error
-
-
-def read_counts(path: Path) -> dict[str, NDArray[np.int64]]:
-    """Counts (C, 3) by id of an oof.csv."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return {
-            row["id"]: np.array(
-                [[int(v) for v in row[key].split()] for key in ("inter", "pred", "truth")]
-            ).T
-            for row in csv.DictReader(file)
-        }
-
-
-def choose_final(config: Config, run: Run, round: int) -> dict[str, Any]:
-    """The record of the ensemble that makes the submission, written to `run.final`: that of the
-    last round; of all rounds where that scores higher and no fold loses by it."""
-    chosen = read_json(run.ensemble(round))
-    if round and run.ensemble(ALL_ROUNDS).is_file():
-        together = read_json(run.ensemble(ALL_ROUNDS))
-        old, new = (
-            {label: part["score"] for label, part in r["scores"]["nested"]["folds"].items()}
-            for r in (chosen, together)
-        )
-        higher = together["scores"]["final"]["score"] > chosen["scores"]["final"]["score"] + TIE
-        if higher and all(new.get(label, -1.0) >= old[label] - TIE for label in old):
-            chosen = together
-    if not run.final.is_file() or read_json(run.final) != chosen:
-        write_json(run.final, chosen)
-    return dict(chosen)
 
 
 def split(oof: OutOfFold) -> dict[str, list[int]]:

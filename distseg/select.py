@@ -27,18 +27,8 @@ from distseg.functional.rules import balanced, objections, ranking, strata, top
 from distseg.functional.statistics import planes_of_target
 from distseg.manifest import Manifest, Sample, pair_folds
 from distseg.pictures import sheet
-from distseg.predictions import Predictions
-from distseg.runs import RoundKey, Run, atomic_write, write_json
-from distseg.teaching import (
-    Teacher,
-    Teaching,
-    TeachingWriter,
-    find_teacher,
-    kept_logits,
-    out_of_fold_logits,
-    students,
-    teachers_record,
-)
+from distseg.runs import Run, atomic_write, write_json
+from distseg.teaching import Teaching, judge_out_of_fold, students
 
 logger = logging.getLogger("distseg.select")
 SHEET = 24  # pictures of a sheet
@@ -126,7 +116,7 @@ def _judge_labeled(
     config: Config, run: Run, round: int, fold: int, truth: Manifest
 ) -> tuple[list[Sample], list[Decision]]:
     entry = config.rounds[round]
-    folder = _labeled_teaching(config, run, round, fold, truth)
+    folder = judge_out_of_fold(config, run, round, fold, truth)
     teaching = Teaching(folder)
     found = {name: place for place, name in enumerate(teaching.ids)}
     mine = [s for s in truth if s.fold not in (fold, -1) and s.target and s.id in found]
@@ -162,59 +152,6 @@ def _judged(sample: Sample, reason: str, entry: RoundConfig, soft: str, mask: st
         return replace(sample, soft=soft, soft_weight=entry.soft_weight)
     made = replace(sample, target=f"rle:{mask}", origin="distilled")
     return replace(made, soft=soft, soft_weight=1.0) if soft else made
-
-
-def _labeled_teaching(config: Config, run: Run, round: int, fold: int, truth: Manifest) -> Path:
-    """The judgement of the train rows for the student of `fold`; made here from out-of-fold
-    logits, unless a job has made it (teacher: all)."""
-    entry = config.rounds[round]
-    who = {"all": "all", "oof": "oof"}.get(entry.judge, f"fold{fold}")
-    folder = run.taught(round, "labeled", who)
-    if folder.is_dir():
-        return folder
-    cache, opened = open_cache(config, run), dict[Path, Predictions]()
-    writer = TeachingWriter(folder, config, kept_logits(entry))
-    asked: dict[int, list[Teacher]] = {}
-    for sample in truth:
-        if sample.fold == -1 or not sample.target or (who != "oof" and sample.fold == fold):
-            continue
-        if sample.fold not in asked:
-            asked[sample.fold] = _judges(config, run, round, fold, sample.fold, truth)
-        teachers = asked[sample.fold]
-        if not teachers:
-            continue
-        seen = set().union(*(teacher.trained_on for teacher in teachers))
-        found = out_of_fold_logits(teachers, opened, sample.id)
-        writer.add(sample.id, found, cache.target(sample.id), cache.image(sample.id), seen)
-    writer.close(teachers_record([t for teachers in asked.values() for t in teachers]))
-    return folder
-
-
-def _judges(
-    config: Config, run: Run, round: int, student: int, fold: int, truth: Manifest
-) -> list[Teacher]:
-    """Who judges the rows of `fold` for the student of another fold. None finished: the rows stay
-    as they are, and a warning says so."""
-    if config.rounds[round].judge == "pair":
-        numbers = {pair: number for number, pair in pair_folds(truth.folds).items()}
-        number = numbers[min(student, fold), max(student, fold)]
-        planned: list[tuple[RoundKey, str, int]] = [
-            (run.teachers(round), name, number) for name in config.members
-        ]
-    else:
-        planned = [
-            (round - 1, name, own)
-            for name, own in config.planned_members(truth.folds, round - 1)
-            if own == fold
-        ]
-    found = [find_teacher(run, *key) for key in planned]
-    teachers = [teacher for teacher in found if teacher is not None]
-    if not teachers:
-        logger.warning(
-            "round %d: no teacher has finished that may judge fold %d for the student of fold %d: "
-            "its rows stay as they are", round, fold, student,
-        )  # fmt: skip
-    return teachers
 
 
 # -- unlabeled images -----------------------------------------------------------------------------

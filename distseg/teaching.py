@@ -8,6 +8,7 @@ targets, logits/ (Predictions).
 from __future__ import annotations
 
 import csv
+import logging
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,13 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distseg.config import Config, RoundConfig
+from distseg.data.prepare import open_cache
 from distseg.errors import UserError
 from distseg.functional.rle import encode
 from distseg.functional.statistics import STATISTICS, image_statistics
-from distseg.manifest import Manifest
+from distseg.manifest import Manifest, pair_folds
 from distseg.predictions import Predictions, PredictionsWriter, merge
-from distseg.runs import Run, read_json, write_json
+from distseg.runs import RoundKey, Run, read_json, write_json
 
+logger = logging.getLogger("distseg.select")
 SURE = 20.0  # the logit of a hard mask that is handed on as a soft target
 
 
@@ -32,7 +35,7 @@ SURE = 20.0  # the logit of a hard mask that is handed on as a soft target
 class Teacher:
     """A finished member that judges. trained_on: folds whose labels have reached it."""
 
-    round: int | str
+    round: RoundKey
     name: str
     fold: int
     snapshots: tuple[Path, ...]
@@ -40,7 +43,7 @@ class Teacher:
     trained_on: frozenset[int]
 
 
-def find_teacher(run: Run, round: int | str, name: str, fold: int) -> Teacher | None:
+def find_teacher(run: Run, round: RoundKey, name: str, fold: int) -> Teacher | None:
     """None: it has not finished."""
     paths = run.member(round, name, fold)
     if not paths.done.is_file():
@@ -176,3 +179,56 @@ def teachers_record(teachers: Sequence[Teacher]) -> dict[str, Any]:
             for t in teachers
         ]
     }
+
+
+def judge_out_of_fold(config: Config, run: Run, round: int, fold: int, truth: Manifest) -> Path:
+    """The judgement of the train rows for the student of `fold`; made here from out-of-fold
+    logits, unless a job has made it (teacher: all)."""
+    entry = config.rounds[round]
+    who = {"all": "all", "oof": "oof"}.get(entry.judge, f"fold{fold}")
+    folder = run.taught(round, "labeled", who)
+    if folder.is_dir():
+        return folder
+    cache, opened = open_cache(config, run), dict[Path, Predictions]()
+    writer = TeachingWriter(folder, config, kept_logits(entry))
+    asked: dict[int, list[Teacher]] = {}
+    for sample in truth:
+        if sample.fold == -1 or not sample.target or (who != "oof" and sample.fold == fold):
+            continue
+        if sample.fold not in asked:
+            asked[sample.fold] = _judges(config, run, round, fold, sample.fold, truth)
+        teachers = asked[sample.fold]
+        if not teachers:
+            continue
+        seen = set().union(*(teacher.trained_on for teacher in teachers))
+        found = out_of_fold_logits(teachers, opened, sample.id)
+        writer.add(sample.id, found, cache.target(sample.id), cache.image(sample.id), seen)
+    writer.close(teachers_record([t for teachers in asked.values() for t in teachers]))
+    return folder
+
+
+def _judges(
+    config: Config, run: Run, round: int, student: int, fold: int, truth: Manifest
+) -> list[Teacher]:
+    """Who judges the rows of `fold` for the student of another fold. None finished: the rows stay
+    as they are, and a warning says so."""
+    if config.rounds[round].judge == "pair":
+        numbers = {pair: number for number, pair in pair_folds(truth.folds).items()}
+        number = numbers[min(student, fold), max(student, fold)]
+        planned: list[tuple[RoundKey, str, int]] = [
+            (run.teachers(round), name, number) for name in config.members
+        ]
+    else:
+        planned = [
+            (round - 1, name, own)
+            for name, own in config.planned_members(truth.folds, round - 1)
+            if own == fold
+        ]
+    found = [find_teacher(run, *key) for key in planned]
+    teachers = [teacher for teacher in found if teacher is not None]
+    if not teachers:
+        logger.warning(
+            "round %d: no teacher has finished that may judge fold %d for the student of fold %d: "
+            "its rows stay as they are", round, fold, student,
+        )  # fmt: skip
+    return teachers

@@ -15,7 +15,9 @@ RECORDS = {
     "",
     "config",
     "config_checks",
+    "config_data",
     "config_file",
+    "config_training",
     "errors",
     "log",
     "manifest",
@@ -25,7 +27,7 @@ RECORDS = {
 # What stages share: the rooms below them, and the files that two stages need.
 SHARED = {"data", "models", "optim", "checkpoint", "evaluate"}
 SHARED |= {"member", "stage", "snapshots", "oof", "finished", "pictures", "teaching"}
-STAGES = {"train", "teach", "select", "predict", "ensemble", "submit", "score", "report"}
+STAGES = {"train", "teach", "select", "predict", "ensemble", "rounds", "submit", "score", "report"}
 LEVELS = {
     **dict.fromkeys(["functional"], 0),
     **dict.fromkeys(RECORDS, 1),

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from distseg.ensemble import choose_final, fit_ensemble
+from distseg.ensemble import fit_ensemble
 from distseg.errors import UserError
 from distseg.functional.rle import decode
 from distseg.predict import predict_folder
+from distseg.rounds import choose_final
 from distseg.runs import Run
 from distseg.train import train_member
 from tests.test_train import set_up

@@ -15,10 +15,11 @@ import pytest
 from made_run import made_config, made_run, write_data
 
 from distseg.config import Config
-from distseg.ensemble import choose_final, fit_ensemble
+from distseg.ensemble import fit_ensemble
 from distseg.errors import UserError
 from distseg.pictures import PREDICTION_RGB, TRUTH_RGB, draw
 from distseg.report import chart, stage_seconds, write_report
+from distseg.rounds import choose_final
 from distseg.runs import Run, append_line, read_json, write_json
 
 

@@ -19,11 +19,12 @@ from distseg import checkpoint
 from distseg.config import Config, parse_config
 from distseg.data.formats.synthetic import picture
 from distseg.data.prepare import open_unlabeled_cache, prepare
-from distseg.ensemble import choose_final, fit_ensemble, gain
+from distseg.ensemble import fit_ensemble
 from distseg.errors import UserError
 from distseg.manifest import Manifest, pair_folds
 from distseg.orchestration.plan import known_members, round_keys
 from distseg.report import write_report
+from distseg.rounds import choose_final, gain
 from distseg.runs import ALL_ROUNDS, Run, read_json, read_lines
 from distseg.select import select, write_pair_sets
 from distseg.teach import teach

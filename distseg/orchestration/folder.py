@@ -49,7 +49,9 @@ def open_run(config: Config, run: Run) -> None:
 def check_same(config: Config, run: Run) -> None:
     """UserError naming the first keys that differ from the run's own config.
 
-    Rounds may be added at the end: what is computed stays as it is. The accumulation is free in a launched job: after running out of memory it is doubled."""
+    Rounds may be added at the end: what is computed stays as it is. The accumulation is free in a
+    launched job: after running out of memory it is doubled.
+    """
     if not run.config.is_file():
         return
     free = (*FREE_KEYS, "train.accumulation") if "DISTSEG_JOB" in os.environ else FREE_KEYS

@@ -134,7 +134,7 @@ def read_score(run: Run, number: int) -> float:
 
 def gains(config: Config, run: Run, number: int) -> bool:
     """Whether a round gains more than the standard error of its gain; says so either way."""
-    from distseg.ensemble import gain
+    from distseg.rounds import gain
 
     value, error = gain(run, config, number)
     if value >= error:
@@ -189,7 +189,7 @@ def fit_ensemble(config: Config, run: Run, number: int, done: Sequence[MemberKey
 
 
 def choose_final(config: Config, run: Run, number: int) -> None:
-    from distseg.ensemble import choose_final
+    from distseg.rounds import choose_final
 
     chosen = choose_final(config, run, number)
     if number:
