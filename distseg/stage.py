@@ -91,16 +91,17 @@ class StageTrainer:
         """(number of the micro-batch, batch, counts as a sample of the epoch) from `step` on."""
         member, accelerator = self.member, self.member.accelerator
         parts = member.config.train.accumulation
+        start = progress.step * parts  # now: the loop moves progress.step on while it reads
         plan = epoch_steps(
             self.plan,
             progress.total_epochs,
             rank=accelerator.process_index,
             world_size=accelerator.num_processes,
             accumulation=parts,
-        )[progress.step * parts :]
+        )[start:]
         self.batches[:] = [[(row, epoch) for row, epoch, _ in batch] for batch in plan]
-        for number, batch in enumerate(self.loader, start=progress.step * parts):
-            counts = [real for _, _, real in plan[number - progress.step * parts]]
+        for number, (batch, items) in enumerate(zip(self.loader, plan, strict=True), start=start):
+            counts = [real for _, _, real in items]
             yield number, batch, torch.tensor(counts, dtype=torch.float32)
 
     def epoch(self, progress: Progress, stop: StopSignal) -> bool:

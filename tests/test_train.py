@@ -17,8 +17,9 @@ import yaml
 from distseg import checkpoint
 from distseg.config import Config, parse_config
 from distseg.data.prepare import prepare
-from distseg.member import seed_of
+from distseg.member import Member, Progress, make_accelerator, seed_of
 from distseg.runs import MemberPaths, Run, read_json, read_lines
+from distseg.stage import StageTrainer
 from distseg.train import NonFiniteLoss, train_member
 from tests.conftest import tiny_tree
 
@@ -69,6 +70,43 @@ def assert_same_bits(left: MemberPaths, right: MemberPaths) -> None:
     assert a.keys() == b.keys()
     different = [key for key in a if not torch.equal(a[key], b[key])]
     assert not different, f"{len(different)} of {len(a)} tensors differ, first {different[0]}"
+
+
+def test_what_fills_the_last_step_does_not_count(tmp_path: Path) -> None:
+    """As the loop reads it: progress moves on between two batches."""
+    config, run = set_up(tmp_path)
+    member = Member(config, run, 0, "a", 0, make_accelerator(config, cpu=True))
+    progress = Progress()
+    trainer = StageTrainer(member, member.stages[0], progress)
+    seen = []
+    for number, _batch, counts in trainer.micro_batches(progress):
+        seen.append(int(counts.sum()))
+        progress.step = number + 1
+    left = len(member.rows) % member.batch_size
+    assert left and seen == [8] * (len(seen) - 1) + [left]
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_signal_after_any_step_of_an_epoch_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    whole = train_here(tmp_path / "whole")
+    config, run = set_up(tmp_path / "cut")
+    step, done = StageTrainer.step, []
+
+    def stop_after(trainer: StageTrainer, clip_norm: float | None) -> torch.Tensor:
+        result = step(trainer, clip_norm)
+        if len(done) == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        done.append(result)
+        return result
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(StageTrainer, "step", stop_after)
+        train_member(config, run.folder, 0, "a", 0)
+    assert len(done) == at + 1
+    train_member(config, run.folder, 0, "a", 0)
+    assert_same_bits(whole, run.member(0, "a", 0))
 
 
 def test_two_ranks_train_and_evaluate_as_one(tmp_path: Path, launch: Launch) -> None:
