@@ -149,7 +149,7 @@ def rounds_tree() -> dict[str, Any]:
          "init": "previous"},
         {"kind": "pseudo_label", "rules": {}, "match_strata": False, "mix": "ratio"},
     ]  # fmt: skip
-    changed["compute"] |= {"members_per_job": 3, "retries": 0}
+    changed["compute"] |= {"members_per_job": 3, "retries": 99}
     return changed
 
 
@@ -164,15 +164,15 @@ def test_killed_in_any_round(tmp_path: Path) -> None:
     kills: list[str] = []
     while len(kills) < 30 and not cut.report_json.is_file():
         driver = start(config, cut.folder)
-        whom = ("driver", "rank", "launcher")[len(kills) % 3]
-        moment = time.monotonic() + random.uniform(9.0, 22.0)
-        while time.monotonic() < moment and driver.poll() is None:
-            time.sleep(0.05)
-        pid = victim(driver.pid, cut, whom)
-        if driver.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid or driver.pid, signal.SIGKILL)
-            kills.append(whom if pid else "driver")
+        for whom in (("rank", "launcher")[len(kills) % 4 // 2], "driver"):
+            moment = time.monotonic() + random.uniform(6.0, 12.0)
+            while time.monotonic() < moment and driver.poll() is None:
+                time.sleep(0.05)
+            pid = victim(driver.pid, cut, whom) if driver.poll() is None else None
+            if pid is not None:  # a job that lost a rank or its launcher is tried again
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                kills.append(whom)
         driver.wait(120)
         gone_by = time.monotonic() + LIMIT_S
         while marked(cut):
