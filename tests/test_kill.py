@@ -59,6 +59,15 @@ def victim(driver: int, run: Run, whom: str) -> int | None:
     return None
 
 
+def check_gone(run: Run, whom: str) -> None:
+    """No process of the run is left soon after a kill, and no file is half-written."""
+    gone_by = time.monotonic() + LIMIT_S
+    while marked(run):
+        assert time.monotonic() < gone_by, f"alive after {whom} was killed: {marked(run)}"
+        time.sleep(0.1)
+    check_files(run.folder)
+
+
 def check_files(folder: Path) -> None:
     """Every record and every weight file that is in place is whole."""
     for path in folder.rglob("*"):
@@ -99,11 +108,7 @@ def test_killed_at_random_moments(tmp_path: Path, ranks: int) -> None:
             driver.wait(120)
         else:
             driver.wait(10)
-        gone_by = time.monotonic() + LIMIT_S
-        while marked(cut):
-            assert time.monotonic() < gone_by, f"alive after {whom} was killed: {marked(cut)}"
-            time.sleep(0.1)
-        check_files(cut.folder)
+        check_gone(cut, whom)
 
     assert len(kills) >= 10, f"it finished after {kills}: too quick to show anything"
     assert start(config, cut.folder).wait(600) == 0
@@ -174,11 +179,7 @@ def test_killed_in_any_round(tmp_path: Path) -> None:
                     os.kill(pid, signal.SIGKILL)
                 kills.append(whom)
         driver.wait(120)
-        gone_by = time.monotonic() + LIMIT_S
-        while marked(cut):
-            assert time.monotonic() < gone_by, f"alive after {whom} was killed: {marked(cut)}"
-            time.sleep(0.1)
-        check_files(cut.folder)
+        check_gone(cut, whom)
     assert len(kills) >= 4, f"it finished after {kills}: too quick to show anything"
     assert start(config, cut.folder).wait(900) == 0
 

@@ -22,7 +22,7 @@ from distseg.orchestration.local import LocalExecutor
 from distseg.orchestration.plan import MemberKey, known_members, make_jobs
 from distseg.orchestration.schedule import Failure, Scheduler
 from distseg.orchestration.view import make_progress
-from distseg.runs import ALL_ROUNDS, RoundKey, Run, member_id, read_json, read_lines, round_number
+from distseg.runs import ALL_ROUNDS, RoundKey, Run, member_id, read_json, round_number
 
 logger = logging.getLogger("distseg.run")
 
@@ -58,9 +58,10 @@ def _steps(config: Config, run: Run) -> int:
     prepare(config, run)
     open_cache(config, run)  # once, before the jobs would all want to build it
     slots = make_slots(config.compute, visible_gpus(), num_cores())
-    last = None
+    last, whole = None, True
     for number in range(len(config.rounds)):
         if not make_round(config, run, number, slots):
+            whole = False
             break
         last = number
         if number and config.stop == "no_gain" and not gains(config, run, number):
@@ -73,22 +74,17 @@ def _steps(config: Config, run: Run) -> int:
     tested = predict_test(config, run, slots)
     extra = score_test(config, run) if tested else {}
     print(report(config, run, extra))
-    return 0 if tested is not False and last == _last_wanted(config, run, last) else 1
-
-
-def _last_wanted(config: Config, run: Run, last: int) -> int:
-    """The round that should have been the last; `stop` may end them early."""
-    stopped = any(line["event"] == "rounds_stopped" for line in read_lines(run.ledger))
-    return last if stopped else len(config.rounds) - 1
+    return 0 if whole and tested is not False else 1
 
 
 def make_round(config: Config, run: Run, number: int, slots: list[Slot]) -> bool:
-    """Teachers, train sets, students, ensemble of one round; False: no student has finished."""
+    """Teachers, train sets, students, ensemble of one round; False: it has failed, and the rounds
+    before it are what there is."""
     entry = config.rounds[number]
     if len(config.rounds) > 1:
         logger.info("round %d: %s (%s)", number, entry.kind, config.flag(number))
-    if number:
-        make_train_sets(config, run, number, slots)
+    if number and not make_train_sets(config, run, number, slots):
+        return False
     members = known_members(config, run, number)
     if not members:
         raise UserError("no member to train: data.folds.use and members.*.folds exclude all folds")
@@ -103,8 +99,8 @@ def make_round(config: Config, run: Run, number: int, slots: list[Slot]) -> bool
     return True
 
 
-def make_train_sets(config: Config, run: Run, number: int, slots: list[Slot]) -> None:
-    """What a round learns from, made by the models of the round before."""
+def make_train_sets(config: Config, run: Run, number: int, slots: list[Slot]) -> bool:
+    """What a round learns from, made by the models of the round before; False: their job failed."""
     from distseg.select import select, write_pair_sets
     from distseg.teach import lessons
     from distseg.teaching import students
@@ -112,7 +108,7 @@ def make_train_sets(config: Config, run: Run, number: int, slots: list[Slot]) ->
     entry = config.rounds[number]
     folds = students(config, run, number)
     if all(run.train_set(number, fold).is_file() for fold in folds):
-        return
+        return True
     if entry.uses_unlabeled and not Manifest.read(run.data / "test.csv"):
         raise UserError(f"rounds.{number}.kind: {entry.kind}: the data has no test images")
     if entry.judges_labeled and entry.judge == "pair":
@@ -124,8 +120,10 @@ def make_train_sets(config: Config, run: Run, number: int, slots: list[Slot]) ->
         label, log_path = f"teach-round-{number}", run.round(number) / "teach.log"
         job = Job(label, ("teach", str(run.folder), "--round", str(number)), log_path)
         if run_jobs(config, run, [], [job], [whole_machine(slots, num_cores())]):
-            raise UserError(f"round {number}: the teachers' predictions failed: see {job.log}")
+            logger.error("round %d: the teachers' predictions failed: see %s", number, job.log)
+            return False
     select(config, run, number)
+    return True
 
 
 def read_score(run: Run, number: int) -> float:
