@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test test-slow lint docs clean
+.PHONY: quickstart test test-slow test-ray lint docs clean
 
 quickstart: $(STAMP)
 	$(BIN)/distseg run configs/quickstart.yaml
@@ -15,6 +15,10 @@ test: lint
 # Kills at random moments, memory over thousands of images, whole runs: about 20 minutes on 2 cores
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m "slow and not gpu"
+
+# Real Ray clusters of several nodes, whose nodes and drivers are killed, and sweeps
+test-ray: $(STAMP)
+	$(BIN)/python -m pytest -m "ray and not gpu"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -28,7 +32,7 @@ docs: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e ".[dev]"
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e ".[dev,ray,deepspeed]"
 	touch $@
 
 clean:

@@ -113,6 +113,7 @@ def make_parser() -> argparse.ArgumentParser:
     test = add("predict-test", _predict_test, None)
     _run_argument(test)
     test.add_argument("--round", type=int)
+    test.add_argument("--share", default="0/0", help="FIRST/TOTAL: shares of the launch's ranks")
     teach = add("teach", _teach, None)
     _run_argument(teach)
     teach.add_argument("--round", type=int, required=True)
@@ -247,7 +248,8 @@ def _predict_test(args: argparse.Namespace) -> int:
     from distseg.orchestration.pipeline import predict_test_here
 
     _, run = _open_run(args.run)
-    predict_test_here(run, args.round)
+    first, _, total = args.share.partition("/")
+    predict_test_here(run, args.round, int(first), int(total) or None)
     return 0
 
 

@@ -91,7 +91,9 @@ class PostprocessConfig(Strict):
 
 
 class ComputeConfig(Strict):
-    executor: Literal["local"] = Field("local", description="who starts the jobs")
+    executor: Literal["local", "ray"] = Field(
+        "local", description="who starts the jobs: this machine, or a Ray cluster"
+    )
     gpus_per_job: float = Field(1.0, gt=0, description="GPUs of a job; under 1: shared")
     processes_per_job: Count | None = Field(
         None, description="ranks of a job; null: one per GPU, one without a GPU"

@@ -161,15 +161,16 @@ def predict_images(
     sink: Sink,
     accelerator: Accelerator,
     workers: int,
+    share: tuple[int, int],
 ) -> list[tuple[str, str]]:
-    """This rank's share of `rows` through the ensemble into `sink`.
+    """Share number share[0] of share[1] of `rows` through the ensemble into `sink`.
 
     A broken image gets an empty mask of the size its file claims (1 x 1 if unknown), a warning,
     and a place in the returned list of (id, reason).
     """
     device = accelerator.device
     groups = load_groups(run_dir, ensemble, device, config.compute.channels_last)
-    mine = list(rows)[accelerator.process_index :: accelerator.num_processes]
+    mine = list(rows)[share[0] :: share[1]]
     sizes = [(row.height, row.width) for row in mine]
     crop = any(group.fit.config.fit == "crop" for group in groups)
     batch = config.predict.batch_size
@@ -209,16 +210,20 @@ def predict_images(
     return broken
 
 
-def predict_test(run_dir: Path, sink: Sink, round: int | None = None) -> list[tuple[str, str]]:
-    """This rank's share of the run's test images into `sink`, by the final ensemble or that of a
-    round; see `predict_images`."""
+def predict_test(
+    run_dir: Path, sink: Sink, round: int | None, share: tuple[int, int]
+) -> list[tuple[str, str]]:
+    """A share of the run's test images into `sink`, by the final ensemble or that of a round; see
+    `predict_images`."""
     run = Run(Path(run_dir))
     config = load_config(run.config)
     ensemble = finished_ensemble(run) if round is None else read_json(run.ensemble(round))
     accelerator = make_accelerator(config)
     workers = default_workers(config, accelerator)
     samples = list(Manifest.read(run.data / "test.csv"))
-    broken = predict_images(config, run.folder, ensemble, samples, sink, accelerator, workers)
+    broken = predict_images(
+        config, run.folder, ensemble, samples, sink, accelerator, workers, share
+    )
     for name, reason in broken:
         run.log_event("broken_image", id=name, reason=reason)
     return broken
@@ -236,8 +241,11 @@ def predict_folder(
     if rle_path is not None and accelerator.num_processes > 1:
         raise UserError("--rle: one process writes the table; launch `distseg predict` alone")
     workers = default_workers(config, accelerator)
+    share = (accelerator.process_index, accelerator.num_processes)
     with FolderSink(config, Path(out_dir), rle_path) as sink:
-        return predict_images(config, run.folder, ensemble, samples, sink, accelerator, workers)
+        return predict_images(
+            config, run.folder, ensemble, samples, sink, accelerator, workers, share
+        )
 
 
 def finished_ensemble(run: Run) -> dict[str, Any]:

@@ -158,9 +158,9 @@ class Run:
     def log(self) -> Path:
         return self.folder / "run.log"
 
-    @property
-    def predict_log(self) -> Path:
-        return self.folder / "predict.log"
+    def predict_log(self, machine: int) -> Path:
+        """Of the test prediction, which may run on several machines."""
+        return self.folder / ("predict.log" if machine == 0 else f"predict.{machine}.log")
 
     @property
     def launch_config(self) -> Path:

@@ -156,8 +156,13 @@ def _compute(config: Config) -> Iterator[Line]:
     first = slots[0]
     text = f"{len(slots)} jobs at a time, {first.processes} processes each, {first.threads} threads"
     yield "ok", text, ""
-    if config.compute.executor == "ray" and importlib.util.find_spec("ray") is None:
-        yield "fail", "compute.executor: ray is not installed", "pip install 'distseg[ray]'"
+    if config.compute.executor == "ray":
+        if importlib.util.find_spec("ray") is None:
+            yield "fail", "compute.executor: ray is not installed", "pip install 'distseg[ray]'"
+            return
+        from distseg.orchestration.cluster_doctor import examine_cluster
+
+        yield from examine_cluster(config.compute)
 
 
 def _launch() -> Iterator[Line]:

@@ -7,6 +7,7 @@ import math
 import os
 import re
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,12 +29,15 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Room for one job: its GPUs (none on a CPU slot), its ranks, the threads of each rank."""
+    """Room for one job: its GPUs (none on a CPU slot), its ranks, the threads of each rank; on a
+    cluster the node's id and host."""
 
     number: int
     devices: tuple[str, ...]
     processes: int
     threads: int
+    node: str = ""
+    host: str = ""
 
 
 def torch_has_cuda() -> bool:
@@ -102,6 +106,13 @@ def make_slots(compute: ComputeConfig, gpus: list[Gpu], cores: int) -> list[Slot
         threads = compute.cpu_threads or max(1, cores // (len(groups) * processes))
         slots.append(Slot(number, devices, processes, threads))
     return slots
+
+
+def whole_machine(slots: Sequence[Slot], cores: int) -> Slot:
+    """One slot with all GPUs, a rank on each; on CPU one rank with all cores."""
+    devices = tuple(dict.fromkeys(device for slot in slots for device in slot.devices))
+    processes = max(1, len(devices))
+    return Slot(0, devices, processes, max(1, cores // processes))
 
 
 def _gpu_groups(per_job: float, gpus: list[Gpu]) -> list[tuple[str, ...]]:

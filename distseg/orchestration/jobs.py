@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -165,9 +165,13 @@ def ranks_of(launcher: int) -> list[psutil.Process]:
 def end_processes(mark: str, value: str, grace_s: float) -> int:
     """Wait up to grace_s for the marked processes to leave, then SIGKILL until none is left.
     Returns how many had to be killed."""
+    return _end(lambda: find_processes(mark, value), grace_s)
+
+
+def _end(find: Callable[[], list[psutil.Process]], grace_s: float) -> int:
     deadline = time.monotonic() + grace_s
     killed: set[int] = set()
-    while alive := find_processes(mark, value):
+    while alive := find():
         if time.monotonic() >= deadline:
             killed |= {process.pid for process in alive}
             _signal(alive, signal.SIGKILL)
@@ -175,14 +179,27 @@ def end_processes(mark: str, value: str, grace_s: float) -> int:
     return len(killed)
 
 
-def end_leftovers(run: Run, grace_s: float = 2 * ORPHAN_GRACE_S) -> int:
-    """End processes that an earlier, killed driver of this run left: they would write into the
-    same folders. Returns how many there were."""
+def end_leftovers(run: Run, grace_s: float = 2 * ORPHAN_GRACE_S, *, orphans: bool = False) -> int:
+    """End processes that an earlier, killed driver of this run left on this machine: they would
+    write into the same folders. Returns how many there were.
+
+    orphans: only those whose driver is gone. On a cluster the others are jobs that go on without
+    the run's driver: theirs is the node's actor.
+    """
     folder = str(run.folder.resolve())
-    alive = find_processes(RUN_MARK, folder)
-    if alive:
-        end_processes(RUN_MARK, folder, grace_s)  # they are leaving by themselves
-    return len(alive)
+
+    def find() -> list[psutil.Process]:
+        return [p for p in find_processes(RUN_MARK, folder) if not (orphans and _is_driven(p))]
+
+    left = len(find())
+    _end(find, grace_s)  # they are leaving by themselves
+    return left
+
+
+def _is_driven(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error, OSError, ValueError):
+        return psutil.pid_exists(int(process.environ().get(DRIVER_MARK, "")))
+    return False
 
 
 # -- inside a job ---------------------------------------------------------------------------------

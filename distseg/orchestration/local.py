@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from distseg.orchestration.hardware import Slot
+from distseg.orchestration.hardware import Slot, num_cores, whole_machine
 from distseg.orchestration.jobs import (
     JOB_MARK,
     Job,
@@ -20,6 +20,7 @@ from distseg.orchestration.jobs import (
     ranks_of,
     write_launch_yaml,
 )
+from distseg.orchestration.schedule import Started
 from distseg.runs import Run
 
 CommandBuilder = Callable[[Job, Slot, Path], list[str]]
@@ -27,6 +28,8 @@ CommandBuilder = Callable[[Job, Slot, Path], list[str]]
 
 class LocalHandle:
     """One started job."""
+
+    cause: tuple[str, str] | None = None  # what its files do not say: nothing, on this machine
 
     def __init__(self, process: subprocess.Popen[bytes], mark: str) -> None:
         self.process, self.mark, self.pid = process, mark, process.pid
@@ -59,8 +62,13 @@ class LocalExecutor:
     def __init__(self, run: Run, slots: list[Slot], command: CommandBuilder = launch_command):
         self.run, self._slots, self.command = run, slots, command
 
-    def slots(self) -> list[Slot]:
-        return self._slots
+    def slots(self, wide: bool = False) -> list[Slot]:
+        """The slots of this machine. wide: one, with all that it has."""
+        return [whole_machine(self._slots, num_cores())] if wide else self._slots
+
+    def adopt(self) -> list[Started]:
+        """Jobs do not outlive their driver here."""
+        return []
 
     def start(self, job: Job, slot: Slot) -> LocalHandle:
         """Start a job; its output is appended to job.log."""

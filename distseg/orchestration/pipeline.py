@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from distseg.orchestration.hardware import Slot, make_slots, num_cores, visible_
 from distseg.orchestration.jobs import RUN_MARK, Job, end_leftovers, end_processes
 from distseg.orchestration.local import LocalExecutor
 from distseg.orchestration.plan import MemberKey, known_members, make_jobs
-from distseg.orchestration.schedule import Failure, Scheduler
+from distseg.orchestration.schedule import Executor, Failure, Scheduler
 from distseg.orchestration.view import make_progress
 from distseg.runs import ALL_ROUNDS, RoundKey, Run, member_id, read_json, round_number
 
@@ -38,7 +39,7 @@ def run(config: Config, folder: Path) -> int:
     with driver_lock(run), stop_on_signals():
         log.setup(run.log)
         open_run(config, run)
-        left = end_leftovers(run)
+        left = end_leftovers(run, orphans=config.compute.executor == "ray")
         run.log_event("run_started", pid=os.getpid(), leftovers=left)
         began = time.monotonic()
         try:
@@ -52,15 +53,38 @@ def run(config: Config, folder: Path) -> int:
         return status
 
 
+@contextlib.contextmanager
+def open_executor(config: Config, run: Run) -> Iterator[Executor]:
+    """What starts the jobs, as `compute.executor` says. UserError: it is not there."""
+    if config.compute.executor == "local":
+        yield LocalExecutor(run, make_slots(config.compute, visible_gpus(), num_cores()))
+        return
+    try:
+        from distseg.orchestration.cluster import RayExecutor
+    except ImportError:
+        raise UserError(
+            "compute.executor: ray: Ray is not installed: pip install 'distseg[ray]'"
+        ) from None
+    executor = RayExecutor(config, run)
+    try:
+        yield executor
+    finally:
+        executor.close()
+
+
 def _steps(config: Config, run: Run) -> int:
     from distseg.data.prepare import open_cache, prepare
 
     prepare(config, run)
     open_cache(config, run)  # once, before the jobs would all want to build it
-    slots = make_slots(config.compute, visible_gpus(), num_cores())
+    with open_executor(config, run) as executor:
+        return _rounds(config, run, executor)
+
+
+def _rounds(config: Config, run: Run, executor: Executor) -> int:
     last, whole = None, True
     for number in range(len(config.rounds)):
-        if not make_round(config, run, number, slots):
+        if not make_round(config, run, number, executor):
             whole = False
             break
         last = number
@@ -71,35 +95,35 @@ def _steps(config: Config, run: Run) -> int:
         logger.error("no member finished: there is nothing to ensemble")
         return 1
     choose_final(config, run, last)
-    tested = predict_test(config, run, slots)
+    tested = predict_test(config, run, executor)
     extra = score_test(config, run) if tested else {}
     print(report(config, run, extra))
     return 0 if whole and tested is not False else 1
 
 
-def make_round(config: Config, run: Run, number: int, slots: list[Slot]) -> bool:
+def make_round(config: Config, run: Run, number: int, executor: Executor) -> bool:
     """Teachers, train sets, students, ensemble of one round; False: it has failed, and the rounds
     before it are what there is."""
     entry = config.rounds[number]
     if len(config.rounds) > 1:
         logger.info("round %d: %s (%s)", number, entry.kind, config.flag(number))
-    if number and not make_train_sets(config, run, number, slots):
+    if number and not make_train_sets(config, run, number, executor):
         return False
     members = known_members(config, run, number)
     if not members:
         raise UserError("no member to train: data.folds.use and members.*.folds exclude all folds")
-    _say_left_out(train_members(config, run, members, slots, number), run)
+    _say_left_out(train_members(config, run, members, executor, number), run)
     done = [member for member in members if run.member(number, *member).done.is_file()]
     if not done:
         logger.error("round %d: no member finished", number)
         return False
     fit_ensemble(config, run, number, done)
     if config.predict.every_round and len(config.rounds) > 1:
-        predict_test(config, run, slots, number)
+        predict_test(config, run, executor, number)
     return True
 
 
-def make_train_sets(config: Config, run: Run, number: int, slots: list[Slot]) -> bool:
+def make_train_sets(config: Config, run: Run, number: int, executor: Executor) -> bool:
     """What a round learns from, made by the models of the round before; False: their job failed."""
     from distseg.select import select, write_pair_sets
     from distseg.teach import lessons
@@ -115,11 +139,11 @@ def make_train_sets(config: Config, run: Run, number: int, slots: list[Slot]) ->
         write_pair_sets(run, number)
         key = run.teachers(number)
         pairs = known_members(config, run, key)
-        _say_left_out(train_members(config, run, pairs, slots, key), run)
+        _say_left_out(train_members(config, run, pairs, executor, key), run)
     if lessons(config, run, number, folds):
         label, log_path = f"teach-round-{number}", run.round(number) / "teach.log"
         job = Job(label, ("teach", str(run.folder), "--round", str(number)), log_path)
-        if run_jobs(config, run, [], [job], [whole_machine(slots, num_cores())]):
+        if run_jobs(config, run, [], [job], executor, wide=True):
             logger.error("round %d: the teachers' predictions failed: see %s", number, job.log)
             return False
     select(config, run, number)
@@ -150,25 +174,24 @@ def gains(config: Config, run: Run, number: int) -> bool:
 
 
 def train_members(
-    config: Config, run: Run, members: Sequence[MemberKey], slots: list[Slot], key: RoundKey = 0
+    config: Config, run: Run, members: Sequence[MemberKey], executor: Executor, key: RoundKey = 0
 ) -> list[Failure]:
     """Train what is not done; returns what was given up."""
-    jobs = make_jobs(config, run, members, len(slots), key)
+    jobs = make_jobs(config, run, members, len(executor.slots()), key)
     if not jobs:
         return []
     ready = len(members) - sum(len(job.members) for job in jobs)
     what = "members" if "/" not in str(key) else f"teachers of round {round_number(key)}"
     logger.info("%d %s to train, %d done", len(members) - ready, what, ready)
-    return run_jobs(config, run, members, jobs, slots, key)
+    return run_jobs(config, run, members, jobs, executor, key)
 
 
 def run_jobs(
-    config: Config, run: Run, members: Sequence[MemberKey], jobs: list[Job], slots: list[Slot],
-    key: RoundKey = 0,
+    config: Config, run: Run, members: Sequence[MemberKey], jobs: list[Job], executor: Executor,
+    key: RoundKey = 0, *, wide: bool = False,
 ) -> list[Failure]:  # fmt: skip
-    executor = LocalExecutor(run, slots)
-    with make_progress(config, run, members, len(slots), key) as view:
-        return Scheduler(config, run, executor, view).execute(jobs)
+    with make_progress(config, run, members, len(executor.slots(wide)), key) as view:
+        return Scheduler(config, run, executor, view).execute(jobs, wide)
 
 
 def fit_ensemble(config: Config, run: Run, number: int, done: Sequence[MemberKey]) -> None:
@@ -201,7 +224,7 @@ def _time(path: Path) -> int:
 
 
 def predict_test(
-    config: Config, run: Run, slots: list[Slot], number: int | None = None
+    config: Config, run: Run, executor: Executor, number: int | None = None
 ) -> bool | None:
     """The submission of the final ensemble, or of a round's, by a launched job. True: it is there;
     False: it failed; None: the data has no test images."""
@@ -215,24 +238,26 @@ def predict_test(
     source = run.final if number is None else run.ensemble(number)
     if path.exists() and path.stat().st_mtime_ns >= _time(source):
         return True
-    slot = whole_machine(slots, num_cores())
-    which = () if number is None else ("--round", str(number))
-    label = "predict-test" if number is None else f"predict-test-round-{number}"
-    job = Job(label, ("predict-test", str(run.folder), *which), run.predict_log)
-    logger.info("predicting the test images with %d processes", slot.processes)
-    if run_jobs(config, run, [], [job], [slot]):
-        logger.error("the test prediction failed: see %s", job.log)
+    jobs, total = prediction_jobs(run, executor.slots(wide=True), number)
+    logger.info("predicting the test images with %d processes", total)
+    if run_jobs(config, run, [], jobs, executor, wide=True):
+        logger.error("the test prediction failed: see %s", run.predict_log(0))
         return False
-    merge_parts(spec, path, slot.processes, task=config.task)
+    merge_parts(spec, path, total, task=config.task)
     run.log_event("submission", path=str(path))
     return True
 
 
-def whole_machine(slots: Sequence[Slot], cores: int) -> Slot:
-    """One slot with all GPUs, a rank on each; on CPU one rank with all cores."""
-    devices = tuple(dict.fromkeys(device for slot in slots for device in slot.devices))
-    processes = max(1, len(devices))
-    return Slot(0, devices, processes, max(1, cores // processes))
+def prediction_jobs(run: Run, slots: Sequence[Slot], number: int | None) -> tuple[list[Job], int]:
+    """(jobs, processes in all) of the test prediction: one job a machine, each with its share."""
+    which = () if number is None else ("--round", str(number))
+    label = "predict-test" if number is None else f"predict-test-round-{number}"
+    total, jobs, first = sum(slot.processes for slot in slots), [], 0
+    for index, slot in enumerate(slots):
+        arguments = ("predict-test", str(run.folder), *which, "--share", f"{first}/{total}")
+        jobs.append(Job(f"{label}-{index}", arguments, run.predict_log(index)))
+        first += slot.processes
+    return jobs, total
 
 
 def submission_path(run: Run, kind: str, number: int | None = None) -> Path:
@@ -265,7 +290,7 @@ def report(config: Config, run: Run, extra: dict[str, Any] | None = None) -> str
     extra = score_test(config, run) if extra is None else extra
     write_report(config, run, extra)
     record = read_json(run.final)
-    lines = [f"{_round_label(n)}: {_score_text(config, one)}" for n, one in _rounds(config, run)]
+    lines = [f"{_round_label(n)}: {_score_text(config, one)}" for n, one in _records(config, run)]
     lines.append(f"out-of-fold {_score_text(config, record)}")
     if "test" in extra:
         lines.append(f"test {config.metric} against the truth: {extra['test']['score']:.4f}")
@@ -274,7 +299,7 @@ def report(config: Config, run: Run, extra: dict[str, Any] | None = None) -> str
     return "\n".join(lines)
 
 
-def _rounds(config: Config, run: Run) -> list[tuple[RoundKey, dict[str, Any]]]:
+def _records(config: Config, run: Run) -> list[tuple[RoundKey, dict[str, Any]]]:
     """The records of the rounds and of all of them together, where there are several."""
     keys = [*range(len(config.rounds)), ALL_ROUNDS] if len(config.rounds) > 1 else []
     return [(k, read_json(run.ensemble(k))) for k in keys if run.ensemble(k).is_file()]
@@ -333,15 +358,17 @@ def teach_here(run: Run, round: int) -> None:
     teach(run.folder, load_config(run.config), round)
 
 
-def predict_test_here(run: Run, round: int | None = None) -> None:
-    """All ranks: this rank's share of the test images into its part of the submission."""
+def predict_test_here(run: Run, round: int | None, first: int, total: int | None) -> None:
+    """All ranks: their shares of the test images into their parts of the submission. `first`: the
+    share of rank 0 out of `total`; None: as many as this launch has ranks."""
     from distseg.data.formats import layout
     from distseg.predict import predict_test
     from distseg.submit import PartWriter
 
     config = load_config(run.config)
     spec = layout(config.data.format).submission(config)
-    rank = int(os.environ.get("RANK", "0"))
-    writer = PartWriter(spec, submission_path(run, spec.kind, round), rank=rank, task=config.task)
-    predict_test(run.folder, writer, round)
+    share = first + int(os.environ.get("RANK", "0"))
+    total = total or int(os.environ.get("WORLD_SIZE", "1"))
+    writer = PartWriter(spec, submission_path(run, spec.kind, round), rank=share, task=config.task)
+    predict_test(run.folder, writer, round, (share, total))
     writer.close()

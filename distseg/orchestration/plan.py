@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from distseg.config import Config
 from distseg.log import duration
@@ -18,6 +19,7 @@ from distseg.runs import RoundKey, Run, member_id, read_lines, round_number
 
 PROCESS_BYTES = 700 << 20  # a Python with torch, timm, smp and albumentations imported, measured
 MemberKey = tuple[str, int]
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +78,48 @@ def round_keys(config: Config, run: Run) -> list[RoundKey]:
 def make_jobs(
     config: Config, run: Run, members: Sequence[MemberKey], num_slots: int, round: RoundKey = 0
 ) -> list[Job]:
-    """Jobs for the members that are not done: `members_per_job` in a row, and fewer where slots
-    would stay empty."""
+    """Jobs for the members that are not done, longest first: `members_per_job` in a row, and fewer
+    where slots would stay empty."""
     todo = [member for member in members if not run.member(round, *member).done.is_file()]
+    costs = member_costs(config, run, round)
+    todo = longest_first(todo, [costs[name] for name, _ in todo])
     size = min(config.compute.members_per_job, math.ceil(len(todo) / max(1, num_slots)))
     return [
         train_job(run, round, todo[start : start + size])
         for start in range(0, len(todo), max(1, size))
     ]
+
+
+def longest_first(items: Sequence[Item], costs: Sequence[float]) -> list[Item]:
+    """In the order of falling costs, equal ones as they come. Each given to the first free slot,
+    the last one ends within a third of the best possible time (Graham 1969, "Bounds on
+    multiprocessing timing anomalies"), and far nearer with many items."""
+    order = sorted(range(len(items)), key=lambda index: -costs[index])
+    return [items[index] for index in order]
+
+
+def member_costs(config: Config, run: Run, round: RoundKey = 0) -> dict[str, float]:
+    """How long a member of each model takes, in units of its own: epochs by the pace that an
+    earlier round has shown, and where none has, epochs x pixels of the canvas."""
+    pace = _paces(config, run, round_keys(config, run)) if round != 0 else {}
+    known = all(name in pace for name in config.members)
+    costs = {}
+    for name in config.members:
+        size, stages = config.input_of(name), config.stages_of(name, round)
+        pixels = [s.input_size or (size.height, size.width) for s in stages]
+        costs[name] = sum(
+            stage.schedule.epochs * (1.0 / pace[name] if known else height * width)
+            for stage, (height, width) in zip(stages, pixels, strict=True)
+        )
+    return costs
+
+
+def _paces(config: Config, run: Run, keys: Iterable[RoundKey]) -> dict[str, float]:
+    """Images per second by model, by the first round that has trained it."""
+    found: dict[str, float] = {}
+    for key in keys:
+        found = {**measured_pace(run, known_members(config, run, key), key), **found}
+    return found
 
 
 def member_images(
@@ -263,12 +299,7 @@ def _time_lines(
     config: Config, run: Run, planned: Mapping[RoundKey, Sequence[MemberKey]],
     jobs: Sequence[Job], slots: Sequence[Slot], size: DataSize, num_folds: int,
 ) -> list[str]:  # fmt: skip
-    seen = [
-        (name, measured_pace(run, members, key))
-        for key, members in planned.items()
-        for name in config.members
-    ]
-    pace = {name: found[name] for name, found in seen if name in found}
+    pace = _paces(config, run, planned)
     todo = [(job.round, name) for job in jobs for name, _ in job.members]
     needed = [(name, member_images(config, name, size, num_folds, key)) for key, name in todo]
     lines = [f"{sum(images for _, images in needed):,} images to train on"]

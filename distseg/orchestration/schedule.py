@@ -1,6 +1,7 @@
 """Scheduling policy: which job runs where, and what happens to one that fails.
 
-How a job is started is the executor's affair: `LocalExecutor` starts child processes.
+How a job is started is the executor's affair: `LocalExecutor` starts child processes,
+`RayExecutor` actors on the nodes of a cluster.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +17,7 @@ from typing import Protocol
 from distseg.config import Config
 from distseg.orchestration.hardware import Slot
 from distseg.orchestration.jobs import Job, narrow
+from distseg.orchestration.plan import measured_pace
 from distseg.runs import Run, member_id, read_json
 
 POLL_S = 0.2
@@ -28,9 +30,14 @@ LAUNCHER_ERRORS = ("subprocess.CalledProcessError", "torch.distributed.elastic")
 
 
 class Handle(Protocol):
-    """A job that was started."""
+    """A job that was started. cause: (kind, message) where its files cannot say why it ended, as
+    when its node is gone; pid: None where it is another machine's."""
 
-    pid: int
+    @property
+    def pid(self) -> int | None: ...
+
+    @property
+    def cause(self) -> tuple[str, str] | None: ...
 
     def poll(self) -> int | None:
         """Exit status when the job has ended and left no process, None before."""
@@ -42,19 +49,37 @@ class Handle(Protocol):
         """End the job now, all of its processes."""
 
 
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A job that runs. log_start: bytes of the log that earlier attempts wrote."""
+
+    job: Job
+    slot: Slot
+    handle: Handle
+    log_start: int
+    since: float = field(default_factory=time.monotonic)
+
+
 class Executor(Protocol):
     """Where jobs run."""
 
-    def slots(self) -> list[Slot]:
-        """Room for jobs; one job per slot at a time."""
+    def slots(self, wide: bool = False) -> list[Slot]:
+        """Room for jobs, best first; one job per slot at a time. It may be another each time:
+        nodes come and go. wide: one slot a machine, with all of it."""
 
     def start(self, job: Job, slot: Slot) -> Handle:
         """Start a job on a free slot and return at once."""
 
+    def adopt(self) -> list[Started]:
+        """Jobs that an earlier driver of the run has started and that it has left behind."""
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a job ended without its work. kind: out_of_memory | non_finite | user | error."""
+    """Why a job ended without its work.
+
+    kind: out_of_memory | non_finite | user | node_lost | error.
+    """
 
     job: Job
     kind: str
@@ -76,68 +101,86 @@ class View(Protocol):
 
 
 @dataclass
-class Running:
-    job: Job
-    slot: Slot
-    handle: Handle
-    since: float
-    log_start: int  # bytes of the log that earlier attempts wrote
-
-
-@dataclass
 class Scheduler:
-    """Runs jobs until each is done or given up. `left_out` holds what was given up."""
+    """Runs jobs until each is done or given up. `left_out` holds what was given up. `sleep` waits
+    between two looks at the jobs; a simulation moves its clock with it."""
 
     config: Config
     run: Run
     executor: Executor
     view: View
-    running: list[Running] = field(default_factory=list)
+    running: list[Started] = field(default_factory=list)
     left_out: list[Failure] = field(default_factory=list)
     attempts: dict[str, int] = field(default_factory=dict)
+    sleep: Callable[[float], None] = time.sleep
 
-    def execute(self, jobs: Sequence[Job]) -> list[Failure]:
-        """Run all jobs; returns the final failures. Whatever interrupts this ends all jobs."""
-        queue, free = deque(jobs), list(self.executor.slots())
+    def execute(self, jobs: Sequence[Job], wide: bool = False) -> list[Failure]:
+        """Run all jobs, in this order; returns the final failures. Whatever interrupts this ends
+        all jobs. wide: each gets a whole machine."""
+        queue = deque(self._adopt(jobs))
         try:
             while queue or self.running:
-                while queue and free:
-                    self._start(queue.popleft(), free.pop(0))
+                busy = {entry.slot for entry in self.running}
+                free = [s for s in self.executor.slots(wide) if s not in busy] if queue else []
+                for slot in free[: len(queue)]:
+                    self._start(queue.popleft(), slot)
                 ended = [(entry, entry.handle.poll()) for entry in self.running]
                 for entry, status in ended:
                     if status is not None:
                         self.running.remove(entry)
-                        free.append(entry.slot)
                         queue.extendleft(reversed(self._ended(entry, status)))
                 self.view.tick()
-                if not (queue and free):
-                    time.sleep(POLL_S)
+                if not any(status is not None for _, status in ended):
+                    self.sleep(POLL_S)
         finally:
             self._stop()
         return self.left_out
+
+    def _adopt(self, jobs: Sequence[Job]) -> list[Job]:
+        """Take over what an earlier driver has started, and end what is not wanted any more.
+        Returns the jobs that are left to start."""
+        todo = list(jobs)
+        for entry in self.executor.adopt():
+            job = entry.job
+            wanted = [one for one in todo if _overlap(one, job)]
+            if not wanted:
+                entry.handle.kill()
+                continue
+            self.running.append(entry)
+            self.run.log_event(
+                "job_adopted", job=job.label, round=job.round, members=_labels(job),
+                node=entry.slot.node, host=entry.slot.host,
+            )  # fmt: skip
+            self.view.started(job, entry.slot, 1)
+            for one in wanted:
+                rest = [member for member in one.members if member not in job.members]
+                place = todo.index(one)
+                todo[place : place + 1] = [narrow(one, self.run, rest)] if rest else []
+        return todo
 
     def _start(self, job: Job, slot: Slot) -> None:
         for member in job.members:
             self.run.member(job.round, *member).failure.unlink(missing_ok=True)
         log_start = job.log.stat().st_size if job.log.is_file() else 0
         handle = self.executor.start(job, slot)
-        self.running.append(Running(job, slot, handle, time.monotonic(), log_start))
+        self.running.append(Started(job, slot, handle, log_start))
         attempt = self.attempts.get(_head(job), 0) + 1
         self.run.log_event(
             "job_started", job=job.label, round=job.round, members=_labels(job),
             pid=handle.pid, attempt=attempt, slot=slot.number, devices=list(slot.devices),
-            overrides=list(job.overrides),
+            node=slot.node, host=slot.host, overrides=list(job.overrides),
         )  # fmt: skip
         self.view.started(job, slot, attempt)
 
-    def _ended(self, entry: Running, status: int) -> list[Job]:
+    def _ended(self, entry: Started, status: int) -> list[Job]:
         """Note how a job ended; returns what has to be started next in its place."""
         job, seconds = entry.job, round(time.monotonic() - entry.since, 3)
         todo = [m for m in job.members if not self.run.member(job.round, *m).done.is_file()]
         if not todo and (job.members or status == 0):
             self.run.log_event(
-                "job_done", job=job.label, round=job.round, members=_labels(job), seconds=seconds
-            )
+                "job_done", job=job.label, round=job.round, members=_labels(job), seconds=seconds,
+                images_per_s=measured_pace(self.run, job.members, job.round),
+            )  # fmt: skip
             self.view.finished(job)
             return []
         rest = [narrow(job, self.run, todo[1:])] if todo[1:] else []
@@ -146,7 +189,7 @@ class Scheduler:
         self.run.log_event(
             "job_failed", job=job.label, round=job.round, members=_labels(job), seconds=seconds,
             status=status, kind=failure.kind, message=failure.message, log=str(job.log),
-            final=failure.final,
+            final=failure.final, node=entry.slot.node, host=entry.slot.host,
         )  # fmt: skip
         # The job's own log, which several members may share, is where the cause stands.
         failure = replace(failure, job=replace(head, log=job.log))
@@ -158,10 +201,13 @@ class Scheduler:
                 self.run.log_event("member_left_out", round=head.round, member=member, **reason)
         return [*([again] if again else []), *rest]
 
-    def _judge(self, job: Job, status: int, entry: Running) -> tuple[Job | None, Failure]:
-        """The retry rule. Out of memory: half the micro-batch, twice the accumulation. The user's
-        mistake: no retry. All else: again, from the last saved state."""
+    def _judge(self, job: Job, status: int, entry: Started) -> tuple[Job | None, Failure]:
+        """The retry rule. A node that is gone: again, and it does not count. Out of memory: half
+        the micro-batch, twice the accumulation. The user's mistake: no retry. All else: again,
+        from the last saved state."""
         kind, message = self._cause(job, status, entry)
+        if kind == "node_lost":
+            return job, Failure(job, kind, message, status, final=False)
         attempt = self.attempts[_head(job)] = self.attempts.get(_head(job), 0) + 1
         again: Job | None = job
         if kind == "out_of_memory":
@@ -170,8 +216,11 @@ class Scheduler:
             again = None
         return again, Failure(job, kind, message, status, final=again is None)
 
-    def _cause(self, job: Job, status: int, entry: Running) -> tuple[str, str]:
-        """(kind, message): failure.json, else what this attempt wrote to its log."""
+    def _cause(self, job: Job, status: int, entry: Started) -> tuple[str, str]:
+        """(kind, message): what the handle knows, failure.json, or what this attempt wrote to its
+        log."""
+        if entry.handle.cause is not None:
+            return entry.handle.cause
         path = self.run.member(job.round, *job.members[0]).failure if job.members else None
         if path and path.is_file():
             record = read_json(path)
@@ -240,6 +289,13 @@ def tail(path: Path, lines: int = 15) -> str:
 
 def _head(job: Job) -> str:
     return member_id(*job.members[0]) if job.members else job.label
+
+
+def _overlap(one: Job, other: Job) -> bool:
+    """Whether two jobs do the same work, or a part of it."""
+    if one.round != other.round or not (one.members and other.members):
+        return one.arguments == other.arguments and one.members == other.members
+    return bool(set(one.members) & set(other.members))
 
 
 def _labels(job: Job) -> list[str]:

@@ -89,7 +89,7 @@ def started_members(run: Run) -> set[str]:
     running: set[str] = set()
     for line in read_lines(run.ledger):
         members = {f"{line.get('round', 0)}:{label}" for label in line.get("members", [])}
-        if line["event"] == "job_started":
+        if line["event"] in ("job_started", "job_adopted"):
             running |= members
         elif line["event"] in ("job_done", "job_failed"):
             running -= members

@@ -65,6 +65,7 @@ class Progress(ABC):
     def started(self, job: Job, slot: Slot, attempt: int) -> None:
         self.active[job.label] = job
         where = f"GPU {','.join(slot.devices)}" if slot.devices else f"CPU slot {slot.number}"
+        where += f" of {slot.host}" if slot.host else ""
         again = f", attempt {attempt}" if attempt > 1 else ""
         changed = f" with {' '.join(job.overrides)}" if job.overrides else ""
         self.say(f"{job.label}: started on {where}{again}{changed}")

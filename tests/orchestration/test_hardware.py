@@ -7,7 +7,7 @@ import pytest
 from distseg.config import ComputeConfig
 from distseg.errors import UserError
 from distseg.orchestration import hardware
-from distseg.orchestration.hardware import Gpu, Slot, make_slots, visible_gpus
+from distseg.orchestration.hardware import Gpu, Slot, make_slots, visible_gpus, whole_machine
 
 GPUS = [Gpu(str(number), "H100", 80 << 30) for number in range(4)]
 
@@ -81,3 +81,9 @@ def test_visible_gpus_follow_the_variable(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     assert visible_gpus() == []
+
+
+def test_whole_machine() -> None:
+    halves = [Slot(0, ("0",), 1, 2), Slot(1, ("1",), 1, 2), Slot(2, ("0",), 1, 2)]
+    assert whole_machine(halves, 8) == Slot(0, ("0", "1"), 2, 4)
+    assert whole_machine([Slot(0, (), 2, 1)], 8) == Slot(0, (), 1, 8)

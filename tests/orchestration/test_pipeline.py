@@ -14,7 +14,6 @@ from distseg import cli
 from distseg.config import Config, parse_config
 from distseg.errors import UserError
 from distseg.orchestration import folder, pipeline
-from distseg.orchestration.hardware import Slot
 from distseg.orchestration.status import is_alive, remaining_s, status_text
 from distseg.runs import Run, append_line, mark_done, read_json, write_json
 
@@ -87,12 +86,6 @@ def test_a_second_driver_is_refused(run: Run, capsys: pytest.CaptureFixture[str]
         assert cli.main(["run", str(run.config), "--out", str(run.folder)]) == 2
     assert "another `distseg run`" in capsys.readouterr().err
     assert not is_alive(run)
-
-
-def test_whole_machine() -> None:
-    halves = [Slot(0, ("0",), 1, 2), Slot(1, ("1",), 1, 2), Slot(2, ("0",), 1, 2)]
-    assert pipeline.whole_machine(halves, 8) == Slot(0, ("0", "1"), 2, 4)
-    assert pipeline.whole_machine([Slot(0, (), 2, 1)], 8) == Slot(0, (), 1, 8)
 
 
 def test_no_ensemble_no_report(run: Run) -> None:

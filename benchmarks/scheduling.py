@@ -1,0 +1,160 @@
+"""How well jobs are spread: simulated with the real planner and Scheduler, or from a real ledger.
+
+    python benchmarks/scheduling.py [--jobs 10000] [--out FILE.json]
+    python benchmarks/scheduling.py --ledger RUN/ledger.jsonl
+
+The simulation gives the Scheduler jobs whose lengths vary by 4x and a clock of its own, and
+compares the makespan with the lower bound max(total work / GPUs, longest job). The planner knows
+the lengths up to --error (a job of 100 s may be thought to take 80 to 120 s). With a ledger it
+prints the share of the slots' time, between the first start and the last end, in which no job ran.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import tempfile
+import time
+from pathlib import Path
+
+from distseg.config import Config
+from distseg.orchestration.hardware import Slot
+from distseg.orchestration.jobs import Job
+from distseg.orchestration.plan import longest_first
+from distseg.orchestration.schedule import Scheduler, Started
+from distseg.runs import Run, read_lines, write_json
+
+
+class Clock:
+    """Time that passes only where the Scheduler waits: to the next end of a job."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.ends: set[float] = set()
+
+    def sleep(self, _: float) -> None:
+        self.now = min(self.ends)
+        self.ends.discard(self.now)
+
+
+class Handle:
+    """A job that ends at a moment."""
+
+    pid, cause = None, None
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        self.clock, self.end = clock, clock.now + seconds
+        clock.ends.add(self.end)
+
+    def poll(self) -> int | None:
+        return 0 if self.clock.now >= self.end else None
+
+    def terminate(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+class SimulatedExecutor:
+    def __init__(self, clock: Clock, num_slots: int, seconds: dict[str, float]) -> None:
+        self.clock, self.seconds = clock, seconds
+        self.all = [Slot(number, (str(number),), 1, 1) for number in range(num_slots)]
+
+    def slots(self, wide: bool = False) -> list[Slot]:
+        return self.all
+
+    def start(self, job: Job, slot: Slot) -> Handle:
+        return Handle(self.clock, self.seconds[job.label])
+
+    def adopt(self) -> list[Started]:
+        return []
+
+
+class NoView:
+    def started(self, job: Job, slot: Slot, attempt: int) -> None: ...
+
+    def finished(self, job: Job) -> None: ...
+
+    def failed(self, failure: object) -> None: ...
+
+    def tick(self) -> None: ...
+
+
+def simulate(num_jobs: int, num_slots: int, error: float, seed: int) -> dict[str, float]:
+    """One run of the Scheduler over jobs of 1 to 4 hours."""
+    draw = random.Random(seed)
+    seconds = {f"job{i}": draw.uniform(3600, 4 * 3600) for i in range(num_jobs)}
+    thought = [value * draw.uniform(1 - error, 1 + error) for value in seconds.values()]
+    jobs = [Job(label, (label,), Path("/dev/null")) for label in seconds]
+    began = time.perf_counter()
+    ordered = longest_first(jobs, thought)
+    planning = time.perf_counter() - began
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        run, executor = Run(Path(folder)), SimulatedExecutor(clock, num_slots, seconds)
+        scheduler = Scheduler(
+            Config.model_validate({"name": "simulated", "members": {"a": {}}}),
+            run,
+            executor,
+            NoView(),
+            sleep=clock.sleep,
+        )
+        began = time.perf_counter()
+        assert scheduler.execute(ordered) == []
+        deciding = time.perf_counter() - began
+    bound = max(sum(seconds.values()) / num_slots, max(seconds.values()))
+    return {
+        "gpus": num_slots,
+        "jobs": num_jobs,
+        "makespan_over_bound": round(clock.now / bound, 4),
+        "planning_s": round(planning, 4),
+        "scheduler_ms_per_job": round(1000 * deciding / num_jobs, 3),
+    }
+
+
+def lost_share(ledger: Path) -> dict[str, float]:
+    """Of a real run: the share of the slots' time without a job, from the first start to the last
+    end of the longest stretch of training jobs."""
+    events = [e for e in read_lines(ledger) if e.get("members")]
+    started = [e for e in events if e["event"] == "job_started"]
+    ended = [e for e in events if e["event"] in ("job_done", "job_failed")]
+    slots = {(e.get("node", ""), e["slot"]) for e in started}
+    span = max(e["time"] for e in ended) - min(e["time"] for e in started)
+    busy = sum(e["seconds"] for e in ended)
+    gaps = sorted(_gaps(started, ended))
+    return {
+        "jobs": len(started),
+        "slots": len(slots),
+        "span_s": round(span, 1),
+        "lost_share": round(1 - busy / (span * len(slots)), 4),
+        "median_gap_s": round(gaps[len(gaps) // 2], 3) if gaps else 0.0,
+    }
+
+
+def _gaps(started: list[dict], ended: list[dict]) -> list[float]:
+    """Seconds from a job's end to the next start on any slot."""
+    starts = sorted(e["time"] for e in started)
+    after = [next((s for s in starts if s >= e["time"]), None) for e in ended]
+    return [s - e["time"] for s, e in zip(after, ended, strict=True) if s is not None]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--jobs", type=int, default=10_000)
+    parser.add_argument("--error", type=float, default=0.2, help="of the planner's estimates")
+    parser.add_argument("--ledger", type=Path)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    if args.ledger:
+        results = [lost_share(args.ledger)]
+    else:
+        sizes = [4, 8, 16, 32, 64, 128, 256, 512]
+        results = [simulate(args.jobs, gpus, args.error, gpus) for gpus in sizes]
+    for result in results:
+        print(json.dumps(result))
+    if args.out:
+        write_json(args.out, results)
+
+
+if __name__ == "__main__":
+    main()
