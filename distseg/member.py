@@ -214,8 +214,10 @@ def default_workers(config: Config, accelerator: Accelerator) -> int:
         return config.compute.workers
     if accelerator.device.type == "cpu":
         return 0  # the same cores train: a worker would only take their time
-    slots = config.compute.slots or max(1, int(1 / config.compute.gpus_per_job))
-    share = len(os.sched_getaffinity(0)) // (accelerator.num_processes * slots)
+    if "DISTSEG_JOB" in os.environ:  # an executor has divided the machine, or Ray's bundle
+        share = int(os.environ["OMP_NUM_THREADS"])
+    else:
+        share = len(os.sched_getaffinity(0)) // accelerator.num_processes
     return max(1, min(8, share))
 
 
