@@ -7,11 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import driver
 import pytest
 import yaml
 from conftest import tiny_tree
@@ -24,7 +26,9 @@ from ray.cluster_utils import Cluster  # noqa: E402
 
 from distseg.config import Config, load_config  # noqa: E402
 from distseg.orchestration import cluster as ours  # noqa: E402
+from distseg.orchestration import cluster_nodes  # noqa: E402
 from distseg.orchestration.cluster import RayExecutor, with_own_cache  # noqa: E402
+from distseg.orchestration.cluster_doctor import examine_cluster  # noqa: E402
 from distseg.orchestration.cluster_nodes import node_slots  # noqa: E402
 from distseg.orchestration.jobs import RUN_MARK, find_processes, train_job  # noqa: E402
 from distseg.orchestration.schedule import Failure, Scheduler  # noqa: E402
@@ -62,8 +66,6 @@ def alive(run: Run) -> list[int]:
 
 def execute(run: Run, keys: list[tuple[str, int]]) -> list[Failure]:
     """Run members that act by a script on the cluster of RAY_ADDRESS."""
-    import driver
-
     ray.cloudpickle.register_pickle_by_value(driver)  # the nodes cannot import the tests
     config = load_config(run.config, ["compute.executor=ray"])
     executor = RayExecutor(config, run, worker_command(run, "session"))
@@ -100,8 +102,6 @@ def test_a_dead_node_takes_no_attempt_and_leaves_no_process(tmp_path: Path, node
     run.config.write_text(yaml.safe_dump(tree))
     victim, other = sorted(nodes.worker_nodes, key=lambda node: node.node_id)
     nodes.remove_node(other)  # one is left, so that we know where the job runs
-
-    import threading
 
     result: list[list[Failure]] = []
     thread = threading.Thread(target=lambda: result.append(execute(run, [("a", 0)])))
@@ -202,6 +202,35 @@ def test_a_node_dies_another_joins_and_the_driver_is_killed(tmp_path: Path, node
     assert scores(cut) == scores(calm)
     assert cut.submission.read_bytes() == calm.submission.read_bytes()
     assert alive(cut) == []
+
+
+def test_doctor_looks_at_every_node(
+    tmp_path: Path, nodes: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = list(examine_cluster(load_config_of().compute))
+    text = "\n".join(f"{grade} {found}" for grade, found, _ in lines)
+    assert text.count("1 jobs at a time") == 2
+    assert text.count("coordinates only") == 1
+    assert text.count(": open") == 2
+    assert not any(grade == "fail" for grade, *_ in lines), text
+    assert list(Path("runs").iterdir()) == []
+
+
+def test_a_node_that_sees_another_folder_is_left_out(
+    tmp_path: Path, nodes: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the nodes read is not what the driver has written."""
+    ours.connect()
+    monkeypatch.setattr(cluster_nodes, "atomic_write", lambda *_: None)
+    (tmp_path / "nodes").mkdir()
+    (tmp_path / "nodes" / "driver").write_text("of another disk")
+    found = cluster_nodes.Nodes(load_config_of().compute, Run(tmp_path))
+    assert found.slots() == []
+    assert len(found.refused) == 3
+    assert all("--out must lie on a file system" in text for text in found.refused.values())
+    refused = [e for e in read_lines(tmp_path / "ledger.jsonl") if e["event"] == "node_refused"]
+    assert len(refused) == 3
 
 
 def test_slots_of_a_node() -> None:
