@@ -67,7 +67,9 @@ class PredictConfig(Strict):
     every_round: bool = Field(
         False, description="a submission of every round, beside the run's own"
     )
-    tta: list[str] = Field(default_factory=lambda: ["hflip"], description="hflip vflip d4 scale:S")
+    tta: list[str] = Field(
+        default_factory=lambda: ["hflip"], description="hflip vflip d4 scale:S dropout:N"
+    )
     batch_size: Count = Field(32, description="images")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from distseg.config_parts import check_parts
 from distseg.errors import UserError, unknown
 from distseg.functional.loss_names import check_loss_spec
 from distseg.functional.metrics import METRICS
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 STRIDES = {
     "PlainUnet": 1,
     "ResidualUnet": 1,
+    "SegNet": 1,
+    "FCN": 1,
+    "RefineNet": 1,
+    "ComposedUnet": 1,
     "PSPNet": 8,
     "DeepLabV3": 8,
     "DeepLabV3Plus": 16,
@@ -25,9 +30,10 @@ STRIDES = {
 }
 ARCHITECTURES = (
     "Unet", "UnetPlusPlus", "MAnet", "Linknet", "FPN", "PSPNet", "DeepLabV3", "DeepLabV3Plus",
-    "PAN", "UPerNet", "Segformer", "DPT", "PlainUnet", "ResidualUnet",
+    "PAN", "UPerNet", "Segformer", "DPT", "PlainUnet", "ResidualUnet", "SegNet", "FCN",
+    "RefineNet", "ComposedUnet",
 )  # fmt: skip
-OWN_ENCODER = ("PlainUnet", "ResidualUnet")  # of models/unet.py: `encoder: none`
+OWN_ENCODER = ("PlainUnet", "ResidualUnet", "SegNet")  # nets without a zoo: `encoder: none`
 
 
 def check_names(config: Config) -> None:
@@ -176,6 +182,7 @@ def check_member(config: Config, name: str) -> None:
         raise UserError(f"{where}.encoder: {member.encoder!r}: {member.arch} {other}")
     if member.encoder == "none" and member.encoder_weights is not None:
         raise UserError(f"{where}.encoder_weights: {member.arch} has none; write null")
+    check_parts(member, where)
     size, stages = config.input_of(name), config.stages_of(name)
     stride = _stride(member)
     for key in ("height", "width"):

@@ -15,12 +15,14 @@ class MemberConfig(Strict):
 
     arch: str = Field(
         "Unet",
-        description="an architecture of segmentation-models-pytorch, or PlainUnet and "
-        "ResidualUnet, small nets for any input size (decoder: filters, depth, dropout)",
+        description="an architecture of segmentation-models-pytorch; FCN, RefineNet or "
+        "ComposedUnet with any encoder; or PlainUnet, ResidualUnet and SegNet, nets of their own "
+        "(decoder: filters, depth, dropout). See docs/models.md",
     )
     encoder: str = Field(
         "resnet34",
-        description="an encoder of smp, or tu-NAME of timm; none for PlainUnet and ResidualUnet",
+        description="an encoder of smp, or tu-NAME of timm; none for PlainUnet, ResidualUnet and "
+        "SegNet",
     )
     encoder_weights: str | None = Field(
         None,
@@ -30,10 +32,17 @@ class MemberConfig(Strict):
     decoder: dict[str, Any] = Field(
         default_factory=dict,
         description="options of the architecture as smp names them (decoder_channels, "
-        "encoder_depth, ...); `attention: scse` is short for decoder_attention_type",
+        "encoder_depth, ...); `attention: scse` is short for decoder_attention_type; parts of "
+        "ComposedUnet: docs/models.md",
     )
     image_head: float | None = Field(
         None, ge=0, description="weight of an image-level 'not empty' head's loss; null: no head"
+    )
+    deep_supervision: float | None = Field(
+        None,
+        ge=0,
+        description="ComposedUnet: weight of the loss of logits at every scale, on images that "
+        "are not empty; null: no such heads",
     )
     folds: list[int] | None = Field(None, description="train on these folds only; null: all")
     stages: list[StageConfig] | None = Field(None, description="instead of the common stages")

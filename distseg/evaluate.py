@@ -17,6 +17,7 @@ from distseg.config import InputConfig
 from distseg.data.dataset import worker_init
 from distseg.data.fit import Fit
 from distseg.functional.tta import views
+from distseg.functional.tta_names import MAX_PASSES, dropout_passes
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 VOID = 255
@@ -85,20 +86,47 @@ def tta_logits(
     autocast: Callable[[], AbstractContextManager[None]],
     divisor: int = 32,
 ) -> list[Tensor]:
-    """Logits of each model, float32 (B, C, H, W), averaged over the views of `tta`."""
+    """Logits of each model, float32 (B, C, H, W), averaged over the views of `tta`; with
+    "dropout:N" each view over N passes with dropout kept on."""
+    passes = dropout_passes(tta)
     sums: list[Tensor] = []
     all_views = views(tta, divisor=divisor)
     for number, (_, forward, inverse) in enumerate(all_views):
         seen = forward(images_BCHW)
         for index, model in enumerate(models):
             with autocast():
-                logits = model(seen)[0]
+                logits = _logits(model, seen, passes, number)
             logits = inverse(logits.float(), size=images_BCHW.shape[-2:])
             if number == 0:
                 sums.append(logits / len(all_views))
             else:
                 sums[index] += logits / len(all_views)
     return sums
+
+
+def _logits(model: nn.Module, images_BCHW: Tensor, passes: int, view: int) -> Tensor:
+    """Logits (B, C, H, W); with `passes` their mean over Monte-Carlo dropout (Gal & Ghahramani
+    2016). The seed is that of (view, pass): the same batch gives the same logits, always."""
+    dropouts = dropout_layers(model) if passes else []
+    if not dropouts:
+        return model(images_BCHW)[0]
+    device = images_BCHW.device
+    total = torch.zeros((), device=device)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        for layer in dropouts:
+            layer.train()
+        for number in range(passes):
+            torch.manual_seed(view * MAX_PASSES + number)
+            total = total + model(images_BCHW)[0].float() / passes
+        for layer in dropouts:
+            layer.eval()
+    return total
+
+
+def dropout_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers that Monte-Carlo dropout keeps on (stochastic depth is none)."""
+    kind = nn.modules.dropout._DropoutNd
+    return [m for m in model.modules() if isinstance(m, kind) and m.p > 0]
 
 
 def native_logits(logits_BCHW: Tensor, fit: Fit, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:

@@ -18,7 +18,8 @@ from distseg.data.fit import Fit
 from distseg.data.prepare import open_cache, open_unlabeled_cache
 from distseg.data.sampling import Plan
 from distseg.errors import UserError
-from distseg.evaluate import Evaluator, Normalizer
+from distseg.evaluate import Evaluator, Normalizer, dropout_layers
+from distseg.functional.tta_names import dropout_passes
 from distseg.manifest import Manifest
 from distseg.models.build import build_model
 from distseg.optim import Ema
@@ -129,6 +130,8 @@ class Member:
             (self.size.height, self.size.width),
             pretrained=not checkpoint.has_state(self.paths.state) and not self._warm,
         )
+        if dropout_passes(config.predict.tta) and not dropout_layers(self.model):
+            logger.warning("predict.tta: dropout: %s has no dropout: nothing is gained", name)
         self.trained_on = self.manifest.seen(fold)
         if self._warm:
             self._start_from_previous(run)

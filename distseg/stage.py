@@ -17,6 +17,7 @@ from distseg.data.dataset import SOFT_SCALE, TrainSet
 from distseg.data.fit import Fit
 from distseg.data.sampling import epoch_steps
 from distseg.evaluate import loader, training_target
+from distseg.functional.deep_supervision import deep_loss
 from distseg.functional.losses import distill, weighted_sum
 from distseg.member import Member, Progress, round_to, save, seed_of
 from distseg.optim import Schedule, build_optimizer, set_lr
@@ -137,7 +138,7 @@ class StageTrainer:
             last_part = part == parts - 1
             with nullcontext() if last_part else accelerator.no_sync(member.ddp):
                 with accelerator.autocast():
-                    logits, image_logits = member.ddp(images)
+                    logits, image_logits, *deep = member.ddp(images)
                 loss_B = self.loss(logits, target, valid)
                 if "soft" in batch:
                     soft = batch["soft"].to(device, non_blocking=True).float() / SOFT_SCALE
@@ -147,6 +148,10 @@ class StageTrainer:
                 if image_logits is not None:
                     loss_B = loss_B + (member.entry.image_head or 0.0) * image_loss(
                         image_logits, batch["target"].to(device), task
+                    )
+                if deep:
+                    loss_B = loss_B + (member.entry.deep_supervision or 0.0) * deep_loss(
+                        self.loss, deep, target, valid
                     )
                 loss = (loss_B * weight).sum() / in_step
                 accelerator.backward(loss * world)  # DDP averages over ranks; this sums

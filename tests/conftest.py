@@ -68,13 +68,18 @@ def tiny_tree(**changes: Any) -> dict[str, Any]:
 def launch() -> Callable[..., subprocess.Popen[str]]:
     """Start the documented `accelerate launch ... launch/train.py` with N gloo ranks."""
 
-    def start(ranks: int, *arguments: str, env: dict[str, str] | None = None) -> Any:
+    def start(
+        ranks: int,
+        *arguments: str,
+        env: dict[str, str] | None = None,
+        script: str = "launch/train.py",
+    ) -> Any:
         flags = ["--multi_gpu", "--num_processes", str(ranks)] if ranks > 1 else ["--cpu"]
         if ranks == 1:
             flags += ["--num_processes", "1"]
         command = [sys.executable, "-m", "accelerate.commands.launch", *flags]
         command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-        command += ["--main_process_port", "0", str(ROOT / "launch" / "train.py"), *arguments]
+        command += ["--main_process_port", "0", str(ROOT / script), *arguments]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
         return subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -17,6 +17,7 @@ RECORDS = {
     "config_checks",
     "config_data",
     "config_file",
+    "config_parts",
     "config_training",
     "errors",
     "log",

@@ -34,7 +34,7 @@ def views(modes: Sequence[str], *, divisor: int = 1) -> list[View]:
 
     [] is the identity; ["hflip"] two views; ["hflip", "vflip"] four; ["rot90"] four; ["d4"]
     eight. Each "scale:S" adds all of them once more on the image resized by S (bilinear), each
-    side rounded to a multiple of `divisor`.
+    side rounded to a multiple of `divisor`. "dropout:N" is no view: `evaluate.tta_logits` does it.
 
     Raises:
         ValueError: as `tta_names.check_modes`.

@@ -20,7 +20,9 @@ FLIPS: dict[str, tuple[bool, bool, bool]] = {
 }
 MODES = (*FLIPS, "d4")
 MAX_SCALE = 8.0
+MAX_PASSES = 1000
 
+_DROPOUT = re.compile(r"dropout:([0-9]{1,4})")
 _SCALE = re.compile(r"scale:([0-9]*\.?[0-9]+)")
 
 
@@ -38,10 +40,28 @@ def parse_scale(mode: str) -> float | None:
     return scale
 
 
+def dropout_passes(modes: Sequence[str]) -> int:
+    """N of a mode "dropout:N": passes of each view with dropout kept on; 0 without such a mode.
+    ValueError if it is bad."""
+    found = 0
+    for mode in modes:
+        if mode.startswith("dropout"):
+            match = _DROPOUT.fullmatch(mode)
+            found = int(match[1]) if match else 0
+            if not 1 <= found <= MAX_PASSES:
+                raise ValueError(
+                    f"TTA mode {mode!r} must be written like 'dropout:8', with a number of "
+                    f"passes in [1, {MAX_PASSES}]"
+                )
+    return found
+
+
 def check_modes(modes: Sequence[str]) -> None:
     """Raise ValueError for a mode that does not exist, naming the nearest one."""
     if isinstance(modes, str):
         raise ValueError(f"TTA modes must be a list such as [{modes}], not the text {modes!r}")
     for mode in modes:
-        if not isinstance(mode, str) or (mode not in MODES and parse_scale(mode) is None):
-            raise unknown_name("TTA mode", mode, [*MODES, "scale:0.75"])
+        if not isinstance(mode, str) or not (
+            mode in MODES or parse_scale(mode) is not None or dropout_passes([mode])
+        ):
+            raise unknown_name("TTA mode", mode, [*MODES, "scale:0.75", "dropout:8"])

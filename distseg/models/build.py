@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +23,39 @@ from torch import Tensor, nn
 
 from distseg.config import MemberConfig
 from distseg.config_checks import ARCHITECTURES, OWN_ENCODER
+from distseg.config_parts import COMPOSED
 from distseg.errors import UserError, nearest, unknown
+from distseg.models.composed import ComposedUnet
+from distseg.models.fcn import FCN
+from distseg.models.refinenet import RefineNet
+from distseg.models.segnet import SegNet
 from distseg.models.unet import PlainUnet, ResidualUnet
 
 # What MemberConfig or the caller decides, and so no decoder option.
 RESERVED = frozenset(
     ("self", "kwargs", "encoder_name", "encoder_weights", "in_channels", "classes", "activation",
-     "aux_params")
+     "aux_params", "image_head", "deep_supervision")
 )  # fmt: skip
-OWN_RESERVED = frozenset(("channels", "image_head"))
+OWN_RESERVED = frozenset(("channels",))
+OWN_NETS = {"PlainUnet": PlainUnet, "ResidualUnet": ResidualUnet, "SegNet": SegNet}
+ENCODER_NETS = {"FCN": FCN, "RefineNet": RefineNet, "ComposedUnet": ComposedUnet}  # called as smp's
 SUFFIX = ".safetensors"
 BUILD_ERRORS = (ValueError, KeyError, TypeError, RuntimeError, AssertionError, IndexError)
 
+Outputs = tuple[Tensor, Tensor | None, *tuple[Tensor, ...]]
+
 
 class SegmentationNet(nn.Module):
-    """An smp model (`net`) whose forward always returns two values."""
+    """A model (`net`) whose forward always returns two values, and deep logits after them."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
 
-    def forward(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor | None]:
+    def forward(self, images_BCHW: Tensor) -> Outputs:
         """Normalized float images -> (logits (B, num_outputs, H, W), image logits
-        (B, num_outputs): "this class is in this image", or None without that head)."""
+        (B, num_outputs): "this class is in this image", or None without that head). While it
+        trains with deep supervision, logits (B, num_outputs, h, w) of each scale follow."""
         output = self.net(images_BCHW)
         return output if isinstance(output, tuple) else (output, None)
 
@@ -75,7 +86,9 @@ def build_model(
         check_encoder(member.encoder)
         options = _options(member)
         options |= {"in_channels": channels, "classes": num_outputs}
-        if member.image_head is not None:
+        if member.arch in ENCODER_NETS:
+            options |= _heads(member)
+        elif member.image_head is not None:
             options["aux_params"] = {"classes": num_outputs, "pooling": "avg", "dropout": None}
         weights = member.encoder_weights if pretrained else None
         model = SegmentationNet(_with_weights(member, options, size, weights))
@@ -85,9 +98,22 @@ def build_model(
     return model.train()
 
 
+def _heads(member: MemberConfig) -> dict[str, bool]:
+    """The heads beside the logits that a net of ENCODER_NETS has. A weight of 0 is a head too."""
+    heads = {"image_head": member.image_head is not None}
+    if member.arch == COMPOSED:
+        heads["deep_supervision"] = member.deep_supervision is not None
+    return heads
+
+
+def _architecture(name: str) -> Callable[..., nn.Module]:
+    """Takes the encoder's name and, by keyword, what smp's architectures take."""
+    return ENCODER_NETS[name] if name in ENCODER_NETS else getattr(smp, name)
+
+
 def _own(member: MemberConfig, channels: int, num_outputs: int) -> nn.Module:
-    """A net of models/unet.py."""
-    make = {"PlainUnet": PlainUnet, "ResidualUnet": ResidualUnet}[member.arch]
+    """A net of OWN_NETS."""
+    make = OWN_NETS[member.arch]
     valid = [n for n in inspect.signature(make).parameters if n not in RESERVED | OWN_RESERVED]
     for key in member.decoder:
         if key not in valid:
@@ -125,9 +151,9 @@ def _options(member: MemberConfig) -> dict[str, Any]:
     """member.decoder by smp's names. What the architecture does not take is left to timm's
     model where the encoder is one (drop_path_rate, dynamic_img_size, ...)."""
     options = dict(member.decoder)
-    if "attention" in options:
+    parameters = inspect.signature(_architecture(member.arch)).parameters
+    if "attention" in options and "attention" not in parameters:
         options["decoder_attention_type"] = options.pop("attention")
-    parameters = inspect.signature(getattr(smp, member.arch)).parameters
     for key in options:
         to_timm = member.encoder.startswith("tu-") and not key.startswith(("decoder_", "encoder_"))
         if key in RESERVED or (key not in parameters and not to_timm):
@@ -138,8 +164,8 @@ def _options(member: MemberConfig) -> dict[str, Any]:
 def _unknown_option(member: MemberConfig, key: str) -> UserError:
     if key not in member.decoder:
         key = "attention"  # the only short form
-    parameters = inspect.signature(getattr(smp, member.arch)).parameters
-    valid = [name for name in parameters if name not in RESERVED]
+    parameters = inspect.signature(_architecture(member.arch)).parameters
+    valid = [n for n, p in parameters.items() if n not in RESERVED and p.kind != p.VAR_KEYWORD]
     if "decoder_attention_type" in valid:
         valid.append("attention")
     where = f"decoder.{key} (value {member.decoder[key]!r}): "
@@ -197,7 +223,8 @@ def _construct(
     try:
         with warnings.catch_warnings():  # smp: a weights tag of a tu- encoder is part of its name
             warnings.filterwarnings("ignore", message=".*encoder_weights.*")
-            return getattr(smp, member.arch)(encoder, encoder_weights=weights, **options)
+            make = _architecture(member.arch)
+            return make(encoder, encoder_weights=weights, **options)
     except BUILD_ERRORS as error:
         if isinstance(error, OSError):
             raise
@@ -282,6 +309,8 @@ def _unused_parameters(
     """Names of the parameters that no output depends on, from one pass in evaluation mode.
     UserError when the network cannot take images of `shape` (B, C, H, W)."""
     model.eval()
+    if member.deep_supervision is not None:
+        model.net.training = True  # this flag alone: deep heads speak, running statistics stay
     try:
         try:
             outputs, parameters = _pass_on_meta(model, shape)
@@ -293,7 +322,7 @@ def _unused_parameters(
             f"{member.arch} with encoder {member.encoder} cannot take images of "
             f"{shape[2]}x{shape[3]} pixels: {_one_line(error)}"
         ) from error
-    logits, image_logits = outputs
+    logits, image_logits, *deep = outputs
     expected = (shape[0], num_outputs, *shape[2:])
     if logits.shape != expected:
         raise UserError(
@@ -301,14 +330,16 @@ def _unused_parameters(
             f"{logits.shape[2]}x{logits.shape[3]} pixels for images of {shape[2]}x{shape[3]}: "
             "check input.height, input.width and decoder.upsampling"
         )
-    total = logits.sum() if image_logits is None else logits.sum() + image_logits.sum()
-    gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+    sums = [out.sum() for out in (logits, image_logits, *deep) if out is not None]
+    gradients = torch.autograd.grad(
+        torch.stack(sums).sum(), list(parameters.values()), allow_unused=True
+    )
     return {name for name, grad in zip(parameters, gradients, strict=True) if grad is None}
 
 
 def _pass_on_meta(
     model: SegmentationNet, shape: tuple[int, ...]
-) -> tuple[tuple[Tensor, Tensor | None], dict[str, Tensor]]:
+) -> tuple[Outputs, dict[str, Tensor]]:
     """(outputs, the parameters that were used), without data: nothing is computed."""
     parameters = {
         name: torch.empty_like(p, device="meta").requires_grad_(p.requires_grad)

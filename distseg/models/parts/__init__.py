@@ -1,0 +1,1 @@
+"""Parts of networks, one file each, with its paper; `ComposedUnet` puts them together."""
