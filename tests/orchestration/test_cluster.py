@@ -145,9 +145,9 @@ def weights(run: Run, config: Config) -> dict[str, bytes]:
 
 
 def scores(run: Run) -> Any:
-    """What report.json says, but for when, where and how fast."""
+    """What report.json says, but for where and how fast."""
     report = read_json(run.report_json)
-    return [report[key] for key in ("ensemble", "members") if key in report]
+    return {key: report[key] for key in ("score", "scores", "chosen", "prediction", "test")}
 
 
 def test_a_node_dies_another_joins_and_the_driver_is_killed(tmp_path: Path, nodes: Cluster) -> None:
@@ -178,7 +178,12 @@ def test_a_node_dies_another_joins_and_the_driver_is_killed(tmp_path: Path, node
     victim = next(node for node in nodes.worker_nodes if node.node_id in on)
     nodes.remove_node(victim, allow_graceful=False)
     nodes.add_node(num_cpus=1)
-    wait_for(lambda: len(done()) >= 2 and busy(), 300)
+
+    def moved() -> bool:
+        """Whether the dead node's job has been given to another."""
+        return any(e.get("kind") == "node_lost" for e in read_lines(cut.ledger))
+
+    wait_for(lambda: moved() and len(done()) >= 2 and busy(), 300)
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     finished = {path: path.stat().st_mtime_ns for path in done()}
@@ -197,7 +202,6 @@ def test_a_node_dies_another_joins_and_the_driver_is_killed(tmp_path: Path, node
     assert not {path.parent.name for path in finished} & set(started)
     lost = [e for e in events if e["event"] == "node_lost"]
     assert [e["node"] for e in lost] == [victim.node_id]
-    assert any(e["event"] == "job_failed" and e["kind"] == "node_lost" for e in events)
     assert weights(cut, config) == weights(calm, config)
     assert scores(cut) == scores(calm)
     assert cut.submission.read_bytes() == calm.submission.read_bytes()
