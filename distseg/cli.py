@@ -90,6 +90,10 @@ def make_parser() -> argparse.ArgumentParser:
 
     tune = add("tune", _tune, "a sweep of the config's `tune` section on Ray Tune; also resumes")
     with_config(tune)
+    tune.add_argument(
+        "--postprocess", action="store_true",
+        help="CONFIG is a finished run: search space, weights, threshold, area and gate jointly",
+    )  # fmt: skip
 
     score = add("score", _score, "a submission against the truth")
     score.add_argument("submission", type=Path, metavar="SUBMISSION", help="CSV or mask folder")
@@ -275,6 +279,8 @@ def _predict(args: argparse.Namespace) -> int:
 
 
 def _tune(args: argparse.Namespace) -> int:
+    if args.postprocess:
+        return _tune_postprocess(args)
     from distseg.orchestration import search
     from distseg.orchestration.folder import Stopped
 
@@ -284,6 +290,16 @@ def _tune(args: argparse.Namespace) -> int:
     except Stopped as stopped:
         print(f"distseg: {stopped}: the same command goes on", file=sys.stderr)
         return stopped.status
+
+
+def _tune_postprocess(args: argparse.Namespace) -> int:
+    from distseg.orchestration.postprocess import tune_postprocess
+
+    if args.overrides or args.out:
+        raise UserError("tune RUN --postprocess: takes a run folder, nothing else")
+    config, run = _open_run(Path(args.config))
+    print(tune_postprocess(config, run))
+    return 0
 
 
 def _score(args: argparse.Namespace) -> int:
