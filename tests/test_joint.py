@@ -105,7 +105,7 @@ def test_a_fold_that_loses_keeps_the_ensemble(finished, monkeypatch: pytest.Monk
 
     def one_fold_is_worse(self: JointSearch, found):
         counts = score(self, found)
-        counts[np.array(self.part_of) == "1", :, 0] = 0
+        counts[np.array(self.part_of) == "1"] = (0, 1, 1)
         return counts
 
     monkeypatch.setattr(JointSearch, "score", one_fold_is_worse)
@@ -119,7 +119,9 @@ def test_a_fold_that_loses_keeps_the_ensemble(finished, monkeypatch: pytest.Monk
 def test_other_tasks(tmp_path: Path, task: str, labels: int) -> None:
     write_data(tmp_path / "data", num_labels=labels)
     classes = ["ground", "x", "y"] if task == "multiclass" else ["x"]
-    config = made_config(tmp_path / "data", task=task, classes=classes, metric="miou")
+    stages = [{"loss": {"cross_entropy" if task == "multiclass" else "bce": 1.0}}]
+    changes = {"task": task, "classes": classes, "metric": "miou", "stages": stages}
+    config = made_config(tmp_path / "data", **changes)
     run = made_run(tmp_path, config, a={"noise": 1.0}, b={"noise": 4.0})
     fit_ensemble(config, run, 0)
     choose_final(config, run, 0)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from distseg.config import ComputeConfig, Config, TuneConfig, dump_config, load_
 from distseg.errors import UserError
 from distseg.orchestration.folder import check_same, driver_lock, stop_on_signals
 from distseg.orchestration.hardware import Gpu, Slot, make_slots, num_cores, visible_gpus
-from distseg.orchestration.space import check_space, listed, suggest, sweep_of
+from distseg.orchestration.space import Space, check_space, listed, suggest, sweep_of
 from distseg.orchestration.sweep import Sweep, Trial, write_results
 from distseg.orchestration.trial import run_trial
 from distseg.runs import atomic_write
@@ -63,22 +64,17 @@ def tune(config: Config, folder: Path) -> int:
     if best is None:
         logger.error("no trial has a score; the reasons: %s", sweep.table)
         return 1
-    print(
-        f"best: {config.metric} {best.score:.4f} (trial {best.name}, {best.status}; chosen as the"
-    )
-    print(f"best of {len(trials)}, so a little too good): {best.setting}")
+    print(f"best: {config.metric} {best.score:.4f} (the best of {len(trials)}: a little too good)")
+    print(f"trial {best.name}, {best.status}: {best.setting}")
     print(f"config: {sweep.best}")
     return 0
 
 
 def _require_ray() -> None:
-    """UserError where the `ray` extra is missing."""
-    try:
-        import matplotlib  # noqa: F401
-        import optuna  # noqa: F401
-        import ray  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise UserError(f"distseg tune needs {error.name}: pip install 'distseg[ray]'") from None
+    """UserError where a package of the `ray` extra is missing."""
+    missing = [name for name in ("ray", "optuna", "matplotlib") if not find_spec(name)]
+    if missing:
+        raise UserError(f"distseg tune needs {', '.join(missing)}: pip install 'distseg[ray]'")
 
 
 def _open(config: Config, sweep: Sweep) -> None:
@@ -157,7 +153,7 @@ def _make_tuner(trainable: Any, tune: TuneConfig, sweep: Sweep, longest: int) ->
 
     known = listed(tune)
     search = OptunaSearch(
-        functools.partial(suggest_quietly, tune.space),
+        functools.partial(_suggest, tune.space),
         metric="score",
         mode="max",
         points_to_evaluate=known,
@@ -185,7 +181,7 @@ def _make_tuner(trainable: Any, tune: TuneConfig, sweep: Sweep, longest: int) ->
     )
 
 
-def suggest_quietly(space: Any, trial: Any) -> None:
+def _suggest(space: Space, trial: Any) -> None:
     """`suggest` as OptunaSearch calls it: it notes itself what was drawn."""
     suggest(space, trial)
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
-from pydantic import BaseModel
 
 from distseg.config import Config, DistributionConfig, TuneConfig, parse_config
+from distseg.config_data import Strict
 from distseg.config_file import set_key
 from distseg.errors import UserError, unknown
 
@@ -89,7 +89,7 @@ def check_path(config: Config, path: str) -> None:
         raise UserError(f"{where}{parts[0]!r} {FIXED[parts[0]]}")
     node: Any = config
     for number, part in enumerate(parts):
-        if isinstance(node, BaseModel):
+        if isinstance(node, Strict):
             if part not in type(node).model_fields:
                 raise unknown("key", part, type(node).model_fields, where)
             node = getattr(node, part)
