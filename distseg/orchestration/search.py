@@ -16,7 +16,8 @@ from typing import Any
 
 from distseg import log
 from distseg.config import ComputeConfig, Config, TuneConfig, dump_config, load_config
-from distseg.errors import UserError
+from distseg.errors import UserError, unknown
+from distseg.manifest import Manifest
 from distseg.orchestration.folder import check_same, driver_lock, stop_on_signals
 from distseg.orchestration.hardware import Gpu, Slot, make_slots, num_cores, visible_gpus
 from distseg.orchestration.space import Space, check_space, listed, suggest, sweep_of
@@ -26,10 +27,11 @@ from distseg.runs import atomic_write
 
 logger = logging.getLogger("distseg.tune")
 EXPERIMENT = "sweep"
-# Read by Ray when it starts: no statistics sent out, signals are ours, and the state of the
-# sweep on disk is at most so many seconds old.
+# Read by Ray when it starts: no statistics sent out, no banners, signals are ours, and the state
+# of the sweep on disk is at most so many seconds old.
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "2",
     "TUNE_FORCE_TRIAL_CLEANUP_S": "2",
@@ -55,6 +57,7 @@ def tune(config: Config, folder: Path) -> int:
         _open(config, sweep)
         shared = shared_config(sweep)
         prepare(shared, sweep.run)
+        _check_folds(shared, sweep)
         open_cache(shared, sweep.run)  # once, before the trials would all want to build it
         trials = _fit(shared, sweep, longest)
         best = write_results(config, sweep, trials)
@@ -75,6 +78,14 @@ def _require_ray() -> None:
     missing = [name for name in ("ray", "optuna", "matplotlib") if not find_spec(name)]
     if missing:
         raise UserError(f"distseg tune needs {', '.join(missing)}: pip install 'distseg[ray]'")
+
+
+def _check_folds(config: Config, sweep: Sweep) -> None:
+    """UserError for a fold that the data does not have."""
+    known = Manifest.read(sweep.run.truth).folds
+    for fold in sweep_of(config).folds:
+        if fold not in known:
+            raise unknown("fold", fold, known, "tune.folds: ")
 
 
 def _open(config: Config, sweep: Sweep) -> None:
@@ -147,17 +158,18 @@ def _resources(compute: ComputeConfig) -> dict[str, float]:
 
 
 def _make_tuner(trainable: Any, tune: TuneConfig, sweep: Sweep, longest: int) -> Any:
-    from optuna.samplers import TPESampler
+    import optuna
     from ray import tune as ray_tune
     from ray.tune.search.optuna import OptunaSearch
 
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     known = listed(tune)
     search = OptunaSearch(
         functools.partial(_suggest, tune.space),
         metric="score",
         mode="max",
         points_to_evaluate=known,
-        sampler=TPESampler(seed=tune.seed),
+        sampler=optuna.samplers.TPESampler(seed=tune.seed),
     )
     return ray_tune.Tuner(
         trainable,
@@ -210,7 +222,8 @@ def _lines_callback(sweep: Sweep) -> Any:
 
     class Lines(ray_tune.Callback):
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            ended, last = sum(t.is_finished() for t in trials), trial.last_result or {}
+            last = trial.last_result or {}
+            ended = sum(t is trial or t.is_finished() for t in trials)
             what = "finished" if last.get("finished") else "stopped"
             text = "trial %s %s after %s epochs, score %.4f (%d ended)"
             score = last.get("score", float("nan"))
