@@ -61,16 +61,21 @@ def tune(config: Config, folder: Path) -> int:
         open_cache(shared, sweep.run)  # once, before the trials would all want to build it
         trials = _fit(shared, sweep, longest)
         best = write_results(config, sweep, trials)
+    print(_summary(config, sweep, trials, best))
+    return 1 if best is None else 0
+
+
+def _summary(config: Config, sweep: Sweep, trials: list[Trial], best: Trial | None) -> str:
+    """The last lines that `distseg tune` prints."""
     counts = {s: sum(t.status == s for t in trials) for s in ("finished", "stopped", "failed")}
-    print(", ".join(f"{number} trials {status}" for status, number in counts.items()))
-    print(f"trials: {sweep.table}")
+    lines = [", ".join(f"{number} trials {status}" for status, number in counts.items())]
+    lines.append(f"trials: {sweep.table}")
     if best is None:
-        logger.error("no trial has a score; the reasons: %s", sweep.table)
-        return 1
-    print(f"best: {config.metric} {best.score:.4f} (the best of {len(trials)}: a little too good)")
-    print(f"trial {best.name}, {best.status}: {best.setting}")
-    print(f"config: {sweep.best}")
-    return 0
+        return "\n".join([*lines, "no trial has a score: the table has the reasons"])
+    luck = f"the best of {len(trials)}: a little too good"
+    lines.append(f"best: {config.metric} {best.score:.4f} ({luck})")
+    lines.append(f"trial {best.name}, {best.status}: {best.setting}")
+    return "\n".join([*lines, f"picture: {sweep.picture}", f"config: {sweep.best}"])
 
 
 def _require_ray() -> None:
