@@ -88,6 +88,13 @@ def make_parser() -> argparse.ArgumentParser:
     predict.add_argument("--out", type=Path, required=True, metavar="DIR", help="for PNG masks")
     predict.add_argument("--rle", type=Path, metavar="FILE", help="write an RLE file too")
 
+    tune = add("tune", _tune, "a sweep of the config's `tune` section on Ray Tune; also resumes")
+    with_config(tune)
+    tune.add_argument(
+        "--postprocess", action="store_true",
+        help="CONFIG is a finished run: search space, weights, threshold, area and gate jointly",
+    )  # fmt: skip
+
     score = add("score", _score, "a submission against the truth")
     score.add_argument("submission", type=Path, metavar="SUBMISSION", help="CSV or mask folder")
     score.add_argument("truth", type=Path, metavar="TRUTH", help="CSV or mask folder")
@@ -270,6 +277,30 @@ def _predict(args: argparse.Namespace) -> int:
 
     _open_run(args.run)
     predict_folder(args.run, args.images, args.out, rle_path=args.rle)
+    return 0
+
+
+def _tune(args: argparse.Namespace) -> int:
+    if args.postprocess:
+        return _tune_postprocess(args)
+    from distseg.orchestration import search
+    from distseg.orchestration.folder import Stopped
+
+    config = _load(args)
+    try:
+        return search.tune(config, args.out or Path("runs") / f"{config.name}-tune")
+    except Stopped as stopped:
+        print(f"distseg: {stopped}: the same command goes on", file=sys.stderr)
+        return stopped.status
+
+
+def _tune_postprocess(args: argparse.Namespace) -> int:
+    from distseg.orchestration.postprocess import tune_postprocess
+
+    if args.overrides or args.out:
+        raise UserError("tune RUN --postprocess: takes a run folder, nothing else")
+    config, run = _open_run(Path(args.config))
+    print(tune_postprocess(config, run))
     return 0
 
 

@@ -15,7 +15,7 @@ import pydantic
 import yaml
 from pydantic import BaseModel, Field, model_validator
 
-from distseg.config_checks import check_member, check_names, check_rounds
+from distseg.config_checks import check_member, check_names, check_rounds, check_tune
 from distseg.config_data import (
     Count,
     DataConfig,
@@ -36,6 +36,7 @@ from distseg.config_training import (
     StageConfig,
     TrainConfig,
 )
+from distseg.config_tune import DistributionConfig, TuneConfig
 from distseg.errors import UserError, nearest
 from distseg.runs import RoundKey, round_number
 
@@ -43,6 +44,7 @@ __all__ = [
     "ComputeConfig",
     "Config",
     "DataConfig",
+    "DistributionConfig",
     "EnsembleConfig",
     "FolderConfig",
     "FoldsConfig",
@@ -56,6 +58,7 @@ __all__ = [
     "StageConfig",
     "SyntheticConfig",
     "TrainConfig",
+    "TuneConfig",
     "dump_config",
     "load_config",
     "parse_config",
@@ -146,6 +149,9 @@ class Config(Strict):
     ensemble: EnsembleConfig = EnsembleConfig()
     postprocess: PostprocessConfig = PostprocessConfig()
     compute: ComputeConfig = ComputeConfig()
+    tune: TuneConfig | None = Field(
+        None, description="what `distseg tune` searches; no other command reads it"
+    )
 
     @property
     def num_outputs(self) -> int:
@@ -198,6 +204,7 @@ class Config(Strict):
         for name in self.members:
             check_member(self, name)
         check_rounds(self)
+        check_tune(self)
         return self
 
 

@@ -52,7 +52,8 @@ def check_names(config: Config) -> None:
     if folds.kind == "file" and not folds.path:
         raise UserError("data.folds: kind file needs `path` (a CSV with id,fold)")
     num = 1 if folds.kind in ("holdout", "split") else folds.num
-    for fold in [*(folds.use or []), *(f for m in config.members.values() for f in m.folds or [])]:
+    used = [*(folds.use or []), *(f for m in config.members.values() for f in m.folds or [])]
+    for fold in [*used, *(config.tune.folds if config.tune else [])]:
         if folds.kind != "file" and not 0 <= fold < num:
             raise UserError(f"fold {fold} does not exist; valid: 0..{num - 1}")
     if config.task == "multiclass" and "search" in (
@@ -227,6 +228,30 @@ def _check_stage_list(
         if stage.keep == "top_k" and stage.top_k > stage.schedule.epochs:
             raise UserError(
                 f"{label}.top_k: {stage.top_k} snapshots of {stage.schedule.epochs} epochs"
+            )
+
+
+def check_tune(config: Config) -> None:
+    """What can be said of a sweep without trying its values: orchestration/space.py does that."""
+    if config.tune is None:
+        return
+    space = config.tune.space
+    for name in config.tune.members or []:
+        if name not in config.members:
+            raise unknown("member", name, config.members, "tune.members: ")
+    for number, (path, entry) in enumerate(space.items()):
+        above = list(space)[:number]
+        for key, value in entry.when.items():
+            where = f"tune.space.{path}.when: "
+            if key not in above:
+                raise unknown("key above it", key, above, where)
+            known = space[key].values()
+            if known is not None and value not in known:
+                raise unknown("value", value, known, f"{where}{key}: ")
+        if config.tune.search == "grid" and entry.values() is None:
+            raise UserError(
+                f"tune.space.{path}: {entry.kind} has no end of values; a grid takes choice, "
+                "randint or quniform"
             )
 
 

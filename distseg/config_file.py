@@ -54,17 +54,25 @@ def apply_overrides(tree: dict[str, Any], overrides: list[str]) -> dict[str, Any
             value = yaml.safe_load(value_text)
         except yaml.YAMLError:
             raise UserError(f"override {text!r}: the value is not YAML") from None
-        *parents, last = key.split(".")
-        node: Any = tree
-        for part in parents:
-            node = _child(node, part, key)
-        if isinstance(node, list):
-            node[_list_index(node, last, key)] = value
-        elif isinstance(node, dict):
-            node[last] = value
-        else:
-            raise UserError(f"override {text!r}: {parents[-1]!r} holds a value, not keys")
+        set_key(tree, key, value)
     return tree
+
+
+def set_key(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Set the dotted `key` in a config tree, in place; list items go by number.
+
+    UserError: a part of the key is no item of its list, or lies below a value.
+    """
+    *parents, last = key.split(".")
+    node: Any = tree
+    for part in parents:
+        node = _child(node, part, key)
+    if isinstance(node, list):
+        node[_list_index(node, last, key)] = value
+    elif isinstance(node, dict):
+        node[last] = value
+    else:
+        raise UserError(f"override {key}: {parents[-1]!r} holds a value, not keys")
 
 
 def _child(node: Any, part: str, key: str) -> Any:

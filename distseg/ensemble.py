@@ -9,32 +9,27 @@ so, no part loses and the whole gains; what is not adopted stays at its default.
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distseg.config import Config
-from distseg.finished import OutOfFold
+from distseg.finished import OutOfFold, hash_key, split, write_rows
 from distseg.functional.bootstrap import standard_error
 from distseg.functional.combine import SPACES, count_many, count_masks, to_masks
-from distseg.functional.greedy import TIE, Weights, greedy_weights
+from distseg.functional.greedy import Weights, greedy_weights
 from distseg.functional.metrics import METRICS, miou, per_image, summarize
+from distseg.functional.nesting import part_scores, verdict
 from distseg.functional.tuning import Rule, default_rule, tune_double, tune_single
-from distseg.manifest import Sample
 from distseg.runs import (
     ALL_ROUNDS,
     RoundKey,
     Run,
-    atomic_write,
     rounds_on_disk,
     write_json,
 )
@@ -42,7 +37,6 @@ from distseg.runs import (
 log = logging.getLogger(__name__)
 
 ALL = "all"  # the label of what is tuned on every part: what predict uses
-HOLDOUT_PARTS = 2
 WEIGHT_SEARCH_VALUES = 1 << 26  # logits that one step of the weight search reads
 
 
@@ -78,7 +72,7 @@ def fit_ensemble(config: Config, run: Run, round: RoundKey) -> dict[str, Any]:
         "task": config.task,
         "metric": config.metric,
         "classes": config.classes,
-        "members": _members(oof, choices[ALL].weights),
+        "members": oof.weighted(choices[ALL].weights),
         "weights": dict(zip(oof.names, choices[ALL].weights, strict=True)),
         "rule": choices[ALL].rule,
         "scores": {
@@ -92,7 +86,8 @@ def fit_ensemble(config: Config, run: Run, round: RoundKey) -> dict[str, Any]:
         },
         "left_out": oof.left_out,
     }
-    _write_rows(run.ensemble(round).with_name("oof.csv"), fitting, counts)
+    path = run.ensemble(round).with_name("oof.csv")
+    write_rows(path, oof.manifest, fitting.rows, fitting.part_of, counts, config.metric)
     write_json(run.ensemble(round), record)
     score = record["scores"]["final"]["score"]
     seconds = time.monotonic() - began
@@ -105,19 +100,6 @@ def flag_of(config: Config, run: Run, round: RoundKey) -> str:
     if round != ALL_ROUNDS:
         return config.flag(round)
     return config.flag(max(n for n in rounds_on_disk(run) if run.ensemble(n).is_file()))
-
-
-def split(oof: OutOfFold) -> dict[str, list[int]]:
-    """Rows by the label of their part: the fold, or for a single fold `part0`.. by id's hash."""
-    if len(oof.folds) > 1:
-        return {str(fold): oof.manifest.val_rows(fold) for fold in oof.folds}
-    ordered = sorted(oof.rows, key=lambda row: _hash_key(oof.manifest[row]))
-    number = min(HOLDOUT_PARTS, len(ordered))
-    return {f"part{i}": sorted(ordered[i::number]) for i in range(number)}
-
-
-def _hash_key(sample: Sample) -> tuple[int, str]:
-    return zlib.crc32(sample.id.encode()), sample.id
 
 
 class Fitting:
@@ -175,24 +157,11 @@ class Fitting:
         return count_masks(masks_KHW, self.oof.target(row), self.config.num_outputs, self.task)
 
     def part_scores(self, counts: NDArray[np.int64]) -> dict[str, float]:
-        labels = np.array(self.part_of)
-        return {p: summarize(counts[labels == p], self.metric)["score"] for p in self.parts}
+        return part_scores(counts, self.part_of, self.metric)
 
     def verdict(self, before: NDArray[np.int64], after: NDArray[np.int64]) -> dict[str, Any]:
         """Whether a step is adopted: the whole gains, and no part loses."""
-        old, new = self.part_scores(before), self.part_scores(after)
-        total = [summarize(c, self.metric)["score"] for c in (before, after)]
-        gain, change = total[1] - total[0], {p: new[p] - old[p] for p in self.parts}
-        worst = min(change, key=lambda p: change[p])
-        if change[worst] < -TIE:
-            reason = f"fold {worst} loses {-change[worst]:.4f} (in all {gain:+.4f})"
-        elif gain <= TIE:
-            reason = "no gain: the simpler choice stays"
-        else:
-            reason = f"gains {gain:.4f}, no fold loses (least: {worst}, {change[worst]:+.4f})"
-        adopted = gain > TIE and change[worst] >= -TIE
-        return {"adopted": adopted, "reason": reason, "before": total[0], "after": total[1],
-                "folds_before": old, "folds_after": new}  # fmt: skip
+        return verdict(before, after, self.part_of, self.metric)
 
     def space_scores(self) -> dict[str, float]:
         """Score of all rows in each space, with uniform weights at probability .5."""
@@ -247,7 +216,7 @@ class Fitting:
         values = pixels * self.config.num_outputs * len(self.oof.names)
         step = -(-values // WEIGHT_SEARCH_VALUES)
         by_hash = {
-            label: sorted(rows, key=lambda row: _hash_key(samples[row]))
+            label: sorted(rows, key=lambda row: hash_key(samples[row]))
             for label, rows in self.parts.items()
         }
         return {label: rows[::step] for label, rows in by_hash.items()}
@@ -314,26 +283,3 @@ class Fitting:
             logits = self.oof.combined(row, weights, self.space, slice(number, number + 1))[0]
             target = self.oof.target(row)[number]
             yield logits.astype(np.float16), target == 1, target != 255
-
-
-def _members(oof: OutOfFold, weights: Weights) -> list[dict[str, Any]]:
-    """The models that predict; those that weigh nothing are not run."""
-    by_name = dict(zip(oof.names, weights, strict=True))
-    return [
-        {"name": name, "fold": fold, "weight": by_name[name], "snapshots": member.snapshots}
-        for (name, fold), member in oof.members.items()
-        if by_name[name] > 0
-    ]
-
-
-def _write_rows(path: Path, fitting: Fitting, counts: NDArray[np.int64]) -> None:
-    """oof.csv: each image's honest score, for a look at the worst and for later selection."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", "fold", "part", "score", "inter", "pred", "truth"])
-    scores = per_image(counts, fitting.metric).mean(axis=1)
-    for row, part, score, table in zip(fitting.rows, fitting.part_of, scores, counts, strict=True):
-        sample = fitting.oof.manifest[row]
-        sums = [" ".join(map(str, column)) for column in table.T]
-        writer.writerow([sample.id, sample.fold, part, f"{score:.6f}", *sums])
-    atomic_write(path, text.getvalue())

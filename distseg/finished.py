@@ -5,7 +5,10 @@ Reads records and the data cache; imports no torch.
 
 from __future__ import annotations
 
+import csv
+import io
 import logging
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -19,14 +22,15 @@ from distseg.config import Config
 from distseg.data.prepare import open_cache
 from distseg.errors import UserError
 from distseg.functional.combine import combine, from_space, to_space
-from distseg.functional.metrics import summarize
-from distseg.manifest import Manifest
+from distseg.functional.metrics import per_image, summarize
+from distseg.manifest import Manifest, Sample
 from distseg.predictions import Predictions
 from distseg.runs import (
     ALL_ROUNDS,
     MemberPaths,
     RoundKey,
     Run,
+    atomic_write,
     member_id,
     read_json,
     rounds_on_disk,
@@ -36,6 +40,7 @@ log = logging.getLogger(__name__)
 
 Weights = tuple[int, ...]
 BLOCK_VALUES = 1 << 20  # logits of a block of rows
+HOLDOUT_PARTS = 2
 
 
 class Unusable(Exception):
@@ -165,6 +170,16 @@ class OutOfFold:
             "snapshots": [self._snapshot(list(members.values()), place) for place in range(depth)],
         }
 
+    def weighted(self, weights: Weights) -> list[dict[str, Any]]:
+        """The members that predict, as ensemble.json lists them; those that weigh nothing are not
+        run."""
+        by_name = dict(zip(self.names, weights, strict=True))
+        return [
+            {"name": name, "fold": fold, "weight": by_name[name], "snapshots": member.snapshots}
+            for (name, fold), member in self.members.items()
+            if by_name[name] > 0
+        ]
+
     def _snapshot(self, members: Sequence[Member], place: int) -> dict[str, Any]:
         found = [(m, Path(m.snapshots[place]).stem) for m in members if place < len(m.snapshots)]
         stems = {stem for _, stem in found}
@@ -179,6 +194,47 @@ class OutOfFold:
 
     def _score(self, counts: Sequence[NDArray[np.int64]]) -> float:
         return float(summarize(np.concatenate(counts), self.config.metric)["score"])
+
+
+def split(oof: OutOfFold) -> dict[str, list[int]]:
+    """Rows by the label of their part: the fold, or for a single fold `part0`.. by id's hash."""
+    if len(oof.folds) > 1:
+        return {str(fold): oof.manifest.val_rows(fold) for fold in oof.folds}
+    ordered = sorted(oof.rows, key=lambda row: hash_key(oof.manifest[row]))
+    number = min(HOLDOUT_PARTS, len(ordered))
+    return {f"part{i}": sorted(ordered[i::number]) for i in range(number)}
+
+
+def hash_key(sample: Sample) -> tuple[int, str]:
+    """An order that has nothing to do with the data's own."""
+    return zlib.crc32(sample.id.encode()), sample.id
+
+
+def write_rows(
+    path: Path, manifest: Manifest, rows: Sequence[int], part_of: Sequence[str],
+    counts_NC3: NDArray[np.int64], metric: str,
+) -> None:  # fmt: skip
+    """oof.csv: each image's honest score, for a look at the worst and for later selection."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["id", "fold", "part", "score", "inter", "pred", "truth"])
+    scores = per_image(counts_NC3, metric).mean(axis=1)
+    for row, part, score, table in zip(rows, part_of, scores, counts_NC3, strict=True):
+        sums = [" ".join(map(str, column)) for column in table.T]
+        sample = manifest[row]
+        writer.writerow([sample.id, sample.fold, part, f"{score:.6f}", *sums])
+    atomic_write(path, text.getvalue())
+
+
+def read_counts(path: Path) -> dict[str, NDArray[np.int64]]:
+    """Counts (C, 3) by id of an oof.csv."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return {
+            row["id"]: np.array(
+                [[int(v) for v in row[key].split()] for key in ("inter", "pred", "truth")]
+            ).T
+            for row in csv.DictReader(file)
+        }
 
 
 def _some(weights: list[int]) -> list[int]:

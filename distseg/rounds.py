@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from distseg.config import Config
+from distseg.finished import read_counts
 from distseg.functional.bootstrap import standard_error_of_gain
 from distseg.functional.greedy import TIE
 from distseg.functional.metrics import summarize
@@ -25,17 +23,6 @@ def gain(run: Run, config: Config, round: int) -> tuple[float, float]:
     scores = [summarize(table, config.metric)["score"] for table in tables]
     error = standard_error_of_gain(tables[0], tables[1], config.metric, seed=config.seed)
     return scores[0] - scores[1], error
-
-
-def read_counts(path: Path) -> dict[str, NDArray[np.int64]]:
-    """Counts (C, 3) by id of an oof.csv."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return {
-            row["id"]: np.array(
-                [[int(v) for v in row[key].split()] for key in ("inter", "pred", "truth")]
-            ).T
-            for row in csv.DictReader(file)
-        }
 
 
 def choose_final(config: Config, run: Run, round: int) -> dict[str, Any]:

@@ -27,6 +27,8 @@ SECTIONS = {
     "ensemble": config.EnsembleConfig,
     "postprocess": config.PostprocessConfig,
     "compute": config.ComputeConfig,
+    "tune": config.TuneConfig,
+    "tune.space.KEY": config.DistributionConfig,
 }
 
 

@@ -22,7 +22,8 @@ SHIPPED = sorted((ROOT / "configs").rglob("*.yaml"))
 def test_shipped_configs_are_valid_and_open_with_their_command(path: Path) -> None:
     config = load_config(path)
     head = path.read_text().splitlines()[:3]
-    assert head[0].startswith(f"# distseg run {path.relative_to(ROOT)}")
+    command = "tune" if config.tune else "run"
+    assert head[0].startswith(f"# distseg {command} {path.relative_to(ROOT)}")
     assert "Hardware:" in head[1]
     assert parse_config(yaml.safe_load(dump_config(config)), "again") == config
 

@@ -19,6 +19,7 @@ RECORDS = {
     "config_file",
     "config_parts",
     "config_training",
+    "config_tune",
     "errors",
     "log",
     "manifest",
@@ -28,7 +29,8 @@ RECORDS = {
 # What stages share: the rooms below them, and the files that two stages need.
 SHARED = {"data", "models", "optim", "checkpoint", "evaluate"}
 SHARED |= {"member", "stage", "snapshots", "oof", "finished", "pictures", "teaching"}
-STAGES = {"train", "teach", "select", "predict", "ensemble", "rounds", "submit", "score", "report"}
+STAGES = {"train", "teach", "select", "predict", "ensemble", "joint", "rounds", "submit", "score"}
+STAGES |= {"report"}
 LEVELS = {
     **dict.fromkeys(["functional"], 0),
     **dict.fromkeys(RECORDS, 1),
@@ -48,6 +50,8 @@ ALLOWED = {
     "timm": ("models/",),
     "segmentation_models_pytorch": ("models/",),
     "ray": ("orchestration/cluster", "orchestration/search"),
+    "optuna": ("orchestration/search",),
+    "matplotlib": ("orchestration/sweep",),
     "subprocess": ("orchestration/",),
     "psutil": ("orchestration/",),
     "rich": ("orchestration/",),

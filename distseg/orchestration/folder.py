@@ -25,7 +25,7 @@ logger = logging.getLogger("distseg.run")
 # What may change between two starts of one run: it does not change what is computed.
 FREE_KEYS = (
     *("compute.", "name", "data.cache_dir", "predict.batch_size"),
-    *("predict.every_round", "stop"),
+    *("predict.every_round", "stop", "tune"),
 )
 
 

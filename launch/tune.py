@@ -1,0 +1,8 @@
+"""A sweep: see docs/tune.md."""
+
+import sys
+
+from distseg.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["tune", *sys.argv[1:]]))

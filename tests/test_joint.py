@@ -1,0 +1,146 @@
+"""The joint search over a run: against brute force over its files, and what becomes of it."""
+
+from __future__ import annotations
+
+import json
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_run import made_config, made_run, write_data
+
+from distseg.cli import main
+from distseg.ensemble import fit_ensemble
+from distseg.finished import OutOfFold, read_counts
+from distseg.functional.combine import combine, count_masks, to_masks
+from distseg.functional.metrics import summarize
+from distseg.joint import ALL, JointSearch, search_joint
+from distseg.orchestration.postprocess import tune_postprocess
+from distseg.rounds import choose_final
+from distseg.runs import Run, read_json
+
+
+@pytest.fixture(autouse=True)
+def few_weightings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distseg.joint.MAX_WEIGHTINGS", 8)
+
+
+@pytest.fixture
+def finished(tmp_path: Path):
+    """A run whose models are shifted, one much noisier than the other: there is much to find."""
+    write_data(tmp_path / "data")
+    config = made_config(tmp_path / "data", postprocess={"threshold": 0.5})
+    run = made_run(tmp_path, config, a={"offset": 0.9, "noise": 1.0}, b={"offset": 0.9, "noise": 4})
+    fit_ensemble(config, run, 0)
+    choose_final(config, run, 0)
+    return config, run
+
+
+def brute_force(search: JointSearch, rows: list[int]) -> float:
+    """The best score of any mixture and rule on these rows, one at a time."""
+    best, grid = 0.0, search.grid
+    images = [(list(search.oof.logits(row).values()), search.oof.target(row)) for row in rows]
+    for mixture in search.mixtures:
+        mixed = [
+            (combine(logits, mixture.weights, mixture.space, "binary").astype(np.float16), target)
+            for logits, target in images
+        ]
+        for g, a, b in product(*map(range, grid.shape)):
+            gate = grid.gate(g)
+            rule = {
+                "threshold": [grid.thresholds[b]],
+                "min_area": [grid.areas[a]],
+                "double": [gate and {"top": gate[0], "area": gate[1]}],
+            }
+            counts = [
+                count_masks(to_masks(one, rule, "binary"), target, 1, "binary")
+                for one, target in mixed
+            ]
+            best = max(best, summarize(np.stack(counts), search.config.metric)["score"])
+    return best
+
+
+def test_it_equals_brute_force(finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, run = finished
+    monkeypatch.setattr("distseg.joint.MAX_WEIGHTINGS", 4)
+    monkeypatch.setattr("distseg.joint.THRESHOLD_PROBS", (0.3, 0.5, 0.7, 0.8))
+    monkeypatch.setattr("distseg.joint.TOP_PROBS", (0.7, 0.9))
+    search = JointSearch(config, OutOfFold(config, run, 0))
+    found = search.run()
+    assert len(search.mixtures) == 3 + 2 * 1  # uniform, a and b alone; uniform in other spaces
+    for label in [*search.parts, ALL]:
+        rows = [row for part, own in search.parts.items() if part != label for row in own]
+        assert found[label].score == pytest.approx(brute_force(search, rows), abs=1e-12), label
+
+
+def test_what_is_adopted_is_used_and_honest(finished) -> None:
+    config, run = finished
+    before = read_json(run.final)
+    record = search_joint(config, run)
+    final = read_json(run.final)
+    assert record["adopted"], record["reason"]
+    assert json.loads(json.dumps(record)) == read_json(run.ensemble(0).with_name("joint.json"))
+    assert final == read_json(run.ensemble(0))
+    assert final["scores"]["final"]["score"] == pytest.approx(record["after"])
+    assert record["before"] == pytest.approx(before["scores"]["final"]["score"])
+    assert record["after"] > record["before"]
+    assert final["rule"] == record["found"][ALL]["rule"]
+    weights = dict(zip("ab", record["found"][ALL]["mixture"]["weights"], strict=True))
+    assert final["weights"] == weights
+    assert weights["a"] > weights["b"]  # the one with less noise
+    assert {member["name"] for member in final["members"]} == {n for n in "ab" if weights[n]}
+    counts = np.stack(list(read_counts(run.ensemble(0).with_name("oof.csv")).values()))
+    assert summarize(counts, config.metric)["score"] == pytest.approx(record["after"])
+    assert choose_final(config, run, 0) == final  # as `distseg run` does when it goes on
+    again = search_joint(config, run)
+    assert not again["adopted"]
+    assert read_json(run.final) == final
+
+
+def test_a_fold_that_loses_keeps_the_ensemble(finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, run = finished
+    before = run.final.read_bytes()
+    score = JointSearch.score
+
+    def one_fold_is_worse(self: JointSearch, found):
+        counts = score(self, found)
+        counts[np.array(self.part_of) == "1"] = (0, 1, 1)
+        return counts
+
+    monkeypatch.setattr(JointSearch, "score", one_fold_is_worse)
+    record = search_joint(config, run)
+    assert not record["adopted"]
+    assert "fold 1 loses" in record["reason"]
+    assert run.final.read_bytes() == before
+
+
+@pytest.mark.parametrize("task, labels", [("multilabel", 2), ("multiclass", 3)])
+def test_other_tasks(tmp_path: Path, task: str, labels: int) -> None:
+    write_data(tmp_path / "data", num_labels=labels)
+    classes = ["ground", "x", "y"] if task == "multiclass" else ["x"]
+    stages = [{"loss": {"cross_entropy" if task == "multiclass" else "bce": 1.0}}]
+    changes = {"task": task, "classes": classes, "metric": "miou", "stages": stages}
+    config = made_config(tmp_path / "data", **changes)
+    run = made_run(tmp_path, config, a={"noise": 1.0}, b={"noise": 4.0})
+    fit_ensemble(config, run, 0)
+    choose_final(config, run, 0)
+    record = search_joint(config, run)
+    assert record["after"] >= record["before"] or not record["adopted"]
+    assert record["found"][ALL]["mixture"]["weights"][0] > 0
+
+
+def test_the_cost_is_printed(finished) -> None:
+    config, run = finished
+    shown = tune_postprocess(config, run)
+    assert "µs a candidate" in shown
+    assert "adopted: nested iou" in shown
+
+
+def test_user_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tune", str(tmp_path), "--postprocess"]) == 2
+    assert "no run here" in capsys.readouterr().err
+    write_data(tmp_path / "data")
+    run: Run = made_run(tmp_path, config := made_config(tmp_path / "data"))
+    with pytest.raises(ValueError, match="no ensemble yet"):
+        search_joint(config, run)
