@@ -22,7 +22,7 @@ from distseg import log
 from distseg.config import Config, StageConfig, dump_config
 from distseg.errors import UserError
 from distseg.functional.metrics import summarize
-from distseg.member import Member, Progress, load, make_accelerator, restore, round_to, save
+from distseg.member import Member, Progress, load, restore, round_to, save
 from distseg.oof import predict_out_of_fold
 from distseg.runs import (
     MemberPaths,
@@ -35,7 +35,7 @@ from distseg.runs import (
 )
 from distseg.snapshots import average_snapshots, keep_snapshots, sync_buffers
 from distseg.stage import Interrupted, StageTrainer, StopSignal
-from distseg.zero import make_zero_accelerator
+from distseg.zero import training_accelerator
 
 logger = logging.getLogger("distseg.train")
 
@@ -54,7 +54,7 @@ def train_member(config: Config, run_dir: Path, round: RoundKey, name: str, fold
     paths = run.member(round, name, fold)
     if paths.done.is_file():
         return
-    accelerator = make_zero_accelerator(config) if config.compute.zero else make_accelerator(config)
+    accelerator = training_accelerator(config)
     paths.folder.mkdir(parents=True, exist_ok=True)
     log.setup(paths.log(accelerator.process_index), console=accelerator.is_main_process)
     try:

@@ -1,8 +1,7 @@
 """ZeRO 1, 2 and 3 through Accelerate and DeepSpeed: what the ranks share out instead of copying.
 
 Weights stay float32, and bf16 is torch.autocast around the forward pass, as under DDP. DeepSpeed's
-own bf16 would cast the model: BatchNorm's running statistics then lose their small updates, and
-the memory is the same 16 bytes a parameter (4 + 4 + 8 against 2 + 2 + 4 + 8).
+own bf16 would cast the model, and BatchNorm's running statistics would lose their small updates.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +25,7 @@ from torch import Tensor, nn
 
 from distseg.config import ComputeConfig, Config, OptimizerConfig
 from distseg.errors import UserError
-from distseg.member import Member, check_ranks, resolve_precision
+from distseg.member import Member, check_ranks, make_accelerator, resolve_precision
 from distseg.optim import build_optimizer
 
 if TYPE_CHECKING:
@@ -49,15 +48,20 @@ class ZeroAccelerator(Accelerator):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
 
+def training_accelerator(config: Config) -> Accelerator:
+    """The Accelerator that trains, DDP's or ZeRO's. UserError: the launch file says another ZeRO
+    stage than the config, or DeepSpeed is not installed."""
+    check_launch(config.compute, os.environ)
+    return make_zero_accelerator(config) if config.compute.zero else make_accelerator(config)
+
+
 def make_zero_accelerator(config: Config) -> Accelerator:
-    """The Accelerator of this process group under `compute.zero`. UserError: DeepSpeed is not
-    installed, or the launch file says another stage than the config."""
+    """The Accelerator of this process group under `compute.zero`, with its DeepSpeedPlugin."""
     if importlib.util.find_spec("deepspeed") is None:
         raise UserError(
             f"compute.zero: {config.compute.zero}: DeepSpeed is not installed: "
             "pip install 'distseg[deepspeed]'"
         )
-    check_launch(config.compute, os.environ)
     cpu = not torch.cuda.is_available()
     set_environment(os.environ, cpu=cpu)
     device = torch.device("cpu" if cpu else "cuda")
@@ -78,7 +82,7 @@ def uses_bf16(compute: ComputeConfig, device: torch.device) -> bool:
     return resolve_precision(compute.precision, device) == "bf16"
 
 
-def check_launch(compute: ComputeConfig, environment: MutableMapping[str, str]) -> None:
+def check_launch(compute: ComputeConfig, environment: Mapping[str, str]) -> None:
     """UserError: the launch file asks for another ZeRO stage or offload than the config."""
     launched = environment.get(f"{LAUNCHED}ZERO_STAGE")
     if environment.get("ACCELERATE_USE_DEEPSPEED", "").lower() != "true" or launched is None:
