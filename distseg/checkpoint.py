@@ -83,13 +83,16 @@ def average_states(states: Sequence[Mapping[str, Tensor]]) -> StateDict:
     return averaged
 
 
-def save_state(folder: Path, tree: Any, record: Mapping[str, Any]) -> None:
+def save_state(
+    folder: Path, tree: Any, record: Mapping[str, Any], shards: Sequence[str] = ()
+) -> None:
     """Replace the state in `folder` by `tree`: nested dict, list and tuple of tensors, numbers,
     str, bool, None and dtypes, as state_dict() of optimizers and models; keys may be numbers.
 
     Values, dtypes and strides come back bit for bit (fused optimizers read raw memory: strides
-    must be those of the parameters). `record` is a JSON object. Killed at any moment, the
-    folder holds the previous state or this one.
+    must be those of the parameters). `record` is a JSON object; `shards` are files in the folder
+    that belong to the state (see save_shard). Killed at any moment, the folder holds the previous
+    state or this one.
     """
     folder.mkdir(parents=True, exist_ok=True)
     current = folder / "state.json"
@@ -101,9 +104,10 @@ def save_state(folder: Path, tree: Any, record: Mapping[str, Any]) -> None:
     state = {"number": number, "tensors": name, "record": record, "tree": structure}
     atomic_write(current, json.dumps(state))
     _sync_folder(folder)
-    for stale in (*folder.glob("*tensors_*"), *folder.glob(".state.json.*.tmp")):
-        if stale.name != name:  # the previous state, or what a kill left behind
-            stale.unlink(missing_ok=True)
+    for pattern in ("*tensors_*", "*shard_*", ".state.json.*.tmp"):
+        for stale in folder.glob(pattern):
+            if stale.name not in (name, *shards):  # the previous state, or what a kill left behind
+                stale.unlink(missing_ok=True)
 
 
 def has_state(folder: Path) -> bool:
@@ -120,6 +124,19 @@ def load_state(folder: Path) -> tuple[Any, dict[str, Any]] | None:
     with safe_open(str(folder / state["tensors"]), framework="pt") as file:
         tree = _decode(state["tree"], file)
     return tree, state["record"]
+
+
+def save_shard(path: Path, tree: Any) -> None:
+    """One rank's share of a state, written before the state that names it (save_state)."""
+    tensors: StateDict = {}
+    structure = _encode(tree, tensors)
+    _write_tensors(path, tensors, {"tree": json.dumps(structure)})
+
+
+def load_shard(path: Path) -> Any:
+    """What save_shard was given, in CPU memory."""
+    with safe_open(str(path), framework="pt") as file:
+        return _decode(json.loads(file.metadata()["tree"]), file)
 
 
 def _write_tensors(path: Path, tensors: StateDict, metadata: dict[str, str] | None = None) -> None:

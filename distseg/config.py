@@ -15,7 +15,13 @@ import pydantic
 import yaml
 from pydantic import BaseModel, Field, model_validator
 
-from distseg.config_checks import check_member, check_names, check_rounds, check_tune
+from distseg.config_checks import (
+    check_member,
+    check_names,
+    check_rounds,
+    check_tune,
+    check_zero,
+)
 from distseg.config_data import (
     Count,
     DataConfig,
@@ -112,6 +118,14 @@ class ComputeConfig(Strict):
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
         "auto", description="auto: bf16 where the hardware has it, else fp32"
     )
+    zero: Literal[0, 1, 2, 3] = Field(
+        0,
+        description="DeepSpeed ZeRO stage, what the ranks of a job share out: 1 optimizer state, "
+        "2 gradients too, 3 weights too; 0: plain DDP. See docs/deepspeed.md",
+    )
+    offload: bool = Field(
+        False, description="zero 2 and 3: optimizer state (3: weights too) in the CPU's memory"
+    )
     channels_last: bool = Field(True, description="memory format of images and weights")
     compile: bool = Field(False, description="torch.compile the model")
     retries: int = Field(2, ge=0, description="times that a failed job is started again")
@@ -205,6 +219,7 @@ class Config(Strict):
             check_member(self, name)
         check_rounds(self)
         check_tune(self)
+        check_zero(self)
         return self
 
 

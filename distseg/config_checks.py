@@ -33,6 +33,9 @@ ARCHITECTURES = (
     "PAN", "UPerNet", "Segformer", "DPT", "PlainUnet", "ResidualUnet", "SegNet", "FCN",
     "RefineNet", "ComposedUnet",
 )  # fmt: skip
+# Optimizers that update each weight by itself, and so also shards of flattened weights (measured
+# against one process: tests/test_zero.py). Those that look at whole matrices or layers cannot.
+ZERO_OPTIMIZERS = ("adamw", "adam", "sgd")
 OWN_ENCODER = ("PlainUnet", "ResidualUnet", "SegNet")  # nets without a zoo: `encoder: none`
 
 
@@ -264,4 +267,38 @@ def _check_stride(key: str, value: int, stride: int, who: str) -> None:
         near = max(stride, round(value / stride) * stride)
         raise UserError(
             f"{key}: {value} is not a multiple of {stride}, which {who} needs. Did you mean {near}?"
+        )
+
+
+def check_zero(config: Config) -> None:
+    """What ZeRO cannot do, before anything is started (docs/deepspeed.md says why)."""
+    compute, where = config.compute, f"compute.zero: {config.compute.zero}"
+    if compute.offload and compute.zero < 2:
+        raise UserError(f"compute.offload: true needs compute.zero: 2 or 3, not {compute.zero}")
+    if not compute.zero:
+        return
+    if compute.zero == 3 and config.train.ema_decay is not None:
+        raise UserError(
+            f"{where}: train.ema_decay: {config.train.ema_decay}: the average of every step needs "
+            "whole weights, which stage 3 divides; use compute.zero: 2, or stages[].swa"
+        )
+    if compute.compile:
+        raise UserError(f"{where}: compute.compile: true: its hooks are not compiled; write false")
+    if compute.precision == "fp16":
+        raise UserError(
+            f"{where}: compute.precision: fp16 would make BatchNorm's statistics float16; valid: "
+            "auto, bf16, fp32"
+        )
+    for name in config.members:
+        for key in range(len(config.rounds)):
+            for stage in config.stages_of(name, key):
+                _check_zero_optimizer(stage.optimizer.name, where)
+
+
+def _check_zero_optimizer(name: str, where: str) -> None:
+    plain = name.lower().replace("_", "").replace("-", "")
+    if plain not in ZERO_OPTIMIZERS:
+        raise UserError(
+            f"{where}: optimizer.name: {name!r} does not work on weights that are cut into flat "
+            f"pieces. Valid: {', '.join(ZERO_OPTIMIZERS)}"
         )

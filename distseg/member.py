@@ -73,11 +73,17 @@ def make_accelerator(config: Config, *, cpu: bool | None = None) -> Accelerator:
     accelerator = Accelerator(
         cpu=use_cpu, mixed_precision=resolve_precision(config.compute.precision, device)
     )
+    return check_ranks(accelerator)
+
+
+def check_ranks(accelerator: Accelerator) -> Accelerator:
+    """The accelerator, with the device set up. UserError: its ranks do not see each other."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != world:
         raise UserError(
             f"the launcher started {world} processes, accelerate sees {accelerator.num_processes}"
         )
-    if device.type == "cuda":
+    if accelerator.device.type == "cuda":
         torch.backends.cudnn.benchmark = True  # static shapes: the search pays off once
         torch.set_float32_matmul_precision("high")
     return accelerator
@@ -141,7 +147,7 @@ class Member:
         self.model = self.model.to(accelerator.device)
         if config.compute.compile:
             self.model.compile()  # in place: the names of the weights stay
-        self.ddp = accelerator.prepare(self.model)
+        self.ddp = self.model if config.compute.zero else accelerator.prepare(self.model)
         self.normalizer = Normalizer(self.size, accelerator.device, channels_last)
         self.ema = Ema(self.model, config.train.ema_decay) if config.train.ema_decay else None
         self.workers = default_workers(config, accelerator)
@@ -229,17 +235,26 @@ def round_to(value: float, digits: int = 3) -> float:
 
 
 def save(member: Member, optimizer: dict[str, Any] | None, progress: Progress) -> None:
-    """Rank 0 writes the state, whole or not at all; then snapshots that it dropped go.
+    """All ranks: write the state, whole or not at all; then snapshots that it dropped go.
 
-    `optimizer`: its state, or None at the border between two stages.
+    `optimizer`: its state, or None at the border between two stages. Under ZeRO each rank has
+    its own share of it, and writes that first: the state that rank 0 then puts in place names
+    the shares.
     """
+    shards: list[str] = []
+    if member.config.compute.zero and optimizer is not None:
+        shards = shard_names(member, progress)
+        mine = shards[member.accelerator.process_index]
+        checkpoint.save_shard(member.paths.state / mine, optimizer)
+        member.accelerator.wait_for_everyone()
     if member.main:
-        tree = {
+        tree: dict[str, Any] = {
             "model": checkpoint.clean_state_dict(member.model),
-            "optimizer": optimizer or {},
+            "optimizer": {} if shards else optimizer or {},
             "ema": member.ema.tensors() if member.ema else {},
         }
-        checkpoint.save_state(member.paths.state, tree, asdict(progress))
+        tree |= {"shards": shards} if shards else {}
+        checkpoint.save_state(member.paths.state, tree, asdict(progress), shards)
         kept = {s["file"] for s in progress.snapshots}
         for path in member.paths.snapshots.glob("*.safetensors"):
             if path.name not in kept:
@@ -248,14 +263,43 @@ def save(member: Member, optimizer: dict[str, Any] | None, progress: Progress) -
     member.accelerator.wait_for_everyone()
 
 
-def restore(member: Member) -> tuple[Progress, dict[str, Any] | None]:
-    """All ranks: the state on disk, if there is one, and the model set to it."""
+def shard_names(member: Member, progress: Progress) -> list[str]:
+    """Files of the optimizer's state under ZeRO, one a rank; they say how it was divided."""
+    at = f"stage{progress.stage}_epoch{progress.epoch:04d}_step{progress.step:06d}"
+    ranks = member.accelerator.num_processes
+    zero = f"zero{member.config.compute.zero}"
+    return [f"shard_{at}_{zero}_{rank}of{ranks}.safetensors" for rank in range(ranks)]
+
+
+def load(member: Member) -> tuple[dict[str, Any], Progress] | None:
+    """All ranks: the state on disk, with this rank's share of the optimizer's; None: there is
+    none. UserError: the shares were made for other ranks or another ZeRO stage."""
     found = checkpoint.load_state(member.paths.state)
     member.accelerator.wait_for_everyone()
     if found is None:
+        return None
+    tree, progress = found[0], Progress(**found[1])
+    shards = tree.get("shards", [])
+    wanted = shard_names(member, progress) if member.config.compute.zero else []
+    if (shards or tree["optimizer"]) and shards != wanted:
+        raise UserError(
+            f"{member.paths.state}: the optimizer's state was saved as {shards or 'one file'}; "
+            f"compute.zero: {member.config.compute.zero} on {member.accelerator.num_processes} "
+            "processes cannot read it. Go on as it was started, or delete the folder: the member "
+            "then starts anew"
+        )
+    if shards:
+        mine = shards[member.accelerator.process_index]
+        tree["optimizer"] = checkpoint.load_shard(member.paths.state / mine)
+    return tree, progress
+
+
+def restore(member: Member) -> tuple[Progress, dict[str, Any] | None]:
+    """All ranks: the state on disk, if there is one, and the model set to it."""
+    found = load(member)
+    if found is None:
         return Progress(), None
-    tree, record = found
-    progress = Progress(**record)
+    tree, progress = found
     member.model.load_state_dict(tree["model"])
     if member.ema:
         member.ema.load(tree["ema"])

@@ -5,22 +5,24 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Iterator
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from distseg.config import StageConfig
+from distseg.config import OptimizerConfig, StageConfig
 from distseg.data.augment import build_augment
 from distseg.data.dataset import SOFT_SCALE, TrainSet
 from distseg.data.fit import Fit
 from distseg.data.sampling import epoch_steps
+from distseg.engine import DdpEngine, Engine
 from distseg.evaluate import loader, training_target
 from distseg.functional.deep_supervision import deep_loss
 from distseg.functional.losses import distill, weighted_sum
 from distseg.member import Member, Progress, round_to, save, seed_of
-from distseg.optim import Schedule, build_optimizer, set_lr
+from distseg.optim import Schedule, set_lr
+from distseg.snapshots import sync_buffers
+from distseg.zero import ZeroEngine
 
 logger = logging.getLogger("distseg.train")
 
@@ -55,10 +57,7 @@ class StageTrainer:
         self.loss = weighted_sum(stage.loss, config.task)
         self.plan = member.plan(self.number)
         self.schedule = Schedule(stage.schedule, self.plan.steps)
-        optimizer = build_optimizer(stage.optimizer, member.model)
-        self.fused = bool(optimizer.defaults.get("fused"))
-        accelerator._optimizers.clear()  # the stage before this one is over
-        self.optimizer = accelerator.prepare(optimizer)
+        self.engine = make_engine(member, stage.optimizer)
         specs = config.augment if stage.augment is None else stage.augment
         height, width = stage.input_size or (member.size.height, member.size.width)
         fit = Fit(member.size.model_copy(update={"height": height, "width": width}))
@@ -79,8 +78,7 @@ class StageTrainer:
         self.member.model.load_state_dict(tree["model"])
         if self.member.ema:
             self.member.ema.load(tree["ema"])
-        if tree.get("optimizer"):
-            self.optimizer.load_state_dict(tree["optimizer"])
+        self.engine.load(tree)
 
     def mean_loss(self, progress: Progress) -> float:
         """All ranks: mean loss per sample of the epoch."""
@@ -123,7 +121,7 @@ class StageTrainer:
         step_loss = torch.zeros_like(self.loss_total)
         step_rows: list[int] = []
         start = progress.step
-        member.model.train()
+        self.engine.module.train()
         for number, batch, counts in self.micro_batches(progress):
             step, part = divmod(number, parts)
             if part == 0:
@@ -136,9 +134,9 @@ class StageTrainer:
             target, valid = training_target(batch["target"].to(device, non_blocking=True), task)
             weight = (self.weights[batch["row"]] * counts).to(device, non_blocking=True)
             last_part = part == parts - 1
-            with nullcontext() if last_part else accelerator.no_sync(member.ddp):
+            with self.engine.part(last=last_part):
                 with accelerator.autocast():
-                    logits, image_logits, *deep = member.ddp(images)
+                    logits, image_logits, *deep = self.engine(images)
                 loss_B = self.loss(logits, target, valid)
                 if "soft" in batch:
                     soft = batch["soft"].to(device, non_blocking=True).float() / SOFT_SCALE
@@ -154,7 +152,7 @@ class StageTrainer:
                         self.loss, deep, target, valid
                     )
                 loss = (loss_B * weight).sum() / in_step
-                accelerator.backward(loss * world)  # DDP averages over ranks; this sums
+                self.engine.backward(loss * world)  # it averages over ranks; this sums
             step_loss += loss.detach().double() * in_step
             step_rows += batch["row"].tolist()
             if not last_part:
@@ -164,7 +162,7 @@ class StageTrainer:
             self.loss_total += torch.where(bad.bool(), 0.0, step_loss)
             step_loss = torch.zeros_like(step_loss)
             if member.ema:
-                member.ema.update(member.model)
+                member.ema.update(self.engine.module)
             progress.total_steps += 1
             progress.step = step + 1
             look = (step + 1 - start) % train.max_bad_steps == 0
@@ -179,8 +177,9 @@ class StageTrainer:
 
     def buffers_are_finite(self, progress: Progress, rows: list[int]) -> bool:
         """Whether running statistics are still numbers: a forward pass with a NaN in it has
-        written them before its step was skipped."""
-        buffers = [b for b in self.member.model.buffers() if b.is_floating_point()]
+        written them before its step was skipped. Rank 0's count: they are what is kept."""
+        sync_buffers(self.engine.module, self.member.accelerator)
+        buffers = [b for b in self.engine.module.buffers() if b.is_floating_point()]
         if all(bool(torch.isfinite(b).all()) for b in buffers):
             return True
         self.bad_at = self.place(progress, rows)
@@ -200,26 +199,19 @@ class StageTrainer:
 
     def apply_lr(self, step: int, progress: Progress) -> float:
         factor = self.schedule.lr_factor(step) * progress.lr_scale
-        set_lr(self.optimizer, factor)
+        set_lr(self.engine.optimizer, factor)
         return round_to(self.stage.optimizer.lr * factor, 10)
 
     def step(self, clip_norm: float | None) -> Tensor:
         """One optimizer update, all ranks. Returns 1 (int64, on the device) if it was skipped."""
-        accelerator, parameters = self.member.accelerator, list(self.member.model.parameters())
-        accelerator.unscale_gradients()
-        limit = clip_norm if clip_norm is not None else float("inf")
-        norm = nn.utils.clip_grad_norm_(parameters, limit)
-        finite = torch.isfinite(norm)
-        inner = self.optimizer.optimizer
-        if accelerator.scaler is not None:  # fp16: the scaler skips by itself
-            self.optimizer.step()
-        elif self.fused:  # the fused kernels read this flag on the device
-            inner.grad_scale, inner.found_inf = None, (~finite).float()
-            inner.step()
-        elif finite.item():
-            inner.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return (~finite).long()
+        return self.engine.step(clip_norm)
+
+
+def make_engine(member: Member, optimizer: OptimizerConfig) -> Engine:
+    """DDP, or ZeRO where `compute.zero` says so."""
+    if member.config.compute.zero:
+        return ZeroEngine(member, optimizer)
+    return DdpEngine(member, optimizer)
 
 
 def image_loss(image_logits_BC: Tensor, target_BKHW: Tensor, task: str) -> Tensor:
@@ -240,6 +232,7 @@ def interrupted(member: Member, trainer: StageTrainer, progress: Progress, numbe
     they leave with the state of the last epoch's end, which is on disk."""
     if member.accelerator.num_processes == 1:
         progress.loss_sum = progress.loss_sum + float(trainer.loss_total)
-        save(member, trainer.optimizer.state_dict(), progress)
+        trainer.engine.gather()
+        save(member, trainer.engine.state(), progress)
     logger.warning("signal %d: saved, leaving", number)
     raise Interrupted(128 + number)

@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 
-from distseg import checkpoint, log
+from distseg import log
 from distseg.config import Config, StageConfig, dump_config
 from distseg.errors import UserError
 from distseg.functional.metrics import summarize
-from distseg.member import Member, Progress, make_accelerator, restore, round_to, save
+from distseg.member import Member, Progress, load, restore, round_to, save
 from distseg.oof import predict_out_of_fold
 from distseg.runs import (
     MemberPaths,
@@ -35,6 +35,7 @@ from distseg.runs import (
 )
 from distseg.snapshots import average_snapshots, keep_snapshots, sync_buffers
 from distseg.stage import Interrupted, StageTrainer, StopSignal
+from distseg.zero import training_accelerator
 
 logger = logging.getLogger("distseg.train")
 
@@ -53,7 +54,7 @@ def train_member(config: Config, run_dir: Path, round: RoundKey, name: str, fold
     paths = run.member(round, name, fold)
     if paths.done.is_file():
         return
-    accelerator = make_accelerator(config)
+    accelerator = training_accelerator(config)
     paths.folder.mkdir(parents=True, exist_ok=True)
     log.setup(paths.log(accelerator.process_index), console=accelerator.is_main_process)
     try:
@@ -122,12 +123,13 @@ def fit_stages(member: Member) -> Progress:
                 started, start_step = time.perf_counter(), progress.step
                 if progress.step == 0 and progress.total_epochs == 0:
                     save(
-                        member, trainer.optimizer.state_dict(), progress
+                        member, trainer.engine.state(), progress
                     )  # what a rollback of epoch 0 goes back to
                 finite = trainer.epoch(progress, stop)
                 if not finite:
                     roll_back(member, trainer, progress)
                     continue
+                trainer.engine.gather()
                 sync_buffers(member.model, accelerator)
                 seconds = time.perf_counter() - started
                 plan = trainer.plan
@@ -145,12 +147,14 @@ def fit_stages(member: Member) -> Progress:
                     report_epoch(member, row)
                 if progress.epoch < stage.schedule.epochs and not int(trainer.bad_in_row):
                     save(
-                        member, trainer.optimizer.state_dict(), progress
+                        member, trainer.engine.state(), progress
                     )  # never a state that a NaN has touched
             if stage.swa and progress.stage == len(stages) - 1:
                 epoch_again = replace(progress, step=0)
                 images_only = (batch for _, batch, _ in trainer.micro_batches(epoch_again))
-                average_snapshots(member, progress, images_only)
+                with trainer.engine.placed():
+                    average_snapshots(member, progress, images_only)
+            trainer.engine.close()
             progress = replace(progress, stage=progress.stage + 1, epoch=0, step=0, schedule={})
             save(member, None, progress)
         if stop.number is not None:
@@ -168,7 +172,8 @@ def finish_epoch(
     cycle, at_end = (progress.epoch - 1) // per_cycle, progress.epoch % per_cycle == 0
     due = at_end or progress.epoch % member.config.train.evaluate_every == 0
     metrics: dict[str, Any] = {"cycle": cycle}
-    with member.ema.swap(member.model) if member.ema else nullcontext():
+    average = member.ema.swap(member.model) if member.ema else nullcontext()
+    with trainer.engine.placed(), average:
         if due and member.val_rows:
             counts = member.evaluator.run(member.model, member.config.num_outputs)
             summary = summarize(counts, member.config.metric)
@@ -193,11 +198,12 @@ def roll_back(member: Member, trainer: StageTrainer, progress: Progress) -> None
             f"the loss is not finite at {trainer.bad_at} after {progress.rollbacks} rollbacks; "
             "lower the learning rate, or set compute.precision: fp32"
         )
-    found = checkpoint.load_state(member.paths.state)
+    found = load(member)
     assert found is not None, "a state is saved before the first step"
-    trainer.load(found[0])
+    tree, saved = found
+    trainer.load(tree)
     rollbacks, lr_scale = progress.rollbacks + 1, progress.lr_scale / 2
-    for key, value in found[1].items():
+    for key, value in vars(saved).items():
         setattr(progress, key, value)
     progress.rollbacks, progress.lr_scale = rollbacks, lr_scale
     if progress.schedule:

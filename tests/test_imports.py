@@ -28,7 +28,8 @@ RECORDS = {
 }
 # What stages share: the rooms below them, and the files that two stages need.
 SHARED = {"data", "models", "optim", "checkpoint", "evaluate"}
-SHARED |= {"member", "stage", "snapshots", "oof", "finished", "pictures", "teaching"}
+SHARED |= {"member", "engine", "zero", "stage", "snapshots", "oof", "finished", "pictures"}
+SHARED |= {"teaching"}
 STAGES = {"train", "teach", "select", "predict", "ensemble", "joint", "rounds", "submit", "score"}
 STAGES |= {"report"}
 LEVELS = {
@@ -42,7 +43,7 @@ LEVELS = {
 }
 
 # Where a package, or a standard module that starts processes, may be imported: path prefixes.
-TRAINING = ("train", "teach", "predict", "evaluate", "member", "snapshots")
+TRAINING = ("train", "teach", "predict", "evaluate", "member", "snapshots", "zero")
 ALLOWED = {
     "accelerate": TRAINING,
     "deepspeed": TRAINING,

@@ -163,7 +163,7 @@ def _parallel(figure: Any, axes: Any, space: Any, trials: Sequence[Trial], metri
             _share(entry, trial.setting[path]) if path in trial.setting else math.nan
             for path, entry in space.items()
         ]
-        axes.plot(heights, "o-", color=colors.to_rgba(trial.score), alpha=0.8)
+        axes.plot(heights, "o-", color=colors.cmap(colors.norm(trial.score or 0.0)), alpha=0.8)
     axes.set_xticks(range(len(space)), list(space))
     axes.set_yticks([0, 1], ["low", "high"])
     figure.colorbar(colors, ax=axes, label=metric)
