@@ -69,6 +69,7 @@ class StageTrainer:
         soft = [s.soft_weight if s.soft else 0.0 for s in member.manifest]
         self.soft_weights = torch.tensor(soft, dtype=torch.float32)
         self.last_lr, self.bad_at = 0.0, ""
+        self.frozen: nn.Module | None = None  # the encoder in the stage's first epochs
         self.loss_total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
         self.bad_in_row = torch.zeros((), dtype=torch.int64, device=accelerator.device)
 
@@ -124,6 +125,10 @@ class StageTrainer:
         step_rows: list[int] = []
         start = progress.step
         member.model.train()
+        frozen = progress.epoch < self.stage.freeze_encoder
+        self.frozen = member.model.get_submodule("net.encoder") if frozen else None
+        if self.frozen is not None:
+            self.frozen.eval()  # running statistics stay too
         for number, batch, counts in self.micro_batches(progress):
             step, part = divmod(number, parts)
             if part == 0:
@@ -206,6 +211,9 @@ class StageTrainer:
     def step(self, clip_norm: float | None) -> Tensor:
         """One optimizer update, all ranks. Returns 1 (int64, on the device) if it was skipped."""
         accelerator, parameters = self.member.accelerator, list(self.member.model.parameters())
+        if self.frozen is not None:
+            for parameter in self.frozen.parameters():
+                parameter.grad = None  # no step, no decay, no part in the norm
         accelerator.unscale_gradients()
         limit = clip_norm if clip_norm is not None else float("inf")
         norm = nn.utils.clip_grad_norm_(parameters, limit)

@@ -28,7 +28,18 @@ RECORDS = {
 # What stages share: the rooms below them, and the files that two stages need.
 SHARED = {"data", "models", "optim", "checkpoint", "evaluate"}
 SHARED |= {"member", "stage", "snapshots", "oof", "finished", "pictures", "teaching"}
-STAGES = {"train", "teach", "select", "predict", "ensemble", "rounds", "submit", "score", "report"}
+STAGES = {
+    "train",
+    "teach",
+    "select",
+    "predict",
+    "ensemble",
+    "rounds",
+    "submit",
+    "score",
+    "report",
+    "find_lr",
+}
 LEVELS = {
     **dict.fromkeys(["functional"], 0),
     **dict.fromkeys(RECORDS, 1),
