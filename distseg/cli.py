@@ -82,6 +82,12 @@ def make_parser() -> argparse.ArgumentParser:
     train.add_argument("--members", metavar="NAME:K,...", help="several members in a row")
     train.add_argument("--round", type=_round_key, default=0, help="default: 0")
 
+    find_lr = add("find-lr", _find_lr, "the loss over a growing learning rate: a picture, a rate")
+    with_config(find_lr)
+    find_lr.add_argument("--member", metavar="NAME", required=True)
+    find_lr.add_argument("--fold", type=int, metavar="K", default=0, help="default: 0")
+    find_lr.add_argument("--steps", type=int, default=100, help="updates at most (default: 100)")
+
     predict = add("predict", _predict, "a finished ensemble on new images: masks, and an RLE file")
     _run_argument(predict)
     predict.add_argument("--images", type=Path, required=True, metavar="DIR")
@@ -224,6 +230,28 @@ def _train(args: argparse.Namespace) -> int:
 
     config, run = _load_run(args)
     train_here(config, run, args.round, _members(args, config))
+    return 0
+
+
+def _find_lr(args: argparse.Namespace) -> int:
+    from distseg.data.prepare import prepare
+    from distseg.errors import unknown
+    from distseg.find_lr import find_lr
+    from distseg.manifest import Manifest
+
+    config, run = _load_run(args)
+    if args.member not in config.members:
+        raise unknown("member", args.member, config.members, "--member: ")
+    if args.steps < 10:
+        raise UserError(f"--steps: {args.steps}: needs 10 or more")
+    run.folder.mkdir(parents=True, exist_ok=True)
+    prepare(config, run)
+    known = Manifest.read(run.truth).folds
+    if args.fold not in known:
+        raise UserError(f"--fold {args.fold}: no such fold; valid: {known}")
+    record = find_lr(config, run, args.member, args.fold, args.steps)
+    folder = run.folder / "find_lr"
+    print(f"suggested learning rate: {record['suggested']:.1e} (pictures in {folder})")
     return 0
 
 

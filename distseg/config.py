@@ -95,7 +95,15 @@ class PostprocessConfig(Strict):
     min_area: Literal["search"] | Annotated[int, Field(ge=0)] = Field(
         0, description="masks with fewer pixels become empty"
     )
-    min_component: int = Field(0, ge=0, description="connected parts with fewer pixels go")
+    min_component: Literal["search"] | Annotated[int, Field(ge=0)] = Field(
+        0, description="connected parts with fewer pixels go"
+    )
+    fill_holes: Literal["search"] | Annotated[int, Field(ge=0)] = Field(
+        0, description="holes of at most so many pixels are filled"
+    )
+    full_mask: Literal["search"] | Probability = Field(
+        0.0, description="a mask of at least this share of the image becomes full; 0: never"
+    )
     double: Literal["none", "search"] = Field(
         "none", description="search: empty unless `area` pixels pass `top`; then cut at `bottom`"
     )
@@ -194,7 +202,9 @@ class Config(Strict):
         it `indirect` (the student's fold reached it through a judgement) or `leaky`."""
         if "/" in str(key):
             return "honest"
-        judges = {r.judge for r in self.rounds[: round_number(key) + 1] if r.kind != "supervised"}
+        rounds = self.rounds[: round_number(key) + 1]
+        judges = {r.judge for r in rounds if r.kind != "supervised"}
+        judges |= {"oof" for r in rounds if r.hard_mining}  # its scores are a judgement too
         return "leaky" if "all" in judges else "indirect" if "oof" in judges else "honest"
 
     def batch_size_of(self, member: str) -> int:

@@ -42,6 +42,10 @@ OWN_ENCODER = ("PlainUnet", "ResidualUnet", "SegNet")  # nets without a zoo: `en
 def check_names(config: Config) -> None:
     if config.metric not in METRICS:
         raise unknown("metric", config.metric, METRICS, "metric: ")
+    if config.data.depths is not None and config.input.channels < 2:
+        raise UserError(
+            "data.depths: the depth is a channel of its own: input.channels of 2 or more"
+        )
     if config.task == "binary" and len(config.classes) != 1:
         raise UserError(f"classes: {config.classes}: task binary has one; say task: multilabel")
     if config.task == "multiclass" and len(config.classes) < 2:
@@ -65,8 +69,11 @@ def check_names(config: Config) -> None:
     ):
         raise UserError("postprocess: multiclass takes the highest class; it has no threshold")
     rules = config.postprocess
-    if config.task == "multiclass" and (rules.min_area != 0 or rules.min_component):
-        raise UserError("postprocess: min_area and min_component are not for task: multiclass")
+    for key in ("min_area", "min_component", "fill_holes", "full_mask"):
+        if config.task == "multiclass" and getattr(rules, key) != 0:
+            raise UserError(
+                f"postprocess.{key}: min_area and the like are not for task: multiclass"
+            )
 
 
 def check_rounds(config: Config) -> None:
@@ -104,6 +111,8 @@ def _check_round(config: Config, entry: RoundConfig, number: int) -> None:
         raise UserError(f"{where}.rules.min_head_certainty: every member needs an image_head")
     if entry.rank_by not in RANKED_BY:
         raise unknown("ranking", entry.rank_by, RANKED_BY, f"{where}.rank_by: ")
+    if number == 0 and entry.hard_mining:
+        raise UserError("rounds.0.hard_mining: there is no round before whose scores it could use")
     if number == 0 and entry.stages is not None:
         raise UserError("rounds.0.stages: write them as the config's own `stages`")
     for key, (kinds, default) in _unused(entry).items():
@@ -166,6 +175,11 @@ def _check_stages(config: Config, name: str, number: int) -> None:
         raise UserError(f"{where}.mix: pretrain_then_finetune needs two stages, there is one")
     if number and entry.stages:
         _check_stage_list(config, name, stages, f"{where}.stages")
+    for place, stage in enumerate(stages):
+        if entry.hard_mining and stage.positive_share:
+            raise UserError(
+                f"{where}.hard_mining: stage {place} of {name} draws by positive_share; use one"
+            )
     batch = config.batch_size_of(name)
     if entry.mix == "ratio" and abs(entry.share * batch - round(entry.share * batch)) > 1e-6:
         raise UserError(
@@ -193,6 +207,17 @@ def check_member(config: Config, name: str) -> None:
         value = getattr(size, key)
         if not (member.arch == "Unet" and size.fit == "pad" and value == 101):
             _check_stride(f"input.{key}", value, stride, f"{member.arch} ({where})")
+    if size.normalize == "train" and (size.mean or size.std):
+        raise UserError(
+            "input.normalize: train measures mean and std; leave input.mean and .std out"
+        )
+    if size.pad_mode == "biharmonic" and size.random_offset:
+        raise UserError(
+            "input.random_offset: pad_mode: biharmonic solves for one place of the image; use "
+            "reflect or edge"
+        )
+    if size.normalize == "median" and size.mean:
+        raise UserError("input.normalize: median takes each image's own; leave input.mean out")
     for channel_list, key in ((size.mean, "mean"), (size.std, "std")):
         if channel_list is not None and len(channel_list) != size.channels:
             raise UserError(f"input.{key}: {channel_list}: needs {size.channels} values")
@@ -217,6 +242,14 @@ def _check_stage_list(
             check_loss_spec(stage.loss, config.task)
         except ValueError as error:
             raise UserError(f"{label}.loss: {error}") from None
+        if stage.freeze_encoder > stage.schedule.epochs:
+            raise UserError(
+                f"{label}.freeze_encoder: {stage.freeze_encoder} of {stage.schedule.epochs} epochs"
+            )
+        if stage.freeze_encoder and member.encoder == "none":
+            raise UserError(
+                f"{label}.freeze_encoder: {member.arch} (members.{name}) has no encoder"
+            )
         cyclic = stage.schedule.kind in ("cosine", "onecycle")
         if not cyclic and stage.schedule.cycles > 1:
             raise UserError(
@@ -293,6 +326,11 @@ def check_zero(config: Config) -> None:
         for key in range(len(config.rounds)):
             for stage in config.stages_of(name, key):
                 _check_zero_optimizer(stage.optimizer.name, where)
+                if stage.freeze_encoder:
+                    raise UserError(
+                        f"{where}: stages[].freeze_encoder: {stage.freeze_encoder}: gradients are "
+                        "divided before a part of them could be left out; write 0"
+                    )
 
 
 def _check_zero_optimizer(name: str, where: str) -> None:

@@ -75,6 +75,11 @@ class DataConfig(Strict):
     table: str | None = Field(
         None, description="severstal, tianchi: the train table, instead of the usual name"
     )
+    depths: str | None = Field(
+        None,
+        description="CSV `id,z`, relative to data.root (TGS: depths.csv): the depth is the last of "
+        "input.channels, constant over the image; null: none",
+    )
     border: Literal["pet", "background", "ignore"] = Field(
         "pet", description="oxford_pet: what a trimap's border pixels count as"
     )
@@ -114,11 +119,20 @@ class InputConfig(Strict):
     scale_to: tuple[int, int] | None = Field(
         None, description="pad: stretch to this (height, width) first, as 101 -> 202 -> 256"
     )
-    pad_mode: Literal["reflect", "edge", "constant"] = Field("reflect", description="border")
+    pad_mode: Literal["reflect", "edge", "constant", "biharmonic"] = Field(
+        "reflect",
+        description="border; biharmonic: the smoothest surface that continues the image; it and a "
+        "constant count nowhere",
+    )
     random_offset: bool = Field(
         False,
         description="pad: the image lies anywhere in the canvas while training, else centered",
     )
     channels: int = Field(3, ge=1, le=64, description="image channels")
+    normalize: Literal["fixed", "train", "median"] = Field(
+        "fixed",
+        description="fixed: `mean` and `std`; train: those of the member's own train folds; "
+        "median: each image's median per channel is subtracted, then divided by `std`",
+    )
     mean: list[float] | None = Field(None, description="per channel, 0..1; null: ImageNet's")
     std: list[Positive] | None = Field(None, description="per channel, 0..1; null: ImageNet's")

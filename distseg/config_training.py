@@ -44,6 +44,9 @@ class MemberConfig(Strict):
         description="ComposedUnet: weight of the loss of logits at every scale, on images that "
         "are not empty; null: no such heads",
     )
+    coordinates: bool = Field(
+        False, description="two more channels: each pixel's y and x, -1..1 over the canvas"
+    )
     folds: list[int] | None = Field(None, description="train on these folds only; null: all")
     stages: list[StageConfig] | None = Field(None, description="instead of the common stages")
     input: InputConfig | None = Field(None, description="instead of the common input")
@@ -60,8 +63,10 @@ class OptimizerConfig(Strict):
 
 
 class ScheduleConfig(Strict):
-    kind: Literal["cosine", "onecycle", "plateau", "constant"] = Field(
-        "cosine", description="cosine: restarts at each cycle; plateau: lr falls when it stalls"
+    kind: Literal["cosine", "onecycle", "plateau", "constant", "noam"] = Field(
+        "cosine",
+        description="cosine: restarts at each cycle; plateau: lr falls when it stalls; noam: up "
+        "over the warm-up, then down with the root of the step",
     )
     cycles: int = Field(1, ge=1, description="number of cycles; plateau and constant have one")
     epochs_per_cycle: Count = Field(10, description="epochs of one cycle")
@@ -86,6 +91,14 @@ class StageConfig(Strict):
     )
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    freeze_encoder: int = Field(
+        0, ge=0, description="first epochs in which the encoder (and its running statistics) stay"
+    )
+    positive_share: tuple[Probability, Probability] | None = Field(
+        None,
+        description="share of an epoch's images that hold an object, in the stage's first and last "
+        "epoch; in between it slides. null: as the data has it",
+    )
     augment: list[dict[str, Any]] | None = Field(None, description="instead of the common list")
     input_size: tuple[int, int] | None = Field(
         None,
@@ -158,6 +171,12 @@ class RoundConfig(Strict):
     init: Literal["scratch", "previous"] = Field(
         "scratch",
         description="previous: the students start from the weights of the round before, same fold",
+    )
+    hard_mining: float = Field(
+        0.0,
+        ge=0,
+        description="rows are drawn by 1 + hard_mining x (1 - their out-of-fold score in the round "
+        "before); the score is then called indirect",
     )
     stages: list[StageConfig] | None = Field(None, description="instead of the config's stages")
     members: list[Name] | None = Field(None, description="these models only; null: all")

@@ -2,7 +2,8 @@
 
 The rows are in parts: the folds, or two halves of the one fold of a hold-out. What is scored on
 a part was tuned on the other parts, by members that did not train on it. Tuning goes in steps
-(weights, then threshold and min_area, then a double threshold); a step is adopted only if, scored
+(weights; then for each class threshold and min_area, a double threshold, small components, holes,
+full masks); a step is adopted only if, scored
 so, no part loses and the whole gains; what is not adopted stays at its default. The values that
 `predict` uses are then tuned on all parts.
 """
@@ -13,6 +14,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from numpy.typing import NDArray
 from distseg.config import Config
 from distseg.finished import OutOfFold, hash_key, split, write_rows
 from distseg.functional.bootstrap import standard_error
+from distseg.functional.cleaning import KEYS, tune_by_grid
 from distseg.functional.combine import SPACES, count_many, count_masks, to_masks
 from distseg.functional.greedy import Weights, greedy_weights
 from distseg.functional.metrics import METRICS, miou, per_image, summarize
@@ -135,10 +138,20 @@ class Fitting:
         rules = self.config.postprocess
         if self.config.ensemble.weights == "search" and len(self.oof.names) > 1:
             yield "weights", self.tune_weights
-        if self.task != "multiclass" and "search" in (rules.threshold, rules.min_area):
-            yield "threshold", self.tune_threshold
-        if self.task != "multiclass" and rules.double == "search":
-            yield "double", self.tune_double
+        if self.task == "multiclass":
+            return
+        # one class at a time: a step that helps one class must not carry another's loss
+        classes = list(enumerate(self.config.classes))
+        for number, name in classes:
+            label = f" of {name}" if len(classes) > 1 else ""
+            if "search" in (rules.threshold, rules.min_area):
+                yield f"threshold{label}", partial(self.tune_threshold, classes=[number])
+            if rules.double == "search":
+                yield f"double{label}", partial(self.tune_double, classes=[number])
+            for key in KEYS:
+                if getattr(rules, key) == "search":
+                    tune = partial(tune_by_grid, key=key)
+                    yield f"{key}{label}", partial(self.tune_rules, tune=tune, classes=[number])
 
     def score(self, choices: Choices) -> NDArray[np.int64]:
         """Counts (N, C, 3) of each row under its part's choice, in the order of `rows`."""
@@ -253,19 +266,24 @@ class Fitting:
             return miou(*total[:, :3].T)
         return float((total[:, 3] / total[:, 4]).mean())
 
-    def tune_threshold(self, choices: Choices) -> Choices:
-        return self.tune_rules(choices, tune_single)
+    def tune_threshold(self, choices: Choices, classes: Sequence[int] | None = None) -> Choices:
+        return self.tune_rules(choices, tune_single, classes)
 
-    def tune_double(self, choices: Choices) -> Choices:
-        return self.tune_rules(choices, tune_double)
+    def tune_double(self, choices: Choices, classes: Sequence[int] | None = None) -> Choices:
+        return self.tune_rules(choices, tune_double, classes)
 
-    def tune_rules(self, choices: Choices, tune: Callable[..., dict[str, Rule]]) -> Choices:
-        """Class by class: one pass over the rows for each weighting in use."""
+    def tune_rules(
+        self,
+        choices: Choices,
+        tune: Callable[..., dict[str, Rule]],
+        classes: Sequence[int] | None = None,
+    ) -> Choices:
+        """Class by class (None: all): one pass over the rows for each weighting in use."""
         tuned = dict(choices)
         samples = [self.oof.manifest[row] for row in self.rows]
         area = int(np.median([s.height * s.width for s in samples]))
         for weights in sorted({choice.weights for choice in choices.values()}):
-            for number in range(self.config.num_outputs):
+            for number in range(self.config.num_outputs) if classes is None else classes:
                 parts = {
                     label: self.class_images(rows, weights, number)
                     for label, rows in self.parts.items()

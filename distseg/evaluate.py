@@ -30,15 +30,20 @@ class Normalizer:
         mean, std = channel_statistics(size)
         self.mean = torch.tensor(mean, device=device).view(1, -1, 1, 1) * 255
         self.std = torch.tensor(std, device=device).view(1, -1, 1, 1) * 255
+        self.median = size.normalize == "median"
         self.format = torch.channels_last if channels_last else torch.contiguous_format
 
     def __call__(self, images_BCHW: Tensor) -> Tensor:
         images = images_BCHW.to(memory_format=self.format)
+        if self.median:
+            middle = images_BCHW.flatten(2).float().median(-1).values[:, :, None, None]
+            return (images.float() - middle) / self.std
         return (images.float() - self.mean) / self.std
 
 
 def channel_statistics(size: InputConfig) -> tuple[list[float], list[float]]:
     """Mean and standard deviation per channel, 0..1; ImageNet's (their mean for other counts)."""
+    assert size.normalize != "train" or size.mean, "a member measures its train folds first"
     mean, std = size.mean, size.std
     rgb = size.channels == 3
     mean = mean or (list(IMAGENET_MEAN) if rgb else [sum(IMAGENET_MEAN) / 3] * size.channels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import logging
 import os
@@ -13,10 +14,10 @@ from accelerate import Accelerator
 
 from distseg import checkpoint
 from distseg.config import Config
-from distseg.data.dataset import EvalSet, TrainData
+from distseg.data.dataset import EvalSet, TrainData, train_statistics
 from distseg.data.fit import Fit
 from distseg.data.prepare import open_cache, open_unlabeled_cache
-from distseg.data.sampling import Plan
+from distseg.data.sampling import Plan, Slide
 from distseg.errors import UserError
 from distseg.evaluate import Evaluator, Normalizer, dropout_layers
 from distseg.functional.tta_names import dropout_passes
@@ -106,6 +107,7 @@ class Member:
         self.round, self.recipe = round, config.recipe(round)
         self.stages = config.stages_of(name, round)
         self.entry, self.size = config.members[name], config.input_of(name)
+        self.run = run
         self.paths: MemberPaths = run.member(round, name, fold)
         self.main = accelerator.is_main_process
         self.manifest = Manifest.read(run.train_set(round, fold))
@@ -128,6 +130,10 @@ class Member:
         self.data = TrainData(
             self.manifest, self.cache, extra, config, run.folder, self.recipe.temperature
         )
+        if self.size.normalize == "train":
+            own = [r for r in self.rows if self.manifest[r].origin == "labeled"]
+            mean, std = train_statistics(self.data, own)
+            self.size = self.size.model_copy(update={"mean": mean, "std": std})
         torch.manual_seed(seed_of(self.seed, "weights"))
         self.model = build_model(
             self.entry,
@@ -199,10 +205,40 @@ class Member:
             rows,
             self.batch_size,
             self.seed,
+            draw=self.hard_draw(rows),
+            **self._slide(stage, rows),
             bootstrap=self.config.data.folds.kind == "bootstrap",
             mixed=pseudo if mixes else (),
             share=self.recipe.share,
         )
+
+    def hard_draw(self, rows: list[int]) -> list[float]:
+        """How often each row is wanted by the round's `hard_mining`: by what the round before
+        scored on it out of fold; a row that it did not score counts as solved."""
+        strength = self.recipe.hard_mining
+        if not strength or "/" in str(self.round):
+            return []
+        path = self.run.ensemble(round_number(self.round) - 1).with_name("oof.csv")
+        if not path.is_file():
+            raise UserError(f"rounds.{self.round}.hard_mining: {path} is missing: no scores to use")
+        with path.open(newline="", encoding="utf-8") as file:
+            scores = {row["id"]: float(row["score"]) for row in csv.DictReader(file)}
+        return [1 + strength * (1 - scores.get(self.manifest[row].id, 1.0)) for row in rows]
+
+    def _slide(self, stage: int, rows: list[int]) -> dict[str, Any]:
+        """What a Plan needs for `positive_share`. UserError: all rows are of one kind."""
+        wanted = self.stages[stage].positive_share
+        if wanted is None:
+            return {}
+        positives = self.data.positives(rows)
+        if not 0 < len(positives) < len(rows):
+            raise UserError(
+                f"stages.{stage}.positive_share: {len(positives)} of the {len(rows)} rows of "
+                f"{self.name}, fold {self.fold}, hold an object: there is nothing to balance"
+            )
+        before = sum(s.schedule.epochs for s in self.stages[:stage])
+        slide = Slide(*wanted, before, self.stages[stage].schedule.epochs)
+        return {"positives": positives, "slide": slide}
 
     def record(self) -> dict[str, Any]:
         """What rebuilds the model from a snapshot alone."""

@@ -164,6 +164,9 @@ class Schedule:
         cycle, position = divmod(min(max(step, 0), total - 1), self.cycle_steps)
         floor = self.cfg.min_lr_scale
         peak = max(floor, self.cfg.restart_decay**cycle)
+        if self.cfg.kind == "noam":  # Vaswani et al. 2017, with its peak at 1
+            rise = max(1.0, self.warmup_steps)
+            return min((position + 1) / rise, math.sqrt(rise / (position + 1)))
         if self.cfg.kind == "onecycle":
             return self._onecycle(position, peak)
         warmup = self.warmup_steps if cycle == 0 else 0.0

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from distseg.config import Config, InputConfig, load_config
 from distseg.data.dataset import ImageFiles
+from distseg.data.depths import load_depths
 from distseg.data.fit import Fit
 from distseg.data.formats.row import IMAGE_SUFFIXES
 from distseg.data.masks import image_size
@@ -180,8 +181,11 @@ def predict_images(
         else [list(range(i, min(i + batch, len(mine)))) for i in range(0, len(mine), batch)]
     )
     channels = groups[0].fit.config.channels if groups else 1
+    depths = load_depths(config)
     loaders = [
-        loader(ImageFiles(mine, channels, group.fit), order, workers, device, persistent=False)
+        loader(
+            ImageFiles(mine, channels, group.fit, depths), order, workers, device, persistent=False
+        )
         for group in groups
     ]
     broken: list[tuple[str, str]] = []

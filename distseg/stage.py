@@ -68,6 +68,7 @@ class StageTrainer:
         soft = [s.soft_weight if s.soft else 0.0 for s in member.manifest]
         self.soft_weights = torch.tensor(soft, dtype=torch.float32)
         self.last_lr, self.bad_at = 0.0, ""
+        self.frozen: nn.Module | None = None  # the encoder in the stage's first epochs
         self.loss_total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
         self.bad_in_row = torch.zeros((), dtype=torch.int64, device=accelerator.device)
 
@@ -122,6 +123,10 @@ class StageTrainer:
         step_rows: list[int] = []
         start = progress.step
         self.engine.module.train()
+        frozen = progress.epoch < self.stage.freeze_encoder
+        self.frozen = self.engine.module.get_submodule("net.encoder") if frozen else None
+        if self.frozen is not None:
+            self.frozen.eval()  # running statistics stay too
         for number, batch, counts in self.micro_batches(progress):
             step, part = divmod(number, parts)
             if part == 0:
@@ -204,6 +209,9 @@ class StageTrainer:
 
     def step(self, clip_norm: float | None) -> Tensor:
         """One optimizer update, all ranks. Returns 1 (int64, on the device) if it was skipped."""
+        if self.frozen is not None:
+            for parameter in self.frozen.parameters():
+                parameter.grad = None  # no step, no decay, no part in the norm
         return self.engine.step(clip_norm)
 
 

@@ -19,6 +19,7 @@ from distseg.ensemble import ALL, Choice, Fitting, fit_ensemble, split
 from distseg.errors import UserError
 from distseg.finished import OutOfFold
 from distseg.functional.bootstrap import standard_error
+from distseg.functional.cleaning import KEYS
 from distseg.functional.combine import (
     SPACES,
     combine,
@@ -27,6 +28,7 @@ from distseg.functional.combine import (
     from_space,
     to_space,
 )
+from distseg.functional.components import remove_small
 from distseg.functional.metrics import per_image, summarize
 from distseg.functional.tuning import BOTTOM_PROBS, TOP_PROBS, area_candidates, logit
 from distseg.manifest import Manifest
@@ -292,6 +294,39 @@ def test_double_threshold_equals_a_slow_reference(tmp_path: Path) -> None:
     assert max(BOTTOM_PROBS) < max(TOP_PROBS)
 
 
+def test_cleaning_equals_a_slow_reference_and_is_adopted_where_it_helps(tmp_path: Path) -> None:
+    """Noise leaves specks and holes: each value is the best of its grid on the other folds."""
+    write_data(tmp_path / "data", num=30)
+    rules = {"min_component": "search", "fill_holes": "search", "full_mask": "search"}
+    config = made_config(tmp_path / "data", ("a",), postprocess=rules)
+    run = made_run(tmp_path, config, noise=0.5)
+    oof = OutOfFold(config, run, 0)
+    fitting = Fitting(config, oof, split(oof))
+    start, _, _ = Fitting(made_config(tmp_path / "data", ("a",)), oof, split(oof)).climb()
+    choices, _, steps = fitting.climb()
+    assert [step["step"] for step in steps] == list(KEYS)
+    assert steps[0]["adopted"] and steps[0]["after"] > steps[0]["before"]
+    name, tune = next(iter(fitting.steps()))
+    tuned = tune(start)
+    rows = {f: mixed(own, {"a": 1}) for f, own in load(config, run).items()}
+    for fold in FOLDS:
+        scores = [
+            summarize(
+                np.stack(
+                    [
+                        count_masks(remove_small(x[0] > 0, size)[None], t, 1, "binary")
+                        for x, t in without(rows, fold)
+                    ]
+                ),
+                "iou",
+            )["score"]
+            for size in area_candidates(120)
+        ]
+        best = area_candidates(120)[int(np.argmax(scores))]
+        assert tuned[str(fold)].rule[name] == [best] and best > 0
+    assert choices[ALL].rule["min_component"][0] > 0
+
+
 # -- what can be missing or different -------------------------------------------------------------
 
 
@@ -396,7 +431,8 @@ def test_multilabel_tunes_each_class_by_itself(tmp_path: Path) -> None:
         offset = np.array([0.0, 0.9]).reshape(2, 1, 1)
         write_member(config, run, "a", fold, offset=offset, noise=0.3)  # type: ignore[arg-type]
     record = fit_ensemble(config, run, 0)
-    assert record["scores"]["nested"]["steps"][0]["adopted"]
+    steps = {s["step"]: s["adopted"] for s in record["scores"]["nested"]["steps"]}
+    assert steps["threshold of y"] and set(steps) == {"threshold of x", "threshold of y"}
     low, high = record["rule"]["threshold"]
     assert abs(low) < 0.5 < high
 

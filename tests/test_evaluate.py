@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distseg.config import parse_config
+from distseg.config import InputConfig, MemberConfig, parse_config
 from distseg.errors import UserError
-from distseg.evaluate import tta_logits
+from distseg.evaluate import Normalizer, tta_logits
+from distseg.models.build import add_coordinates, build_model
 from tests.conftest import tiny_tree
 
 
@@ -55,3 +56,38 @@ def test_dropout_passes_are_averaged_and_repeat_themselves() -> None:
 def test_a_wrong_number_of_passes_is_named(mode: str) -> None:
     with pytest.raises(UserError, match="dropout:8"):
         parse_config(tiny_tree(predict={"tta": [mode]}), "t")
+
+
+def test_the_median_of_each_image_becomes_zero() -> None:
+    size = InputConfig(channels=2, normalize="median", std=[0.5, 0.25])
+    images = torch.randint(0, 256, (3, 2, 5, 5), dtype=torch.uint8)
+    found = Normalizer(size, torch.device("cpu"), channels_last=True)(images)
+    assert (found.flatten(2).median(-1).values == 0).all()
+    expected = (images.float() - images.float().flatten(2).median(-1).values[..., None, None]) / 255
+    assert torch.allclose(found, expected / torch.tensor([0.5, 0.25]).view(1, 2, 1, 1), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        ({"normalize": "train", "mean": [0.5]}, "input.mean"),
+        ({"normalize": "median", "mean": [0.5]}, "input.mean"),
+    ],
+)
+def test_two_sources_of_a_mean_are_refused(size: dict, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        parse_config(tiny_tree(input={**tiny_tree()["input"], **size}), "t")
+
+
+def test_coordinates_do_not_flip_with_the_view() -> None:
+    images = torch.zeros(1, 1, 2, 4)
+    y, x = add_coordinates(images)[0, 1:]
+    assert x[0].tolist() == [-0.75, -0.25, 0.25, 0.75] and y[:, 0].tolist() == [-0.5, 0.5]
+    member = MemberConfig(arch="PlainUnet", encoder="none", coordinates=True,
+                          decoder={"filters": 4, "depth": 2})  # fmt: skip
+    model = build_model(member, 1, 1, (9, 11)).eval()
+    assert model.net.down[0][0].in_channels == 3  # type: ignore
+    flat = torch.zeros(1, 1, 9, 11)  # a flip changes nothing in it
+    plain = tta_logits([model], flat, [], nullcontext)[0]
+    assert torch.allclose(tta_logits([model], flat, ["hflip"], nullcontext)[0],
+                          (plain + plain.flip(-1)) / 2, atol=1e-6)  # fmt: skip

@@ -31,7 +31,7 @@ SHARED = {"data", "models", "optim", "checkpoint", "evaluate"}
 SHARED |= {"member", "engine", "zero", "stage", "snapshots", "oof", "finished", "pictures"}
 SHARED |= {"teaching"}
 STAGES = {"train", "teach", "select", "predict", "ensemble", "joint", "rounds", "submit", "score"}
-STAGES |= {"report"}
+STAGES |= {"report", "find_lr"}
 LEVELS = {
     **dict.fromkeys(["functional"], 0),
     **dict.fromkeys(RECORDS, 1),

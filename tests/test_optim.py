@@ -188,6 +188,15 @@ def test_onecycle_constant_and_short_runs() -> None:
             assert len(single) == 1 and 0 < single[0] <= 1
 
 
+def test_noam_rises_over_the_warm_up_and_falls_with_the_root() -> None:
+    found = factors(4, kind="noam", epochs_per_cycle=4, warmup_epochs=1)
+    assert found[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
+    assert found[15] == pytest.approx(math.sqrt(4 / 16))
+    assert factors(4, kind="noam", epochs_per_cycle=1) == pytest.approx(
+        [1, math.sqrt(1 / 2), math.sqrt(1 / 3), 0.5]
+    )
+
+
 def test_plateau_falls_after_patience_and_comes_back_from_its_state() -> None:
     config = ScheduleConfig(kind="plateau", patience=1, factor=0.5, min_lr_scale=0.2)
     schedule = Schedule(config, 3)

@@ -7,19 +7,24 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
 from distseg import checkpoint
 from distseg.config import Config, parse_config
-from distseg.data.prepare import prepare
+from distseg.data.prepare import open_cache, prepare
+from distseg.errors import UserError
+from distseg.manifest import Manifest
 from distseg.member import Member, Progress, make_accelerator, seed_of
+from distseg.oof import load_snapshot_model
 from distseg.runs import MemberPaths, Run, read_json, read_lines
-from distseg.stage import StageTrainer
+from distseg.stage import StageTrainer, StopSignal
 from distseg.train import NonFiniteLoss, train_member
 from tests.conftest import tiny_tree
 
@@ -84,6 +89,66 @@ def test_what_fills_the_last_step_does_not_count(tmp_path: Path) -> None:
         progress.step = number + 1
     left = len(member.rows) % member.batch_size
     assert left and seen == [8] * (len(seen) - 1) + [left]
+
+
+def test_a_frozen_encoder_stays_for_the_first_epochs(tmp_path: Path) -> None:
+    stage = {"freeze_encoder": 1, "schedule": {"epochs_per_cycle": 2}}
+    stage |= {"optimizer": {"name": "adamw", "lr": 1e-2, "weight_decay": 0.1}}
+    config, run = set_up(tmp_path, stages=[stage])
+    member, progress = (
+        Member(config, run, 0, "a", 0, make_accelerator(config, cpu=True)),
+        Progress(),
+    )
+    trainer = StageTrainer(member, member.stages[0], progress)
+    states = [checkpoint.clean_state_dict(member.model)]
+    with StopSignal() as stop:
+        for epoch in range(2):
+            progress.epoch, progress.total_epochs, progress.step = epoch, epoch, 0
+            assert trainer.epoch(progress, stop)
+            states.append(checkpoint.clean_state_dict(member.model))
+    inside = [name for name in states[0] if name.startswith("net.encoder.")]
+    changed = [{n for n in a if not torch.equal(a[n], b[n])} for a, b in pairwise(states)]
+    assert inside and not changed[0].intersection(inside) and changed[0]
+    assert changed[1].intersection(inside)
+
+
+def test_each_members_mean_and_std_are_those_of_its_train_folds(tmp_path: Path) -> None:
+    """A snapshot's record holds the numbers: prediction needs no train set."""
+    size = {**tiny_tree()["input"], "normalize": "train"}
+    paths = train_here(tmp_path, input=size)
+    _, record = checkpoint.load_snapshot(next(paths.snapshots.glob("*.safetensors")))
+    config, run = parse_config(tiny_tree(input=size), "test"), Run(tmp_path / "run")
+    manifest, cache = Manifest.read(run.truth), open_cache(config, run)
+    seen = np.stack([cache.image(s.id) for s in manifest if s.fold != 0]) / 255
+    assert record["input"]["mean"] == pytest.approx([seen.mean()], abs=1e-5)
+    assert record["input"]["std"] == pytest.approx([seen.std()], abs=1e-5)
+
+
+def test_a_stage_slides_its_share_of_positives(tmp_path: Path) -> None:
+    stage = {**tiny_tree()["stages"][0], "positive_share": [0.9, 0.4]}
+    config, run = set_up(tmp_path, stages=[stage])
+    member = Member(config, run, 0, "a", 0, make_accelerator(config, cpu=True))
+    plan = member.plan(0)
+    assert 0 < len(plan.positives) < len(plan.rows) and plan.slide is not None
+    assert (plan.slide.at(0), plan.slide.at(1)) == (0.9, 0.4)
+
+
+def test_hard_rows_are_drawn_by_the_scores_of_the_round_before(tmp_path: Path) -> None:
+    rounds = [{"kind": "supervised"}, {"kind": "supervised", "hard_mining": 3.0}]
+    config, run = set_up(tmp_path, rounds=rounds)
+    assert (config.flag(0), config.flag(1)) == ("honest", "indirect")
+    member = Member(config, run, 0, "a", 0, make_accelerator(config, cpu=True))
+    assert member.plan(0).draw == []
+    member.round, member.recipe = 1, config.recipe(1)
+    with pytest.raises(UserError, match=r"oof\.csv"):
+        member.plan(0)
+    path = run.ensemble(0).with_name("oof.csv")
+    path.parent.mkdir(parents=True)
+    first, second = (member.manifest[row].id for row in member.rows[:2])
+    path.write_text(f"id,score\n{first},0.0\n{second},0.5\n")
+    assert list(member.plan(0).draw) == [4.0, 2.5, *[1.0] * (len(member.rows) - 2)]
+    with pytest.raises(UserError, match=r"rounds\.0\.hard_mining"):
+        parse_config(tiny_tree(rounds=[{"hard_mining": 1.0}]), "t")
 
 
 @pytest.mark.parametrize("at", [0, 1, 2])
@@ -222,6 +287,24 @@ def test_features_train_together(tmp_path: Path) -> None:
     assert len(record["average_of"]) == 2
     assert [row["stage"] for row in read_lines(paths.metrics)] == [0, 0, 1, 1, 1]
     assert not paths.state.exists()
+
+
+def test_every_head_and_dropout_views_from_training_to_prediction(tmp_path: Path) -> None:
+    decoder = {"encoder_depth": 3, "decoder_channels": [16, 8, 8], "hypercolumn": True}
+    decoder |= {"dropout": 0.3, "attention": "scse", "center": "ppm"}
+    member = {"arch": "ComposedUnet", "encoder": "resnet18", "decoder": decoder}
+    member |= {"image_head": 0.1, "deep_supervision": 0.1, "coordinates": True}
+    stage = {"schedule": {"epochs_per_cycle": 1}}
+    changes = {"members": {"a": member}, "stages": [stage], "predict": {"tta": ["dropout:2"]}}
+    paths = train_here(tmp_path, **changes)
+    snapshot = next(paths.snapshots.glob("*.safetensors"))
+    model, _ = load_snapshot_model(snapshot, torch.device("cpu"), False)
+    assert len(model(torch.zeros(1, 1, 32, 32))) == 2
+    variants = read_json(paths.folder / "oof_scores.json")["variants"]
+    assert variants["mean_tta"] != variants["mean_plain"]
+    plain = {**member, "deep_supervision": 0.0}
+    other = train_here(tmp_path / "other", **{**changes, "members": {"a": plain}})
+    assert losses(other)[0] < losses(paths)[0], "a weight of 0 adds no loss"
 
 
 def test_seeds_are_pure_functions() -> None:

@@ -69,10 +69,39 @@ OPTIONS: dict[str, dict[str, Option]] = {
 }
 
 
+# `{preset: NAME}` stands for these: what the recipes say (docs/augment.md).
+PRESETS: dict[str, list[dict[str, Any]]] = {
+    "severstal": [{"hflip": {}}],
+    "oxford_pet": [{"hflip": {}}, {"vflip": {}}],
+    "tianchi": [{"hflip": {}}, {"vflip": {}}, {"rot90": {}}],
+    "tgs_winners": [
+        {"hflip": {}},
+        {"affine": {"scale": [0.4, 1.6], "translate": 0.16, "p": 0.5}},
+        {"brightness_contrast": {"brightness": 0.2, "contrast": 0.2, "p": 0.5}},
+        {"gamma": {"p": 0.2}},
+        {"elastic": {"p": 0.2}},
+        {"cutout": {"p": 0.2}},
+    ],
+}
+
+
+def expand_presets(specs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """`specs` with every `{preset: NAME}` replaced by what it stands for. UserError: unknown."""
+    expanded: list[dict[str, Any]] = []
+    for number, spec in enumerate(specs):
+        if not isinstance(spec, dict) or set(spec) != {"preset"}:
+            expanded.append(spec)
+            continue
+        if spec["preset"] not in PRESETS:
+            raise unknown("preset", spec["preset"], PRESETS, f"augment.{number}: ")
+        expanded += PRESETS[spec["preset"]]
+    return expanded
+
+
 def check_augment(specs: Sequence[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
     """[(name, every option)] of a config's list; UserError names what is wrong. Imports nothing."""
     checked = []
-    for number, spec in enumerate(specs):
+    for number, spec in enumerate(expand_presets(specs)):
         where = f"augment.{number}"
         if not isinstance(spec, dict) or len(spec) != 1:
             raise UserError(f"{where}: {spec!r}: write it as {{hflip: {{p: 0.5}}}}")

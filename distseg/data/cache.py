@@ -23,7 +23,8 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from distseg.config import Config
-from distseg.data.masks import read_image, read_target
+from distseg.data.depths import load_depths, read_input
+from distseg.data.masks import read_target
 from distseg.errors import UserError
 from distseg.manifest import Manifest, Sample
 from distseg.runs import atomic_write, read_json, write_json
@@ -108,6 +109,8 @@ def _settings(config: Config) -> str:
     ]
     meaning = config.data.value_map
     reading += [sorted(meaning.items())] if meaning else []
+    depths = load_depths(config)
+    reading += [sorted(depths.items())] if depths else []
     return json.dumps([VERSION, config.task, config.classes, *reading])
 
 
@@ -171,8 +174,10 @@ def _decoded(
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
     """Images and targets in order, decoded by threads, at most _CHUNK of them in memory."""
 
+    depths = load_depths(config)
+
     def read(sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        image = read_image(sample.image, config.input.channels)
+        image = read_input(sample.image, config.input.channels, depths)
         return image, read_target(sample.target, config, *image.shape[:2])
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:

@@ -15,14 +15,16 @@ from torch.utils.data import Dataset
 
 from distseg.config import Config
 from distseg.data.cache import Cache
+from distseg.data.depths import Depths, read_input
 from distseg.data.fit import Fit
-from distseg.data.masks import read_image, read_target
+from distseg.data.masks import VOID, read_target
 from distseg.errors import UserError
 from distseg.manifest import Manifest, Sample
 from distseg.predictions import Predictions
 
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 PSEUDO = "test:"  # what the id of a pseudo-labeled row begins with: train and test may share ids
+STATISTICS_ROWS = 4096  # images that mean and std are measured on
 SOFT_SCALE = 254  # probability 1 of a soft target; 255 is VOID
 
 
@@ -81,6 +83,11 @@ class TrainData:
             return self.cache.target(sample.id)
         return read_target(sample.target, self.config, sample.height, sample.width)
 
+    def positives(self, rows: Sequence[int]) -> list[int]:
+        """Those of `rows` whose target holds an object."""
+        targets = ((row, self.target(row)) for row in rows)
+        return [row for row, target in targets if ((target > 0) & (target != VOID)).any()]
+
     def soft(self, row: int) -> NDArray[np.uint8]:
         """(C, H, W): probabilities at the temperature times SOFT_SCALE; zeros without any."""
         sample = self.manifest[row]
@@ -89,6 +96,20 @@ class TrainData:
         logits = self.predictions[sample.soft].of(sample.id.removeprefix(PSEUDO))
         scaled = np.clip(logits.astype(np.float32) / self.temperature, -30, 30)
         return np.round(SOFT_SCALE / (1 + np.exp(-scaled))).astype(np.uint8)
+
+
+def train_statistics(data: TrainData, rows: Sequence[int]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation per channel, 0..1, over all pixels of at most STATISTICS_ROWS
+    images, evenly spaced: a pure function of the rows. A channel of one value gets 1/255."""
+    step = -(-len(rows) // STATISTICS_ROWS)
+    totals, pixels = np.zeros((2, data.config.input.channels)), 0
+    for row in rows[::step]:
+        flat = data.image(row).reshape(-1, totals.shape[1]).astype(np.float64) / 255
+        totals += np.stack([flat.sum(0), (flat**2).sum(0)])
+        pixels += len(flat)
+    mean, squares = totals / pixels
+    std = np.sqrt(np.maximum(squares - mean**2, 0))
+    return mean.round(6).tolist(), np.maximum(std, 1 / 255).round(6).tolist()
 
 
 class TrainSet(Dataset[dict[str, Any]]):
@@ -160,8 +181,14 @@ class ImageFiles(Dataset[dict[str, Any]]):
     size that the sample or the config says.
     """
 
-    def __init__(self, images: Sequence[Sample | str], channels: int, fit: Fit) -> None:
-        self.images, self.channels, self.fit = list(images), channels, fit
+    def __init__(
+        self,
+        images: Sequence[Sample | str],
+        channels: int,
+        fit: Fit,
+        depths: Depths | None = None,
+    ) -> None:
+        self.images, self.channels, self.fit, self.depths = list(images), channels, fit, depths
 
     def __len__(self) -> int:
         return len(self.images)
@@ -170,7 +197,7 @@ class ImageFiles(Dataset[dict[str, Any]]):
         source, error = self.images[index], ""
         path = source if isinstance(source, str) else source.image
         try:
-            image = read_image(path, self.channels)
+            image = read_input(path, self.channels, self.depths)
         except (UserError, OSError, MemoryError) as failure:
             error = str(failure) or type(failure).__name__
             image = np.zeros((*self._size_of(source), self.channels), dtype=np.uint8)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from distseg.config import InputConfig
+from distseg.data.inpaint import biharmonic_border
 from distseg.data.masks import VOID
 
 STRIDE = 32  # what a canvas that follows the image is a multiple of
@@ -33,7 +34,7 @@ class Fit:
         self.size = (config.height, config.width)
         # what the image is stretched to before any border; None: it keeps its pixels
         self.stretch = {"resize": self.size, "pad": config.scale_to, "crop": None}[config.fit]
-        self.border = _BORDERS[config.pad_mode]
+        self.border = _BORDERS.get(config.pad_mode)  # None: biharmonic
 
     def canvas(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) of the network's input when an image of this size is predicted."""
@@ -49,7 +50,8 @@ class Fit:
     def train(
         self, image_HWC: NDArray[np.uint8], target_KHW: NDArray[np.uint8], rng: np.random.Generator
     ) -> Pair:
-        """Image and target on the canvas of the config; VOID where a constant border was added."""
+        """Image and target on the canvas of the config; VOID where a constant or a
+        biharmonic border was added."""
         target_HWK = np.ascontiguousarray(target_KHW.transpose(1, 2, 0))
         assert image_HWC.shape[:2] == target_HWK.shape[:2]
         image, target = image_HWC, target_HWK
@@ -61,7 +63,9 @@ class Fit:
             top, bottom = self._margins(image.shape[0], self.size[0], rng, crop)
             left, right = self._margins(image.shape[1], self.size[1], rng, crop)
             image = _place(image, top, bottom, left, right, self.border, 0)
-            target = _place(target, top, bottom, left, right, self.border, VOID)
+            # a surface that is made up has no mask
+            border = cv2.BORDER_CONSTANT if self.border is None else self.border
+            target = _place(target, top, bottom, left, right, border, VOID)
         return image, target.transpose(2, 0, 1)
 
     def _margins(
@@ -125,7 +129,7 @@ def _resize(array_HWC: NDArray[np.uint8], size: tuple[int, int], method: int) ->
 def _place(
     array_HWC: NDArray[np.uint8],
     top: int, bottom: int, left: int, right: int,
-    border: int, fill: int,
+    border: int | None, fill: int,
 ) -> NDArray[np.uint8]:  # fmt: skip
     """Cut where a margin is negative, then add where it is positive."""
     height, width, channels = array_HWC.shape
@@ -133,6 +137,8 @@ def _place(
     top, bottom, left, right = (max(0, m) for m in (top, bottom, left, right))
     if not (top or bottom or left or right):
         return cut
+    if border is None:
+        return biharmonic_border(cut, (top, bottom, left, right))
     parts = [
         cv2.copyMakeBorder(
             cut[:, :, i : i + 4], top, bottom, left, right, border, value=(fill,) * 4

@@ -14,9 +14,10 @@ import numpy as np
 from PIL import Image
 
 from distseg.config import Config
+from distseg.data.depths import load_depths, read_input
 from distseg.data.fit import Fit
 from distseg.data.formats.row import Row
-from distseg.data.masks import VOID, BadFile, read_image, read_target
+from distseg.data.masks import VOID, BadFile, read_target
 from distseg.errors import UserError
 
 Bad = tuple[str, str, str]  # id, file, reason
@@ -92,7 +93,7 @@ def _check(config: Config, row: Row) -> tuple[Row, Facts] | Bad:
 
 
 def _open(config: Config, row: Row) -> tuple[Row, Facts]:
-    image = read_image(row.image, config.input.channels)
+    image = read_input(row.image, config.input.channels, load_depths(config))
     height, width = image.shape[:2]
     target = read_target(row.target, config, height, width)
     _check_fits(config, row, height, width)

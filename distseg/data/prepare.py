@@ -17,9 +17,10 @@ from distseg.config import Config
 from distseg.data import folds
 from distseg.data.augment import check_augment
 from distseg.data.cache import Cache, build_cache
+from distseg.data.depths import Depths, load_depths, read_input
 from distseg.data.formats import Row, layout
 from distseg.data.inspect import Bad, Checked, inspect
-from distseg.data.masks import image_size, read_image
+from distseg.data.masks import image_size
 from distseg.errors import UserError
 from distseg.manifest import Manifest, Sample
 from distseg.runs import Run, atomic_write, read_json, write_json
@@ -47,6 +48,7 @@ def prepare(config: Config, run: Run) -> None:
 def check_settings(config: Config) -> None:
     """What the schema cannot see. UserError names the key."""
     layout(config.data.format)
+    load_depths(config)
     for specs in [
         config.augment,
         *(
@@ -168,7 +170,7 @@ def open_unlabeled_cache(config: Config, run: Run) -> Cache:
     if not run.unlabeled.is_file():
         with FileLock(run.data / ".lock"):
             tests = Manifest.read(run.data / "test.csv")
-            good, bad = _readable(tests, config.input.channels)
+            good, bad = _readable(tests, config.input.channels, load_depths(config))
             for sample, reason in bad:
                 logger.warning("%s: %s: gets no pseudo-label", sample.image, reason)
                 run.log_event("broken_image", id=sample.id, reason=reason)
@@ -177,12 +179,14 @@ def open_unlabeled_cache(config: Config, run: Run) -> Cache:
     return build_cache(config, Manifest.read(run.unlabeled), folder)
 
 
-def _readable(tests: Manifest, channels: int) -> tuple[list[Sample], list[tuple[Sample, str]]]:
+def _readable(
+    tests: Manifest, channels: int, depths: Depths | None
+) -> tuple[list[Sample], list[tuple[Sample, str]]]:
     """The samples whose file decodes, and the others with the reason."""
 
     def problem(sample: Sample) -> str:
         try:
-            read_image(sample.image, channels)
+            read_input(sample.image, channels, depths)
         except (UserError, OSError, MemoryError) as error:
             return str(error) or type(error).__name__
         return ""

@@ -17,7 +17,27 @@ import numpy as np
 
 Item = tuple[int, int, bool]  # row of the Manifest, epoch, False where it only fills the last step
 
-_ORDER, _BOOTSTRAP, _MIXED = 1, 2, 3  # keep the random streams of one seed apart
+_ORDER, _BOOTSTRAP, _MIXED, _SLIDE, _DRAW = (
+    1,
+    2,
+    3,
+    4,
+    5,
+)  # keep the random streams of one seed apart
+
+
+@dataclass(frozen=True)
+class Slide:
+    """A share that goes from `start` to `end` over the `epochs` from number `first` on."""
+
+    start: float
+    end: float
+    first: int
+    epochs: int
+
+    def at(self, epoch: int) -> float:
+        way = (epoch - self.first) / max(1, self.epochs - 1)
+        return self.start + (self.end - self.start) * min(1.0, max(0.0, way))
 
 
 @dataclass(frozen=True)
@@ -26,6 +46,8 @@ class Plan:
 
     rows: rows of the Manifest; each is seen once an epoch.
     batch_size: images of one optimizer step, over all ranks.
+    draw: how often each of `rows` is wanted, as a share of the others; empty: all alike.
+    positives: those of `rows` that `slide` gives a share of each epoch.
     mixed: rows that take `share` of every step, in turn, as often as it needs.
     """
 
@@ -35,6 +57,9 @@ class Plan:
     bootstrap: bool = False
     mixed: Sequence[int] = ()
     share: float = 0.0
+    draw: Sequence[float] = ()
+    positives: Sequence[int] = ()
+    slide: Slide | None = None
 
     def __post_init__(self) -> None:
         if not len(self.rows):
@@ -88,6 +113,10 @@ def epoch_steps(
     pool = np.asarray(plan.rows, dtype=np.int64)
     if plan.bootstrap:
         pool = np.random.default_rng([plan.seed, _BOOTSTRAP]).choice(pool, len(pool))
+    if len(plan.draw):
+        pool = _drawn(plan, epoch)
+    if plan.slide:
+        pool = _balanced(plan, pool, epoch, plan.slide.at(epoch))
     order = np.random.default_rng([plan.seed, _ORDER, epoch]).permutation(pool)
     filled = np.resize(order, plan.steps * plan.own)  # repeats the order from its start
     counts = (np.arange(len(filled)) < len(order)) | bool(len(plan.mixed))
@@ -103,6 +132,28 @@ def epoch_steps(
         [(row, epoch, count) for row, count in zip(rows_of, counts_of, strict=True)]
         for rows_of, counts_of in zip(mine, kept, strict=True)
     ]
+
+
+def _drawn(plan: Plan, epoch: int) -> np.ndarray:
+    """As many rows as there are, each as often as its share says, give or take one: one random
+    start, then even steps through the shares."""
+    start = np.random.default_rng([plan.seed, _DRAW, epoch]).random()
+    shares = np.cumsum(np.asarray(plan.draw, dtype=np.float64))
+    at = (np.arange(len(plan.rows)) + start) / len(plan.rows) * shares[-1]
+    rows = np.asarray(plan.rows, dtype=np.int64)
+    return rows[np.minimum(np.searchsorted(shares, at, side="right"), len(rows) - 1)]
+
+
+def _balanced(plan: Plan, pool: np.ndarray, epoch: int, share: float) -> np.ndarray:
+    """As many rows as `pool`, of which `share` are positives: each row of a kind as often as any
+    other of it, give or take one."""
+    rng = np.random.default_rng([plan.seed, _SLIDE, epoch])
+    positive = np.isin(pool, np.asarray(plan.positives, dtype=np.int64))
+    wanted = round(share * len(pool))
+    parts = []
+    for kind, number in ((pool[positive], wanted), (pool[~positive], len(pool) - wanted)):
+        parts.append(np.resize(rng.permutation(kind), number))
+    return np.concatenate(parts)
 
 
 def _mixed(plan: Plan, epoch: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from distseg.functional.naming import unknown_name
 
 Mask = NDArray[np.uint8]
 
-RULE_KEYS = ("threshold", "min_area", "min_component", "double")
+RULE_KEYS = ("threshold", "min_area", "min_component", "fill_holes", "full_mask", "double")
 
 
 def remove_small(mask_HW: Mask, min_area: int, connectivity: int = 8) -> Mask:
@@ -55,6 +55,8 @@ def apply_postprocess(logits_CHW: NDArray, rule: Mapping[str, Any]) -> Mask:
                 pixels over `top` the class is empty, otherwise `threshold` draws it.
             min_component: connected components under so many pixels go. Default 0.
             min_area: a mask of fewer pixels in total becomes empty. Default 0.
+            fill_holes: holes of at most so many pixels are filled. Default 0.
+            full_mask: a mask of at least this share of all pixels becomes full. Default 0: never.
 
     Returns:
         uint8 (C, H, W) of 0 and 1.
@@ -64,11 +66,9 @@ def apply_postprocess(logits_CHW: NDArray, rule: Mapping[str, Any]) -> Mask:
     """
     num_classes = len(logits_CHW)
     check_rule(rule, num_classes)
-    double = rule.get("double") or [None] * num_classes
-    min_component = rule.get("min_component") or [0] * num_classes
-    min_area = rule.get("min_area") or [0] * num_classes
+    values = {key: rule.get(key) or [0] * num_classes for key in RULE_KEYS}
     masks = [
-        _one_class(logits_CHW[c], rule["threshold"][c], double[c], min_component[c], min_area[c])
+        _one_class(logits_CHW[c], {key: value[c] for key, value in values.items()})
         for c in range(num_classes)
     ]
     return np.stack(masks)
@@ -93,20 +93,21 @@ def check_rule(rule: Mapping[str, Any], num_classes: int) -> None:
             raise ValueError(f"a double threshold is {{'top': logit, 'area': pixels}}, not {gate}")
 
 
-def _one_class(
-    logits_HW: NDArray,
-    threshold: float,
-    double: Mapping[str, float] | None,
-    min_component: int,
-    min_area: int,
-) -> Mask:
+def _one_class(logits_HW: NDArray, rule: Mapping[str, Any]) -> Mask:
+    """One class under its own values of every rule; 0 or None is no rule."""
     # np.float64, since numpy would round a Python float to the logits' float16 before comparing
+    double = rule["double"]
     if double and np.count_nonzero(logits_HW > np.float64(double["top"])) < double["area"]:
         return np.zeros(logits_HW.shape, dtype=np.uint8)
-    mask = (logits_HW > np.float64(threshold)).astype(np.uint8)
-    if min_component > 1:
-        mask = remove_small(mask, min_component)
-    return mask if np.count_nonzero(mask) >= min_area else np.zeros_like(mask)
+    mask = (logits_HW > np.float64(rule["threshold"])).astype(np.uint8)
+    if rule["min_component"] > 1:
+        mask = remove_small(mask, rule["min_component"])
+    if np.count_nonzero(mask) < rule["min_area"]:
+        return np.zeros_like(mask)
+    if rule["fill_holes"]:
+        mask = fill_holes(mask, rule["fill_holes"])
+    full = rule["full_mask"]
+    return np.ones_like(mask) if full and np.count_nonzero(mask) >= full * mask.size else mask
 
 
 def _components(foreground_HW: NDArray[np.bool_], connectivity: int) -> tuple[NDArray, NDArray]:

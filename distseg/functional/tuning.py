@@ -31,7 +31,11 @@ class Options(Protocol):
     @property
     def min_area(self) -> Any: ...
     @property
-    def min_component(self) -> int: ...
+    def min_component(self) -> Any: ...
+    @property
+    def fill_holes(self) -> Any: ...
+    @property
+    def full_mask(self) -> Any: ...
 
 
 def logit(prob: float) -> float:
@@ -45,12 +49,18 @@ def default_rule(options: Options, num_classes: int) -> Rule:
     """The config's values, with probability .5 and no minimum area where it says search."""
     prob = 0.5 if options.threshold == "search" else float(options.threshold)
     area = 0 if options.min_area == "search" else int(options.min_area)
-    return {
+    component = 0 if options.min_component == "search" else int(options.min_component)
+    rule: Rule = {
         "threshold": [logit(prob)] * num_classes,
         "min_area": [area] * num_classes,
-        "min_component": [options.min_component] * num_classes,
+        "min_component": [component] * num_classes,
         "double": None,
     }
+    for key in ("fill_holes", "full_mask"):
+        value = getattr(options, key)
+        if value != "search" and value:
+            rule[key] = [value] * num_classes
+    return rule
 
 
 def area_candidates(pixels: int) -> tuple[int, ...]:

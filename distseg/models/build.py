@@ -48,16 +48,29 @@ Outputs = tuple[Tensor, Tensor | None, *tuple[Tensor, ...]]
 class SegmentationNet(nn.Module):
     """A model (`net`) whose forward always returns two values, and deep logits after them."""
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, coordinates: bool = False) -> None:
+        """coordinates: `net` takes the two channels of `add_coordinates` too."""
         super().__init__()
-        self.net = net
+        self.net, self.coordinates = net, coordinates
 
     def forward(self, images_BCHW: Tensor) -> Outputs:
         """Normalized float images -> (logits (B, num_outputs, H, W), image logits
         (B, num_outputs): "this class is in this image", or None without that head). While it
         trains with deep supervision, logits (B, num_outputs, h, w) of each scale follow."""
-        output = self.net(images_BCHW)
+        output = self.net(add_coordinates(images_BCHW) if self.coordinates else images_BCHW)
         return output if isinstance(output, tuple) else (output, None)
+
+
+def add_coordinates(images_BCHW: Tensor) -> Tensor:
+    """(B, C + 2, H, W): y and x of each pixel's center, -1..1 (CoordConv, Liu et al. 2018, arXiv
+    1807.03247). Made inside the network, so that a flipped view has coordinates that are not."""
+    batch, _, height, width = images_BCHW.shape
+    y, x = (
+        (torch.arange(n, device=images_BCHW.device, dtype=images_BCHW.dtype) * 2 + 1) / n - 1
+        for n in (height, width)
+    )
+    planes = torch.stack([y[:, None].expand(height, width), x.expand(height, width)])
+    return torch.cat([images_BCHW, planes.expand(batch, -1, -1, -1)], dim=1)
 
 
 def build_model(
@@ -80,18 +93,20 @@ def build_model(
     """
     if member.arch not in ARCHITECTURES:
         raise unknown("architecture", member.arch, ARCHITECTURES, "arch: ")
+    inputs = channels + 2 * member.coordinates
     if member.arch in OWN_ENCODER:
-        model = SegmentationNet(_own(member, channels, num_outputs))
+        model = SegmentationNet(_own(member, inputs, num_outputs), member.coordinates)
     else:
         check_encoder(member.encoder)
         options = _options(member)
-        options |= {"in_channels": channels, "classes": num_outputs}
+        options |= {"in_channels": inputs, "classes": num_outputs}
         if member.arch in ENCODER_NETS:
             options |= _heads(member)
         elif member.image_head is not None:
             options["aux_params"] = {"classes": num_outputs, "pooling": "avg", "dropout": None}
         weights = member.encoder_weights if pretrained else None
-        model = SegmentationNet(_with_weights(member, options, size, weights))
+        net = _with_weights(member, options, size, weights)
+        model = SegmentationNet(net, member.coordinates)
     unused = _unused_parameters(model, member, (2, channels, *size), num_outputs)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(parameter.requires_grad and name not in unused)

@@ -59,7 +59,7 @@ class SegNet(nn.Module):
         lowest = x
         for up, drop in reversed(list(zip(self.up, self.drop, strict=True))):
             index, size = places.pop()
-            x = drop(up(F.max_unpool2d(x, index, [2], output_size=size)))
+            x = drop(up(F.max_unpool2d(x, index, (2, 2), output_size=size)))
         return self.logits(x), None if self.image_head is None else self.image_head(lowest)
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from distseg.config import Config, DistributionConfig, dump_config
 from distseg.orchestration.space import Setting, sweep_of, with_setting
 from distseg.runs import Run, atomic_write
@@ -156,14 +158,15 @@ def _parallel(figure: Any, axes: Any, space: Any, trials: Sequence[Trial], metri
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    scores = [trial.score or 0.0 for trial in trials]
-    colors = ScalarMappable(Normalize(min(scores), max(scores)), "viridis")
-    for trial in sorted(trials, key=lambda trial: trial.score or 0.0):
+    trials = sorted(trials, key=lambda trial: trial.score or 0.0)
+    scores = np.array([trial.score or 0.0 for trial in trials])
+    colors = ScalarMappable(Normalize(scores.min(), scores.max()), "viridis")
+    for trial, color in zip(trials, colors.to_rgba(scores), strict=True):
         heights = [
             _share(entry, trial.setting[path]) if path in trial.setting else math.nan
             for path, entry in space.items()
         ]
-        axes.plot(heights, "o-", color=colors.cmap(colors.norm(trial.score or 0.0)), alpha=0.8)
+        axes.plot(heights, "o-", color=color, alpha=0.8)
     axes.set_xticks(range(len(space)), list(space))
     axes.set_yticks([0, 1], ["low", "high"])
     figure.colorbar(colors, ax=axes, label=metric)

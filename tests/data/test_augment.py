@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distseg.data.augment import OPTIONS, build_augment, check_augment
+from distseg.data.augment import OPTIONS, PRESETS, build_augment, check_augment
 from distseg.errors import UserError
 
 SOME: dict[str, dict[str, Any]] = {name: {"p": 1.0} for name in OPTIONS}
@@ -142,3 +142,14 @@ def test_checking_needs_neither_torch_nor_albumentations() -> None:
         "sys.exit(any(m in sys.modules for m in ('torch', 'albumentations', 'cv2')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_presets_stand_for_their_lists() -> None:
+    specs = [{"preset": "tgs_winners"}, {"vflip": {"p": 1.0}}]
+    assert [name for name, _ in check_augment(specs)] == [
+        "hflip", "affine", "brightness_contrast", "gamma", "elastic", "cutout", "vflip"
+    ]  # fmt: skip
+    for preset in PRESETS:
+        assert check_augment([{"preset": preset}])
+    with pytest.raises(UserError, match="Did you mean 'severstal'"):
+        check_augment([{"preset": "severstall"}])

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from distseg.data.sampling import Item, Plan, epoch_steps
+from distseg.data.sampling import Item, Plan, Slide, epoch_steps
 
 ROWS = [3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377]  # 11: a tail for every batch size
 
@@ -114,3 +114,35 @@ def test_mixed_rows_come_equally_often_over_epochs() -> None:
 def test_a_share_that_ranks_cannot_hold_is_refused() -> None:
     with pytest.raises(ValueError, match="no whole number"):
         epoch_steps(Plan(ROWS, 4, 0, mixed=MIXED, share=0.25), 0, world_size=2)
+
+
+def test_the_share_of_positives_slides_over_the_stage() -> None:
+    """Rows 0..3 hold an object; the stage begins at epoch 5 and has 5 epochs."""
+    plan = Plan(range(20), 5, 3, positives=range(4), slide=Slide(1.0, 0.2, 5, 5))
+    shares = []
+    for epoch in range(4, 11):
+        rows = [row for batch in epoch_steps(plan, epoch) for row, _, _ in batch]
+        assert len(rows) == 20
+        times = Counter(rows)
+        for kind in (range(4), range(4, 20)):
+            counts = [times[row] for row in kind]
+            assert max(counts) - min(counts) <= 1
+        shares.append(sum(row < 4 for row in rows) / 20)
+    assert shares == pytest.approx([1.0, 1.0, 0.8, 0.6, 0.4, 0.2, 0.2])
+    ranks = [epoch_steps(Plan(range(20), 10, 3, positives=range(4), slide=Slide(1, 0.2, 5, 5)), 6,
+                         rank=r, world_size=2) for r in range(2)]  # fmt: skip
+    whole = epoch_steps(Plan(range(20), 10, 3, positives=range(4), slide=Slide(1, 0.2, 5, 5)), 6)
+    assert [a + b for a, b in zip(*ranks, strict=True)] == whole
+
+
+def test_hard_rows_come_as_often_as_their_share_says() -> None:
+    draw = [1.0] * 8 + [4.0, 8.0]
+    times = [Counter(row for batch in epoch_steps(Plan(range(10), 5, 3, draw=draw), epoch)
+                     for row, _, _ in batch) for epoch in range(40)]  # fmt: skip
+    assert all(sum(count.values()) == 10 for count in times)
+    assert all((count[8], count[9]) == (2, 4) for count in times)
+    mean = sum(count[0] for count in times) / 40
+    assert 0.3 < mean < 0.7  # half an epoch each, in turn
+    assert epoch_steps(Plan(range(10), 5, 3, draw=[1.0] * 10), 0) != epoch_steps(
+        Plan(range(10), 5, 3, draw=draw), 0
+    )

@@ -108,3 +108,16 @@ def test_components_go_before_the_total_area_is_counted():
 def test_bad_rules(rule, why):
     with pytest.raises(ValueError, match=why):
         apply_postprocess(LOGITS, rule)
+
+
+def test_holes_and_full_masks_by_rule():
+    frame = np.ones((1, 5, 5), np.float32)
+    frame[0, 2, 2] = -1
+    rule = {"threshold": [0.0]}
+    assert apply_postprocess(frame, rule).sum() == 24
+    assert apply_postprocess(frame, {**rule, "fill_holes": [1]}).sum() == 25
+    frame[0, 0, 0] = -1  # at the border: no hole
+    assert apply_postprocess(frame, {**rule, "fill_holes": [9]}).sum() == 24
+    assert apply_postprocess(frame, {**rule, "full_mask": [0.92]}).sum() == 25  # 23 of 25
+    assert apply_postprocess(frame, {**rule, "full_mask": [0.93]}).sum() == 23
+    assert apply_postprocess(frame, {**rule, "full_mask": [0.0]}).sum() == 23

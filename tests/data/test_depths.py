@@ -1,0 +1,65 @@
+"""The depth as a last channel: through inspection, cache and prediction."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_run import write_data
+
+from distseg.config import Config, parse_config
+from distseg.data.dataset import ImageFiles
+from distseg.data.depths import load_depths, read_input
+from distseg.data.fit import Fit
+from distseg.data.masks import BadFile
+from distseg.data.prepare import open_cache, prepare
+from distseg.errors import UserError
+from distseg.manifest import Manifest
+from distseg.runs import Run
+
+
+def config_of(root: Path, table: str, **size: int) -> Config:
+    (root / "depths.csv").write_text(table)
+    tree = {
+        "name": "t",
+        "data": {"format": "folder", "root": str(root), "depths": "depths.csv",
+                 "folds": {"num": 2}},
+        "input": {"height": 32, "width": 32, "channels": 2, **size},
+        "members": {"a": {"encoder": "resnet18"}},
+    }  # fmt: skip
+    return parse_config(tree, "t")
+
+
+def test_the_last_channel_is_the_depth_everywhere(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    write_data(root, num=6)
+    names = [*(f"images{i:03d}" for i in range(5)), *(f"test_images{i:03d}" for i in range(4))]
+    table = "id,z\n" + "".join(f"{name},{100 + i}\n" for i, name in enumerate(names))
+    config, run = config_of(root, table), Run(tmp_path / "run")
+    prepare(config, run)
+    assert "images005" in (run.data / "quarantine.csv").read_text()  # the table does not name it
+    image = open_cache(config, run).image("images002")
+    assert image.shape[2] == 2 and (image[..., 1] == round(255 * 2 / 8)).all()
+    tests = list(Manifest.read(run.data / "test.csv"))
+    sample = ImageFiles(tests, 2, Fit(config.input), load_depths(config))[3]
+    assert not sample["error"] and (sample["image"][1] == 255).all()
+    with pytest.raises(BadFile, match="images005"):
+        read_input(root / "images" / "images005.png", 2, load_depths(config))
+    plain = read_input(root / "images" / "images005.png", 1, None)
+    assert plain.shape[2] == 1 and plain.dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("table", "size", "said"),
+    [
+        ("id,z\nimages000,x\n", {}, "line 2: z: 'x' is no number"),
+        ("id,depth\n", {}, "'z' is missing"),
+        ("id,z\n", {}, "no depth"),
+        ("id,z\nimages000,1\n", {"channels": 1}, "input.channels of 2"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, table: str, size: dict[str, int], said: str) -> None:
+    write_data(tmp_path / "data", num=4)
+    with pytest.raises(UserError, match=said):
+        prepare(config_of(tmp_path / "data", table, **size), Run(tmp_path / "run"))
