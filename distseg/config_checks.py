@@ -207,6 +207,14 @@ def check_member(config: Config, name: str) -> None:
         value = getattr(size, key)
         if not (member.arch == "Unet" and size.fit == "pad" and value == 101):
             _check_stride(f"input.{key}", value, stride, f"{member.arch} ({where})")
+    for key, value in (("foreground", size.foreground or None), ("overlap", size.overlap)):
+        if value is not None and size.fit != "crop":
+            raise UserError(f"input.{key}: {value}: needs input.fit: crop, not {size.fit}")
+    if size.overlap is not None and (size.height % 32 or size.width % 32):
+        raise UserError(
+            f"input.overlap: tiles of {size.height} x {size.width} pixels: they begin at multiples "
+            "of 32, and so height and width must be multiples of 32"
+        )
     if size.normalize == "train" and (size.mean or size.std):
         raise UserError(
             "input.normalize: train measures mean and std; leave input.mean and .std out"

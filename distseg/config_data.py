@@ -128,6 +128,16 @@ class InputConfig(Strict):
         False,
         description="pad: the image lies anywhere in the canvas while training, else centered",
     )
+    foreground: float = Field(
+        0.0, ge=0, le=1, description="crop: share of training crops that hold a pixel of an object"
+    )
+    overlap: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="crop: predict in tiles of height x width that overlap by this share, blended; "
+        "null: the whole image at once",
+    )
     channels: int = Field(3, ge=1, le=64, description="image channels")
     normalize: Literal["fixed", "train", "median"] = Field(
         "fixed",

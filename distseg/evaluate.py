@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from distseg.config import InputConfig
 from distseg.data.dataset import worker_init
 from distseg.data.fit import Fit
+from distseg.functional.tiles import tiled
 from distseg.functional.tta import views
 from distseg.functional.tta_names import MAX_PASSES, dropout_passes
 
@@ -89,24 +91,32 @@ def tta_logits(
     images_BCHW: Tensor,
     tta: Sequence[str],
     autocast: Callable[[], AbstractContextManager[None]],
-    divisor: int = 32,
+    fit: Fit,
 ) -> list[Tensor]:
     """Logits of each model, float32 (B, C, H, W), averaged over the views of `tta`; with
-    "dropout:N" each view over N passes with dropout kept on."""
+    "dropout:N" each view over N passes with dropout kept on. In tiles where `fit` says so."""
     passes = dropout_passes(tta)
     sums: list[Tensor] = []
-    all_views = views(tta, divisor=divisor)
+    all_views = views(tta)
     for number, (_, forward, inverse) in enumerate(all_views):
         seen = forward(images_BCHW)
         for index, model in enumerate(models):
+            one = partial(_logits, model, passes=passes, view=number)
             with autocast():
-                logits = _logits(model, seen, passes, number)
-            logits = inverse(logits.float(), size=images_BCHW.shape[-2:])
+                logits = tiled_logits(one, seen, fit)
+            logits = inverse(logits, size=images_BCHW.shape[-2:])
             if number == 0:
                 sums.append(logits / len(all_views))
             else:
                 sums[index] += logits / len(all_views)
     return sums
+
+
+def tiled_logits(forward: Callable[[Tensor], Tensor], images_BCHW: Tensor, fit: Fit) -> Tensor:
+    """float32 (B, C, H, W) of a forward pass, over the whole images or over `fit.tiles`."""
+    if fit.tiles is None:
+        return forward(images_BCHW).float()
+    return tiled(forward, images_BCHW, *fit.tiles)
 
 
 def _logits(model: nn.Module, images_BCHW: Tensor, passes: int, view: int) -> Tensor:
@@ -232,9 +242,9 @@ class Evaluator:
         table = self.empty_counts(num_classes)
         for positions, images, sizes in self.stream():
             with self.accelerator.autocast():
-                logits = model(images)[0]
+                logits = tiled_logits(lambda part: model(part)[0], images, self.fit)
             table[torch.tensor(positions, device=table.device)] = self.counts_of_batch(
-                logits.float(), positions, sizes
+                logits, positions, sizes
             )
         model.train(was_training)
         return self.gather(table)

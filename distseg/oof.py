@@ -65,8 +65,10 @@ def predict_out_of_fold(
     writer = PredictionsWriter(part)
     for positions, images, sizes in evaluator.stream():
         views: dict[str, list[Tensor]] = {
-            "tta": tta_logits(models, images, config.predict.tta, accelerator.autocast),
-            "plain": tta_logits(models, images, [], accelerator.autocast),
+            "tta": tta_logits(
+                models, images, config.predict.tta, accelerator.autocast, evaluator.fit
+            ),
+            "plain": tta_logits(models, images, [], accelerator.autocast, evaluator.fit),
         }
         index = torch.tensor(positions, device=accelerator.device)
         for kind, logits in views.items():

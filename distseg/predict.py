@@ -92,7 +92,7 @@ def combine_batch(
     for group, canvas in zip(groups, canvases, strict=True):
         images = group.normalizer(canvas)
         for weight, snapshots in group.members:
-            mean = torch.stack(tta_logits(snapshots, images, tta, autocast)).mean(0)
+            mean = torch.stack(tta_logits(snapshots, images, tta, autocast, group.fit)).mean(0)
             parts = [
                 to_space(logits, space, task) * weight
                 for logits in native_logits(mean, group.fit, sizes)

@@ -138,7 +138,7 @@ def _give(
         logits, certain = [], []
         for (snapshots, size), fit in zip(models, fits, strict=True):
             batch = images[size.model_dump_json()]
-            views = tta_logits(snapshots, batch, config.predict.tta, accelerator.autocast)
+            views = tta_logits(snapshots, batch, config.predict.tta, accelerator.autocast, fit)
             mean = torch.stack(views).mean(0)
             logits.append([one.cpu().numpy() for one in native_logits(mean, fit, native)])
             if heads:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from distseg.config import InputConfig, MemberConfig, parse_config
+from distseg.data.fit import Fit
 from distseg.errors import UserError
 from distseg.evaluate import Normalizer, tta_logits
 from distseg.models.build import add_coordinates, build_model
@@ -28,7 +29,7 @@ class Net(nn.Module):
 
 def predict(models: list[nn.Module], tta: list[str]) -> list[Tensor]:
     torch.manual_seed(1)
-    return tta_logits(models, torch.randn(2, 4, 5, 6), tta, nullcontext)
+    return tta_logits(models, torch.randn(2, 4, 5, 6), tta, nullcontext, Fit(InputConfig()))
 
 
 def test_dropout_passes_are_averaged_and_repeat_themselves() -> None:
@@ -88,6 +89,22 @@ def test_coordinates_do_not_flip_with_the_view() -> None:
     model = build_model(member, 1, 1, (9, 11)).eval()
     assert model.net.down[0][0].in_channels == 3  # type: ignore
     flat = torch.zeros(1, 1, 9, 11)  # a flip changes nothing in it
-    plain = tta_logits([model], flat, [], nullcontext)[0]
-    assert torch.allclose(tta_logits([model], flat, ["hflip"], nullcontext)[0],
+    plain = tta_logits([model], flat, [], nullcontext, Fit(InputConfig()))[0]
+    assert torch.allclose(tta_logits([model], flat, ["hflip"], nullcontext, Fit(InputConfig()))[0],
                           (plain + plain.flip(-1)) / 2, atol=1e-6)  # fmt: skip
+
+
+def test_whole_and_tiled_agree_in_the_interior() -> None:
+    """A U-Net whose deepest pixel sees 16 around it, on tiles of 96 that share a third."""
+    torch.manual_seed(0)
+    entry = MemberConfig(arch="PlainUnet", encoder="none", decoder={"filters": 4, "depth": 1})
+    model = build_model(entry, 4, 3, (96, 96)).eval()
+    images = torch.randn(1, 4, 160, 224)
+    crop = {"fit": "crop", "height": 96, "width": 96}
+    whole = tta_logits([model], images, ["hflip"], nullcontext, Fit(InputConfig(**crop)))[0]
+    fit = Fit(InputConfig(**crop, overlap=0.33))
+    parts = tta_logits([model], images, ["hflip"], nullcontext, fit)[0]
+    # Tiles begin at 0, 64 (and 128): the first and last 48 pixels are seen by one tile alone.
+    torch.testing.assert_close(parts[..., :48, :48], whole[..., :48, :48])
+    torch.testing.assert_close(parts[..., -48:, -48:], whole[..., -48:, -48:])
+    assert not torch.equal(parts, whole)

@@ -23,7 +23,8 @@ Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 class Fit:
     """pad: native pixels (or stretched to `scale_to`) and a border. resize: stretched. crop:
-    random crops in training; at prediction the whole image, padded to a multiple of 32.
+    random crops in training; at prediction the whole image, padded to a multiple of 32, in one
+    piece or in `tiles`.
 
     All geometry has half-pixel centers (cv2's INTER_LINEAR and INTER_NEAREST_EXACT, torch's
     align_corners=False), so that nothing shifts on the way there and back.
@@ -34,6 +35,8 @@ class Fit:
         self.size = (config.height, config.width)
         # what the image is stretched to before any border; None: it keeps its pixels
         self.stretch = {"resize": self.size, "pad": config.scale_to, "crop": None}[config.fit]
+        # (height, width) and overlap of what the network is shown at once when it predicts
+        self.tiles = (self.size, config.overlap) if config.overlap is not None else None
         self.border = _BORDERS.get(config.pad_mode)  # None: biharmonic
 
     def canvas(self, height: int, width: int) -> tuple[int, int]:
@@ -59,23 +62,45 @@ class Fit:
             image = _resize(image, self.stretch, _method(image, self.stretch))
             target = _resize(target, self.stretch, cv2.INTER_NEAREST_EXACT)
         if self.config.fit != "resize":
-            crop = self.config.fit == "crop"
-            top, bottom = self._margins(image.shape[0], self.size[0], rng, crop)
-            left, right = self._margins(image.shape[1], self.size[1], rng, crop)
+            row, column = self._anchor(target, rng)
+            top, bottom = self._margins(image.shape[0], self.size[0], rng, row)
+            left, right = self._margins(image.shape[1], self.size[1], rng, column)
             image = _place(image, top, bottom, left, right, self.border, 0)
             # a surface that is made up has no mask
             border = cv2.BORDER_CONSTANT if self.border is None else self.border
             target = _place(target, top, bottom, left, right, border, VOID)
         return image, target.transpose(2, 0, 1)
 
+    def _anchor(
+        self, target_HWK: NDArray[np.uint8], rng: np.random.Generator
+    ) -> tuple[int | None, int | None]:
+        """A pixel (row, column) that the crop must hold: of an object, for `foreground` of the
+        crops (a class other than 0, each that is there as likely); else (None, None)."""
+        share = self.config.foreground
+        if not share or rng.random() >= share:
+            return None, None
+        planes = [
+            target_HWK[:, :, k] == value
+            for k in range(target_HWK.shape[2])
+            for value in np.unique(target_HWK[:, :, k])
+            if value not in (0, VOID)
+        ]
+        if not planes:
+            return None, None
+        pixels = np.flatnonzero(planes[rng.integers(len(planes))])
+        row, column = divmod(int(pixels[rng.integers(len(pixels))]), target_HWK.shape[1])
+        return row, column
+
     def _margins(
-        self, length: int, wanted: int, rng: np.random.Generator, crop: bool
+        self, length: int, wanted: int, rng: np.random.Generator, anchor: int | None
     ) -> tuple[int, int]:
-        """(before, after): pixels to add, negative to cut away."""
+        """(before, after): pixels to add, negative to cut away; `anchor` stays."""
         room = wanted - length
         if room < 0:
-            assert crop, "inspection leaves out what is larger than a padded canvas"
-            before = -int(rng.integers(-room + 1))
+            assert self.config.fit == "crop", "what is larger than a padded canvas is left out"
+            first = 0 if anchor is None else max(0, anchor - wanted + 1)
+            last = -room if anchor is None else min(-room, anchor)
+            before = -int(rng.integers(first, last + 1))
         elif self.config.random_offset:
             before = int(rng.integers(room + 1))
         else:

@@ -113,3 +113,25 @@ def test_an_image_larger_than_a_padded_canvas_is_predicted_on_a_larger_one() -> 
     image, f = picture(40, 50), fit()
     assert f.canvas(40, 50) == (64, 64)
     assert torch.equal(f.inverse(as_logits(f.forward(image)), 40, 50), as_logits(image))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.6, 1.0])
+def test_share_of_crops_with_an_object(share: float) -> None:
+    """Objects are two pixels in a corner of a large image, of classes 1 and 2."""
+    image, target = picture(200, 300), np.zeros((1, 200, 300), np.uint8)
+    target[0, 3, 290], target[0, 190, 5] = 1, 2
+    f, rng = fit(fit="crop", foreground=share), np.random.default_rng(0)
+    held = [set(np.unique(f.train(image, target, rng)[1])) - {0} for _ in range(400)]
+    assert np.mean([bool(h) for h in held]) == pytest.approx(share, abs=0.08)
+    if share:
+        ones = np.mean([1 in h for h in held if h])
+        assert ones == pytest.approx(0.5, abs=0.1)  # classes are drawn, not pixels
+
+
+def test_a_crop_for_an_object_is_any_that_holds_it() -> None:
+    target = np.zeros((1, 64, 96), np.uint8)
+    target[0, 30, 40] = 1
+    f, rng = fit(fit="crop", foreground=1.0), np.random.default_rng(0)
+    places = [np.argwhere(f.train(picture(64, 96), target, rng)[1][0])[0] for _ in range(600)]
+    rows, columns = np.array(places).T
+    assert (rows.min(), rows.max()) == (0, 30) and (columns.min(), columns.max()) == (0, 40)
