@@ -157,7 +157,7 @@ def _parallel(figure: Any, axes: Any, space: Any, trials: Sequence[Trial], metri
     from matplotlib.colors import Normalize
 
     scores = [trial.score or 0.0 for trial in trials]
-    colors = ScalarMappable(Normalize(min(scores), max(scores)), "viridis")
+    colors: Any = ScalarMappable(Normalize(min(scores), max(scores)), "viridis")
     for trial in sorted(trials, key=lambda trial: trial.score or 0.0):
         heights = [
             _share(entry, trial.setting[path]) if path in trial.setting else math.nan
