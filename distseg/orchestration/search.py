@@ -138,15 +138,11 @@ def _fit(config: Config, sweep: Sweep, longest: int) -> list[Trial]:
 
 def _start_ray() -> None:
     """The cluster that RAY_ADDRESS names, or one within this process on this machine's slots."""
-    import ray
+    from distseg.orchestration.cluster import connect
 
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    options: dict[str, Any] = {}
-    if not os.environ.get("RAY_ADDRESS"):  # "local": not whatever else runs on this machine
-        options = {"address": "local", "include_dashboard": False}
-        options |= {"num_cpus": num_cores(), "num_gpus": len(visible_gpus())}
-    ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
+    connect()
 
 
 def _resources(compute: ComputeConfig) -> dict[str, float]:
