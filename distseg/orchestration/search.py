@@ -19,7 +19,7 @@ from distseg.config import ComputeConfig, Config, TuneConfig, dump_config, load_
 from distseg.errors import UserError, unknown
 from distseg.manifest import Manifest
 from distseg.orchestration.folder import check_same, driver_lock, stop_on_signals
-from distseg.orchestration.hardware import Gpu, Slot, make_slots, num_cores, visible_gpus
+from distseg.orchestration.hardware import Gpu, Slot, make_slots
 from distseg.orchestration.space import Space, check_space, listed, suggest, sweep_of
 from distseg.orchestration.sweep import Sweep, Trial, write_results
 from distseg.orchestration.trial import run_trial
