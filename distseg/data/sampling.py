@@ -135,12 +135,13 @@ def epoch_steps(
 
 
 def _drawn(plan: Plan, epoch: int) -> np.ndarray:
-    """As many rows as there are, each as often as its share says, give or take one: one random
-    start, then even steps through the shares."""
-    start = np.random.default_rng([plan.seed, _DRAW, epoch]).random()
-    shares = np.cumsum(np.asarray(plan.draw, dtype=np.float64))
-    at = (np.arange(len(plan.rows)) + start) / len(plan.rows) * shares[-1]
-    rows = np.asarray(plan.rows, dtype=np.int64)
+    """As many rows as there are, each as often as its share says, give or take one: even steps
+    from a random start through the shares, which lie in random order."""
+    rng = np.random.default_rng([plan.seed, _DRAW, epoch])
+    order = rng.permutation(len(plan.rows))
+    shares = np.cumsum(np.asarray(plan.draw, dtype=np.float64)[order])
+    at = (np.arange(len(order)) + rng.random()) / len(order) * shares[-1]
+    rows = np.asarray(plan.rows, dtype=np.int64)[order]
     return rows[np.minimum(np.searchsorted(shares, at, side="right"), len(rows) - 1)]
 
 

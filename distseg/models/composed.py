@@ -109,12 +109,11 @@ class ComposedUnet(nn.Module):
         maps = self.encoder(images_BCHW)
         deepest = x = self.center(maps[-1])
         levels: list[Tensor] = []
-        skips = [*reversed(maps[1:-1]), None]
-        for block, skip, width in zip(self.blocks, skips, self.skips, strict=True):
+        found = [*reversed(maps[1:-1]), None]
+        skips = [skip if width else None for skip, width in zip(found, self.skips, strict=True)]
+        for block, skip in zip(self.blocks, skips, strict=True):
             last = len(levels) == len(self.blocks) - 1
-            x = block(
-                x, skip if width else None, _next_size(x, skip if width else None, size, last)
-            )
+            x = block(x, skip, _next_size(x, skip, size, last))
             levels.append(x)
         if self.hypercolumn is not None:
             x = self.hypercolumn(levels, size)
@@ -137,7 +136,7 @@ class DecoderBlock(nn.Module):
         self.upsample = GuidedUpsampling(into) if upsample == "guided" else None
         kind = JOINS.get(block, ConcatJoin) if skip else ConcatJoin
         self.join = kind(into, skip, out)
-        self.attention = nn.Identity() if attention == "none" else ATTENTIONS[attention](out)
+        self.attention = ATTENTIONS[attention](out)
 
     def forward(self, x_BCHW: Tensor, skip_BCHW: Tensor | None, size: Size) -> Tensor:
         x = resize(x_BCHW, size) if self.upsample is None else self.upsample(x_BCHW, size)
