@@ -109,9 +109,9 @@ def make_slots(compute: ComputeConfig, gpus: list[Gpu], cores: int) -> list[Slot
 
 
 def whole_machine(slots: Sequence[Slot], cores: int) -> Slot:
-    """One slot with all GPUs, a rank on each; on CPU one rank with all cores."""
+    """One slot with all GPUs, a rank on each; on CPU a rank for each slot, all cores shared."""
     devices = tuple(dict.fromkeys(device for slot in slots for device in slot.devices))
-    processes = max(1, len(devices))
+    processes = len(devices) or len(slots)
     return Slot(0, devices, processes, max(1, cores // processes))
 
 

@@ -87,3 +87,4 @@ def test_whole_machine() -> None:
     halves = [Slot(0, ("0",), 1, 2), Slot(1, ("1",), 1, 2), Slot(2, ("0",), 1, 2)]
     assert whole_machine(halves, 8) == Slot(0, ("0", "1"), 2, 4)
     assert whole_machine([Slot(0, (), 2, 1)], 8) == Slot(0, (), 1, 8)
+    assert whole_machine([Slot(0, (), 1, 4), Slot(1, (), 1, 4)], 8) == Slot(0, (), 2, 4)
