@@ -36,18 +36,19 @@ class Ramp:
         self._mean, self._seen = 0.0, 0.0
 
     def lr_factor(self, step: int) -> float:
-        if step:
-            self._read(step - 1)
+        if step % self.trainer.plan.steps:
+            self.read()
         if len(self.rates) == self.steps:
             raise RampEnd
         self.rates.append(LOW * (HIGH / LOW) ** (len(self.rates) / (self.steps - 1)))
         return self.rates[-1] / self.lr
 
-    def _read(self, step: int) -> None:
-        """The loss of the step that was just done; the trainer only keeps an epoch's sum."""
+    def read(self) -> None:
+        """The loss of the step that was just done: before the next one of its epoch, or after the
+        epoch, because the trainer only keeps an epoch's sum."""
         total = float(self.trainer.loss_total)
         plan = self.trainer.plan
-        in_epoch = step % plan.steps
+        in_epoch = len(self.losses) % plan.steps
         loss = (total - (self._seen if in_epoch else 0.0)) / plan.in_step(in_epoch)
         self._seen = total
         if loss == 0 or not math.isfinite(loss):  # a step that was skipped adds nothing
@@ -72,6 +73,7 @@ def find_lr(config: Config, run: Run, name: str, fold: int, steps: int = 100) ->
     try:
         with StopSignal() as stop:
             while trainer.epoch(progress, stop):
+                ramp.read()
                 progress.epoch, progress.step = progress.epoch + 1, 0
                 progress.total_epochs += 1
     except RampEnd:

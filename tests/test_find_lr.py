@@ -15,7 +15,7 @@ from tests.conftest import tiny_tree
 
 def test_the_steepest_fall_before_the_least_loss_is_suggested() -> None:
     rates = [10.0**e for e in range(-6, 1)]
-    assert suggest(rates, [1.0, 1.0, 0.9, 0.4, 0.3, 0.6, 5.0]) == pytest.approx(1e-4)
+    assert suggest(rates, [1.0, 1.0, 0.9, 0.4, 0.35, 0.6, 5.0]) == pytest.approx(1e-4)
     assert suggest(rates, [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6]) == pytest.approx(1e-5)
     drawn = ElementTree.fromstring(picture(rates, [1.0, 0.9, 0.8, 0.4, 0.3, 0.6, 5.0], 1e-4))
     assert len(drawn.findall("{*}polyline")) == 1

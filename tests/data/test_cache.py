@@ -91,11 +91,11 @@ def test_jobs_that_start_together_share_one_build(tmp_path: Path) -> None:
 KILLED = """
 import sys, time
 from pathlib import Path
-from distseg.data import cache, masks
+from distseg.data import cache
 from distseg.config import load_config
 from distseg.manifest import Manifest
-read, root = cache.read_image, Path(sys.argv[1])
-cache.read_image = lambda *a: (print("reading", flush=True), time.sleep(0.2), read(*a))[2]
+read, root = cache.read_input, Path(sys.argv[1])
+cache.read_input = lambda *a: (print("reading", flush=True), time.sleep(0.2), read(*a))[2]
 cache.build_cache(load_config(root / "c.yaml"), Manifest.read(root / "m.csv"), root / "cache")
 """
 
