@@ -33,6 +33,12 @@ class FoldsConfig(Strict):
     column: str | None = Field(None, description="group: the column of `groups` to group by")
     groups: str | None = Field(None, description="group: CSV `id,<column>`, relative to data.root")
     path: str | None = Field(None, description="file: CSV `id,fold`; fold -1 trains in every fold")
+    strata: str | None = Field(
+        None,
+        description="CSV `id,<strata_column>`, relative to data.root: its quarters are spread "
+        "evenly too, beside the coverage (TGS: depths.csv)",
+    )
+    strata_column: str = Field("z", description="the numeric column of `strata`")
 
 
 class FolderConfig(Strict):

@@ -47,7 +47,8 @@ def assign_folds(
         raise UserError(
             f"data.folds: {len(units)} independent images or groups cannot make {len(shares)} folds"
         )
-    folds = _deal(units, _strata(coverage, config), shares, options)
+    strata = np.concatenate([_strata(coverage, config), _quarters(config, rows)], axis=1)
+    folds = _deal(units, strata, shares, options)
     if options.kind == "holdout":
         folds = [-1 if fold == 1 else 0 for fold in folds]
     return folds
@@ -96,6 +97,27 @@ def _strata(coverage: NDArray[np.float64], config: Config) -> NDArray[np.float64
     one_hot = np.eye(num_bins + 1)[bins]
     presence = (coverage > 0).astype(np.float64)[:, : coverage.shape[1] * (coverage.shape[1] > 1)]
     return np.concatenate([np.ones((len(amount), 1)), presence, one_hot], axis=1)
+
+
+def _quarters(config: Config, rows: Sequence[Row]) -> NDArray[np.float64]:
+    """0/1 (N, 4): which quarter of data.folds.strata's values a row has; (N, 0) without it."""
+    options = config.data.folds
+    if options.strata is None:
+        return np.zeros((len(rows), 0))
+    path, column = _find(config, options.strata), options.strata_column
+    values = {}
+    for line, cells in read_table(path, ("id", column)):
+        try:
+            values[cells["id"]] = float(cells[column] or "")
+        except ValueError:
+            raise UserError(
+                f"{path}, line {line}: {column}: {cells[column]!r} is no number"
+            ) from None
+    lacking = [row.id for row in rows if row.id not in values]
+    if lacking:
+        raise UserError(f"{path}: id {lacking[0]!r} has no {column!r}; {len(lacking)} ids lack it")
+    ranks = np.argsort(np.argsort([values[row.id] for row in rows], kind="stable"), kind="stable")
+    return np.eye(4)[ranks * 4 // len(rows)]
 
 
 def _deal(

@@ -10,6 +10,7 @@ from data_helpers import config
 
 from distseg.data import folds
 from distseg.data.formats import Row
+from distseg.errors import UserError
 
 
 def case(num: int = 403, seed: int = 0) -> tuple[list[Row], np.ndarray, list[str]]:
@@ -44,6 +45,26 @@ def test_the_division_is_a_function_of_the_seed(tmp_path: Path) -> None:
     args = case(60)
     one, two, other = (divide(tmp_path, {"num": 3, "seed": seed}, *args) for seed in (0, 0, 1))
     assert one == two != other
+
+
+def test_quarters_of_a_column_are_spread_too(tmp_path: Path) -> None:
+    rows, coverage, keys = case()
+    depth = np.random.default_rng(1).gamma(2.0, 200.0, len(rows))
+    lines = [f"{row.id},{z}" for row, z in zip(rows, depth, strict=True)]
+    (tmp_path / "depths.csv").write_text("\n".join(["id,z", *lines]))
+    options = {"num": 5, "strata": "depths.csv"}
+    found = np.array(divide(tmp_path, options, rows, coverage, keys))
+    quarter = np.searchsorted(np.quantile(depth, [0.25, 0.5, 0.75]), depth)
+    for q in range(4):
+        assert np.ptp(np.bincount(found[quarter == q], minlength=5)) <= 3
+    assert np.ptp(np.bincount(found[coverage[:, 0] == 0])) <= 3
+
+    (tmp_path / "depths.csv").write_text("\n".join(["id,z", *lines[1:]]))
+    with pytest.raises(UserError, match="'r0' has no 'z'"):
+        divide(tmp_path, options, rows, coverage, keys)
+    (tmp_path / "depths.csv").write_text("\n".join(["id,z", "r0,deep", *lines[1:]]))
+    with pytest.raises(UserError, match="line 2: z: 'deep' is no number"):
+        divide(tmp_path, options, rows, coverage, keys)
 
 
 def test_twins_stay_together(tmp_path: Path) -> None:
