@@ -6,7 +6,7 @@
 The simulation gives the Scheduler jobs whose lengths vary by 4x and a clock of its own, and
 compares the makespan with the lower bound max(total work / GPUs, longest job). The planner knows
 the lengths up to --error (a job of 100 s may be thought to take 80 to 120 s). With a ledger it
-prints the share of the slots' time, between the first start and the last end, in which no job ran.
+prints the time that was lost between two jobs on a slot, as a share of the jobs' time.
 """
 
 from __future__ import annotations
@@ -113,29 +113,28 @@ def simulate(num_jobs: int, num_slots: int, error: float, seed: int) -> dict[str
 
 
 def lost_share(ledger: Path) -> dict[str, float]:
-    """Of a real run: the share of the slots' time without a job, from the first start to the last
-    end of the longest stretch of training jobs."""
+    """Of a real run: time between the end of a training job and the start of the next one of the
+    same round on its slot, as a share of all jobs' time and these gaps."""
     events = [e for e in read_lines(ledger) if e.get("members")]
-    started = [e for e in events if e["event"] == "job_started"]
-    ended = [e for e in events if e["event"] in ("job_done", "job_failed")]
-    slots = {(e.get("node", ""), e["slot"]) for e in started}
-    span = max(e["time"] for e in ended) - min(e["time"] for e in started)
-    busy = sum(e["seconds"] for e in ended)
-    gaps = sorted(_gaps(started, ended))
+    last: dict[tuple[str, int], float] = {}
+    slot_of, gaps, busy = {}, [], 0.0
+    for event in events:
+        key = (str(event["round"]), event["job"])
+        if event["event"] == "job_started":
+            slot_of[key] = (key[0], f"{event.get('node', '')}/{event['slot']}")
+            if slot_of[key] in last:
+                gaps.append(event["time"] - last[slot_of[key]])
+        elif event["event"] in ("job_done", "job_failed") and key in slot_of:
+            last[slot_of[key]] = event["time"]
+            busy += event["seconds"]
+    lost = sum(gaps)
     return {
-        "jobs": len(started),
-        "slots": len(slots),
-        "span_s": round(span, 1),
-        "lost_share": round(1 - busy / (span * len(slots)), 4),
-        "median_gap_s": round(gaps[len(gaps) // 2], 3) if gaps else 0.0,
+        "jobs": len(slot_of),
+        "gaps": len(gaps),
+        "busy_s": round(busy, 1),
+        "lost_s": round(lost, 3),
+        "lost_share": round(lost / max(busy + lost, 1e-9), 6),
     }
-
-
-def _gaps(started: list[dict], ended: list[dict]) -> list[float]:
-    """Seconds from a job's end to the next start on any slot."""
-    starts = sorted(e["time"] for e in started)
-    after = [next((s for s in starts if s >= e["time"]), None) for e in ended]
-    return [s - e["time"] for s, e in zip(after, ended, strict=True) if s is not None]
 
 
 def main() -> None:
