@@ -243,7 +243,7 @@ def save(member: Member, optimizer: dict[str, Any] | None, progress: Progress) -
         checkpoint.save_shard(member.paths.state / mine, optimizer)
         member.accelerator.wait_for_everyone()
     if member.main:
-        tree = {
+        tree: dict[str, Any] = {
             "model": checkpoint.clean_state_dict(member.model),
             "optimizer": {} if shards else optimizer or {},
             "ema": member.ema.tensors() if member.ema else {},

@@ -35,9 +35,10 @@ needs_deepspeed = pytest.mark.skipif(
 
 
 def zero_tree(zero: int = 0, **changes: Any) -> dict[str, Any]:
-    """A net with BatchNorm and two accumulated parts, so that both are in what is compared."""
+    """BatchNorm, two accumulated parts, and weights of over 1e5 elements, which ZeRO-3 really
+    fetches and gives back: all of it is in what is compared."""
     tree = tiny_tree()
-    member = {"arch": "PlainUnet", "encoder": "none", "decoder": {"filters": 4, "depth": 2}}
+    member = {"arch": "PlainUnet", "encoder": "none", "decoder": {"filters": 32, "depth": 3}}
     tree |= {"members": {"a": member}, "train": {"batch_size": 8, "accumulation": 2}}
     tree["compute"] = {**tree["compute"], "zero": zero, **changes.pop("compute", {})}
     return {**tree, **changes}
