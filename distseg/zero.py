@@ -112,6 +112,8 @@ def set_environment(environment: MutableMapping[str, str], *, cpu: bool) -> None
     if cpu:
         environment["DS_ACCELERATOR"] = "cpu"
         environment.pop("ACCELERATE_USE_CPU", None)  # it would keep Accelerate from DeepSpeed
+    environment.pop("ACCELERATE_CONFIG_DS_FIELDS", None)  # compared by check_launch: accelerate
+    # would refuse any launch file that names a stage beside a DeepSpeed config, even the same one
     folder = str(Path(sys.executable).parent)  # ninja lies there, for what DeepSpeed compiles
     if folder not in environment.get("PATH", "").split(os.pathsep):
         environment["PATH"] = os.pathsep.join([folder, environment.get("PATH", "")])
