@@ -34,8 +34,12 @@ ARCHITECTURES = (
     "RefineNet", "ComposedUnet",
 )  # fmt: skip
 # Optimizers that update each weight by itself, and so also shards of flattened weights (measured
-# against one process: tests/test_zero.py). Those that look at whole matrices or layers cannot.
-ZERO_OPTIMIZERS = ("adamw", "adam", "sgd")
+# against whole weights: tests/test_zero.py). Those that look at layers cannot, nor those that count
+# their steps per group (Adan, Lookahead): ZeRO-3 calls an optimizer once for each group.
+ZERO_OPTIMIZERS = (
+    "adamw", "adam", "sgd", "adabelief", "adadelta", "adamax", "adopt", "adoptw", "asgd", "laprop",
+    "lion", "madgrad", "nadam", "nadamw", "radam", "rmsprop", "rprop", "sgdw",
+)  # fmt: skip
 OWN_ENCODER = ("PlainUnet", "ResidualUnet", "SegNet")  # nets without a zoo: `encoder: none`
 
 

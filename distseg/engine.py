@@ -54,7 +54,7 @@ class Engine(Protocol):
         """The stage is over: give its memory back."""
 
 
-class DdpEngine:
+class DdpEngine(Engine):
     """DistributedDataParallel on several ranks, the bare model on one."""
 
     def __init__(self, member: Member, config: OptimizerConfig) -> None:

@@ -15,21 +15,20 @@ import sys
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate import Accelerator, DeepSpeedPlugin
 from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from distseg.config import ComputeConfig, Config, OptimizerConfig
+from distseg.engine import Engine
 from distseg.errors import UserError
 from distseg.member import Member, check_ranks, make_accelerator, resolve_precision
 from distseg.optim import build_optimizer
-
-if TYPE_CHECKING:
-    from torch.optim import Optimizer
 
 BUCKET = 50_000_000  # elements of a communication buffer: 200 MB; DeepSpeed's own is 2 GB
 LAUNCHED = "ACCELERATE_DEEPSPEED_"  # what `accelerate launch` sets from a DeepSpeed YAML
@@ -113,6 +112,8 @@ def set_environment(environment: MutableMapping[str, str], *, cpu: bool) -> None
     if cpu:
         environment["DS_ACCELERATOR"] = "cpu"
         environment.pop("ACCELERATE_USE_CPU", None)  # it would keep Accelerate from DeepSpeed
+    environment.pop("ACCELERATE_CONFIG_DS_FIELDS", None)  # compared by check_launch: accelerate
+    # would refuse any launch file that names a stage beside a DeepSpeed config, even the same one
     folder = str(Path(sys.executable).parent)  # ninja lies there, for what DeepSpeed compiles
     if folder not in environment.get("PATH", "").split(os.pathsep):
         environment["PATH"] = os.pathsep.join([folder, environment.get("PATH", "")])
@@ -127,7 +128,7 @@ def without_compiler() -> None:
     from deepspeed import ops
 
     ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # the loop counts what it skips
 
 
 def free_port() -> int:
@@ -162,7 +163,7 @@ def deepspeed_config(config: Config, *, bf16: bool) -> dict[str, Any]:
     }
 
 
-class ZeroEngine:
+class ZeroEngine(Engine):
     """One DeepSpeed engine, around a copy of member.model, which itself waits on the CPU.
 
     An engine rewrites the parameters of the model that it is given, and an Accelerator has one

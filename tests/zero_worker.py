@@ -91,7 +91,7 @@ def skip(config: Config, folder: Path, accelerator: Accelerator) -> None:
 
 
 def parameters(model: nn.Module) -> list[Tensor]:
-    return list(model.parameters())
+    return [parameter.detach() for parameter in model.parameters()]
 
 
 def engine_of(
