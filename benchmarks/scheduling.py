@@ -21,7 +21,7 @@ from pathlib import Path
 from distseg.config import Config
 from distseg.orchestration.hardware import Slot
 from distseg.orchestration.jobs import Job
-from distseg.orchestration.plan import longest_first
+from distseg.orchestration.pace import longest_first
 from distseg.orchestration.schedule import Scheduler, Started
 from distseg.runs import Run, read_lines, write_json
 

@@ -15,13 +15,7 @@ import pydantic
 import yaml
 from pydantic import BaseModel, Field, model_validator
 
-from distseg.config_checks import (
-    check_member,
-    check_names,
-    check_rounds,
-    check_tune,
-    check_zero,
-)
+from distseg.config_checks import check_member, check_names, check_tune
 from distseg.config_data import (
     Count,
     DataConfig,
@@ -34,6 +28,7 @@ from distseg.config_data import (
     SyntheticConfig,
 )
 from distseg.config_file import apply_overrides, load_yaml
+from distseg.config_rounds import check_rounds
 from distseg.config_training import (
     MemberConfig,
     OptimizerConfig,
@@ -43,6 +38,7 @@ from distseg.config_training import (
     TrainConfig,
 )
 from distseg.config_tune import DistributionConfig, TuneConfig
+from distseg.config_zero import check_zero
 from distseg.errors import UserError, nearest
 from distseg.runs import RoundKey, round_number
 

@@ -6,6 +6,7 @@ of the learning rate grows evenly in its logarithm. Nothing of the run is touche
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -70,14 +71,11 @@ def find_lr(config: Config, run: Run, name: str, fold: int, steps: int = 100) ->
     trainer = StageTrainer(member, member.stages[0], progress)
     ramp = Ramp(trainer, steps)
     trainer.schedule = ramp  # type: ignore[assignment]
-    try:
-        with StopSignal() as stop:
-            while trainer.epoch(progress, stop):
-                ramp.read()
-                progress.epoch, progress.step = progress.epoch + 1, 0
-                progress.total_epochs += 1
-    except RampEnd:
-        pass
+    with contextlib.suppress(RampEnd), StopSignal() as stop:
+        while trainer.epoch(progress, stop):
+            ramp.read()
+            progress.epoch, progress.step = progress.epoch + 1, 0
+            progress.total_epochs += 1
     rates = ramp.rates[: len(ramp.losses)]
     if len(rates) < 3:
         raise UserError(f"find-lr: {name}: the loss is not finite from the first steps on")

@@ -18,8 +18,10 @@ RECORDS = {
     "config_data",
     "config_file",
     "config_parts",
+    "config_rounds",
     "config_training",
     "config_tune",
+    "config_zero",
     "errors",
     "log",
     "manifest",
@@ -38,7 +40,7 @@ LEVELS = {
     **dict.fromkeys(SHARED, 2),
     **dict.fromkeys(STAGES, 3),
     **dict.fromkeys(["orchestration"], 4),
-    **dict.fromkeys(["cli"], 5),
+    **dict.fromkeys(["arguments", "cli"], 5),
     **dict.fromkeys(["__main__"], 6),
 }
 

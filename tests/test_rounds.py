@@ -22,7 +22,7 @@ from distseg.data.prepare import open_unlabeled_cache, prepare
 from distseg.ensemble import fit_ensemble
 from distseg.errors import UserError
 from distseg.manifest import Manifest, pair_folds
-from distseg.orchestration.plan import known_members, round_keys
+from distseg.orchestration.members import known_members, round_keys
 from distseg.report import write_report
 from distseg.rounds import choose_final, gain
 from distseg.runs import ALL_ROUNDS, Run, read_json, read_lines

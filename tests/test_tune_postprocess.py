@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
+from brute import every_rule
 from made_run import made_config, made_run, write_data
 
 from distseg.cli import main
@@ -39,20 +39,14 @@ def finished(tmp_path: Path):
 
 def brute_force(search: JointSearch, rows: list[int]) -> float:
     """The best score of any mixture and rule on these rows, one at a time."""
-    best, grid = 0.0, search.grid
+    best = 0.0
     images = [(list(search.oof.logits(row).values()), search.oof.target(row)) for row in rows]
     for mixture in search.mixtures:
         mixed = [
             (combine(logits, mixture.weights, mixture.space, "binary").astype(np.float16), target)
             for logits, target in images
         ]
-        for g, a, b in product(*map(range, grid.shape)):
-            gate = grid.gate(g)
-            rule = {
-                "threshold": [grid.thresholds[b]],
-                "min_area": [grid.areas[a]],
-                "double": [gate and {"top": gate[0], "area": gate[1]}],
-            }
+        for _, rule in every_rule(search.grid):
             counts = [
                 count_masks(to_masks(one, rule, "binary"), target, 1, "binary")
                 for one, target in mixed

@@ -20,7 +20,7 @@ import yaml
 
 from distseg import checkpoint
 from distseg.config import ComputeConfig, parse_config
-from distseg.config_checks import ZERO_OPTIMIZERS
+from distseg.config_zero import ZERO_OPTIMIZERS
 from distseg.data.prepare import prepare
 from distseg.errors import UserError
 from distseg.runs import MemberPaths, Run, read_json, read_lines
@@ -69,7 +69,9 @@ def test_what_cannot_work_is_refused(changes: dict[str, Any], message: str) -> N
 @pytest.mark.parametrize("name", ["adam_w", "SGD", *ZERO_OPTIMIZERS])
 def test_what_works_is_taken(name: str) -> None:
     changes: dict[str, Any] = {"train": {"ema_decay": 0.9}, "compute": {"zero": 2, "offload": True}}
-    parse_config(tiny_tree(stages=[{"optimizer": {"name": name}, "swa": True}], **changes), "test")
+    tree = tiny_tree(stages=[{"optimizer": {"name": name}, "swa": True}], **changes)
+    config = parse_config(tree, "test")
+    assert (config.compute.zero, config.stages[0].optimizer.name) == (2, name)
 
 
 def launched(path: Path) -> dict[str, str]:
@@ -199,20 +201,23 @@ def test_the_curve_is_that_of_ddp_and_a_kill_changes_nothing(
 @pytest.mark.slow
 @pytest.mark.parametrize("zero", [1, 2, 3])
 def test_the_snapshot_predicts_as_the_live_model(tmp_path: Path, zero: int) -> None:
-    finish(work(tmp_path, zero, "snapshot"))
+    status, output = work(tmp_path, zero, "snapshot")
+    assert status == 0, output
 
 
 @needs_deepspeed
 @pytest.mark.slow
 @pytest.mark.parametrize("zero", [2, 3])
 def test_each_optimizer_steps_as_without_shards(tmp_path: Path, zero: int) -> None:
-    finish(work(tmp_path, zero, "optimizers"))
+    status, output = work(tmp_path, zero, "optimizers")
+    assert status == 0, output
 
 
 @needs_deepspeed
 @pytest.mark.slow
 def test_a_non_finite_step_is_skipped_on_all_ranks(tmp_path: Path) -> None:
-    finish(work(tmp_path, 3, "skip"))
+    status, output = work(tmp_path, 3, "skip")
+    assert status == 0, output
 
 
 @needs_deepspeed
@@ -233,12 +238,14 @@ def test_two_stages_offload_and_averages_work_together(tmp_path: Path) -> None:
     assert {tensor.dtype for tensor in state.values()} == {torch.float32, torch.int64}
 
 
-def work(folder: Path, zero: int, what: str) -> subprocess.Popen[str]:
-    """The worker, with steps of two parts."""
+def work(folder: Path, zero: int, what: str) -> tuple[int, str]:
+    """Exit status and output of the worker's ranks, which assert; with steps of two parts."""
     tree = zero_tree(zero, train={"batch_size": 8, "accumulation": 2})
     config, run = parse_config(tree, "test"), Run(folder / "run")
     run.folder.mkdir(parents=True)
     prepare(config, run)
     (folder / "tiny.yaml").write_text(yaml.safe_dump(tree))
     script = ROOT / "tests" / "zero_worker.py"
-    return start(script, launch_file(config.compute), what, str(folder))
+    process = start(script, launch_file(config.compute), what, str(folder))
+    output = process.communicate(timeout=600)[0]
+    return process.returncode, output

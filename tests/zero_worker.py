@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from distseg import checkpoint
 from distseg.config import Config, OptimizerConfig, load_config
-from distseg.config_checks import ZERO_OPTIMIZERS
+from distseg.config_zero import ZERO_OPTIMIZERS
 from distseg.member import Member, Progress
 from distseg.oof import load_snapshot_model
 from distseg.optim import build_optimizer, set_lr

@@ -30,6 +30,7 @@ from distseg.models.fcn import FCN
 from distseg.models.refinenet import RefineNet
 from distseg.models.segnet import SegNet
 from distseg.models.unet import PlainUnet, ResidualUnet
+from distseg.models.weights import load_encoder
 
 # What MemberConfig or the caller decides, and so no decoder option.
 RESERVED = frozenset(
@@ -279,43 +280,8 @@ def _from_file(
     net = _construct(member, options, size, member.encoder, None)
     encoder = net.encoder
     assert isinstance(encoder, nn.Module)
-    _load_encoder(encoder, tensors, f"encoder_weights: {path}")
+    load_encoder(encoder, tensors, f"encoder_weights: {path}")
     return net
-
-
-def _load_encoder(encoder: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
-    """Copy weights by name; entries that the encoder lacks (a classifier) are left out.
-    UserError says how many fit, when it is not all."""
-    own = encoder.state_dict()
-    fitted: dict[str, Tensor] = {}
-    for name, tensor in own.items():
-        given = tensors.get(name)
-        if given is not None and given.shape != tensor.shape:
-            given = _adapt_channels(given, tensor.shape)
-        if given is not None:
-            fitted[name] = given
-    lacking = [n for n in own if n not in fitted and not n.endswith("num_batches_tracked")]
-    if lacking:
-        misshapen = sum(name in tensors for name in lacking)
-        raise UserError(
-            f"{where}: the file does not fit the encoder: {len(fitted)} of {len(own)} entries "
-            f"match, {len(lacking) - misshapen} are missing, {misshapen} have another shape "
-            f"(first: {lacking[0]}); the file has {len(tensors)} entries"
-        )
-    encoder.load_state_dict({**own, **fitted})
-
-
-def _adapt_channels(weight: Tensor, shape: torch.Size) -> Tensor | None:
-    """A first convolution's weight (O, 3, h, w) for another number of input channels, as smp
-    and timm do it: summed for one channel, else repeated and scaled. None if that is not it."""
-    if weight.ndim != 4 or weight.shape[1] != 3 or (*weight.shape[:1], *weight.shape[2:]) != (
-        *shape[:1], *shape[2:]
-    ):  # fmt: skip
-        return None
-    if shape[1] == 1:
-        return weight.sum(1, keepdim=True)
-    index = torch.arange(shape[1]) % 3
-    return weight[:, index] * (3 / shape[1])
 
 
 def _unused_parameters(

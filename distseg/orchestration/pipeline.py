@@ -5,30 +5,34 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from distseg import log
-from distseg.config import Config, load_config
+from distseg.config import Config
 from distseg.errors import UserError
 from distseg.manifest import Manifest
-from distseg.orchestration.folder import check_same, driver_lock, open_run, stop_on_signals
-from distseg.orchestration.hardware import Slot, make_slots, num_cores, visible_gpus
+from distseg.orchestration.folder import driver_lock, open_run, stop_on_signals
+from distseg.orchestration.hardware import make_slots, num_cores, visible_gpus
 from distseg.orchestration.jobs import RUN_MARK, Job, end_leftovers, end_processes
 from distseg.orchestration.local import LocalExecutor
-from distseg.orchestration.plan import MemberKey, known_members, make_jobs
+from distseg.orchestration.members import MemberKey, known_members
+from distseg.orchestration.plan import make_jobs
 from distseg.orchestration.schedule import Executor, Failure, Scheduler
+from distseg.orchestration.submission import (
+    copy_of_round,
+    prediction_jobs,
+    score_test,
+    submission_path,
+    written_at,
+)
 from distseg.orchestration.view import make_progress
 from distseg.runs import (
     ALL_ROUNDS,
     RoundKey,
     Run,
-    atomic_write,
     member_id,
     read_json,
     round_number,
@@ -208,12 +212,12 @@ def fit_ensemble(config: Config, run: Run, number: int, done: Sequence[MemberKey
     than what they are made of."""
     from distseg.ensemble import fit_ensemble
 
-    youngest = max(_time(run.member(number, *member).done) for member in done)
-    if _time(run.ensemble(number)) < youngest:
+    youngest = max(written_at(run.member(number, *member).done) for member in done)
+    if written_at(run.ensemble(number)) < youngest:
         text = "fitting the ensemble of %d members on out-of-fold predictions"
         logger.info(text, len(done))
         fit_ensemble(config, run, number)
-    if number and _time(run.ensemble(ALL_ROUNDS)) < _time(run.ensemble(number)):
+    if number and written_at(run.ensemble(ALL_ROUNDS)) < written_at(run.ensemble(number)):
         logger.info("fitting the ensemble of the members of rounds 0 to %d", number)
         fit_ensemble(config, run, ALL_ROUNDS)
 
@@ -225,11 +229,6 @@ def choose_final(config: Config, run: Run, number: int) -> None:
     if number:
         which = "all rounds" if chosen["round"] == ALL_ROUNDS else f"round {number}"
         logger.info("the submission is made by the ensemble of %s", which)
-
-
-def _time(path: Path) -> int:
-    """When a file was written; before all others if it is not there."""
-    return path.stat().st_mtime_ns if path.is_file() else -1
 
 
 def predict_test(
@@ -245,7 +244,7 @@ def predict_test(
     spec = layout(config.data.format).submission(config)
     path = submission_path(run, spec.kind, number)
     source = run.final if number is None else run.ensemble(number)
-    if path.exists() and path.stat().st_mtime_ns >= _time(source):
+    if path.exists() and path.stat().st_mtime_ns >= written_at(source):
         return True
     if number is None and copy_of_round(run, spec.kind, path):
         return True
@@ -257,59 +256,6 @@ def predict_test(
     merge_parts(spec, path, total, task=config.task)
     run.log_event("submission", path=str(path))
     return True
-
-
-def copy_of_round(run: Run, kind: str, path: Path) -> bool:
-    """Whether the final ensemble is a round's whose submission is there (`every_round`): it is
-    then copied to `path`, since predicting again would give the same."""
-    chosen = read_json(run.final)
-    number = chosen["round"]
-    if number == ALL_ROUNDS or chosen != read_json(run.ensemble(number)):
-        return False
-    made = submission_path(run, kind, number)
-    if not made.exists() or made.stat().st_mtime_ns < _time(run.ensemble(number)):
-        return False
-    if made.is_file():
-        atomic_write(path, made.read_bytes())
-    else:
-        temporary = path.with_name(f"{path.name}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.copytree(made, temporary)
-        os.utime(temporary)  # younger than the ensemble, as what it stands for
-        shutil.rmtree(path, ignore_errors=True)
-        temporary.rename(path)
-    run.log_event("submission", path=str(path), round=number)
-    return True
-
-
-def prediction_jobs(run: Run, slots: Sequence[Slot], number: int | None) -> tuple[list[Job], int]:
-    """(jobs, processes in all) of the test prediction: one job a machine, each with its share."""
-    which = () if number is None else ("--round", str(number))
-    label = "predict-test" if number is None else f"predict-test-round-{number}"
-    total, jobs, first = sum(slot.processes for slot in slots), [], 0
-    for index, slot in enumerate(slots):
-        arguments = ("predict-test", str(run.folder), *which, "--share", f"{first}/{total}")
-        jobs.append(Job(f"{label}-{index}", arguments, run.predict_log(index)))
-        first += slot.processes
-    return jobs, total
-
-
-def submission_path(run: Run, kind: str, number: int | None = None) -> Path:
-    path = run.test_masks if kind == "masks" else run.submission
-    return path if number is None else run.round(number) / path.name
-
-
-def score_test(config: Config, run: Run) -> dict[str, Any]:
-    """The submission against the truth, where the data set has it; else nothing."""
-    from distseg.data.formats import layout
-    from distseg.score import score_rows
-
-    form = layout(config.data.format)
-    truth, spec = form.test_truth(config), form.submission(config)
-    path = submission_path(run, spec.kind)
-    if truth is None or not path.exists():
-        return {}
-    return {"test": score_rows(config, spec, path, truth)}
 
 
 def report(config: Config, run: Run, extra: dict[str, Any] | None = None) -> str:
@@ -361,48 +307,3 @@ def _say_left_out(failures: Sequence[Failure], run: Run) -> None:
             logger.error(
                 text, member_id(*member), failure.kind, failure.message, failure.job.log
             )  # fmt: skip
-
-
-# -- inside a launched job ------------------------------------------------------------------------
-
-
-def train_here(config: Config, run: Run, round: RoundKey, members: Sequence[MemberKey]) -> None:
-    """All ranks: train members in a row in this process group. UserError for unknown members."""
-    from distseg.data.prepare import prepare
-    from distseg.train import train_member
-
-    run.folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(run.open_lock):  # ranks come at the same time
-        check_same(config, run)
-        if not run.config.is_file():
-            open_run(config, run)
-    prepare(config, run)
-    for name, fold in members:
-        path = run.train_set(round, fold)
-        known = Manifest.read(path if path.is_file() else run.truth).folds
-        if fold not in known or not path.is_file():
-            raise UserError(f"--fold {fold}: no such fold in round {round}; this run has {known}")
-        train_member(config, run.folder, round, name, fold)
-
-
-def teach_here(run: Run, round: int) -> None:
-    """All ranks: the teachers' predictions that a round needs."""
-    from distseg.teach import teach
-
-    teach(run.folder, load_config(run.config), round)
-
-
-def predict_test_here(run: Run, round: int | None, first: int, total: int | None) -> None:
-    """All ranks: their shares of the test images into their parts of the submission. `first`: the
-    share of rank 0 out of `total`; None: as many as this launch has ranks."""
-    from distseg.data.formats import layout
-    from distseg.predict import predict_test
-    from distseg.submit import PartWriter
-
-    config = load_config(run.config)
-    spec = layout(config.data.format).submission(config)
-    share = first + int(os.environ.get("RANK", "0"))
-    total = total or int(os.environ.get("WORLD_SIZE", "1"))
-    writer = PartWriter(spec, submission_path(run, spec.kind, round), rank=share, task=config.task)
-    predict_test(run.folder, writer, round, (share, total))
-    writer.close()

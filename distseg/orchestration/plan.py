@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from distseg.config import Config
 from distseg.log import duration
-from distseg.manifest import Manifest, pair_folds
 from distseg.orchestration.hardware import Slot
 from distseg.orchestration.jobs import Job, train_job
-from distseg.runs import RoundKey, Run, member_id, read_lines, round_number
+from distseg.orchestration.members import MemberKey, known_folds, known_members, round_keys
+from distseg.orchestration.pace import longest_first, member_costs, shown_paces
+from distseg.runs import RoundKey, Run, member_id, round_number
 
 PROCESS_BYTES = 700 << 20  # a Python with torch, timm, smp and albumentations imported, measured
-MemberKey = tuple[str, int]
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,41 +37,6 @@ class ModelSize:
     activation_bytes: int
 
 
-def configured_folds(config: Config) -> list[int]:
-    """The folds that the config makes, before any data is read."""
-    folds = config.data.folds
-    if folds.kind == "file" and folds.path and Path(folds.path).is_file():
-        with Path(folds.path).open(newline="", encoding="utf-8") as file:
-            found = {str(row.get("fold", "")) for row in csv.DictReader(file)}
-        return sorted(int(fold) for fold in found if fold.isdigit())
-    return [0] if folds.kind in ("holdout", "split") else list(range(folds.num))
-
-
-def known_folds(config: Config, run: Run) -> list[int]:
-    """By the Manifest where there is one, else by the config."""
-    return Manifest.read(run.truth).folds if run.truth.is_file() else configured_folds(config)
-
-
-def known_members(config: Config, run: Run, round: RoundKey = 0) -> list[MemberKey]:
-    """Members of a round, or of the pair teachers of a round."""
-    folds = known_folds(config, run)
-    if "/" not in str(round):
-        return config.planned_members(folds, round)
-    students = {fold for _, fold in config.planned_members(folds, round_number(round))}
-    numbers = [number for number, pair in pair_folds(folds).items() if students & set(pair)]
-    return [(name, number) for name in config.members for number in numbers]
-
-
-def round_keys(config: Config, run: Run) -> list[RoundKey]:
-    """All that is trained, in order: rounds, each after the pair teachers that it needs."""
-    keys: list[RoundKey] = []
-    for number, entry in enumerate(config.rounds):
-        if entry.judges_labeled and entry.judge == "pair":
-            keys.append(run.teachers(number))
-        keys.append(number)
-    return keys
-
-
 def make_jobs(
     config: Config, run: Run, members: Sequence[MemberKey], num_slots: int, round: RoundKey = 0
 ) -> list[Job]:
@@ -88,38 +50,6 @@ def make_jobs(
         train_job(run, round, todo[start : start + size])
         for start in range(0, len(todo), max(1, size))
     ]
-
-
-def longest_first(items: Sequence[Item], costs: Sequence[float]) -> list[Item]:
-    """In the order of falling costs, equal ones as they come. Each given to the first free slot,
-    the last one ends within a third of the best possible time (Graham 1969, "Bounds on
-    multiprocessing timing anomalies"), and far nearer with many items."""
-    order = sorted(range(len(items)), key=lambda index: -costs[index])
-    return [items[index] for index in order]
-
-
-def member_costs(config: Config, run: Run, round: RoundKey = 0) -> dict[str, float]:
-    """How long a member of each model takes, in units of its own: epochs by the pace that an
-    earlier round has shown, and where none has, epochs x pixels of the canvas."""
-    pace = _paces(config, run, round_keys(config, run)) if round != 0 else {}
-    known = all(name in pace for name in config.members)
-    costs = {}
-    for name in config.members:
-        size, stages = config.input_of(name), config.stages_of(name, round)
-        pixels = [s.input_size or (size.height, size.width) for s in stages]
-        costs[name] = sum(
-            stage.schedule.epochs * (1.0 / pace[name] if known else height * width)
-            for stage, (height, width) in zip(stages, pixels, strict=True)
-        )
-    return costs
-
-
-def _paces(config: Config, run: Run, keys: Iterable[RoundKey]) -> dict[str, float]:
-    """Images per second by model, by the first round that has trained it."""
-    found: dict[str, float] = {}
-    for key in keys:
-        found = {**measured_pace(run, known_members(config, run, key), key), **found}
-    return found
 
 
 def member_images(
@@ -219,15 +149,6 @@ def memory_bytes(config: Config, models: Mapping[str, ModelSize], slot: Slot) ->
     return needed
 
 
-def measured_pace(run: Run, members: Sequence[MemberKey], round: RoundKey = 0) -> dict[str, float]:
-    """Images per second by model, as the run's own epochs show it; nothing before the first."""
-    seen: dict[str, list[float]] = {}
-    for name, fold in members:
-        rows = read_lines(run.member(round, name, fold).metrics)
-        seen.setdefault(name, []).extend(r["images_per_s"] for r in rows if r.get("images_per_s"))
-    return {name: sum(values) / len(values) for name, values in seen.items() if values}
-
-
 def plan_text(
     config: Config, run: Run, slots: Sequence[Slot], size: DataSize, models: Mapping[str, ModelSize]
 ) -> str:
@@ -299,7 +220,7 @@ def _time_lines(
     config: Config, run: Run, planned: Mapping[RoundKey, Sequence[MemberKey]],
     jobs: Sequence[Job], slots: Sequence[Slot], size: DataSize, num_folds: int,
 ) -> list[str]:  # fmt: skip
-    pace = _paces(config, run, planned)
+    pace = shown_paces(config, run, planned)
     todo = [(job.round, name) for job in jobs for name, _ in job.members]
     needed = [(name, member_images(config, name, size, num_folds, key)) for key, name in todo]
     lines = [f"{sum(images for _, images in needed):,} images to train on"]

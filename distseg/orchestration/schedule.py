@@ -17,7 +17,7 @@ from typing import Protocol
 from distseg.config import Config
 from distseg.orchestration.hardware import Slot
 from distseg.orchestration.jobs import Job, narrow
-from distseg.orchestration.plan import measured_pace
+from distseg.orchestration.pace import measured_pace
 from distseg.runs import Run, member_id, read_json
 
 POLL_S = 0.2

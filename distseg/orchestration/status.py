@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from distseg.config import Config, load_config
 from distseg.errors import UserError
 from distseg.log import duration
-from distseg.orchestration.plan import known_members, round_keys
+from distseg.orchestration.members import known_members, round_keys
 from distseg.runs import RoundKey, Run, member_id, read_json, read_lines
 
 

@@ -10,7 +10,7 @@ from distseg.config import Config, dump_config
 from distseg.orchestration.hardware import Slot
 from distseg.orchestration.jobs import RUN_MARK, Job, end_leftovers, end_processes, train_job
 from distseg.orchestration.local import CommandBuilder, LocalExecutor, launch_command
-from distseg.orchestration.plan import MemberKey
+from distseg.orchestration.members import MemberKey
 from distseg.orchestration.schedule import Failure, Scheduler
 from distseg.orchestration.space import Setting, members_of, with_setting
 from distseg.orchestration.sweep import Sweep

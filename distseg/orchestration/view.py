@@ -18,7 +18,7 @@ from distseg.config import Config
 from distseg.log import duration
 from distseg.orchestration.hardware import Slot
 from distseg.orchestration.jobs import Job
-from distseg.orchestration.plan import MemberKey
+from distseg.orchestration.members import MemberKey
 from distseg.orchestration.schedule import Failure, tail
 from distseg.orchestration.status import MemberStatus, member_status, remaining_s
 from distseg.runs import RoundKey, Run, member_id, read_lines

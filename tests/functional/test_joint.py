@@ -5,6 +5,7 @@ from math import comb, gcd
 
 import numpy as np
 import pytest
+from brute import every_rule
 
 from distseg.functional import metrics as M
 from distseg.functional.components import apply_postprocess
@@ -26,16 +27,10 @@ def random_set(seed, num=7, shape=(6, 7)):
 def brute_force(metric, logits, truth, valid, grid=GRID):
     """Postprocess, count and summarize, rule by rule."""
     scores = np.empty(grid.shape)
-    for g, a, b in product(*map(range, grid.shape)):
-        gate = grid.gate(g)
-        rule = {
-            "threshold": [grid.thresholds[b]],
-            "min_area": [grid.areas[a]],
-            "double": [gate and {"top": gate[0], "area": gate[1]}],
-        }
+    for place, rule in every_rule(grid):
         masks = np.stack([apply_postprocess(one[None], rule)[0] for one in logits]) != 0
         counts = M.pixel_counts(masks[:, None], truth[:, None], valid)
-        scores[g, a, b] = M.summarize(counts, metric)["score"]
+        scores[place] = M.summarize(counts, metric)["score"]
     return scores
 
 

@@ -8,14 +8,14 @@ from conftest import tiny_tree
 from distseg.config import Config, parse_config
 from distseg.manifest import Manifest, Sample
 from distseg.orchestration.hardware import Slot
+from distseg.orchestration.members import known_members
+from distseg.orchestration.pace import measured_pace
 from distseg.orchestration.plan import (
     DataSize,
     ModelSize,
     amount,
     disk_bytes,
-    known_members,
     make_jobs,
-    measured_pace,
     member_images,
     memory_bytes,
     plan_text,

@@ -1,0 +1,58 @@
+"""What a launched job does, on every rank: train members, make teachers' or test predictions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from filelock import FileLock
+
+from distseg.config import Config, load_config
+from distseg.errors import UserError
+from distseg.manifest import Manifest
+from distseg.orchestration.folder import check_same, open_run
+from distseg.orchestration.members import MemberKey
+from distseg.orchestration.submission import submission_path
+from distseg.runs import RoundKey, Run
+
+
+def train_here(config: Config, run: Run, round: RoundKey, members: Sequence[MemberKey]) -> None:
+    """All ranks: train members in a row in this process group. UserError for unknown members."""
+    from distseg.data.prepare import prepare
+    from distseg.train import train_member
+
+    run.folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(run.open_lock):  # ranks come at the same time
+        check_same(config, run)
+        if not run.config.is_file():
+            open_run(config, run)
+    prepare(config, run)
+    for name, fold in members:
+        path = run.train_set(round, fold)
+        known = Manifest.read(path if path.is_file() else run.truth).folds
+        if fold not in known or not path.is_file():
+            raise UserError(f"--fold {fold}: no such fold in round {round}; this run has {known}")
+        train_member(config, run.folder, round, name, fold)
+
+
+def teach_here(run: Run, round: int) -> None:
+    """All ranks: the teachers' predictions that a round needs."""
+    from distseg.teach import teach
+
+    teach(run.folder, load_config(run.config), round)
+
+
+def predict_test_here(run: Run, round: int | None, first: int, total: int | None) -> None:
+    """All ranks: their shares of the test images into their parts of the submission. `first`: the
+    share of rank 0 out of `total`; None: as many as this launch has ranks."""
+    from distseg.data.formats import layout
+    from distseg.predict import predict_test
+    from distseg.submit import PartWriter
+
+    config = load_config(run.config)
+    spec = layout(config.data.format).submission(config)
+    share = first + int(os.environ.get("RANK", "0"))
+    total = total or int(os.environ.get("WORLD_SIZE", "1"))
+    writer = PartWriter(spec, submission_path(run, spec.kind, round), rank=share, task=config.task)
+    predict_test(run.folder, writer, round, (share, total))
+    writer.close()
