@@ -193,15 +193,27 @@ class Config(Strict):
             return "pseudo" if number == 0 else "labeled"
         return stage.rows or "all"
 
-    def flag(self, key: RoundKey) -> str:
-        """What a round's score is: `honest`, or through the teachers of this round or one before
-        it `indirect` (the student's fold reached it through a judgement) or `leaky`."""
+    def teacher_flag(self, key: RoundKey) -> str:
+        """What the teachers of a round, or of one before it, make of its score: `honest`,
+        `indirect` (the student's fold reached it through a judgement) or `leaky`."""
         if "/" in str(key):
             return "honest"
         rounds = self.rounds[: round_number(key) + 1]
         judges = {r.judge for r in rounds if r.kind != "supervised"}
         judges |= {"oof" for r in rounds if r.hard_mining}  # its scores are a judgement too
         return "leaky" if "all" in judges else "indirect" if "oof" in judges else "honest"
+
+    def flag(self, key: RoundKey) -> str:
+        """What a round's score is: `teacher_flag`, or `indirect` where weights were chosen by the
+        score of the fold that they are scored on."""
+        flag = self.teacher_flag(key)
+        watched = any(
+            stage.watches_score
+            for name in self.members
+            for number in range(round_number(key) + 1)
+            for stage in self.stages_of(name, number)
+        )
+        return "indirect" if watched and flag == "honest" else flag
 
     def batch_size_of(self, member: str) -> int:
         return self.members[member].batch_size or self.train.batch_size

@@ -14,7 +14,7 @@ from distseg.functional.tta_names import check_modes
 if TYPE_CHECKING:
     from distseg.config import Config, MemberConfig, StageConfig
 
-# What the input size must be a multiple of, at the default encoder depth 5 (PITFALLS: smp).
+# What the input size must be a multiple of, where it is not 2 ** encoder_depth.
 STRIDES = {
     "PlainUnet": 1,
     "ResidualUnet": 1,
@@ -46,6 +46,8 @@ def check_names(config: Config) -> None:
         raise UserError(f"classes: {config.classes}: task binary has one; say task: multilabel")
     if config.task == "multiclass" and len(config.classes) < 2:
         raise UserError(f"classes: {config.classes}: task multiclass needs two or more")
+    if len(config.classes) > 255:
+        raise UserError(f"classes: {len(config.classes)}: at most 255; 255 is the void pixel")
     check_modes(config.predict.tta)
     folds = config.data.folds
     if folds.kind in ("stratified", "group", "bootstrap") and folds.num < 2:

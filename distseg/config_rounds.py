@@ -91,9 +91,8 @@ def _check_blind(config: Config, number: int) -> None:
     """A teacher of fold k must not have been chosen by its score on fold k."""
     for name in config.members:
         for stage in [s for before in range(number) for s in config.stages_of(name, before)]:
-            chosen = stage.keep in ("best", "top_k")
-            watched = stage.schedule.kind == "plateau" and stage.schedule.metric != "loss"
-            if chosen or watched:
+            if stage.watches_score:
+                chosen = stage.keep in ("best", "top_k")
                 key = f"keep: {stage.keep}" if chosen else "schedule.kind: plateau"
                 raise UserError(
                     f"rounds.{number}: {key} chooses by the validation fold, whose labels the "

@@ -109,12 +109,20 @@ class StageConfig(Strict):
         None, description="rows that this stage trains on; null: as the round's `mix` says"
     )
     keep: Literal["last", "cycles", "best", "top_k"] = Field(
-        "last", description="snapshots: the end, each cycle's end, the best or k best by metric"
+        "last",
+        description="snapshots: the end, each cycle's end; or the best or k best by the score of "
+        "the fold, which is then called indirect",
     )
     top_k: Count = Field(3, description="keep: top_k: how many")
     swa: bool = Field(
         False, description="replace the kept snapshots by the average of their weights"
     )
+
+    @property
+    def watches_score(self) -> bool:
+        """Whether the weights are chosen by, or the learning rate follows, the validation score."""
+        watched = self.schedule.kind == "plateau" and self.schedule.metric != "loss"
+        return watched or self.keep in ("best", "top_k")
 
 
 class RoundConfig(Strict):

@@ -16,13 +16,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from distseg.config import InputConfig
 from distseg.data.dataset import worker_init
-from distseg.data.fit import Fit
+from distseg.data.fit import STRIDE, Fit
+from distseg.data.masks import VOID
 from distseg.functional.tiles import tiled
 from distseg.functional.tta import views
 from distseg.functional.tta_names import MAX_PASSES, dropout_passes
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-VOID = 255
 
 
 class Normalizer:
@@ -94,10 +94,11 @@ def tta_logits(
     fit: Fit,
 ) -> list[Tensor]:
     """Logits of each model, float32 (B, C, H, W), averaged over the views of `tta`; with
-    "dropout:N" each view over N passes with dropout kept on. In tiles where `fit` says so."""
+    "dropout:N" each view over N passes with dropout kept on. Scaled views have sides of multiples
+    of 32, which every network takes. In tiles where `fit` says so."""
     passes = dropout_passes(tta)
     sums: list[Tensor] = []
-    all_views = views(tta)
+    all_views = views(tta, divisor=STRIDE)
     for number, (_, forward, inverse) in enumerate(all_views):
         seen = forward(images_BCHW)
         for index, model in enumerate(models):
@@ -151,16 +152,24 @@ def native_logits(logits_BCHW: Tensor, fit: Fit, sizes: Sequence[tuple[int, int]
     return [fit.inverse(one[None], *size)[0] for one, size in zip(logits_BCHW, sizes, strict=True)]
 
 
-def canvas_batches(sizes: Sequence[tuple[int, int]], fit: Fit, batch_size: int) -> list[list[int]]:
-    """Indices in batches of one canvas size each; in order where all canvases are equal."""
-    groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+def canvas_batches(
+    sizes: Sequence[tuple[int, int]], fits: Sequence[Fit], batch_size: int
+) -> list[list[int]]:
+    """Indices in batches of one canvas size for each fit; in order where all canvases are equal."""
+    groups: dict[tuple[tuple[int, int], ...], list[int]] = defaultdict(list)
     for index, size in enumerate(sizes):
-        groups[fit.canvas(*size)].append(index)
+        groups[tuple(fit.canvas(*size) for fit in fits)].append(index)
     return [
         group[start : start + batch_size]
         for group in groups.values()
         for start in range(0, len(group), batch_size)
     ]
+
+
+def canvas_key(size: InputConfig) -> str:
+    """Equal for inputs whose images lie on the same uint8 canvas, however it is normalized."""
+    same: dict[str, Any] = {"mean": None, "std": None, "normalize": "fixed"}
+    return size.model_copy(update=same).model_dump_json()
 
 
 def loader(
@@ -200,7 +209,7 @@ class Evaluator:
         self.accelerator, self.fit, self.task = accelerator, fit, task
         self.sizes, self.targets, self.normalizer = sizes, targets, normalizer
         rank, world = accelerator.process_index, accelerator.num_processes
-        self.batches = canvas_batches(sizes, fit, batch_size)[rank::world]
+        self.batches = canvas_batches(sizes, [fit], batch_size)[rank::world]
         self.loader = loader(dataset, self.batches, workers, accelerator.device, persistent=True)
 
     def stream(self) -> Iterator[tuple[list[int], Tensor, list[tuple[int, int]]]]:

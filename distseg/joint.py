@@ -84,9 +84,10 @@ def search_joint(config: Config, run: Run) -> dict[str, Any]:
     if judged["adopted"]:
         adopted = _adopt(final, search, found, counts, judged)
         rows = search.rows, search.part_of
-        write_rows(path.with_name("oof.csv"), oof.manifest, *rows, counts, config.metric)
         write_json(path, adopted)
         write_json(run.final, adopted)
+        # last: a search that was killed before it compares with the ensemble that was there
+        write_rows(path.with_name("oof.csv"), oof.manifest, *rows, counts, config.metric)
     write_json(path.with_name("joint.json"), record)
     run.log_event("joint_search", **{k: record[k] for k in ("adopted", "reason", "seconds")})
     return record

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import combinations
 from pathlib import Path
@@ -110,9 +110,6 @@ class Manifest(Sequence[Sample]):
         own = {s.fold for s in trained if s.target and s.fold >= 0}
         return own.union(*(s.teacher_folds for s in trained))
 
-    def filter(self, keep: Callable[[Sample], bool]) -> Manifest:
-        return Manifest([s for s in self.samples if keep(s)])
-
     def replace_folds(self, folds: Sequence[int]) -> Manifest:
         return Manifest([replace(s, fold=int(f)) for s, f in zip(self.samples, folds, strict=True)])
 
@@ -144,7 +141,7 @@ class Manifest(Sequence[Sample]):
     def read(cls, path: Path) -> Manifest:
         """Read a CSV that `write` made, or that a person edited. UserError names the bad row."""
         csv.field_size_limit(1 << 30)  # one RLE of a large mask exceeds the 128 kB default
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             needed = [name for name in COLUMNS if name not in _OPTIONAL]
             missing = [name for name in needed if name not in (reader.fieldnames or [])]

@@ -111,7 +111,7 @@ class Member:
         self.paths: MemberPaths = run.member(round, name, fold)
         self.main = accelerator.is_main_process
         self.manifest = Manifest.read(run.train_set(round, fold))
-        self.rows = self.manifest.train_rows(fold, leaky=config.flag(round) != "honest")
+        self.rows = self.manifest.train_rows(fold, leaky=config.teacher_flag(round) != "honest")
         self.val_rows = self.manifest.val_rows(fold)
         if not self.rows:
             raise UserError(f"member {name}, fold {fold}: no rows to train on")

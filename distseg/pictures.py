@@ -52,7 +52,7 @@ def _picture(oof: OutOfFold, row: Mapping[str, str], place: int, record: Mapping
     """Base64 of a PNG: the prediction is the one that was scored, by its fold's nested choice."""
     choice = record["scores"]["nested"]["folds"][row["part"]]
     weights = tuple(choice["weights"].get(name, 0) for name in oof.names)
-    logits = oof.combined(place, weights, record["chosen"]["space"])
+    logits = oof.combined(place, weights, choice.get("space", record["chosen"]["space"]))
     masks = to_masks(logits, choice["rule"], oof.config.task)
     drawn = draw(oof.cache.image(row["id"]), oof.target(place), masks, oof.config)
     encoded = cv2.imencode(".png", drawn[:, :, ::-1])[1]

@@ -6,11 +6,12 @@ the one before it is cleaned and encoded.
 
 from __future__ import annotations
 
+import csv
 import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -24,11 +25,18 @@ from distseg.config import Config, InputConfig, load_config
 from distseg.data.dataset import ImageFiles
 from distseg.data.depths import load_depths
 from distseg.data.fit import Fit
-from distseg.data.formats.row import IMAGE_SUFFIXES
+from distseg.data.formats.row import image_files
 from distseg.data.masks import image_size
 from distseg.errors import UserError
-from distseg.evaluate import Normalizer, canvas_batches, loader, native_logits, tta_logits
-from distseg.functional.components import apply_postprocess
+from distseg.evaluate import (
+    Normalizer,
+    canvas_batches,
+    canvas_key,
+    loader,
+    native_logits,
+    tta_logits,
+)
+from distseg.functional.combine import PROB_LIMIT, to_masks
 from distseg.functional.rle import encode
 from distseg.manifest import Manifest, Sample
 from distseg.member import default_workers, make_accelerator
@@ -36,7 +44,6 @@ from distseg.oof import load_snapshot_model
 from distseg.runs import Run, atomic_write, read_json
 
 logger = logging.getLogger("distseg.predict")
-EPSILON = 1e-6
 
 
 class Sink(Protocol):
@@ -47,11 +54,10 @@ class Sink(Protocol):
 
 @dataclass
 class Group:
-    """Members that see the same input: their canvases are decoded once."""
+    """Members whose images lie on the same canvas: it is decoded once."""
 
     fit: Fit
-    normalizer: Normalizer
-    members: list[tuple[float, list[nn.Module]]]  # (weight, snapshots)
+    members: list[tuple[float, list[nn.Module], Normalizer]]  # (weight, snapshots, their input)
 
 
 def load_groups(
@@ -66,10 +72,9 @@ def load_groups(
             load_snapshot_model(folder / p, device, channels_last) for p in member["snapshots"]
         ]
         size = InputConfig.model_validate(loaded[0][1]["input"])
-        key = size.model_dump_json()
-        if key not in groups:
-            groups[key] = Group(Fit(size), Normalizer(size, device, channels_last), [])
-        groups[key].members.append((member["weight"], [model for model, _ in loaded]))
+        normalizer = Normalizer(size, device, channels_last)
+        group = groups.setdefault(canvas_key(size), Group(Fit(size), []))
+        group.members.append((member["weight"], [model for model, _ in loaded], normalizer))
     return list(groups.values())
 
 
@@ -88,10 +93,10 @@ def combine_batch(
     probabilities or votes, and back to a logit.
     """
     sums: list[Tensor] | None = None
-    total = sum(weight for group in groups for weight, _ in group.members)
+    total = sum(weight for group in groups for weight, *_ in group.members)
     for group, canvas in zip(groups, canvases, strict=True):
-        images = group.normalizer(canvas)
-        for weight, snapshots in group.members:
+        for weight, snapshots, normalizer in group.members:
+            images = normalizer(canvas)
             mean = torch.stack(tta_logits(snapshots, images, tta, autocast, group.fit)).mean(0)
             parts = [
                 to_space(logits, space, task) * weight
@@ -100,7 +105,7 @@ def combine_batch(
             sums = parts if sums is None else [a + b for a, b in zip(sums, parts, strict=True)]
     assert sums is not None, "an ensemble has members"
     means = [s / total for s in sums]  # last: votes of whole weights tie exactly
-    return means if space == "logit" else [torch.logit(m, eps=EPSILON) for m in means]
+    return means if space == "logit" else [torch.logit(m, eps=PROB_LIMIT) for m in means]
 
 
 def to_space(logits_CHW: Tensor, space: str, task: str) -> Tensor:
@@ -113,13 +118,6 @@ def to_space(logits_CHW: Tensor, space: str, task: str) -> Tensor:
         votes = torch.zeros_like(logits_CHW)
         return votes.scatter_(0, logits_CHW.argmax(0, keepdim=True), 1.0)
     return (logits_CHW > 0).float()
-
-
-def final_mask(logits_CHW: np.ndarray, task: str, rule: dict[str, Any]) -> np.ndarray:
-    """uint8 (C, h, w) after the rule; multiclass: (1, h, w) of class numbers."""
-    if task == "multiclass":
-        return logits_CHW.argmax(0)[None].astype(np.uint8)
-    return apply_postprocess(logits_CHW, rule)
 
 
 class Background:
@@ -166,20 +164,18 @@ def predict_images(
 ) -> list[tuple[str, str]]:
     """Share number share[0] of share[1] of `rows` through the ensemble into `sink`.
 
-    A broken image gets an empty mask of the size its file claims (1 x 1 if unknown), a warning,
-    and a place in the returned list of (id, reason).
+    A broken image gets an empty mask of the size its file claims (the config's input size if
+    unknown), a warning, and a place in the returned list of (id, reason).
     """
     device = accelerator.device
     groups = load_groups(run_dir, ensemble, device, config.compute.channels_last)
-    mine = list(rows)[share[0] :: share[1]]
+    height, width = config.input.height, config.input.width
+    mine = [
+        row if row.height else replace(row, height=height, width=width)
+        for row in list(rows)[share[0] :: share[1]]
+    ]
     sizes = [(row.height, row.width) for row in mine]
-    crop = any(group.fit.config.fit == "crop" for group in groups)
-    batch = config.predict.batch_size
-    order = (
-        canvas_batches(sizes, groups[0].fit, batch)
-        if crop
-        else [list(range(i, min(i + batch, len(mine)))) for i in range(0, len(mine), batch)]
-    )
+    order = canvas_batches(sizes, [group.fit for group in groups], config.predict.batch_size)
     channels = groups[0].fit.config.channels if groups else 1
     depths = load_depths(config)
     loaders = [
@@ -193,7 +189,7 @@ def predict_images(
 
     def finish(item: tuple[list[int], list[np.ndarray]]) -> None:
         for index, logits in zip(*item, strict=True):
-            sink.add(mine[index].id, final_mask(logits, task, ensemble["rule"]))
+            sink.add(mine[index].id, to_masks(logits, ensemble["rule"], task))
 
     background = Background(finish)
     for indices, *batches in zip(order, *loaders, strict=True):
@@ -262,17 +258,13 @@ def finished_ensemble(run: Run) -> dict[str, Any]:
 
 def image_samples(folder: Path) -> list[Sample]:
     """The images of a folder, by name; id: the file's stem. UserError for none, or a stem twice."""
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder of images")
     samples = []
-    for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES):
+    for path in image_files(folder, "--images"):
         try:
             height, width = image_size(path)
         except UserError:
             height, width = 0, 0  # decoding will say what is wrong with it
         samples.append(Sample(path.stem, str(path), height=height, width=width))
-    if not samples:
-        raise UserError(f"{folder}: no images; known suffixes: {', '.join(IMAGE_SUFFIXES)}")
     return list(Manifest(samples))
 
 
@@ -286,8 +278,9 @@ class FolderSink:
         self.table: TextIO | None = None
         if rle_path is not None:
             self.temporary = Path(rle_path).with_name(f".{Path(rle_path).name}.tmp")
-            self.table = self.temporary.open("w", encoding="utf-8")
-            self.table.write("id,class,rle\n" if self.several else "id,rle\n")
+            self.table = self.temporary.open("w", newline="", encoding="utf-8")
+            self.writer = csv.writer(self.table, lineterminator="\n")
+            self.writer.writerow(("id", "class", "rle") if self.several else ("id", "rle"))
 
     def __enter__(self) -> FolderSink:
         return self
@@ -311,5 +304,5 @@ class FolderSink:
             assert ok, "cv2 encodes any uint8 array"
             atomic_write(path, png.tobytes())
             if self.table is not None:
-                fields = [name, label, encode(plane)] if self.several else [name, encode(plane)]
-                self.table.write(",".join(fields) + "\n")
+                names = (name, label) if self.several else (name,)
+                self.writer.writerow((*names, encode(plane)))

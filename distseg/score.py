@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from distseg.functional.combine import VOID, count_masks
 from distseg.functional.metrics import METRICS, summarize
 
 Mask = NDArray[np.uint8]
+logger = logging.getLogger("distseg.score")
 
 
 def score_submission(
@@ -40,8 +42,8 @@ def score_submission(
     Args:
         images: folder of the images, which says how large an RLE's mask is; or else `height` and
             `width` of all of them. Neither is needed where one side is a folder.
-        num_classes: the masks hold class indices; None: a pixel is 0 or not. Rows of a table
-            named `ID_CLASS`, with the same classes for each id, score as classes.
+        num_classes: the masks hold class indices; None: a pixel is 0 or not. A column of classes,
+            a column `ImageId_ClassId` or a folder per class score as classes.
         void: value of the truth's pixels that count nowhere.
 
     Returns:
@@ -61,24 +63,29 @@ def score_submission(
         size = sizes.of(key)
         pred, real = (_labels(side, key, size, num_classes, void) for side in answers)
         counts.append(_count(pred, real, num_classes))
-    return scored(np.stack(_by_class(keys, counts)), metric)
+    return scored(np.stack(_by_class(keys, counts, answers)), metric)
 
 
 def score_rows(
     config: Config, spec: SubmissionSpec, path: Path, truth: Sequence[Row]
 ) -> dict[str, Any]:
-    """Score the run's own submission against rows of known truth; rows without are not counted."""
+    """Score the run's own submission against rows of known truth; rows without are not counted,
+    nor, with a warning, those whose image or truth cannot be read."""
     answers = open_answers(path, order=spec.order, base=spec.base, empty=spec.empty)
     counts = []
     for row in truth:
         if row.problem or not row.target:
             continue
-        size = image_size(row.image)
+        try:
+            size = image_size(row.image)
+            target = read_target(row.target, config, *size)
+        except UserError as error:
+            logger.warning("%s: not scored: %s", row.id, error)
+            continue
         planes = [answers.values(key, *size) for key in _keys(spec, config.task, row.id)]
         masks = np.stack([plane.astype(np.uint8) for plane in planes])
         if config.task == "multiclass" and len(masks) > 1:
             masks = masks.argmax(axis=0)[None].astype(np.uint8)
-        target = read_target(row.target, config, *size)
         counts.append(count_masks(masks, target, config.num_outputs, config.task))
     if not counts:
         raise UserError(f"{path}: none of the {len(truth)} test images has a known truth")
@@ -119,7 +126,7 @@ class _Sizes:
         self, answers: Sequence[Answers], images: Path | None, height: int | None, width: int | None
     ) -> None:
         if (height is None) != (width is None) or min(height or 1, width or 1) < 1:
-            raise UserError(f"--size: {height}x{width}: valid: a height and a width of 1 or more")
+            raise UserError(f"--height {height} --width {width}: valid: both, each 1 or more")
         self.answers, self.images = answers, images
         self.fixed = None if height is None or width is None else (height, width)
         self.files: dict[str, Path] = {}
@@ -133,7 +140,9 @@ class _Sizes:
         if found:
             return found
         if self.images is None:
-            raise UserError("an RLE does not say its image's size; give --images DIR or --size HxW")
+            raise UserError(
+                "an RLE does not say its image's size; give --images DIR, or --height and --width"
+            )
         path = self.files.get(key) or self.files.get(key.rpartition("_")[0])
         if path is None:
             raise UserError(f"{self.images}: has no image of {key!r}, whose size is needed")
@@ -164,13 +173,16 @@ def _count(pred_HW: Mask, truth_HW: Mask, num_classes: int | None) -> NDArray[np
     return count_masks(pred[None], truth_HW[None], num_classes or 1, task)
 
 
-def _by_class(keys: Sequence[str], counts: list[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
-    """Counts (1, 3) of `ID_CLASS` keys as (C, 3) of ids, where each id has the same classes."""
-    if not all("_" in key for key in keys):
+def _by_class(
+    keys: Sequence[str], counts: list[NDArray[np.int64]], answers: Sequence[Answers]
+) -> list[NDArray[np.int64]]:
+    """Counts (1, 3) of (id, class) keys as (C, 3) of ids, where each id has the same classes."""
+    pairs = {key: pair for side in answers for key, pair in side.pairs.items()}
+    if not all(key in pairs for key in keys):
         return counts
     table: dict[str, dict[str, NDArray[np.int64]]] = {}
     for key, count in zip(keys, counts, strict=True):
-        name, _, class_id = key.rpartition("_")
+        name, class_id = pairs[key]
         table.setdefault(name, {})[class_id] = count
     classes = sorted(next(iter(table.values())))
     if len(classes) < 2 or any(sorted(own) != classes for own in table.values()):

@@ -64,7 +64,7 @@ def select(config: Config, run: Run, round: int) -> None:
             continue
         samples, decisions = _train_set(config, run, round, fold, truth)
         manifest = Manifest(samples)
-        rows = manifest.train_rows(fold, leaky=config.flag(round) != "honest")
+        rows = manifest.train_rows(fold, leaky=config.teacher_flag(round) != "honest")
         if not rows:
             raise UserError(f"round {round}, fold {fold}: the rules leave nothing to train on")
         _write_decisions(run.select(round) / f"fold{fold}.csv", decisions)

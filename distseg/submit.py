@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from distseg.data.formats.row import SubmissionSpec
+from distseg.data.formats.row import SubmissionSpec, locate
 from distseg.errors import UserError
 from distseg.functional import rle
 
@@ -46,6 +46,9 @@ class PartWriter:
     ) -> None:
         self.spec, self.path, self.task = spec, Path(path), task
         self.known, self.seen = frozenset(spec.ids), set[str]()
+        for name in spec.ids if spec.kind == "masks" else []:
+            if problem := locate(self.path, f"{name}.png")[1]:
+                raise UserError(f"submission {self.path.name}: {problem}")
         self.folder = part_path(self.path, rank)
         self.temporary = self.folder.with_name(self.folder.name + ".tmp")
         shutil.rmtree(self.temporary, ignore_errors=True)

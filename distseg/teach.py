@@ -21,7 +21,14 @@ from distseg.data.cache import Cache
 from distseg.data.dataset import EvalSet
 from distseg.data.fit import Fit
 from distseg.data.prepare import open_cache, open_unlabeled_cache
-from distseg.evaluate import Normalizer, canvas_batches, loader, native_logits, tta_logits
+from distseg.evaluate import (
+    Normalizer,
+    canvas_batches,
+    canvas_key,
+    loader,
+    native_logits,
+    tta_logits,
+)
 from distseg.manifest import Manifest
 from distseg.member import default_workers, make_accelerator
 from distseg.oof import load_snapshot_model
@@ -116,28 +123,29 @@ def _give(
     models = [_load(teacher, config, accelerator) for teacher in lesson.teachers]
     fits = [Fit(size) for _, size in models]
     sizes = [(sample.height, sample.width) for sample in manifest]
-    batches = canvas_batches(sizes, fits[0], config.predict.batch_size)
+    batches = canvas_batches(sizes, fits, config.predict.batch_size)
     batches = batches[accelerator.process_index :: accelerator.num_processes]
-    inputs = sorted({size.model_dump_json() for _, size in models})
-    workers = default_workers(config, accelerator)
-    loaders, normalizers = [], {}
-    for text in inputs:
-        size = InputConfig.model_validate_json(text)
-        data = EvalSet(manifest, range(len(manifest)), cache, Fit(size))
-        loaders.append(loader(data, batches, workers, accelerator.device, persistent=False))
-        normalizers[text] = Normalizer(size, accelerator.device, config.compute.channels_last)
+    device, workers = accelerator.device, default_workers(config, accelerator)
+    keys = [canvas_key(size) for _, size in models]
+    canvases = dict(zip(keys, fits, strict=True))
+    loaders = []
+    for fit in canvases.values():
+        data = EvalSet(manifest, range(len(manifest)), cache, fit)
+        loaders.append(loader(data, batches, workers, device, persistent=False))
+    normalizers = [Normalizer(size, device, config.compute.channels_last) for _, size in models]
     heads = "min_head_certainty" in config.rounds[round].checks
     seen = sorted(set().union(*(teacher.trained_on for teacher in lesson.teachers)))
     writer = TeachingWriter(part, config, lesson.logits)
     for positions, *found in zip(batches, *loaders, strict=True):
         images = {
-            text: normalizers[text](one["image"].to(accelerator.device, non_blocking=True))
-            for text, one in zip(inputs, found, strict=True)
+            key: one["image"].to(device, non_blocking=True)
+            for key, one in zip(canvases, found, strict=True)
         }
         native = [sizes[i] for i in positions]
         logits, certain = [], []
-        for (snapshots, size), fit in zip(models, fits, strict=True):
-            batch = images[size.model_dump_json()]
+        parts = zip(models, fits, keys, normalizers, strict=True)
+        for (snapshots, _), fit, key, normalizer in parts:
+            batch = normalizer(images[key])
             views = tta_logits(snapshots, batch, config.predict.tta, accelerator.autocast, fit)
             mean = torch.stack(views).mean(0)
             logits.append([one.cpu().numpy() for one in native_logits(mean, fit, native)])

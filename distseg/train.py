@@ -76,7 +76,8 @@ def train_member(config: Config, run_dir: Path, round: RoundKey, name: str, fold
             final |= {"precision": accelerator.mixed_precision, "ranks": accelerator.num_processes}
             shutil.rmtree(paths.state, ignore_errors=True)
             mark_done(paths.done, final)
-            logger.info("%s fold %d done: score %.4f", name, fold, score)
+            text = "without a score" if score is None else f"score {score:.4f}"
+            logger.info("%s fold %d done: %s", name, fold, text)
         accelerator.wait_for_everyone()
     except Exception as error:
         write_failure(paths, error)

@@ -260,8 +260,8 @@ def test_other_mistakes_of_scoring(tmp_path: Path) -> None:
     table = write_table(tmp_path / "a.csv", made_masks())
     cases: list[tuple[Path, str, dict[str, Any], str]] = [
         (table, "dise", {}, "unknown metric 'dise'. Did you mean 'dice'"),
-        (table, "dice", {}, "give --images DIR or --size"),
-        (table, "dice", {"height": 7}, "valid: a height and a width"),
+        (table, "dice", {}, "give --images DIR, or --height and --width"),
+        (table, "dice", {"height": 7}, "--height 7 --width None: valid: both"),
         (table, "dice", {"images": tmp_path / "imges"}, "imges: no such folder"),
         (tmp_path / "b.csv", "dice", {}, "b.csv: there is no such file or folder"),
     ]

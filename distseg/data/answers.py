@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from distseg.data.masks import image_size, read_labels
 from distseg.errors import UserError
 from distseg.functional import rle
 
-ID_NAMES = ("id", "imageid", "image_id", "image", "img", "name", "filename", "imageid_classid")
+JOINED = "imageid_classid"  # an id and a class in one cell, as Severstal has them
+ID_NAMES = ("id", "imageid", "image_id", "image", "img", "name", "filename", JOINED)
 RLE_NAMES = (
     "rle_mask",
     "encodedpixels",
@@ -37,12 +38,14 @@ class RleTable:
     """A CSV or TSV, with a header or without: id and RLE, or id, class and RLE.
 
     rows: line number and RLE by key; the key of a row with a class is `ID_CLASS`.
+    pairs: (id, class) by key, where a row is one class of an image.
     sparse: with a class column, a pair without a row is a pair without an object.
     """
 
     path: Path
     options: dict[str, Any]
     rows: dict[str, tuple[int, str]] = field(default_factory=dict)
+    pairs: dict[str, tuple[str, str]] = field(default_factory=dict)
     sparse: bool = False
 
     @property
@@ -71,6 +74,7 @@ class MaskFolder:
 
     path: Path
     files: dict[str, Path]
+    pairs: dict[str, tuple[str, str]] = field(default_factory=dict)
     sparse: bool = False
 
     @property
@@ -97,33 +101,38 @@ def open_answers(path: Path, *, order: str = "column", base: int = 1, empty: str
     if not path.exists():
         raise UserError(f"{path}: there is no such file or folder")
     if path.is_dir():
-        return MaskFolder(path, _mask_files(path))
+        return _open_folder(path)
     table = RleTable(path, {"order": order, "base": base, "empty": empty})
     lines = _lines(path)
     line, first = next(lines, (0, []))
     if not first:
         raise UserError(f"{path}: is empty; valid: lines of id and RLE")
     header = _is_header(first, empty)
-    columns = _columns(path, [cell.strip().lower() for cell in first], header)
+    names = [cell.strip().lower() for cell in first]
+    columns = _columns(path, names, header)
+    joined = header and names[columns[0]] == JOINED
     if not header:
-        _add(table, line, first, columns, len(first))
+        _add(table, line, first, columns, len(first), joined)
     for line, cells in lines:
-        _add(table, line, cells, columns, len(first))
+        _add(table, line, cells, columns, len(first), joined)
     if not table.rows:
         raise UserError(f"{path}: has a header and no rows")
-    return RleTable(path, table.options, table.rows, sparse=len(columns) == 3)
+    return replace(table, sparse=len(columns) == 3)
 
 
-def _mask_files(path: Path) -> dict[str, Path]:
+def _open_folder(path: Path) -> MaskFolder:
     folders = sorted(p for p in path.iterdir() if p.is_dir() and p.name[0] != ".")
-    files: dict[str, Path] = {}
+    found = MaskFolder(path, {})
+    files = found.files
     for folder in folders or [path]:
         for file in image_files(folder, "masks"):
             key = f"{file.stem}_{folder.name}" if folders else file.stem
             if key in files:
                 raise UserError(f"{file}: a second mask of {key!r}, beside {files[key].name}")
             files[key] = file
-    return files
+            if folders:
+                found.pairs[key] = (file.stem, folder.name)
+    return found
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -174,8 +183,9 @@ def _columns(path: Path, names: list[str], header: bool) -> tuple[int, ...]:
 
 
 def _add(
-    table: RleTable, line: int, cells: list[str], columns: tuple[int, ...], width: int
-) -> None:
+    table: RleTable, line: int, cells: list[str], columns: tuple[int, ...], width: int,
+    joined: bool,
+) -> None:  # fmt: skip
     if len(cells) != width:
         shown = cells[0][:40]
         raise UserError(f"{table.path}, line {line}: {shown!r}: {len(cells)} cells; valid: {width}")
@@ -189,3 +199,6 @@ def _add(
             f"{table.path}, line {line}: {key!r} was on line {first} already; valid: each id once"
         )
     table.rows[key] = (line, text)
+    if joined or len(names) > 1:
+        name, _, class_id = key.rpartition("_")
+        table.pairs[key] = (names[0], names[1]) if len(names) > 1 else (name, class_id)

@@ -29,12 +29,12 @@ def assign_folds(
 
     Args:
         coverage: (N, classes), share of each class in the row's mask.
-        groups: a key per row; rows of one stay together (kind group); "" is a group of its own.
+        groups: a key per row; rows of one stay together (kind group).
         duplicates: a key per row, equal for byte-identical images: they always stay together.
     """
     options = config.data.folds
     if options.kind == "file":
-        path = _find(config, str(options.path))
+        path = find_file(config, str(options.path))
         return read_folds(path, rows, duplicates)
     if options.kind == "split":
         return _own_split(rows, duplicates)
@@ -88,7 +88,7 @@ def _join(num: int, keys: Sequence[Sequence[str]]) -> list[list[int]]:
 def _strata(coverage: NDArray[np.float64], config: Config) -> NDArray[np.float64]:
     """0/1 (N, strata): all rows; each class's presence; empties; equal parts of the others by
     how much they hold (multiclass: of everything but the first class)."""
-    amount = coverage[:, 1:].sum(axis=1) if config.task == "multiclass" else coverage.sum(axis=1)
+    amount = object_share(config, coverage)
     filled = np.flatnonzero(amount > 0)
     bins = np.zeros(len(amount), dtype=np.int64)
     num_bins = max(1, min(_BINS, len(filled) // (2 * config.data.folds.num)))
@@ -99,12 +99,17 @@ def _strata(coverage: NDArray[np.float64], config: Config) -> NDArray[np.float64
     return np.concatenate([np.ones((len(amount), 1)), presence, one_hot], axis=1)
 
 
+def object_share(config: Config, coverage: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N,): how much of each row its classes hold; multiclass: without the first, the ground."""
+    return coverage[:, int(config.task == "multiclass") :].sum(axis=1)
+
+
 def _quarters(config: Config, rows: Sequence[Row]) -> NDArray[np.float64]:
     """0/1 (N, 4): which quarter of data.folds.strata's values a row has; (N, 0) without it."""
     options = config.data.folds
     if options.strata is None:
         return np.zeros((len(rows), 0))
-    path, column = _find(config, options.strata), options.strata_column
+    path, column = find_file(config, options.strata), options.strata_column
     values = {}
     for line, cells in read_table(path, ("id", column)):
         try:
@@ -148,12 +153,12 @@ def _deal(
 
 
 def read_groups(config: Config, rows: Sequence[Row]) -> list[str]:
-    """A key per row from the column of data.folds.groups; the layout's own where none is named."""
+    """A key per row from the column of data.folds.groups; none but for `kind: group`."""
     options = config.data.folds
     if options.kind != "group":
-        return [row.group for row in rows]
+        return []
     assert options.groups is not None and options.column is not None
-    path = _find(config, options.groups)
+    path = find_file(config, options.groups)
     table = {c["id"]: c[options.column] for _, c in read_table(path, ("id", options.column))}
     for row in rows:
         if not table.get(row.id):
@@ -161,14 +166,17 @@ def read_groups(config: Config, rows: Sequence[Row]) -> list[str]:
     return [str(table[row.id]) for row in rows]
 
 
-def _find(config: Config, name: str) -> Path:
+def find_file(config: Config, name: str) -> Path:
     """A file of the config: relative to data.root, else to where distseg was started."""
     inside = Path(config.data.root) / name
     return inside if inside.is_file() else Path(name)
 
 
-def read_folds(path: Path, rows: Sequence[Row], duplicates: Sequence[str]) -> list[int]:
-    """Folds of a CSV `id,fold`, checked: every row has one, and no twins lie in two."""
+def read_folds(
+    path: Path, rows: Sequence[Row], duplicates: Sequence[str], groups: Sequence[str] = ()
+) -> list[int]:
+    """Folds of a CSV `id,fold`, checked: every row has one, and no twins and no group lie in
+    two."""
     table: dict[str, int] = {}
     for line, cells in read_table(path, ("id", "fold")):
         name, text = cells["id"] or "", (cells["fold"] or "").strip()
@@ -183,36 +191,36 @@ def read_folds(path: Path, rows: Sequence[Row], duplicates: Sequence[str]) -> li
     folds = [table[row.id] for row in rows]
     if max(folds, default=-1) < 0:
         raise UserError(f"{path}: no row is validated; folds count from 0")
-    _check_twins(path, rows, duplicates, folds)
+    _check_together(path, rows, duplicates, folds, "are the same image")
+    _check_together(path, rows, groups, folds, "belong to one group")
     return folds
 
 
-def _check_twins(
-    path: Path, rows: Sequence[Row], duplicates: Sequence[str], folds: Sequence[int]
+def _check_together(
+    path: Path, rows: Sequence[Row], keys: Sequence[str], folds: Sequence[int], why: str
 ) -> None:
+    """UserError for two rows with the same key in different folds; "" is no key."""
     first: dict[str, int] = {}
-    for row, key in enumerate(duplicates):
-        other = first.setdefault(key, row)
+    for row, key in enumerate(keys):
+        other = first.setdefault(key, row) if key else row
         if folds[other] != folds[row]:
             raise UserError(
                 f"{path}: {rows[other].id!r} (fold {folds[other]}) and {rows[row].id!r} (fold "
-                f"{folds[row]}) are the same image; give them one fold"
+                f"{folds[row]}) {why}; give them one fold"
             )
 
 
 def write_folds(path: Path, ids: Sequence[str], folds: Sequence[int]) -> None:
+    """A CSV `id,fold`, written atomically; -1: trains in every fold."""
     _write_csv(path, [("id", "fold"), *zip(ids, folds, strict=True)])
 
 
 def balance(
     config: Config, folds: Sequence[int], coverage: NDArray[np.float64]
 ) -> list[tuple[str | int | float, ...]]:
-    """A header and a line per fold: images, share of empties, mean coverage, share with each
-    class."""
-    array = np.asarray(folds)
-    empty = (coverage == 0).all(axis=1)
-    if config.task == "multiclass":
-        empty = (coverage[:, 1:] == 0).all(axis=1)
+    """A header, and a line per fold: images, share of empties, and for each class the share of
+    images with it and its mean coverage (N, classes). Shares are 0..1."""
+    array, empty = np.asarray(folds), object_share(config, coverage) == 0
     names = [f"{part}_{name}" for name in config.classes for part in ("with", "coverage")]
     table: list[tuple[str | int | float, ...]] = [("fold", "images", "empty", *names)]
     for fold in sorted(set(folds)):

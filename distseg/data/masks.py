@@ -15,8 +15,8 @@ from PIL import Image
 from distseg.config import Config
 from distseg.errors import UserError
 from distseg.functional import rle
+from distseg.functional.combine import VOID
 
-VOID = 255  # what a pixel that counts nowhere is in every target
 _GRAY_16 = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 

@@ -83,7 +83,7 @@ def _prepare(config: Config, run: Run, statistics: Path) -> None:
     folds.write_balance(run.data / "balance.csv", table)
     tests.write(run.data / "test.csv")
     manifest.write(run.truth)
-    write_json(statistics, {"key": _key(config, run), **_statistics(checked, len(tests))})
+    write_json(statistics, {"key": _key(config, run), **_statistics(config, checked, len(tests))})
     run.log_event("prepared", train=len(manifest), test=len(tests), bad=len(checked.quarantine))
     logger.info("%d train images, %d test images, folds:", len(manifest), len(tests))
     for line in folds.balance_text(table).splitlines():
@@ -99,11 +99,11 @@ def _prepare(config: Config, run: Run, statistics: Path) -> None:
 def _folds(config: Config, run: Run, checked: Checked) -> list[int]:
     """Those of folds.csv, which is written first where it is missing."""
     rows, twins = checked.good, checked.duplicates
+    groups = folds.read_groups(config, rows)
     if not run.folds.is_file():
-        groups = folds.read_groups(config, rows)
         divided = folds.assign_folds(config, rows, checked.coverage, groups, twins)
         folds.write_folds(run.folds, [row.id for row in rows], divided)
-    return folds.read_folds(run.folds, rows, twins)
+    return folds.read_folds(run.folds, rows, twins, groups)
 
 
 def _refuse_change(run: Run, manifest: Manifest) -> None:
@@ -147,14 +147,14 @@ def _write_quarantine(path: Path, quarantine: Sequence[Bad]) -> None:
     atomic_write(path, text.getvalue())
 
 
-def _statistics(checked: Checked, num_test: int) -> dict[str, object]:
+def _statistics(config: Config, checked: Checked, num_test: int) -> dict[str, object]:
     return {
         "train": len(checked.good),
         "test": num_test,
         "quarantine": len(checked.quarantine),
         "constant": sum(facts.constant for facts in checked.facts),
         "coverage": [round(value, 6) for value in checked.coverage.mean(axis=0).tolist()],
-        "empty": round(float((checked.coverage == 0).all(axis=1).mean()), 6),
+        "empty": round(float((folds.object_share(config, checked.coverage) == 0).mean()), 6),
         "twins": len(checked.duplicates) - len(set(checked.duplicates)),
     }
 
@@ -169,14 +169,19 @@ def open_unlabeled_cache(config: Config, run: Run) -> Cache:
     """The decoded test images that can be read: `run.unlabeled` names them."""
     if not run.unlabeled.is_file():
         with FileLock(run.data / ".lock"):
-            tests = Manifest.read(run.data / "test.csv")
-            good, bad = _readable(tests, config.input.channels, load_depths(config))
-            for sample, reason in bad:
-                logger.warning("%s: %s: gets no pseudo-label", sample.image, reason)
-                run.log_event("broken_image", id=sample.id, reason=reason)
-            Manifest(good).write(run.unlabeled)
+            if not run.unlabeled.is_file():  # no other rank was first
+                _write_unlabeled(config, run)
     folder = Path(config.data.cache_dir) if config.data.cache_dir else run.cache
     return build_cache(config, Manifest.read(run.unlabeled), folder)
+
+
+def _write_unlabeled(config: Config, run: Run) -> None:
+    tests = Manifest.read(run.data / "test.csv")
+    good, bad = _readable(tests, config.input.channels, load_depths(config))
+    for sample, reason in bad:
+        logger.warning("%s: %s: gets no pseudo-label", sample.image, reason)
+        run.log_event("broken_image", id=sample.id, reason=reason)
+    Manifest(good).write(run.unlabeled)
 
 
 def _readable(

@@ -149,11 +149,16 @@ def _balanced(plan: Plan, pool: np.ndarray, epoch: int, share: float) -> np.ndar
     """As many rows as `pool`, of which `share` are positives: each row of a kind as often as any
     other of it, give or take one."""
     rng = np.random.default_rng([plan.seed, _SLIDE, epoch])
-    positive = np.isin(pool, np.asarray(plan.positives, dtype=np.int64))
+    every = np.asarray(plan.rows, dtype=np.int64)
     wanted = round(share * len(pool))
     parts = []
-    for kind, number in ((pool[positive], wanted), (pool[~positive], len(pool) - wanted)):
-        parts.append(np.resize(rng.permutation(kind), number))
+    for positive, number in ((True, wanted), (False, len(pool) - wanted)):
+        kind, all_of_it = (
+            rows[np.isin(rows, np.asarray(plan.positives, dtype=np.int64)) == positive]
+            for rows in (pool, every)
+        )
+        # a bootstrap's pool may have missed all rows of a kind
+        parts.append(np.resize(rng.permutation(kind if len(kind) else all_of_it), number))
     return np.concatenate(parts)
 
 

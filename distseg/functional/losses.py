@@ -14,13 +14,12 @@ in `loss_names.py` (which needs no torch).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distseg.functional.loss_names import LOSS_TASKS, LossSpec, check_loss_spec, split_term
+from distseg.functional.loss_names import LossSpec, check_loss_spec, split_term
 from distseg.functional.naming import unknown_name
 from distseg.functional.per_sample import (
     LossFunction,
@@ -31,8 +30,6 @@ from distseg.functional.per_sample import (
 )
 
 SpecLoss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-
-check_spec = check_loss_spec
 
 
 @per_sample
@@ -243,16 +240,8 @@ def lovasz_softmax(logits_BCHW: Tensor, target_BHW: Tensor, valid_BHW: Tensor) -
     return (loss_BC * present).sum(1) / present.sum(1).clamp_min(1)
 
 
-@dataclass(frozen=True)
-class LossInfo:
-    """A loss and the tasks that it is for."""
-
-    function: LossFunction
-    tasks: tuple[str, ...]
-
-
 _FUNCTIONS = (bce, dice, jaccard, focal, lovasz, lovasz_softmax, cross_entropy)
-LOSSES: dict[str, LossInfo] = {f.__name__: LossInfo(f, LOSS_TASKS[f.__name__]) for f in _FUNCTIONS}
+LOSSES: dict[str, LossFunction] = {f.__name__: f for f in _FUNCTIONS}
 
 
 def weighted_sum(spec: LossSpec, task: str) -> SpecLoss:
@@ -263,11 +252,11 @@ def weighted_sum(spec: LossSpec, task: str) -> SpecLoss:
         computed. Weights are used as they are: they need not sum to 1.
 
     Raises:
-        ValueError: as `check_spec`.
+        ValueError: as `check_loss_spec`.
     """
-    check_spec(spec, task)
+    check_loss_spec(spec, task)
     split = {name: split_term(value) for name, value in spec.items()}
-    terms = [(LOSSES[name].function, w, options) for name, (w, options) in split.items() if w > 0]
+    terms = [(LOSSES[name], w, options) for name, (w, options) in split.items() if w > 0]
 
     def total(logits_BCHW: Tensor, target: Tensor, valid_BHW: Tensor | None = None) -> Tensor:
         losses = [w * loss(logits_BCHW, target, valid_BHW, **options) for loss, w, options in terms]

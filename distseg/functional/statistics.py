@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from distseg.functional.combine import VOID, combine
 
-DECIDED = (0.2, 0.8)  # a pixel under the first, or over the second, is decided
+DECIDED = 0.8  # a pixel with an answer likelier than this is decided
 BOUNDARY_SHARE = 0.02  # of the diagonal: the width of the boundary (Cheng et al., CVPR 2021)
 FULL_SHARE = 0.995
 STATISTICS = (
@@ -53,7 +53,7 @@ def image_statistics(
     found = {
         **(_overlaps(seen, truth) if truth is not None else dict.fromkeys(STATISTICS[:3], np.nan)),
         "confidence": float(surest.mean()),
-        "decided": float((surest > DECIDED[1]).mean()),
+        "decided": float((surest > DECIDED).mean()),
         "entropy": float(entropy.mean()),
         "agreement": float(np.mean([_iou(one, mask) for one in planes])),
         "area": float(mask.any(axis=0).mean()),
@@ -61,7 +61,7 @@ def image_statistics(
         "rectangle": float(_rectangle(shape)),
         "thin": float(_thin(shape)),
         "full": float(shape.mean() >= FULL_SHARE),
-        "constant": float(image_HWC.min() == image_HWC.max()),
+        "constant": float((image_HWC == image_HWC[0, 0]).all()),
         "head_certainty": np.nan if head_logits is None else _head(head_logits, mask, task),
     }
     return found, mean, mask
@@ -75,6 +75,7 @@ def planes_of_logits(logits_CHW: NDArray, task: str) -> NDArray[np.bool_]:
 
 
 def planes_of_target(target_KHW: NDArray[np.uint8], classes: int, task: str) -> NDArray[np.bool_]:
+    """bool (P, H, W) of a target as the cache holds it; multiclass: without class 0."""
     if task != "multiclass":
         return target_KHW == 1
     return target_KHW[0][None] == np.arange(1, classes)[:, None, None]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
-from pathlib import Path
 
 from distseg.config import Config
+from distseg.data.folds import find_file
 from distseg.manifest import Manifest, pair_folds
 from distseg.runs import RoundKey, Run, round_number
 
@@ -15,8 +15,8 @@ MemberKey = tuple[str, int]
 def configured_folds(config: Config) -> list[int]:
     """The folds that the config makes, before any data is read."""
     folds = config.data.folds
-    if folds.kind == "file" and folds.path and Path(folds.path).is_file():
-        with Path(folds.path).open(newline="", encoding="utf-8") as file:
+    if folds.kind == "file" and folds.path and (path := find_file(config, folds.path)).is_file():
+        with path.open(newline="", encoding="utf-8-sig") as file:
             found = {str(row.get("fold", "")) for row in csv.DictReader(file)}
         return sorted(int(fold) for fold in found if fold.isdigit())
     return [0] if folds.kind in ("holdout", "split") else list(range(folds.num))

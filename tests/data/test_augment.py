@@ -58,7 +58,7 @@ def test_a_call_depends_on_its_seed_alone() -> None:
 
 
 def test_two_transforms_are_drawn_apart() -> None:
-    """albumentations' Compose, seeded, applies the second whenever the first is (PITFALLS)."""
+    """albumentations' Compose, seeded, applies the second whenever the first is."""
     augment = build_augment([{"hflip": {"p": 0.5}}, {"vflip": {"p": 0.5}}])
     image, target = pair()
     seen = [augment(image, target, s)[0] for s in range(200)]

@@ -3,13 +3,11 @@ index per pixel; multilabel may have a folder of binary masks per class: masks/C
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from distseg.config import Config, FolderConfig
 from distseg.data.formats.row import Row, SubmissionSpec, image_files, locate
-
-Masks = Callable[[str], tuple[str, str]]  # stem -> target, problem
+from distseg.errors import UserError
 
 
 def train(config: Config) -> list[Row]:
@@ -22,16 +20,15 @@ def test(config: Config) -> list[Row]:
     options = config.data.folder
     if options.test_images is None or not (Path(config.data.root) / options.test_images).is_dir():
         return []  # a data set may have nothing to predict yet
-    return [
-        Row(path.stem, str(path), problem=locate(path.parent, path.name)[1])
-        for path in _test_images(config)
-    ]
+    paths = _test_images(config)
+    return [Row(path.stem, str(path), problem=locate(path.parent, path.name)[1]) for path in paths]
 
 
 def submission(config: Config) -> SubmissionSpec:
     classes = tuple(config.classes) if len(config.classes) > 1 else None
     ids = [row.id for row in test(config)]
-    return SubmissionSpec(config.data.folder.submission, ids=ids, class_ids=classes)
+    names = ("ImageId_ClassId", "EncodedPixels") if classes else ("id", "rle_mask")
+    return SubmissionSpec(config.data.folder.submission, names, ids=ids, class_ids=classes)
 
 
 def test_truth(config: Config) -> list[Row] | None:
@@ -42,12 +39,16 @@ def test_truth(config: Config) -> list[Row] | None:
 
 
 def _test_images(config: Config) -> list[Path]:
-    """The first image of each stem: a submission has each id exactly once."""
+    """By stem, which is the id in a submission. UserError for two images of one stem."""
     assert config.data.folder.test_images is not None
     folder = Path(config.data.root) / config.data.folder.test_images
     first: dict[str, Path] = {}
     for path in image_files(folder, "data.folder.test_images"):
-        first.setdefault(path.stem, path)
+        other = first.setdefault(path.stem, path)
+        if other is not path:
+            raise UserError(
+                f"{path}: has the stem of {other.name}, which is the id; give each its own"
+            )
     return list(first.values())[: config.data.limit]
 
 

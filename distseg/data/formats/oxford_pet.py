@@ -41,6 +41,8 @@ def _listed(config: Config, name: str, *, masks: bool = True) -> list[Row]:
     rows: dict[str, Row] = {}
     for line, stem in _names(table):
         image, problem = locate(root / "images", f"{stem}.jpg")
+        if problem and not masks:  # a submission has a file for each id
+            raise UserError(f"{table}, line {line}: {problem}")
         mask = root / "annotations" / "trimaps" / f"{stem}.png"
         if stem in rows:
             raise UserError(f"{table}, line {line}: {stem!r} stands twice")

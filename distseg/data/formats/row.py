@@ -22,7 +22,6 @@ class Row:
 
     target: "" (none), "file:PATH" (multilabel: "file:A|B", one path per class, empty where there
     is none), or "rle:R" (one RLE per class, joined by "|").
-    group: rows of one group stay in one fold; "" for none.
     validates: whether it belongs to the data set's own validation part (folds.kind: split).
     problem: why the row is already known to be bad; "" when it is not.
     height, width: pixels; 0 until the image was opened.
@@ -31,7 +30,6 @@ class Row:
     id: str
     image: str
     target: str = ""
-    group: str = ""
     problem: str = ""
     validates: bool = False
     height: int = 0

@@ -21,20 +21,23 @@ def train(config: Config) -> list[Row]:
     root = Path(config.data.root)
     table = root / (config.data.table or "train.csv")
     images = {path.name: path for path in image_files(root / "train_images", "train images")}
-    found, rows = _table(table, len(config.classes), images)
+    joined = COLUMNS[0] in _header(table)
+    found, rows = _table(table, joined, len(config.classes), images)
     for name, path in images.items():
-        parts = found.get(name, {})
+        parts, problem = found.get(name, {}), locate(path.parent, name)[1]
+        if joined and len(parts) < len(config.classes):
+            lacking = next(n for n in range(1, len(config.classes) + 1) if n not in parts)
+            problem = problem or f"{table.name}: no row {name}_{lacking}; each class has one"
         text = "|".join(parts.get(number, "") for number in range(1, len(config.classes) + 1))
-        rows.append(Row(name, str(path), f"rle:{text}", problem=locate(path.parent, name)[1]))
+        rows.append(Row(name, str(path), f"rle:{text}", problem=problem))
     rows.sort(key=lambda row: row.id)
     return rows[: config.data.limit]
 
 
 def _table(
-    table: Path, num_classes: int, images: dict[str, Path]
+    table: Path, joined: bool, num_classes: int, images: dict[str, Path]
 ) -> tuple[dict[str, dict[int, str]], list[Row]]:
     """RLEs by image and class, and a row with a problem for each line that cannot be used."""
-    joined = "ImageId_ClassId" in _header(table)
     columns = COLUMNS if joined else ("ImageId", "ClassId", "EncodedPixels")
     found: dict[str, dict[int, str]] = {}
     bad: dict[str, Row] = {}
