@@ -94,7 +94,7 @@ def make_parser() -> argparse.ArgumentParser:
     test = add("predict-test", None)
     _run_argument(test)
     test.add_argument("--round", type=int)
-    test.add_argument("--share", default="0/0", help="FIRST/TOTAL: shares of the launch's ranks")
+    test.add_argument("--share", type=_share, required=True, help="FIRST/COUNT/TOTAL")
     teach = add("teach", None)
     _run_argument(teach)
     teach.add_argument("--round", type=int, required=True)
@@ -107,6 +107,11 @@ def _round_key(text: str) -> int | str:
     if not number.isdigit() or (slash and rest != "teachers"):
         raise argparse.ArgumentTypeError(f"{text!r}: write it as 1 or 1/teachers")
     return text if slash else int(number)
+
+
+def _share(text: str) -> tuple[int, ...]:
+    """Three whole numbers."""
+    return tuple(map(int, text.split("/")))
 
 
 def _run_argument(command: argparse.ArgumentParser) -> None:

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from distseg.errors import UserError
-from distseg.runs import atomic_write, read_json, write_json
+from distseg.runs import atomic_write, read_json, temporary_name, write_json
 
 StateDict = dict[str, Tensor]
 
@@ -151,7 +151,7 @@ def _write_tensors(path: Path, tensors: StateDict, metadata: dict[str, str] | No
             plain = plain.clone()  # tied weights and views: safetensors takes neither
         storages.add(plain.untyped_storage().data_ptr())
         ready[name] = plain
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(path)
     save_file(ready, str(temporary), metadata)
     with temporary.open("rb") as file:
         os.fsync(file.fileno())

@@ -175,8 +175,7 @@ def _predict_test(args: argparse.Namespace) -> int:
     from distseg.orchestration.launched import predict_test_here
 
     _, run = _open_run(args.run)
-    first, _, total = args.share.partition("/")
-    predict_test_here(run, args.round, int(first), int(total) or None)
+    predict_test_here(run, args.round, *args.share)
     return 0
 
 

@@ -15,13 +15,18 @@ from typing import Any
 def atomic_write(path: Path, data: str | bytes) -> None:
     """Write a temporary file beside `path`, flush it to disk, and rename it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(path)
     payload = data.encode() if isinstance(data, str) else data
     with temporary.open("wb") as file:
         file.write(payload)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def temporary_name(path: Path) -> Path:
+    """A name beside `path` that no other process has, on this machine or another."""
+    return path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.tmp")
 
 
 def write_json(path: Path, record: Any) -> None:
@@ -33,8 +38,8 @@ def read_json(path: Path) -> Any:
 
 
 def append_line(path: Path, record: Mapping[str, Any]) -> None:
-    """Append one JSON line with a single O_APPEND write, so that lines of several processes
-    never mix."""
+    """Append one JSON line with a single O_APPEND write: lines of several processes of a machine
+    do not mix. Each file is written on one machine: NFS promises this for no other."""
     path.parent.mkdir(parents=True, exist_ok=True)
     line = (json.dumps(record) + "\n").encode()
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -91,6 +96,11 @@ class MemberPaths:
     @property
     def done(self) -> Path:
         return self.folder / "DONE"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process group that trains the member."""
+        return self.folder / ".lock"
 
     @property
     def failure(self) -> Path:

@@ -71,6 +71,7 @@ class StageTrainer:
         self.frozen: nn.Module | None = None  # the encoder in the stage's first epochs
         self.loss_total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
         self.bad_in_row = torch.zeros((), dtype=torch.int64, device=accelerator.device)
+        self.skipped = torch.zeros_like(self.bad_in_row)  # steps of the epoch
 
     def load(self, tree: dict[str, Any] | None) -> None:
         """Take back a state of this stage; without an optimizer, one from a stage's border."""
@@ -114,10 +115,8 @@ class StageTrainer:
         member, accelerator, train = self.member, self.member.accelerator, self.member.config.train
         device, world = accelerator.device, accelerator.num_processes
         task, parts = member.config.task, train.accumulation
-        self.loss_total, skipped = (
-            torch.zeros_like(self.loss_total),
-            torch.zeros_like(self.bad_in_row),
-        )
+        self.loss_total = torch.zeros_like(self.loss_total)
+        self.skipped = torch.zeros_like(self.skipped)
         base = progress.epoch * self.plan.steps
         step_loss = torch.zeros_like(self.loss_total)
         step_rows: list[int] = []
@@ -163,7 +162,7 @@ class StageTrainer:
             if not last_part:
                 continue
             bad = self.step(train.clip_norm)
-            self.bad_in_row, skipped = (self.bad_in_row + 1) * bad, skipped + bad
+            self.bad_in_row, self.skipped = (self.bad_in_row + 1) * bad, self.skipped + bad
             self.loss_total += torch.where(bad.bool(), 0.0, step_loss)
             step_loss = torch.zeros_like(step_loss)
             if member.ema:
@@ -175,10 +174,10 @@ class StageTrainer:
                 return False
             if stop.number is not None:
                 interrupted(member, self, progress, stop.number)
-        progress.skipped_steps += int(skipped)
+        progress.skipped_steps += int(self.skipped)
         if self.gives_up(progress, step_rows):
             return False
-        return int(skipped) == 0 or self.buffers_are_finite(progress, step_rows)
+        return int(self.skipped) == 0 or self.buffers_are_finite(progress, step_rows)
 
     def buffers_are_finite(self, progress: Progress, rows: list[int]) -> bool:
         """Whether running statistics are still numbers: a forward pass with a NaN in it has
@@ -236,9 +235,10 @@ def image_loss(image_logits_BC: Tensor, target_BKHW: Tensor, task: str) -> Tenso
 
 
 def interrupted(member: Member, trainer: StageTrainer, progress: Progress, number: int) -> None:
-    """Save at this step and leave. Several ranks are not at the same step when a signal comes:
-    they leave with the state of the last epoch's end, which is on disk."""
-    if member.accelerator.num_processes == 1:
+    """Save at this step and leave. With the state of the last epoch's end, which is on disk, leave
+    several ranks, which are not at the same step when a signal comes, and an epoch that has skipped
+    a step: only at its end is it known whether it is to be rolled back."""
+    if member.accelerator.num_processes == 1 and not int(trainer.skipped):
         progress.loss_sum = progress.loss_sum + float(trainer.loss_total)
         trainer.engine.gather()
         save(member, trainer.engine.state(), progress)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from distseg import log
 from distseg.config import Config, StageConfig, dump_config
@@ -38,6 +39,7 @@ from distseg.stage import Interrupted, StageTrainer, StopSignal
 from distseg.zero import training_accelerator
 
 logger = logging.getLogger("distseg.train")
+LEAVING_S = 60.0
 
 
 class NonFiniteLoss(RuntimeError):
@@ -57,7 +59,10 @@ def train_member(config: Config, run_dir: Path, round: RoundKey, name: str, fold
     accelerator = training_accelerator(config)
     paths.folder.mkdir(parents=True, exist_ok=True)
     log.setup(paths.log(accelerator.process_index), console=accelerator.is_main_process)
+    lock = FileLock(paths.lock)
     try:
+        if accelerator.is_main_process:
+            _take(lock)
         member = Member(config, run, round, name, fold, accelerator)
         if member.main:
             paths.failure.unlink(missing_ok=True)
@@ -83,7 +88,17 @@ def train_member(config: Config, run_dir: Path, round: RoundKey, name: str, fold
         write_failure(paths, error)
         raise
     finally:
+        lock.release()
         accelerator.free_memory()
+
+
+def _take(lock: FileLock) -> None:
+    """A job of a driver that is gone may still be leaving; two must not write one state."""
+    try:
+        lock.acquire(timeout=LEAVING_S)
+    except Timeout:
+        folder = Path(lock.lock_file).parent
+        raise RuntimeError(f"{folder}: another process trains this member") from None
 
 
 def write_failure(paths: MemberPaths, error: Exception) -> None:
@@ -122,10 +137,9 @@ def fit_stages(member: Member) -> Progress:
             saved = None
             while progress.epoch < stage.schedule.epochs:
                 started, start_step = time.perf_counter(), progress.step
-                if progress.step == 0 and progress.total_epochs == 0:
-                    save(
-                        member, trainer.engine.state(), progress
-                    )  # what a rollback of epoch 0 goes back to
+                if progress.step == 0 and progress.epoch == 0:
+                    # what a rollback of the stage's first epoch goes back to
+                    save(member, trainer.engine.state(), progress)
                 finite = trainer.epoch(progress, stop)
                 if not finite:
                     roll_back(member, trainer, progress)
@@ -147,9 +161,8 @@ def fit_stages(member: Member) -> Progress:
                     append_line(paths.metrics, row)
                     report_epoch(member, row)
                 if progress.epoch < stage.schedule.epochs and not int(trainer.bad_in_row):
-                    save(
-                        member, trainer.engine.state(), progress
-                    )  # never a state that a NaN has touched
+                    # never a state that a NaN has touched
+                    save(member, trainer.engine.state(), progress)
             if stage.swa and progress.stage == len(stages) - 1:
                 epoch_again = replace(progress, step=0)
                 images_only = (batch for _, batch, _ in trainer.micro_batches(epoch_again))

@@ -141,3 +141,18 @@ def test_the_config_reference_is_up_to_date() -> None:
     command = [sys.executable, str(ROOT / "docs" / "generate_config.py")]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert (ROOT / "docs" / "config.md").read_text() == printed, "run `make docs`"
+
+
+@pytest.mark.parametrize(
+    ("stage", "flag"),
+    [
+        ({"keep": "last"}, "honest"),
+        ({"keep": "best"}, "indirect"),
+        ({"keep": "top_k", "top_k": 1}, "indirect"),
+        ({"schedule": {"kind": "plateau"}}, "indirect"),
+        ({"schedule": {"kind": "plateau", "metric": "loss", "mode": "min"}}, "honest"),
+    ],
+)
+def test_weights_that_the_folds_score_has_chosen_are_not_honest(stage: dict, flag: str) -> None:
+    config = parse_config(tiny_tree(stages=[stage]), "test")
+    assert config.flag(0) == flag and config.teacher_flag(0) == "honest"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from distseg.config import InputConfig, MemberConfig, parse_config
 from distseg.data.fit import Fit
 from distseg.errors import UserError
-from distseg.evaluate import Normalizer, tta_logits
+from distseg.evaluate import Normalizer, canvas_batches, tta_logits
 from distseg.models.build import add_coordinates, build_model
 from tests.conftest import tiny_tree
 
@@ -92,6 +92,26 @@ def test_coordinates_do_not_flip_with_the_view() -> None:
     plain = tta_logits([model], flat, [], nullcontext, Fit(InputConfig()))[0]
     assert torch.allclose(tta_logits([model], flat, ["hflip"], nullcontext, Fit(InputConfig()))[0],
                           (plain + plain.flip(-1)) / 2, atol=1e-6)  # fmt: skip
+
+
+def test_a_batch_has_one_canvas_for_each_input() -> None:
+    crop, resize, pad = (
+        Fit(InputConfig(height=64, width=64, fit=fit)) for fit in ("crop", "resize", "pad")
+    )
+    sizes = [(64, 64), (96, 64), (60, 60), (96, 64)]
+    assert canvas_batches(sizes, [resize], 4) == [[0, 1, 2, 3]]
+    assert canvas_batches(sizes, [resize, crop], 4) == [[0, 2], [1, 3]]
+    assert canvas_batches(sizes, [pad], 4) == [[0, 2], [1, 3]]
+    assert canvas_batches(sizes, [resize, crop], 1) == [[0], [2], [1], [3]]
+
+
+@pytest.mark.parametrize("arch", ["FPN", "UPerNet"])
+def test_scaled_views_have_sides_that_every_network_takes(arch: str) -> None:
+    member = MemberConfig(arch=arch, encoder="resnet18", encoder_weights=None)
+    model = build_model(member, 1, 1, (64, 64), pretrained=False).eval()
+    fit = Fit(InputConfig(height=64, width=64, fit="resize", channels=1))
+    logits = tta_logits([model], torch.zeros(1, 1, 64, 64), ["scale:0.75"], nullcontext, fit)
+    assert logits[0].shape == (1, 1, 64, 64)
 
 
 def test_whole_and_tiled_agree_in_the_interior() -> None:

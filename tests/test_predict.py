@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +18,13 @@ import torch
 from distseg.ensemble import fit_ensemble
 from distseg.errors import UserError
 from distseg.functional.rle import decode
+from distseg.manifest import Manifest
+from distseg.orchestration.launched import predict_test_here
+from distseg.orchestration.submission import submission_path
 from distseg.predict import predict_folder
 from distseg.rounds import choose_final
 from distseg.runs import Run
+from distseg.submit import part_path
 from distseg.train import train_member
 from tests.test_train import set_up
 
@@ -68,11 +75,39 @@ def test_other_sizes_come_back_at_their_own_size(run: Run, tmp_path: Path) -> No
     assert cv2.imread(str(tmp_path / "out" / "wide.png"), 0).shape == (20, 30)
 
 
+def test_larger_images_and_broken_ones_go_beside_the_others(run: Run, tmp_path: Path) -> None:
+    """A larger canvas than the config's pad, and files whose size is not known, in one folder."""
+    make_images(tmp_path / "in", 3, 32)
+    cv2.imwrite(str(tmp_path / "in" / "large.png"), np.zeros((50, 70), np.uint8))
+    (tmp_path / "in" / "a,b.png").write_bytes(b"no image")
+    broken = predict_folder(run.folder, tmp_path / "in", tmp_path / "out", tmp_path / "rle.csv")
+    assert [name for name, _ in broken] == ["a,b"]
+    assert cv2.imread(str(tmp_path / "out" / "large.png"), 0).shape == (50, 70)
+    with (tmp_path / "rle.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert {len(row) for row in rows} == {2} and ["a,b", ""] in rows
+
+
+@pytest.mark.parametrize(("first", "count"), [(0, 1), (0, 3), (1, 2)])
+def test_shares_go_to_however_many_ranks_there_are(run: Run, first: int, count: int) -> None:
+    """One rank here, of a job that was counted for up to three."""
+    path = submission_path(run, "rle")
+    predict_test_here(run, None, first, count, 3)
+    parts = [part_path(path, share) for share in range(3)]
+    done = [number for number, part in enumerate(parts) if part.is_dir()]
+    assert done == list(range(first, first + count))
+    ids = [json.loads(line)["id"] for n in done for line in (parts[n] / "rows.jsonl").open()]
+    tests = [s.id for s in Manifest.read(run.data / "test.csv")]
+    assert sorted(ids) == sorted(name for n in done for name in tests[n::3])
+    for part in parts:
+        shutil.rmtree(part, ignore_errors=True)
+
+
 def test_no_images_is_the_users_mistake(run: Run, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         predict_folder(run.folder, tmp_path / "absent", tmp_path / "out")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no images"):
+    with pytest.raises(UserError, match="no image files"):
         predict_folder(run.folder, tmp_path / "empty", tmp_path / "out")
 
 

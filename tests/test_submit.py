@@ -196,6 +196,17 @@ def test_rows_per_class_score_as_classes(tmp_path: Path) -> None:
     assert score_submission(short, full, "mean_dice", height=3, width=3)["score"] == record["score"]
 
 
+def test_numbers_in_ids_are_no_classes(tmp_path: Path) -> None:
+    """`img_1` is class 1 of `img` only where the file says so."""
+    rows = ["img_1,1 2", "img_2,", "img_3,3 1"]
+    for name, header in (("plain", "id,rle_mask"), ("joined", "ImageId_ClassId,EncodedPixels")):
+        (tmp_path / f"{name}.csv").write_text("\n".join([header, *rows]) + "\n")
+    size = {"height": 3, "width": 3}
+    plain = score_submission(tmp_path / "plain.csv", tmp_path / "plain.csv", "dice", **size)
+    joined = score_submission(tmp_path / "joined.csv", tmp_path / "joined.csv", "dice", **size)
+    assert (plain["num_images"], joined["num_images"]) == (3, 1)
+
+
 def test_class_indices_and_void(tmp_path: Path) -> None:
     for folder, pixels in (("a", [[0, 1], [2, 2]]), ("t", [[0, 1], [1, 9]])):
         (tmp_path / folder).mkdir()

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 
 from distseg import checkpoint
 from distseg.config import Config, parse_config
@@ -253,6 +254,58 @@ def kill_tree(pid: int, number: int) -> None:
         os.kill(child.pid, number)
     if number == signal.SIGKILL:
         os.kill(pid, number)
+
+
+def test_a_stages_first_epoch_rolls_back_to_its_own_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With an optimizer that remembers nothing of the epoch that failed."""
+    stage = tiny_tree()["stages"][0]
+    stage |= {"schedule": {"kind": "constant", "epochs_per_cycle": 1}, "keep": "last"}
+    step, seen = StageTrainer.step, []
+
+    def fail_once(trainer: StageTrainer, clip_norm: float | None) -> torch.Tensor:
+        seen.append((trainer.number, len(trainer.engine.optimizer.state)))
+        for parameter in trainer.engine.module.parameters():
+            if trainer.number == 1 and sum(stage for stage, _ in seen) in (3, 4):
+                parameter.grad.fill_(float("nan"))
+        return step(trainer, clip_norm)
+
+    monkeypatch.setattr(StageTrainer, "step", fail_once)
+    train_here(tmp_path, stages=[stage, stage], train={"batch_size": 4, "max_bad_steps": 2})
+    second = [states for number, states in seen if number == 1]
+    log = (tmp_path / "run/round_0/members/a_fold0/train.log").read_text()
+    assert log.count("rolled back") == 1
+    assert second[0] == 0 and second[3] > 0 and second[4] == 0
+
+
+def test_a_signal_after_a_skipped_step_leaves_the_last_whole_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, run = set_up(tmp_path)
+    step, done = StageTrainer.step, []
+
+    def spoil_and_stop(trainer: StageTrainer, clip_norm: float | None) -> torch.Tensor:
+        if len(done) == 1:
+            next(iter(trainer.engine.module.parameters())).grad.fill_(float("nan"))
+            os.kill(os.getpid(), signal.SIGTERM)
+        done.append(step(trainer, clip_norm))
+        return done[-1]
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(StageTrainer, "step", spoil_and_stop)
+        train_member(config, run.folder, 0, "a", 0)
+    assert int(done[1]) == 1
+    assert read_json(run.member(0, "a", 0).state / "state.json")["record"]["step"] == 0
+
+
+def test_two_jobs_never_train_one_member(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, run = set_up(tmp_path)
+    monkeypatch.setattr("distseg.train.LEAVING_S", 0.1)
+    paths = run.member(0, "a", 0)
+    paths.folder.mkdir(parents=True)
+    with FileLock(paths.lock), pytest.raises(RuntimeError, match="another process trains this"):
+        train_member(config, run.folder, 0, "a", 0)
 
 
 def test_non_finite_loss_rolls_back_then_names_the_samples(tmp_path: Path) -> None:

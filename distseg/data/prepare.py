@@ -133,9 +133,11 @@ def test_manifest(rows: Sequence[Row]) -> Manifest:
 
 
 def _key(config: Config, run: Run) -> str:
-    """Of what the Manifest was made from: settings and folds.csv."""
+    """Of what the Manifest was made from: settings and folds.csv. Where the cache lies is none of
+    it: each node of a cluster has its own."""
     inputs = {name: config.input_of(name).model_dump_json() for name in config.members}
-    parts = [config.data.model_dump_json(), config.task, config.classes, config.void, inputs]
+    data = config.data.model_dump_json(exclude={"cache_dir"})
+    parts = [data, config.task, config.classes, config.void, inputs]
     written = run.folds.read_bytes() if run.folds.is_file() else b""
     return hashlib.sha1(repr(parts).encode() + written, usedforsecurity=False).hexdigest()
 

@@ -56,6 +56,7 @@ def connect() -> bool:
     handler = signal.getsignal(signal.SIGTERM)
     # Ray's workers are niced by 15, and so would all that a job starts be.
     os.environ.setdefault("RAY_worker_niceness", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         _knock(address)
         ray.init(
@@ -63,6 +64,10 @@ def connect() -> bool:
             logging_level=logging.WARNING, **({} if address else ours),
         )  # fmt: skip
     except (OSError, RayError, RuntimeError, ValueError) as error:
+        if not address:
+            raise UserError(
+                f"compute.executor: ray: Ray does not start on this machine: {one_line(error)}"
+            ) from None
         raise UserError(
             f"RAY_ADDRESS={address}: no Ray cluster answers there ({one_line(error)}). Start one "
             "with `ray start --head`, or unset RAY_ADDRESS to use this machine alone. Every node "
@@ -88,9 +93,10 @@ class JobActor:
     """One job on this node, from its construction to the actor's end."""
 
     def __init__(
-        self, folder: Path, job: Job, slot: Slot, log_start: int, home: str,
+        self, folder: Path, job: Job, slot: Slot, log_start: int, home: str, start: Path,
         command: CommandBuilder,
     ) -> None:  # fmt: skip
+        os.chdir(start)  # relative paths count from where the driver was started
         run = Run(folder)
         end_leftovers(run, orphans=True)  # an earlier actor of this job may have died here
         self.described = job, slot, log_start
@@ -151,6 +157,7 @@ class RayHandle:
         self.pid: int | None = None
         self.cause: tuple[str, str] | None = None
         self.lost_at: float | None = None
+        self.ended = False
         self.result = actor.wait.remote()
 
     def poll(self) -> int | None:
@@ -168,6 +175,7 @@ class RayHandle:
                 self.lost_at, self.cause = time.monotonic(), self._cause(error)
                 return None
             ray.kill(self.actor)
+            self.ended = True
             return status
         return LOST if time.monotonic() - self.lost_at > 2 * ORPHAN_GRACE_S else None
 
@@ -184,6 +192,8 @@ class RayHandle:
     def kill(self) -> None:
         """End the job's processes, and then the actor; a node that does not answer is left to
         itself: its processes go with it."""
+        if self.ended:
+            return
         try:
             ray.get(self.actor.kill.remote(), timeout=ORPHAN_GRACE_S)
         except (RayError, GetTimeoutError):
@@ -232,7 +242,7 @@ class RayExecutor:
         log_start = job.log.stat().st_size if job.log.is_file() else 0
         home = socket.gethostname()
         actor = ray.remote(JobActor).options(**options)
-        made = actor.remote(self.folder, job, slot, log_start, home, self.command)
+        made = actor.remote(self.folder, job, slot, log_start, home, Path.cwd(), self.command)
         return RayHandle(made, slot, self.nodes.is_alive)
 
     def adopt(self) -> list[Started]:
@@ -244,7 +254,12 @@ class RayExecutor:
             try:
                 actor = ray.get_actor(name, NAMESPACE)
                 job, slot, log_start = ray.get(actor.describe.remote(), timeout=ANSWER_S)
-            except (RayError, GetTimeoutError, ValueError):
+            except (
+                GetTimeoutError
+            ):  # it has no room yet, or its node hangs: the job is started anew
+                ray.kill(actor)
+                continue
+            except (RayError, ValueError):
                 continue  # it is going
             handle = RayHandle(actor, slot, self.nodes.is_alive)
             found.append(Started(job, slot, handle, log_start))

@@ -40,15 +40,16 @@ class Node:
 
 
 @ray.remote(num_cpus=0, max_retries=0)
-def look(folder: str, token: str, node: str) -> dict[str, Any]:
-    """What a node is: its host, its packages, whether it sees the run folder. It answers in a file
-    too, which shows that the driver sees what the node writes."""
+def look(folder: str, token: str, node: str, start: str) -> dict[str, Any]:
+    """What a node is: its host, its packages, whether it has the folder `start` and sees the run
+    folder. It answers in a file too, which shows that the driver sees what the node writes."""
     path = Path(folder) / "driver"
     sees = path.is_file() and path.read_text(encoding="utf-8") == token
     if sees:
         atomic_write(Path(folder) / node, token)
     versions = {**package_versions(), "distseg": __version__}
-    return {"host": socket.gethostname(), "sees": sees, "versions": versions}
+    here = Path(start).is_dir()
+    return {"host": socket.gethostname(), "sees": sees, "here": here, "versions": versions}
 
 
 class Nodes:
@@ -91,7 +92,7 @@ class Nodes:
         for key in alive.keys() - self.known.keys() - self.refused.keys() - self.asked.keys():
             strategy = NodeAffinitySchedulingStrategy(key, soft=False)
             task = look.options(scheduling_strategy=strategy)
-            self.asked[key] = task.remote(str(self.folder), self.token, key)
+            self.asked[key] = task.remote(str(self.folder), self.token, key, str(Path.cwd()))
         refs = list(self.asked.values())
         ready = ray.wait(refs, num_returns=len(refs), timeout=patience_s)[0] if refs else []
         for key in [key for key, ref in self.asked.items() if ref in ready]:
@@ -121,6 +122,11 @@ class Nodes:
                 f"{host} does not see the run folder {self.folder.parent}: --out must lie on a "
                 "file system that all nodes share, at the same path"
             )
+        if not found["here"]:
+            raise UserError(
+                f"{host} has no folder {Path.cwd()}, from which relative paths of the config and "
+                "the run count: start distseg in a folder that all nodes have"
+            )
         if there["distseg"] != __version__:
             raise UserError(
                 f"{host} has distseg {there['distseg']}, the driver {__version__}: install the "
@@ -147,6 +153,7 @@ def node_slots(
         raise UserError(
             f"{host} has {cores} cores, a job needs {needed} (compute.cpu_threads x processes)"
         )
+    slots = slots[: max(1, cores) // needed]  # what Ray can place
     whole = whole_machine(slots, max(1, cores))
     return [replace(s, node=key, host=host) for s in slots], [replace(whole, node=key, host=host)]
 

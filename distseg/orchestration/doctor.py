@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,7 +25,14 @@ from distseg.orchestration.hardware import (
     torch_has_cuda,
     visible_gpus,
 )
-from distseg.orchestration.jobs import Job, launch_command, launch_environment, write_launch_yaml
+from distseg.orchestration.jobs import (
+    JOB_MARK,
+    Job,
+    end_processes,
+    launch_command,
+    launch_environment,
+    write_launch_yaml,
+)
 from distseg.orchestration.plan import amount, free_bytes
 from distseg.orchestration.versions import cpu_name, package_versions
 from distseg.runs import Run
@@ -173,7 +181,9 @@ def _launch() -> Iterator[Line]:
         slot, job = Slot(0, (), 2, 1), Job("doctor", (), run.folder / "launch.log")
         command = launch_command(job, slot, write_launch_yaml(run))
         command = [*command[: command.index("-m", 3)], str(script)]
-        done = _try(command, launch_environment(slot, run, "doctor"))
+        mark = uuid.uuid4().hex
+        done = _try(command, launch_environment(slot, run, mark))
+        end_processes(JOB_MARK, mark, 0.0)  # ranks that hang sit in sessions of their own
     if done is None:
         yield "ok", "a launch of two CPU ranks works", ""
     else:

@@ -84,12 +84,12 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def driver_lock(run: Run) -> Iterator[None]:
+def driver_lock(run: Run, patience_s: float = 0.0) -> Iterator[None]:
     """One driver per run folder; the lock goes with the process that holds it."""
     run.folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(run.lock)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=patience_s)
     except Timeout:
         raise UserError(
             f"{run.folder}: another `distseg run` works on this folder; "

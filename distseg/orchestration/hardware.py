@@ -53,7 +53,7 @@ def torch_has_cuda() -> bool:
 
 def query_gpus() -> list[Gpu]:
     """All GPUs that nvidia-smi lists; empty without a driver."""
-    query = "--query-gpu=index,uuid,name,memory.total"
+    query = "--query-gpu=index,name,memory.total"
     command = ["nvidia-smi", query, "--format=csv,noheader,nounits"]
     try:
         text = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
@@ -62,9 +62,9 @@ def query_gpus() -> list[Gpu]:
     rows = [[cell.strip() for cell in line.split(",")] for line in text.stdout.splitlines()]
     found = []
     for row in rows:
-        if len(row) == 4:
-            memory = int(row[3]) << 20 if row[3].isdigit() else 0
-            found.append(Gpu(row[0], row[2], memory))
+        if len(row) == 3:
+            memory = int(row[2]) << 20 if row[2].isdigit() else 0
+            found.append(Gpu(row[0], row[1], memory))
     return found
 
 

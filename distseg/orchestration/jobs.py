@@ -44,7 +44,7 @@ use_cpu: false
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One process group's work: members to train in a row, or (without members) `command`.
+    """One process group's work: members to train in a row, or what `arguments` says.
 
     arguments: what follows `distseg`, before the members and the overrides.
     log: file that takes standard output and standard error of launcher and ranks.
@@ -223,8 +223,8 @@ def watch_parent(environment: Mapping[str, str] = os.environ) -> None:
     """End this rank when its launcher or the driver of the run is gone: first by SIGTERM, which
     saves the state, and ORPHAN_GRACE_S later without asking, children included.
 
-    The kernel's signal covers the launcher, the thread covers the driver, and a launcher that
-    died before this line. Without a driver (`accelerate launch` by hand) only the launcher counts.
+    The kernel's signal covers the launcher, the thread covers the driver. Without a driver
+    (`accelerate launch` by hand) only the launcher counts.
     """
     driver = environment.get(DRIVER_MARK, "")
     watched = [os.getppid(), *([int(driver)] if driver.isdigit() else [])]

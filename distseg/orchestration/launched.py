@@ -30,8 +30,10 @@ def train_here(config: Config, run: Run, round: RoundKey, members: Sequence[Memb
     for name, fold in members:
         path = run.train_set(round, fold)
         known = Manifest.read(path if path.is_file() else run.truth).folds
-        if fold not in known or not path.is_file():
+        if fold not in known:
             raise UserError(f"--fold {fold}: no such fold in round {round}; this run has {known}")
+        if not path.is_file():
+            raise UserError(f"--round {round}: its train sets are not made yet: `distseg run` does")
         train_member(config, run.folder, round, name, fold)
 
 
@@ -42,17 +44,18 @@ def teach_here(run: Run, round: int) -> None:
     teach(run.folder, load_config(run.config), round)
 
 
-def predict_test_here(run: Run, round: int | None, first: int, total: int | None) -> None:
-    """All ranks: their shares of the test images into their parts of the submission. `first`: the
-    share of rank 0 out of `total`; None: as many as this launch has ranks."""
+def predict_test_here(run: Run, round: int | None, first: int, count: int, total: int) -> None:
+    """All ranks: shares `first` to `first + count - 1` of `total` of the test images into parts of
+    the submission, divided over however many ranks this launch has."""
     from distseg.data.formats import layout
     from distseg.predict import predict_test
     from distseg.submit import PartWriter
 
     config = load_config(run.config)
     spec = layout(config.data.format).submission(config)
-    share = first + int(os.environ.get("RANK", "0"))
-    total = total or int(os.environ.get("WORLD_SIZE", "1"))
-    writer = PartWriter(spec, submission_path(run, spec.kind, round), rank=share, task=config.task)
-    predict_test(run.folder, writer, round, (share, total))
-    writer.close()
+    path = submission_path(run, spec.kind, round)
+    rank, world = (int(os.environ.get(n, d)) for n, d in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    for share in range(first + rank, first + count, world):
+        writer = PartWriter(spec, path, rank=share, task=config.task)
+        predict_test(run.folder, writer, round, (share, total))
+        writer.close()

@@ -14,7 +14,6 @@ from distseg.orchestration.jobs import (
     Job,
     die_with_parent,
     end_processes,
-    find_processes,
     launch_command,
     launch_environment,
     ranks_of,
@@ -50,10 +49,6 @@ class LocalHandle:
     def kill(self) -> None:
         end_processes(JOB_MARK, self.mark, 0.0)
         self.process.wait()
-
-    def processes(self) -> list[int]:
-        """Pids of everything that the job runs."""
-        return [process.pid for process in find_processes(JOB_MARK, self.mark)]
 
 
 class LocalExecutor:

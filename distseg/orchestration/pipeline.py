@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 import os
 import time
@@ -20,7 +21,7 @@ from distseg.orchestration.jobs import RUN_MARK, Job, end_leftovers, end_process
 from distseg.orchestration.local import LocalExecutor
 from distseg.orchestration.members import MemberKey, known_members
 from distseg.orchestration.plan import make_jobs
-from distseg.orchestration.schedule import Executor, Failure, Scheduler
+from distseg.orchestration.schedule import POLL_S, Executor, Failure, Scheduler
 from distseg.orchestration.submission import (
     copy_of_round,
     prediction_jobs,
@@ -58,8 +59,10 @@ def run(config: Config, folder: Path) -> int:
         try:
             status = _steps(config, run)
         except BaseException as error:
-            # A signal may have come between the start of a job and its entry in the schedule.
-            end_processes(RUN_MARK, str(run.folder.resolve()), 0.0)
+            # A signal may have come between the start of a job and its entry in the schedule. On
+            # Ray, what runs is found by the next driver.
+            if config.compute.executor == "local":
+                end_processes(RUN_MARK, str(run.folder.resolve()), 0.0)
             run.log_event("run_ended", status="stopped", reason=f"{type(error).__name__}: {error}")
             raise
         run.log_event("run_ended", status=status, seconds=round(time.monotonic() - began, 1))
@@ -72,12 +75,10 @@ def open_executor(config: Config, run: Run) -> Iterator[Executor]:
     if config.compute.executor == "local":
         yield LocalExecutor(run, make_slots(config.compute, visible_gpus(), num_cores()))
         return
-    try:
-        from distseg.orchestration.cluster import RayExecutor
-    except ImportError:
-        raise UserError(
-            "compute.executor: ray: Ray is not installed: pip install 'distseg[ray]'"
-        ) from None
+    if importlib.util.find_spec("ray") is None:
+        raise UserError("compute.executor: ray: Ray is not installed: pip install 'distseg[ray]'")
+    from distseg.orchestration.cluster import RayExecutor
+
     executor = RayExecutor(config, run)
     try:
         yield executor
@@ -217,7 +218,8 @@ def fit_ensemble(config: Config, run: Run, number: int, done: Sequence[MemberKey
         text = "fitting the ensemble of %d members on out-of-fold predictions"
         logger.info(text, len(done))
         fit_ensemble(config, run, number)
-    if number and written_at(run.ensemble(ALL_ROUNDS)) < written_at(run.ensemble(number)):
+    youngest = max(written_at(run.ensemble(before)) for before in range(number + 1))
+    if number and written_at(run.ensemble(ALL_ROUNDS)) < youngest:
         logger.info("fitting the ensemble of the members of rounds 0 to %d", number)
         fit_ensemble(config, run, ALL_ROUNDS)
 
@@ -248,10 +250,13 @@ def predict_test(
         return True
     if number is None and copy_of_round(run, spec.kind, path):
         return True
-    jobs, total = prediction_jobs(run, executor.slots(wide=True), number)
+    while not (slots := executor.slots(wide=True)):  # a cluster whose nodes are gone: others come
+        time.sleep(POLL_S)
+    jobs, total = prediction_jobs(run, slots, number)
     logger.info("predicting the test images with %d processes", total)
-    if run_jobs(config, run, [], jobs, executor, wide=True):
-        logger.error("the test prediction failed: see %s", run.predict_log(0))
+    failures = run_jobs(config, run, [], jobs, executor, wide=True)
+    if failures:
+        logger.error("the test prediction failed: see %s", failures[0].job.log)
         return False
     merge_parts(spec, path, total, task=config.task)
     run.log_event("submission", path=str(path))

@@ -247,7 +247,9 @@ class Scheduler:
 
 def smaller_batch(job: Job, config: Config, processes: int) -> Job | None:
     """The job with half the micro-batch and twice the accumulation: the same global batch. None
-    when the batch cannot be divided further."""
+    when the batch cannot be divided further. A job without members, which has none, as it is."""
+    if not job.members:
+        return job
     now = config.train.accumulation
     for text in job.overrides:
         if text.startswith(ACCUMULATION):

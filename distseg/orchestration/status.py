@@ -84,15 +84,16 @@ def is_alive(run: Run) -> bool:
     return False
 
 
-def started_members(run: Run) -> set[str]:
-    """ROUND:LABEL of the members whose job the ledger calls started and not ended."""
-    running: set[str] = set()
+def started_members(run: Run) -> dict[str, set[str]]:
+    """ROUND:LABEL of the members, by job, of the jobs that the ledger calls started and not
+    ended."""
+    running: dict[str, set[str]] = {}
     for line in read_lines(run.ledger):
-        members = {f"{line.get('round', 0)}:{label}" for label in line.get("members", [])}
         if line["event"] in ("job_started", "job_adopted"):
-            running |= members
+            members = {f"{line.get('round', 0)}:{label}" for label in line.get("members", [])}
+            running[line["job"]] = members
         elif line["event"] in ("job_done", "job_failed"):
-            running -= members
+            running.pop(line["job"], None)
         elif line["event"] == "run_started":
             running.clear()
     return running
@@ -132,7 +133,8 @@ def status_text(folder: Path) -> str:
     if not run.config.is_file():
         raise UserError(f"{folder}: no run here (config.yaml is missing)")
     config, alive = load_config(run.config), is_alive(run)
-    started, given_up = started_members(run) if alive else set(), left_out(run)
+    jobs, given_up = started_members(run) if alive else {}, left_out(run)
+    started: set[str] = set().union(*jobs.values())
     lines = [f"{folder}: {'running' if alive else 'not running'}"]
     for round in [key for key in round_keys(config, run) if run.round(key).is_dir()] or [0]:
         members = known_members(config, run, round)
@@ -142,7 +144,7 @@ def status_text(folder: Path) -> str:
             _line(s, f"{round}:{s.label}" in started, given_up.get(f"{round}:{s.label}"))
             for s in statuses
         ]
-        left = remaining_s(statuses, max(1, len(started)))
+        left = remaining_s(statuses, max(1, len(jobs)))
         if left and alive:
             lines.append(f"members trained in about {duration(left)}")
         if run.ensemble(round).is_file():

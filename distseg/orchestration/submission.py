@@ -48,7 +48,13 @@ def prediction_jobs(run: Run, slots: Sequence[Slot], number: int | None) -> tupl
     label = "predict-test" if number is None else f"predict-test-round-{number}"
     total, jobs, first = sum(slot.processes for slot in slots), [], 0
     for index, slot in enumerate(slots):
-        arguments = ("predict-test", str(run.folder), *which, "--share", f"{first}/{total}")
+        arguments = (
+            "predict-test",
+            str(run.folder),
+            *which,
+            "--share",
+            f"{first}/{slot.processes}/{total}",
+        )
         jobs.append(Job(f"{label}-{index}", arguments, run.predict_log(index)))
         first += slot.processes
     return jobs, total

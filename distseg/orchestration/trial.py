@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from distseg.config import Config, dump_config
+from distseg.orchestration.folder import driver_lock
 from distseg.orchestration.hardware import Slot
 from distseg.orchestration.jobs import RUN_MARK, Job, end_leftovers, end_processes, train_job
 from distseg.orchestration.local import CommandBuilder, LocalExecutor, launch_command
@@ -16,6 +17,7 @@ from distseg.orchestration.space import Setting, members_of, with_setting
 from distseg.orchestration.sweep import Sweep
 from distseg.runs import Run, atomic_write, read_json, read_lines, write_json
 
+LEAVING_S = 30.0  # an earlier start of the trial that was killed is gone by then
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -46,13 +48,14 @@ def run_trial(
         TrialFailed: a member failed, after its retries.
     """
     own, run, members = with_setting(config, setting), sweep.trial(name), members_of(config)
-    _prepare(sweep, run, own, setting)
-    end_leftovers(run)
     follower = Follower(run, members, report)
-    todo = [member for member in members if not run.member(0, *member).done.is_file()]
-    if todo:
-        executor = LocalExecutor(run, [slot], command)
-        Scheduler(own, run, executor, follower).execute([train_job(run, 0, todo)])
+    with driver_lock(run, LEAVING_S):
+        _prepare(sweep, run, own, setting)
+        end_leftovers(run)
+        todo = [member for member in members if not run.member(0, *member).done.is_file()]
+        if todo:
+            executor = LocalExecutor(run, [slot], command)
+            Scheduler(own, run, executor, follower).execute([train_job(run, 0, todo)])
     follower.tick()
     follower.finish()
 

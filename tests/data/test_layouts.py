@@ -12,11 +12,12 @@ from PIL import Image
 from distseg.config import Config, parse_config
 from distseg.data.folds import assign_folds
 from distseg.data.formats import layout
+from distseg.data.formats.row import SubmissionSpec
 from distseg.data.inspect import inspect
 from distseg.data.masks import read_target
 from distseg.errors import UserError
 from distseg.functional.rle import encode
-from distseg.submit import SubmissionWriter
+from distseg.submit import PartWriter, SubmissionWriter
 
 CLASSES = {"severstal": ["d1", "d2", "d3", "d4"], "camvid": ["sky", "road", "car"]}
 TASKS = {"severstal": "multilabel", "camvid": "multiclass"}
@@ -173,6 +174,26 @@ def test_a_comma_table_is_no_tianchi_table(tmp_path: Path) -> None:
     (tmp_path / "train_mask.csv").write_text("B0.jpg\t1 3\tx\n")
     with pytest.raises(UserError, match="3 cells"):
         layout("tianchi").train(config_of("tianchi", tmp_path))
+
+
+def test_a_cut_table_of_severstal_is_no_empty_mask(tmp_path: Path) -> None:
+    severstal(tmp_path)
+    lines = (tmp_path / "train.csv").read_text().splitlines()
+    (tmp_path / "train.csv").write_text("\n".join(lines[:-1]) + "\n")
+    last = lines[-1].partition(",")[0]
+    rows = {row.id: row for row in layout("severstal").train(config_of("severstal", tmp_path))}
+    problems = [row.problem for row in rows.values() if row.problem]
+    assert problems == [f"train.csv: no row {last}; each class has one"]
+
+
+def test_a_list_that_leaves_its_folder_is_refused(tmp_path: Path) -> None:
+    pets(tmp_path)
+    (tmp_path / "annotations" / "test.txt").write_text("../../cat_3 1 1 1\n")
+    with pytest.raises(UserError, match=r"test\.txt, line 1: '\.\./\.\./cat_3\.jpg' is no plain"):
+        layout("oxford_pet").test(config_of("oxford_pet", tmp_path))
+    spec = SubmissionSpec("masks", ids=["../evil"])
+    with pytest.raises(UserError, match="leaves its folder"):
+        PartWriter(spec, tmp_path / "out" / "masks")
 
 
 def pets(root: Path) -> np.ndarray:

@@ -57,6 +57,25 @@ def test_the_users_folds_are_kept_and_checked(tmp_path: Path) -> None:
         prepare(config(root), run)
 
 
+def test_another_cache_folder_is_no_change(tmp_path: Path) -> None:
+    """A node of a cluster has a cache of its own, and must not prepare the data again."""
+    root, run = folder(tmp_path / "data"), Run(tmp_path / "run")
+    prepare(config(root), run)
+    before = (run.data / "statistics.json").stat().st_mtime_ns
+    prepare(config(root, data__cache_dir=str(tmp_path / "elsewhere")), run)
+    assert (run.data / "statistics.json").stat().st_mtime_ns == before
+
+
+def test_replaced_folds_keep_groups_together(tmp_path: Path) -> None:
+    root, run = folder(tmp_path / "data"), Run(tmp_path / "run")
+    (root / "groups.csv").write_text("id,who\n" + "".join(f"a{i},p{i // 2}\n" for i in range(6)))
+    options = {"kind": "group", "num": 2, "groups": "groups.csv", "column": "who"}
+    run.folder.mkdir()
+    run.folds.write_text("id,fold\n" + "".join(f"a{i},{i % 2}\n" for i in range(6)))
+    with pytest.raises(UserError, match=r"'a0' \(fold 0\) and 'a1' \(fold 1\) belong to one group"):
+        prepare(config(root, data__folds=options), run)
+
+
 def test_a_change_under_trained_members_is_refused(tmp_path: Path) -> None:
     root, run = folder(tmp_path / "data"), Run(tmp_path / "run")
     prepare(config(root), run)

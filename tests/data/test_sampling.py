@@ -65,6 +65,14 @@ def test_bootstrap_draws_the_same_rows_every_epoch() -> None:
     assert set(drawn[0]) < set(ROWS)
 
 
+def test_a_bootstrap_without_a_positive_takes_none_from_elsewhere() -> None:
+    """A pool that has missed the only positive row draws it all the same, and no other."""
+    for seed in range(40):
+        plan = Plan([5, 6, 7], 1, seed, bootstrap=True, positives=[6], slide=Slide(0.5, 0.5, 0, 2))
+        rows = {row for batch in epoch_steps(plan, 0) for row, _, _ in batch}
+        assert 6 in rows and rows <= {5, 6, 7}
+
+
 @pytest.mark.parametrize(
     ("rows", "batch", "options"),
     [

@@ -245,6 +245,8 @@ def test_slots_of_a_node() -> None:
     ]  # fmt: skip
     assert whole[0].devices == ("0", "1")
     assert {s.node for s in [*slots, *whole]} == {"n"}
+    few, whole = node_slots(load_config_of(slots=4).compute, {"CPU": 2.0}, "n", "host")
+    assert len(few) == 2 and whole[0].processes == 2  # more could never be placed
     assert node_slots(compute, {}, "n", "host") == ([], [])
     with pytest.raises(ours.UserError, match="gpus_per_job"):
         node_slots(load_config_of(gpus_per_job=4).compute, {"CPU": 8.0, "GPU": 2.0}, "n", "host")

@@ -64,7 +64,7 @@ def test_impossible_slots(options: dict[str, object], words: str) -> None:
 def test_visible_gpus_follow_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A real nvidia-smi stand-in on PATH: a program that prints what the driver prints."""
     program = tmp_path / "nvidia-smi"
-    program.write_text("#!/bin/sh\necho '0, GPU-a, NVIDIA H100, 81559'\necho '1, GPU-b, X, 100'\n")
+    program.write_text("#!/bin/sh\necho '0, NVIDIA H100, 81559'\necho '1, X, 100'\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.setattr(hardware, "torch_has_cuda", lambda: True)

@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 from driver import scripted, worker_command
 
-from distseg.config import load_config
+from distseg.config import Config, load_config
 from distseg.orchestration.hardware import Slot
-from distseg.orchestration.jobs import RUN_MARK, find_processes, train_job
+from distseg.orchestration.jobs import RUN_MARK, Job, find_processes, train_job
 from distseg.orchestration.local import LocalExecutor
 from distseg.orchestration.schedule import Failure, Scheduler, cause_in_log, smaller_batch
 from distseg.orchestration.status import left_out, started_members
 from distseg.orchestration.view import LineProgress
 from distseg.runs import Run, read_lines
+from tests.conftest import tiny_tree
 
 Keys = Sequence[tuple[str, int]]
 
@@ -53,7 +54,7 @@ def test_all_slots_are_kept_busy(tmp_path: Path) -> None:
     assert [e["event"] for e in events[:2]] == ["job_started", "job_started"]
     assert {e["slot"] for e in events if e["event"] == "job_started"} == {0, 1}
     assert sum(e["event"] == "job_done" for e in events) == 4
-    assert started_members(run) == set()
+    assert started_members(run) == {}
     assert shown.count("epoch 1/2 loss 1.0000 score 0.5000") == 4
     assert "ETA" in shown
 
@@ -83,6 +84,11 @@ def test_other_failures_keep_the_smaller_batch(tmp_path: Path) -> None:
     run = scripted(tmp_path, a0=["fail:out_of_memory", "crash"])
     assert not execute(run, [[("a", 0)]])[0]
     assert attempts(run, "a", 0) == ["", "train.accumulation=2", "train.accumulation=2"]
+
+
+def test_a_job_without_members_goes_again_as_it_is(tmp_path: Path) -> None:
+    job = Job("predict-test-0", ("predict-test", "run"), tmp_path / "log")
+    assert smaller_batch(job, Config.model_validate(tiny_tree()), 1) == job
 
 
 def test_a_batch_of_one_cannot_be_halved(tmp_path: Path) -> None:
