@@ -114,15 +114,20 @@ def _inspect(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from distseg.orchestration.jobs import is_launched, watch_parent
-
-    if is_launched():
-        watch_parent()  # before the seconds that importing torch takes
+    _watch_launcher()
     from distseg.orchestration.launched import train_here
 
     config, run = _load_run(args)
     train_here(config, run, args.round, _members(args, config))
     return 0
+
+
+def _watch_launcher() -> None:
+    """A rank goes with its launcher, also in the seconds that importing torch takes."""
+    from distseg.orchestration.jobs import is_launched, watch_parent
+
+    if is_launched():
+        watch_parent()
 
 
 def _find_lr(args: argparse.Namespace) -> int:
@@ -168,10 +173,7 @@ def _members(args: argparse.Namespace, config: Config) -> list[tuple[str, int]]:
 
 
 def _predict_test(args: argparse.Namespace) -> int:
-    from distseg.orchestration.jobs import is_launched, watch_parent
-
-    if is_launched():
-        watch_parent()
+    _watch_launcher()
     from distseg.orchestration.launched import predict_test_here
 
     _, run = _open_run(args.run)
@@ -180,10 +182,7 @@ def _predict_test(args: argparse.Namespace) -> int:
 
 
 def _teach(args: argparse.Namespace) -> int:
-    from distseg.orchestration.jobs import is_launched, watch_parent
-
-    if is_launched():
-        watch_parent()
+    _watch_launcher()
     from distseg.orchestration.launched import teach_here
 
     _, run = _open_run(args.run)
@@ -226,10 +225,9 @@ def _tune_postprocess(args: argparse.Namespace) -> int:
 def _score(args: argparse.Namespace) -> int:
     from distseg.score import score_submission
 
-    size = {"images": args.images, "height": args.height, "width": args.width}
-    record = score_submission(
-        args.submission, args.truth, args.metric, **size, num_classes=args.num_classes
-    )
+    options = ("images", "height", "width", "num_classes", "void", "order", "base", "empty")
+    given = {name: getattr(args, name) for name in options}
+    record = score_submission(args.submission, args.truth, args.metric, **given)
     print(json.dumps(record, indent=2))
     return 0
 

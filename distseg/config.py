@@ -40,7 +40,7 @@ from distseg.config_training import (
 from distseg.config_tune import DistributionConfig, TuneConfig
 from distseg.config_zero import check_zero
 from distseg.errors import UserError, nearest
-from distseg.runs import RoundKey, round_number
+from distseg.runs import RoundKey, is_teachers, round_number
 
 __all__ = [
     "ComputeConfig",
@@ -73,7 +73,8 @@ class PredictConfig(Strict):
         False, description="a submission of every round, beside the run's own"
     )
     tta: list[str] = Field(
-        default_factory=lambda: ["hflip"], description="hflip vflip d4 scale:S dropout:N"
+        default_factory=lambda: ["hflip"],
+        description="hflip vflip rot90 rot180 rot270 transpose antitranspose d4 scale:S dropout:N",
     )
     batch_size: Count = Field(32, description="images")
 
@@ -181,10 +182,14 @@ class Config(Strict):
 
     def recipe(self, key: RoundKey) -> RoundConfig:
         """The round that says how to train; pair teachers train as round 0 does."""
-        return self.rounds[0 if "/" in str(key) else round_number(key)]
+        return self.rounds[0 if is_teachers(key) else round_number(key)]
 
     def stages_of(self, member: str, key: RoundKey = 0) -> list[StageConfig]:
         return self.recipe(key).stages or self.members[member].stages or self.stages
+
+    def epochs_of(self, member: str, key: RoundKey = 0) -> int:
+        """Epochs of all stages."""
+        return sum(stage.schedule.epochs for stage in self.stages_of(member, key))
 
     def rows_of_stage(self, member: str, key: RoundKey, number: int) -> str:
         """all | labeled | pseudo: which rows a stage trains on."""
@@ -196,7 +201,7 @@ class Config(Strict):
     def teacher_flag(self, key: RoundKey) -> str:
         """What the teachers of a round, or of one before it, make of its score: `honest`,
         `indirect` (the student's fold reached it through a judgement) or `leaky`."""
-        if "/" in str(key):
+        if is_teachers(key):
             return "honest"
         rounds = self.rounds[: round_number(key) + 1]
         judges = {r.judge for r in rounds if r.kind != "supervised"}

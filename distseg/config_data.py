@@ -53,7 +53,10 @@ class FolderConfig(Strict):
         0, ge=0, le=65534, description="binary masks: values above it are the object (JPEG: 127)"
     )
     test_masks: str | None = Field(None, description="truth of the test images, when it is known")
-    submission: Literal["masks", "rle"] = Field("masks", description="what `submit` writes")
+    submission: Literal["masks", "rle"] = Field("masks", description="what a submission is")
+    rle_order: Literal["column", "row"] = Field("column", description="how its RLEs count pixels")
+    rle_base: Literal[0, 1] = Field(1, description="the number of the first pixel")
+    rle_empty: str = Field("", description="what stands for a mask without an object")
 
 
 class SyntheticConfig(Strict):

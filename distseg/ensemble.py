@@ -3,9 +3,8 @@
 The rows are in parts: the folds, or two halves of the one fold of a hold-out. What is scored on
 a part was tuned on the other parts, by members that did not train on it. Tuning goes in steps
 (weights; then for each class threshold and min_area, a double threshold, small components, holes,
-full masks); a step is adopted only if, scored
-so, no part loses and the whole gains; what is not adopted stays at its default. The values that
-`predict` uses are then tuned on all parts.
+full masks); a step is adopted only if, scored so, no part loses and the whole gains; what is not
+adopted stays at its default. The values that `predict` uses are then tuned on all parts.
 """
 
 from __future__ import annotations

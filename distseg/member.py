@@ -24,7 +24,7 @@ from distseg.functional.tta_names import dropout_passes
 from distseg.manifest import Manifest
 from distseg.models.build import build_model
 from distseg.optim import Ema
-from distseg.runs import MemberPaths, RoundKey, Run, read_json, round_number
+from distseg.runs import MemberPaths, RoundKey, Run, is_teachers, read_json, round_number
 
 logger = logging.getLogger("distseg.train")
 
@@ -171,7 +171,7 @@ class Member:
 
     @property
     def _warm(self) -> bool:
-        return self.recipe.init == "previous" and "/" not in str(self.round) and self.round != 0
+        return self.recipe.init == "previous" and not is_teachers(self.round) and self.round != 0
 
     def _start_from_previous(self, run: Run) -> None:
         """The weights of the same model and fold in the round before: its last snapshot."""
@@ -216,7 +216,7 @@ class Member:
         """How often each row is wanted by the round's `hard_mining`: by what the round before
         scored on it out of fold; a row that it did not score counts as solved."""
         strength = self.recipe.hard_mining
-        if not strength or "/" in str(self.round):
+        if not strength or is_teachers(self.round):
             return []
         path = self.run.ensemble(round_number(self.round) - 1).with_name("oof.csv")
         if not path.is_file():

@@ -64,6 +64,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 RoundKey = int | str
 
 
+def is_teachers(key: RoundKey) -> bool:
+    """Whether a key is that of a round's pair teachers."""
+    return "/" in str(key)
+
+
 @dataclass(frozen=True, slots=True)
 class MemberPaths:
     """Files of one member: one model entry of the config on one fold of one round."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from distseg.config import OptimizerConfig, StageConfig
-from distseg.data.augment import build_augment
+from distseg.data.augment import Augment
 from distseg.data.dataset import SOFT_SCALE, TrainSet
 from distseg.data.fit import Fit
 from distseg.data.sampling import epoch_steps
@@ -61,7 +61,7 @@ class StageTrainer:
         specs = config.augment if stage.augment is None else stage.augment
         height, width = stage.input_size or (member.size.height, member.size.width)
         fit = Fit(member.size.model_copy(update={"height": height, "width": width}))
-        dataset = TrainSet(member.data, fit, build_augment(specs), member.seed)
+        dataset = TrainSet(member.data, fit, Augment(specs), member.seed)
         self.batches: list[list[tuple[int, int]]] = []  # the sampler: filled for each epoch
         self.loader = loader(dataset, self.batches, member.workers, accelerator.device, True)
         self.weights = torch.tensor([s.weight for s in member.manifest], dtype=torch.float32)

@@ -89,14 +89,6 @@ class PartWriter:
         self.temporary.rename(self.folder)
 
 
-class SubmissionWriter(PartWriter):
-    """The whole submission by one process: `add` every id once, in any order, then `close`."""
-
-    def close(self) -> None:
-        super().close()
-        merge_parts(self.spec, self.path, 1, task=self.task)
-
-
 def merge_parts(spec: SubmissionSpec, path: Path, num_parts: int, *, task: str = "binary") -> None:
     """Rank 0, when all ranks have closed theirs: join the parts to `path`, and remove them.
 

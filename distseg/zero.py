@@ -59,12 +59,12 @@ def make_zero_accelerator(config: Config) -> Accelerator:
     if importlib.util.find_spec("deepspeed") is None:
         raise UserError(
             f"compute.zero: {config.compute.zero}: DeepSpeed is not installed: "
-            "pip install 'distseg[deepspeed]'"
+            "pip install '.[deepspeed]' in the checkout"
         )
     cpu = not torch.cuda.is_available()
     set_environment(os.environ, cpu=cpu)
     device = torch.device("cpu" if cpu else "cuda")
-    bf16 = uses_bf16(config.compute, device)
+    bf16 = resolve_precision(config.compute.precision, device) == "bf16"
     without_compiler()
     first = AcceleratorState._shared_state == {}  # a second member of a job: it has the plugin
     accelerator = ZeroAccelerator(
@@ -74,11 +74,6 @@ def make_zero_accelerator(config: Config) -> Accelerator:
     )
     accelerator.bf16 = bf16
     return check_ranks(accelerator)
-
-
-def uses_bf16(compute: ComputeConfig, device: torch.device) -> bool:
-    """Whether the forward pass runs in bfloat16; `auto` is float32 where bf16 is not native."""
-    return resolve_precision(compute.precision, device) == "bf16"
 
 
 def check_launch(compute: ComputeConfig, environment: Mapping[str, str]) -> None:

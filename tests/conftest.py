@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+
+from distseg.data.formats.row import SubmissionSpec
+from distseg.submit import PartWriter, merge_parts
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("ACCELERATE_USE_CPU", "true")
@@ -86,3 +90,14 @@ def launch() -> Callable[..., subprocess.Popen[str]]:
         )
 
     return start
+
+
+def write_submission(
+    spec: SubmissionSpec, path: Path, masks: Mapping[str, np.ndarray], task: str = "binary"
+) -> None:
+    """By one process; masks uint8 (C, H, W) by id, added in reverse."""
+    writer = PartWriter(spec, path, task=task)
+    for name, mask in reversed(masks.items()):
+        writer.add(name, mask)
+    writer.close()
+    merge_parts(spec, path, 1, task=task)

@@ -19,11 +19,17 @@ from distseg.functional.metrics import summarize
 from distseg.score import score_rows, score_submission
 from distseg.submit import (
     PartWriter,
-    SubmissionWriter,
     merge_parts,
 )
+from tests.conftest import write_submission
 
 SHAPE = (7, 5)
+
+
+def add_all(writer: PartWriter, masks: dict[str, np.ndarray]) -> None:
+    for name, mask in masks.items():
+        writer.add(name, mask)
+    writer.close()
 
 
 def made_masks(num: int = 6, classes: int = 1) -> dict[str, np.ndarray]:
@@ -34,16 +40,10 @@ def made_masks(num: int = 6, classes: int = 1) -> dict[str, np.ndarray]:
     return {f"id{i}": mask for i, mask in enumerate(masks)}
 
 
-def write_all(writer: PartWriter, masks: dict[str, np.ndarray]) -> None:
-    for name, mask in reversed(masks.items()):  # any order
-        writer.add(name, mask)
-    writer.close()
-
-
 def test_rows_are_in_the_required_order_and_form(tmp_path: Path) -> None:
     masks = made_masks()
     ids = ["id3", "id0", "id2", "id1", "id5", "id4"]
-    write_all(SubmissionWriter(SubmissionSpec(ids=ids), tmp_path / "s.csv"), masks)
+    write_submission(SubmissionSpec(ids=ids), tmp_path / "s.csv", masks)
     rows = list(csv.reader((tmp_path / "s.csv").open()))
     assert rows[0] == ["id", "rle_mask"] and [row[0] for row in rows[1:]] == ids
     for name, text in rows[1:]:
@@ -57,17 +57,17 @@ def test_other_forms(tmp_path: Path) -> None:
     spec = SubmissionSpec(
         ids=list(masks), separator="\t", header=False, empty="-1", order="row", base=0
     )
-    write_all(SubmissionWriter(spec, tmp_path / "s.tsv"), masks)
+    write_submission(spec, tmp_path / "s.tsv", masks)
     assert (tmp_path / "s.tsv").read_text() == "a.jpg\t0 1 4 1 8 1\nb.jpg\t-1\n"
     two = SubmissionSpec(
         ids=["x"], class_ids=("1", "2"), columns=("ImageId_ClassId", "EncodedPixels")
     )
     mask = np.stack([np.zeros((2, 2)), np.ones((2, 2))]).astype(np.uint8)
-    write_all(SubmissionWriter(two, tmp_path / "s.csv", task="multilabel"), {"x": mask})
+    write_submission(two, tmp_path / "s.csv", {"x": mask}, task="multilabel")
     assert (tmp_path / "s.csv").read_text() == "ImageId_ClassId,EncodedPixels\nx_1,\nx_2,1 4\n"
     index = SubmissionSpec(ids=["x"], class_ids=("ground", "car"))
     labels = np.array([[[0, 1], [0, 0]]], dtype=np.uint8)
-    write_all(SubmissionWriter(index, tmp_path / "s.csv", task="multiclass"), {"x": labels})
+    write_submission(index, tmp_path / "s.csv", {"x": labels}, task="multiclass")
     assert (tmp_path / "s.csv").read_text() == "id,rle_mask\nx_ground,1 2 4 1\nx_car,3 1\n"
 
 
@@ -85,7 +85,7 @@ def test_folders_of_masks(tmp_path: Path, task: str, classes: int, names: dict[s
     mask = np.zeros((classes, 4, 3), dtype=np.uint8)
     mask[:, 1] = 1
     for _ in range(2):  # a second time replaces the first
-        write_all(SubmissionWriter(spec, tmp_path / "masks", task=task), {"x": mask})
+        write_submission(spec, tmp_path / "masks", {"x": mask}, task=task)
         found = sorted(p.relative_to(tmp_path / "masks") for p in tmp_path.rglob("*.png"))
         assert [path.as_posix() for path in found] == list(names)
     for name, values in names.items():
@@ -97,7 +97,7 @@ def test_folders_of_masks(tmp_path: Path, task: str, classes: int, names: dict[s
 def test_parts_of_several_ranks_make_the_same_file(tmp_path: Path) -> None:
     masks = made_masks(11)
     spec = SubmissionSpec(ids=list(masks))
-    write_all(SubmissionWriter(spec, tmp_path / "one.csv"), masks)
+    write_submission(spec, tmp_path / "one.csv", masks)
     for rank in range(3):
         writer = PartWriter(spec, tmp_path / "many.csv", rank=rank)
         for name in list(masks)[rank::3]:
@@ -113,18 +113,19 @@ def test_every_id_exactly_once(tmp_path: Path) -> None:
     spec = SubmissionSpec(ids=list(masks))
     path = tmp_path / "s.csv"
     path.write_text("the old one")
-    writer = SubmissionWriter(spec, path)
+    writer = PartWriter(spec, path)
     writer.add("id0", masks["id0"])
     with pytest.raises(UserError, match="'id0' was predicted twice"):
         writer.add("id0", masks["id0"])
     with pytest.raises(UserError, match="'other' is not among its ids"):
         writer.add("other", masks["id0"])
     writer.add("id3", masks["id3"])
+    writer.close()
     with pytest.raises(UserError, match="'id1' has no prediction; 4 such of 6 ids"):
-        writer.close()
+        merge_parts(spec, path, 1)
     assert path.read_text() == "the old one"
     for rank in range(2):  # both ranks predicted everything
-        write_all(PartWriter(spec, path, rank=rank), masks)
+        add_all(PartWriter(spec, path, rank=rank), masks)
     with pytest.raises(UserError, match="'id0' was predicted twice, 6 such"):
         merge_parts(spec, path, 2)
     with pytest.raises(UserError, match="part2: this part of the submission is missing"):
@@ -136,7 +137,7 @@ def test_what_is_on_disk_is_compared_with_what_was_given(tmp_path: Path) -> None
     masks = made_masks()
     path = tmp_path / "s.csv"
     part = PartWriter(SubmissionSpec(ids=list(masks)), path)
-    write_all(part, masks)
+    add_all(part, masks)
     rows = part.folder / "rows.jsonl"
     rows.write_text(rows.read_text().replace("1 35", "1 34"))  # a disk that lies
     with pytest.raises(AssertionError, match="id2 reads back wrong"):
@@ -307,11 +308,11 @@ def test_the_runs_own_submission_against_known_truth(tmp_path: Path, kind: str) 
         with Image.open(tmp_path / "data" / "test_masks" / f"{name}.png") as image:
             masks[name] = (np.asarray(image) > 0).astype(np.uint8)[None]
     path = tmp_path / "answer"
-    write_all(SubmissionWriter(spec, path), masks)
+    write_submission(spec, path, masks)
     assert score_rows(config, spec, path, truth)["score"] == 1.0
     first = next(name for name, mask in masks.items() if mask.any())
     masks[first][:] = 0
-    write_all(SubmissionWriter(spec, path), masks)
+    write_submission(spec, path, masks)
     assert score_rows(config, spec, path, truth)["score"] == pytest.approx(1 - 1 / len(masks))
     with pytest.raises(UserError, match="none of the 0 test images"):
         score_rows(config, spec, path, [])

@@ -104,7 +104,7 @@ def test_a_plain_launch_leaves_it_to_the_config() -> None:
 
 def test_without_deepspeed_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'distseg\[deepspeed\]'"):
+    with pytest.raises(UserError, match=r"pip install '\.\[deepspeed\]'"):
         make_zero_accelerator(parse_config(zero_tree(1), "test"))
 
 

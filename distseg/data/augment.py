@@ -179,12 +179,6 @@ class Augment:
         return _contiguous(image), target.transpose(2, 0, 1)
 
 
-def build_augment(specs: Sequence[dict[str, Any]]) -> Callable[..., Pair]:
-    """The transforms of a config's `augment` list; see `Augment.__call__`. UserError as in
-    `check_augment`."""
-    return Augment(specs)
-
-
 def _contiguous(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(array)
 

@@ -52,12 +52,6 @@ class Cache:
     def __reduce__(self) -> tuple[type[Cache], tuple[Path]]:
         return Cache, (self.folder,)  # a worker maps the files itself
 
-    def __contains__(self, name: str) -> bool:
-        return name in self.index
-
-    def __len__(self) -> int:
-        return len(self.index)
-
     def size(self, name: str) -> tuple[int, int]:
         """(height, width) in pixels."""
         return self.sizes[self.index[name]]

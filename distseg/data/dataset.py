@@ -113,10 +113,10 @@ def train_statistics(data: TrainData, rows: Sequence[int]) -> tuple[list[float],
 
 
 class TrainSet(Dataset[dict[str, Any]]):
-    """Augmented samples: `[(row, epoch)]` or `[(row, epoch, counts)]` (an item of `sampling`).
+    """Augmented samples by (row, epoch).
 
-    "image" uint8 (C, H, W) and "target" uint8 (K, H, W) of the canvas, "row" int, "counts" bool;
-    where the train set has soft targets "soft" uint8 (C, H, W), see `TrainData.soft`.
+    "image" uint8 (C, H, W) and "target" uint8 (K, H, W) of the canvas, "row" int; where the train
+    set has soft targets "soft" uint8 (C, H, W), see `TrainData.soft`.
     """
 
     def __init__(
@@ -132,8 +132,8 @@ class TrainSet(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, item: tuple[int, int] | tuple[int, int, bool]) -> dict[str, Any]:
-        row, epoch = item[0], item[1]
+    def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
+        row, epoch = item
         seed = sample_seed(self.seed, epoch, self.names[row])
         image, target = self.data.image(row), self.data.target(row)
         num = len(target)
@@ -148,10 +148,9 @@ class TrainSet(Dataset[dict[str, Any]]):
         image, target = self.fit.train(image, target, rng)
         if self.augment and not first:
             image, target = self.augment(image, target, seed)
-        counts = item[2] if len(item) > 2 else True
         sample = {"image": _chw(image), "target": _tensor(target[:num])}
         sample |= {"soft": _tensor(target[num:])} if self.data.has_soft else {}
-        return {**sample, "row": row, "counts": counts}
+        return {**sample, "row": row}
 
 
 class EvalSet(Dataset[dict[str, Any]]):

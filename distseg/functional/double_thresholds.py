@@ -97,22 +97,6 @@ class DoubleSweep:
         return DoubleChoice(tops[t], areas[a], bottoms[b], float(means[t, a, b]))
 
 
-def double_threshold_search(
-    logits: Sequence[NDArray],
-    truths: Sequence[NDArray[np.bool_]],
-    *,
-    metric: str,
-    tops: Sequence[float],
-    areas: Sequence[int],
-    bottoms: Sequence[float],
-    valids: Sequence[NDArray[np.bool_] | None] | None = None,
-) -> DoubleChoice:
-    """The best of all candidates on these images; `DoubleSweep` for sums over folds."""
-    sweep = DoubleSweep(metric, tops, areas, bottoms)
-    sweep.add_many(logits, truths, valids)
-    return sweep.best()
-
-
 def _count_image(
     logits_HW: NDArray,
     truth_HW: NDArray[np.bool_],

@@ -166,7 +166,7 @@ def _compute(config: Config) -> Iterator[Line]:
     yield "ok", text, ""
     if config.compute.executor == "ray":
         if importlib.util.find_spec("ray") is None:
-            yield "fail", "compute.executor: ray is not installed", "pip install 'distseg[ray]'"
+            yield "fail", "compute.executor: ray is not installed", "pip install '.[ray]'"
             return
         from distseg.orchestration.cluster_doctor import examine_cluster
 

@@ -7,7 +7,7 @@ import csv
 from distseg.config import Config
 from distseg.data.folds import find_file
 from distseg.manifest import Manifest, pair_folds
-from distseg.runs import RoundKey, Run, round_number
+from distseg.runs import RoundKey, Run, is_teachers, round_number
 
 MemberKey = tuple[str, int]
 
@@ -30,7 +30,7 @@ def known_folds(config: Config, run: Run) -> list[int]:
 def known_members(config: Config, run: Run, round: RoundKey = 0) -> list[MemberKey]:
     """Members of a round, or of the pair teachers of a round."""
     folds = known_folds(config, run)
-    if "/" not in str(round):
+    if not is_teachers(round):
         return config.planned_members(folds, round)
     students = {fold for _, fold in config.planned_members(folds, round_number(round))}
     numbers = [number for number, pair in pair_folds(folds).items() if students & set(pair)]

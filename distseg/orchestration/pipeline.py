@@ -34,6 +34,7 @@ from distseg.runs import (
     ALL_ROUNDS,
     RoundKey,
     Run,
+    is_teachers,
     member_id,
     read_json,
     round_number,
@@ -76,7 +77,7 @@ def open_executor(config: Config, run: Run) -> Iterator[Executor]:
         yield LocalExecutor(run, make_slots(config.compute, visible_gpus(), num_cores()))
         return
     if importlib.util.find_spec("ray") is None:
-        raise UserError("compute.executor: ray: Ray is not installed: pip install 'distseg[ray]'")
+        raise UserError("compute.executor: ray is not installed: pip install '.[ray]'")
     from distseg.orchestration.cluster import RayExecutor
 
     executor = RayExecutor(config, run)
@@ -195,7 +196,7 @@ def train_members(
     if not jobs:
         return []
     ready = len(members) - sum(len(job.members) for job in jobs)
-    what = "members" if "/" not in str(key) else f"teachers of round {round_number(key)}"
+    what = "members" if not is_teachers(key) else f"teachers of round {round_number(key)}"
     logger.info("%d %s to train, %d done", len(members) - ready, what, ready)
     return run_jobs(config, run, members, jobs, executor, key)
 

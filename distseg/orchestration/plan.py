@@ -14,7 +14,7 @@ from distseg.orchestration.hardware import Slot
 from distseg.orchestration.jobs import Job, train_job
 from distseg.orchestration.members import MemberKey, known_folds, known_members, round_keys
 from distseg.orchestration.pace import longest_first, member_costs, shown_paces
-from distseg.runs import RoundKey, Run, member_id, round_number
+from distseg.runs import RoundKey, Run, is_teachers, member_id, round_number
 
 PROCESS_BYTES = 700 << 20  # a Python with torch, timm, smp and albumentations imported, measured
 
@@ -57,7 +57,7 @@ def member_images(
 ) -> int:
     """Images that training one member reads: train rows x epochs, at most: what rules drop is not
     known before. Pseudo-labels are counted as all test images, or what `top` leaves of them."""
-    missing = 2 if "/" in str(key) else 1
+    missing = 2 if is_teachers(key) else 1
     share = 1 - config.data.folds.fraction if num_folds == 1 else (num_folds - missing) / num_folds
     own, extra = round(size.num_train * share), _pseudo_rows(config, size, key)
     recipe, total = config.recipe(key), 0
@@ -72,7 +72,7 @@ def member_images(
 
 def _pseudo_rows(config: Config, size: DataSize, key: RoundKey) -> int:
     """Pseudo-labels of a round at most; rounds inherit them from the one before."""
-    if "/" in str(key):
+    if is_teachers(key):
         return 0
     for entry in reversed(config.rounds[: round_number(key) + 1]):
         if entry.kind == "supervised":
@@ -107,7 +107,7 @@ def disk_bytes(
         size.num_train * config.data.folds.fraction
     )  # fmt: skip
     everyone = [(key, name) for key, members in planned.items() for name, _ in members]
-    logits = sum(oof_images * (2 if "/" in str(key) else 1) for key, _ in everyone)
+    logits = sum(oof_images * (2 if is_teachers(key) else 1) for key, _ in everyone)
     unlabeled = any(entry.uses_unlabeled for entry in config.rounds) * size.num_test
     return {
         "decode cache": (size.num_train + unlabeled) * pixels * (config.input.channels + targets),
@@ -183,7 +183,7 @@ def plan_text(
 
 
 def _round_line(config: Config, key: RoundKey) -> str:
-    if "/" in str(key):
+    if is_teachers(key):
         return f"teachers of round {round_number(key)}, each without two folds"
     entry = config.rounds[int(key)]
     judge = f", teacher: {entry.judge} ({config.flag(key)})" if entry.kind != "supervised" else ""
@@ -206,7 +206,7 @@ def _member_lines(
     header = f"{'member':<32} {'params':>8} {'epochs':>6} {'images':>10} {'snapshots':>9}  state"
     lines = [header]
     for name, fold in members:
-        epochs = sum(stage.schedule.epochs for stage in config.stages_of(name, key))
+        epochs = config.epochs_of(name, key)
         state = "done" if run.member(key, name, fold).done.is_file() else "to do"
         lines.append(
             f"{member_id(name, fold):<32} {models[name].parameters / 1e6:>7.1f}M {epochs:>6} "

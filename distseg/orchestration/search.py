@@ -82,7 +82,8 @@ def _require_ray() -> None:
     """UserError where a package of the `ray` extra is missing."""
     missing = [name for name in ("ray", "optuna", "matplotlib") if not find_spec(name)]
     if missing:
-        raise UserError(f"distseg tune needs {', '.join(missing)}: pip install 'distseg[ray]'")
+        names = ", ".join(missing)
+        raise UserError(f"distseg tune needs {names}: pip install '.[ray]' in the checkout")
 
 
 def _check_folds(config: Config, sweep: Sweep) -> None:

@@ -60,7 +60,7 @@ def members_of(config: Config) -> list[tuple[str, int]]:
 
 def num_epochs(config: Config, members: list[tuple[str, int]]) -> int:
     """Epochs of a trial whose config this is."""
-    return sum(stage.schedule.epochs for name, _ in members for stage in config.stages_of(name, 0))
+    return sum(config.epochs_of(name) for name, _ in members)
 
 
 def check_space(config: Config) -> int:

@@ -37,13 +37,9 @@ class MemberStatus:
         return member_id(self.name, self.fold)
 
 
-def total_epochs(config: Config, name: str, round: RoundKey = 0) -> int:
-    return sum(stage.schedule.epochs for stage in config.stages_of(name, round))
-
-
 def member_status(config: Config, run: Run, round: RoundKey, name: str, fold: int) -> MemberStatus:
     """Read one member's DONE, failure.json and metrics.jsonl; `running` is left to the caller."""
-    paths, epochs = run.member(round, name, fold), total_epochs(config, name, round)
+    paths, epochs = run.member(round, name, fold), config.epochs_of(name, round)
     rows = read_lines(paths.metrics)
     last = rows[-1] if rows else {}
     score = next((r["score"] for r in reversed(rows) if r.get("score") is not None), None)

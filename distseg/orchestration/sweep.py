@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ class Trial:
     score: float | None
     epochs: int
     seconds: float
-    error: str = field(default="")
+    error: str = ""
 
 
 def best_trial(trials: Sequence[Trial]) -> Trial | None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distseg.data.augment import OPTIONS, PRESETS, build_augment, check_augment
+from distseg.data.augment import OPTIONS, PRESETS, Augment, check_augment
 from distseg.errors import UserError
 
 SOME: dict[str, dict[str, Any]] = {name: {"p": 1.0} for name in OPTIONS}
@@ -34,7 +34,7 @@ def test_each_keeps_shapes_and_never_mixes_labels(
     before = image.copy(), target.copy()
     image.setflags(write=False)  # as the cache's views
     target.setflags(write=False)
-    augment = build_augment([{name: SOME[name]}])
+    augment = Augment([{name: SOME[name]}])
     made = [augment(image, target, seed) for seed in range(4)]
     for new_image, new_target in made:
         assert new_image.shape == image.shape and new_image.dtype == np.uint8
@@ -50,7 +50,7 @@ def test_each_keeps_shapes_and_never_mixes_labels(
 def test_a_call_depends_on_its_seed_alone() -> None:
     specs = [{name: {**options, "p": 0.5}} for name, options in SOME.items()]
     image, target = pair()
-    first, second = build_augment(specs), build_augment(specs)
+    first, second = Augment(specs), Augment(specs)
     forward = [first(image, target, s)[0] for s in range(12)]
     backward = [second(image, target, s)[0] for s in reversed(range(12))][::-1]
     assert all(np.array_equal(a, b) for a, b in zip(forward, backward, strict=True))
@@ -59,7 +59,7 @@ def test_a_call_depends_on_its_seed_alone() -> None:
 
 def test_two_transforms_are_drawn_apart() -> None:
     """albumentations' Compose, seeded, applies the second whenever the first is."""
-    augment = build_augment([{"hflip": {"p": 0.5}}, {"vflip": {"p": 0.5}}])
+    augment = Augment([{"hflip": {"p": 0.5}}, {"vflip": {"p": 0.5}}])
     image, target = pair()
     seen = [augment(image, target, s)[0] for s in range(200)]
     kinds = {"none": image, "h": image[:, ::-1], "v": image[::-1], "both": image[::-1, ::-1]}
@@ -72,7 +72,7 @@ def test_image_and_target_move_together() -> None:
     disc = ((y - 20) ** 2 + (x - 36) ** 2 < 120).astype(np.uint8)
     moves = ["hflip", "vflip", "rot90", "transpose", "affine", "elastic", "grid_distortion"]
     for name in moves:
-        augment = build_augment([{name: SOME[name]}])
+        augment = Augment([{name: SOME[name]}])
         for seed in range(5):
             image, target = augment(disc[..., None] * np.uint8(200), disc[None], seed)
             assert ((image[..., 0] > 100) != target[0]).mean() < 0.02, name
@@ -81,7 +81,7 @@ def test_image_and_target_move_together() -> None:
 def test_gray_changes_leave_the_target_alone() -> None:
     image, target = pair()
     for name in ("brightness_contrast", "gamma", "blur", "noise", "cutout"):
-        _, made = build_augment([{name: SOME[name]}])(image, target, 1)
+        _, made = Augment([{name: SOME[name]}])(image, target, 1)
         assert np.array_equal(made, target), name
 
 
@@ -89,11 +89,10 @@ def test_affine_options_do_what_they_say() -> None:
     image = np.zeros((101, 101, 1), np.uint8)
     image[40:61, 40:61] = 255
     target = (image > 0).astype(np.uint8).transpose(2, 0, 1)
-    large = build_augment([{"affine": {"scale": [2, 2], "p": 1}}])(image, target, 0)[1]
+    large = Augment([{"affine": {"scale": [2, 2], "p": 1}}])(image, target, 0)[1]
     assert abs(large.sum() / target.sum() - 4) < 0.3
     moved = [
-        build_augment([{"affine": {"translate": 0.2, "p": 1}}])(image, target, s)[1]
-        for s in range(30)
+        Augment([{"affine": {"translate": 0.2, "p": 1}}])(image, target, s)[1] for s in range(30)
     ]
     shifts = [np.argwhere(m[0]).mean(axis=0) - 50 for m in moved]
     assert np.abs(shifts).max() <= 21 and np.abs(shifts).max() > 10

@@ -39,7 +39,7 @@ def made(tmp_path: Path) -> tuple[Config, Manifest]:
 def test_images_of_several_sizes_come_back(tmp_path: Path) -> None:
     c, m = made(tmp_path)
     cache = build_cache(c, m, tmp_path / "cache")
-    assert len(cache) == 7 and "odd" in cache and "none" not in cache
+    assert len(cache.index) == 7 and "odd" in cache.index and "none" not in cache.index
     assert cache.size("odd") == (20, 11)
     assert np.array_equal(cache.image("odd")[..., 0], gray(9, 20, 11))
     assert np.array_equal(cache.target("odd")[0], blob(2, 20, 11) // 255)

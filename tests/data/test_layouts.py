@@ -17,7 +17,8 @@ from distseg.data.inspect import inspect
 from distseg.data.masks import read_target
 from distseg.errors import UserError
 from distseg.functional.rle import encode
-from distseg.submit import PartWriter, SubmissionWriter
+from distseg.submit import PartWriter
+from tests.conftest import write_submission
 
 CLASSES = {"severstal": ["d1", "d2", "d3", "d4"], "camvid": ["sky", "road", "car"]}
 TASKS = {"severstal": "multilabel", "camvid": "multiclass"}
@@ -97,12 +98,9 @@ def test_severstal_submission_has_four_rows_an_image_in_order(tmp_path: Path) ->
     severstal(tmp_path)
     config = config_of("severstal", tmp_path)
     spec = layout("severstal").submission(config)
-    writer = SubmissionWriter(spec, tmp_path / "s.csv", task="multilabel")
     mask = np.zeros((4, 16, 24), dtype=np.uint8)
     mask[1, 0, 0] = 1
-    for name in ("y.jpg", "z.jpg"):  # in any order
-        writer.add(name, mask)
-    writer.close()
+    write_submission(spec, tmp_path / "s.csv", {"y.jpg": mask, "z.jpg": mask}, "multilabel")
     lines = (tmp_path / "s.csv").read_text().splitlines()
     sample = (tmp_path / "sample_submission.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in lines] == [line.split(",")[0] for line in sample]
@@ -150,10 +148,8 @@ def test_tianchi_reads_and_writes_tabs_without_a_header(tmp_path: Path) -> None:
     rows = layout("tianchi").train(config)
     for row, mask in zip(rows, masks, strict=True):
         assert not row.problem and np.array_equal(read_target(row.target, config, 16, 24)[0], mask)
-    writer = SubmissionWriter(layout("tianchi").submission(config), tmp_path / "s.csv")
-    writer.add("T0.jpg", masks[0][None])
-    writer.add("T1.jpg", masks[2][None])
-    writer.close()
+    made = {"T0.jpg": masks[0][None], "T1.jpg": masks[2][None]}
+    write_submission(layout("tianchi").submission(config), tmp_path / "s.csv", made)
     assert (tmp_path / "s.csv").read_text() == f"T1.jpg\t\nT0.jpg\t{encode(masks[0])}\n"
 
 

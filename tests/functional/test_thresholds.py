@@ -5,7 +5,7 @@ import pytest
 
 from distseg.functional import metrics as M
 from distseg.functional.components import apply_postprocess
-from distseg.functional.double_thresholds import DoubleSweep, double_threshold_search
+from distseg.functional.double_thresholds import DoubleChoice, DoubleSweep
 from distseg.functional.thresholds import (
     NUM_CODES,
     Sweep,
@@ -219,6 +219,12 @@ def test_double_thresholds_equal_the_brute_force_grid(metric, use_valid):
     assert choice.score == pytest.approx(np.max(expected), abs=1e-12)
     real = double_brute(images, metric, choice.top, choice.area, choice.bottom, use_valid)
     assert real == pytest.approx(choice.score, abs=1e-12)
+
+
+def double_threshold_search(logits, truths, *, metric, tops, areas, bottoms) -> DoubleChoice:
+    sweep = DoubleSweep(metric, tops, areas, bottoms)
+    sweep.add_many(logits, truths)
+    return sweep.best()
 
 
 def test_double_threshold_helps_where_one_cannot():

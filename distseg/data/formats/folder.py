@@ -28,7 +28,11 @@ def submission(config: Config) -> SubmissionSpec:
     classes = tuple(config.classes) if len(config.classes) > 1 else None
     ids = [row.id for row in test(config)]
     names = ("ImageId_ClassId", "EncodedPixels") if classes else ("id", "rle_mask")
-    return SubmissionSpec(config.data.folder.submission, names, ids=ids, class_ids=classes)
+    options = config.data.folder
+    return SubmissionSpec(
+        options.submission, names, ids=ids, class_ids=classes,
+        order=options.rle_order, base=options.rle_base, empty=options.rle_empty,
+    )  # fmt: skip
 
 
 def test_truth(config: Config) -> list[Row] | None:
