@@ -30,26 +30,27 @@ from distseg.functional import rle
 Mask = NDArray[np.uint8]
 
 
-def part_path(path: Path, rank: int) -> Path:
-    return path.with_name(f"{path.name}.part{rank}")
+def part_path(path: Path, number: int, total: int) -> Path:
+    return path.with_name(f"{path.name}.part{number}of{total}")
 
 
 class PartWriter:
-    """One rank's share of a submission: a folder beside `path`, whole once closed.
+    """Share number share[0] of share[1] of a submission: a folder beside `path`, whole once closed.
 
     kind "rle": encodings go to rows.jsonl; kind "masks": ID.png of 0/255 for binary, of the class
     index for multiclass, and CLASS/ID.png of 0/255 for multilabel.
     """
 
     def __init__(
-        self, spec: SubmissionSpec, path: Path, *, rank: int = 0, task: str = "binary"
-    ) -> None:
+        self, spec: SubmissionSpec, path: Path, *, share: tuple[int, int] = (0, 1),
+        task: str = "binary",
+    ) -> None:  # fmt: skip
         self.spec, self.path, self.task = spec, Path(path), task
         self.known, self.seen = frozenset(spec.ids), set[str]()
         for name in spec.ids if spec.kind == "masks" else []:
             if problem := locate(self.path, f"{name}.png")[1]:
                 raise UserError(f"submission {self.path.name}: {problem}")
-        self.folder = part_path(self.path, rank)
+        self.folder = part_path(self.path, *share)
         self.temporary = self.folder.with_name(self.folder.name + ".tmp")
         shutil.rmtree(self.temporary, ignore_errors=True)
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -90,14 +91,15 @@ class PartWriter:
 
 
 def merge_parts(spec: SubmissionSpec, path: Path, num_parts: int, *, task: str = "binary") -> None:
-    """Rank 0, when all ranks have closed theirs: join the parts to `path`, and remove them.
+    """When all shares are closed: join the parts to `path`, and remove them and those of another
+    division, which a stopped start has left.
 
     Raises:
         UserError: an id is missing or in two parts; the message has the first one and the count.
             `path` is then as it was before.
     """
     path = Path(path)
-    parts = [part_path(path, rank) for rank in range(num_parts)]
+    parts = [part_path(path, number, num_parts) for number in range(num_parts)]
     places = _index(parts)
     _check_ids(spec, places, path)
     temporary = path.with_name(path.name + ".tmp")
@@ -113,7 +115,7 @@ def merge_parts(spec: SubmissionSpec, path: Path, num_parts: int, *, task: str =
             path.rename(old)
         temporary.rename(path)
         shutil.rmtree(old, ignore_errors=True)
-    for part in parts:
+    for part in path.parent.glob(f"{path.name}.part*"):
         shutil.rmtree(part)
 
 

@@ -93,12 +93,15 @@ def test_shares_go_to_however_many_ranks_there_are(run: Run, first: int, count: 
     """One rank here, of a job that was counted for up to three."""
     path = submission_path(run, "rle")
     predict_test_here(run, None, first, count, 3)
-    parts = [part_path(path, share) for share in range(3)]
+    parts = [part_path(path, share, 3) for share in range(3)]
     done = [number for number, part in enumerate(parts) if part.is_dir()]
     assert done == list(range(first, first + count))
     ids = [json.loads(line)["id"] for n in done for line in (parts[n] / "rows.jsonl").open()]
     tests = [s.id for s in Manifest.read(run.data / "test.csv")]
     assert sorted(ids) == sorted(name for n in done for name in tests[n::3])
+    made = {n: (parts[n] / "rows.jsonl").stat().st_ino for n in done}
+    predict_test_here(run, None, first, count, 3)  # a second start finds them done
+    assert made == {n: (parts[n] / "rows.jsonl").stat().st_ino for n in done}
     for part in parts:
         shutil.rmtree(part, ignore_errors=True)
 

@@ -99,7 +99,7 @@ def test_parts_of_several_ranks_make_the_same_file(tmp_path: Path) -> None:
     spec = SubmissionSpec(ids=list(masks))
     write_submission(spec, tmp_path / "one.csv", masks)
     for rank in range(3):
-        writer = PartWriter(spec, tmp_path / "many.csv", rank=rank)
+        writer = PartWriter(spec, tmp_path / "many.csv", share=(rank, 3))
         for name in list(masks)[rank::3]:
             writer.add(name, masks[name])
         writer.close()
@@ -125,7 +125,7 @@ def test_every_id_exactly_once(tmp_path: Path) -> None:
         merge_parts(spec, path, 1)
     assert path.read_text() == "the old one"
     for rank in range(2):  # both ranks predicted everything
-        add_all(PartWriter(spec, path, rank=rank), masks)
+        add_all(PartWriter(spec, path, share=(rank, 2)), masks)
     with pytest.raises(UserError, match="'id0' was predicted twice, 6 such"):
         merge_parts(spec, path, 2)
     with pytest.raises(UserError, match="part2: this part of the submission is missing"):

@@ -49,13 +49,17 @@ def predict_test_here(run: Run, round: int | None, first: int, count: int, total
     the submission, divided over however many ranks this launch has."""
     from distseg.data.formats import layout
     from distseg.predict import predict_test
-    from distseg.submit import PartWriter
+    from distseg.submit import PartWriter, part_path
 
     config = load_config(run.config)
     spec = layout(config.data.format).submission(config)
     path = submission_path(run, spec.kind, round)
+    source = run.final if round is None else run.ensemble(round)
     rank, world = (int(os.environ.get(n, d)) for n, d in (("RANK", "0"), ("WORLD_SIZE", "1")))
     for share in range(first + rank, first + count, world):
-        writer = PartWriter(spec, path, rank=share, task=config.task)
+        part = part_path(path, share, total)
+        if part.is_dir() and part.stat().st_mtime_ns >= source.stat().st_mtime_ns:
+            continue  # an earlier start of the run has made it
+        writer = PartWriter(spec, path, share=(share, total), task=config.task)
         predict_test(run.folder, writer, round, (share, total))
         writer.close()

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,12 +26,16 @@ ray = pytest.importorskip("ray")
 from ray.cluster_utils import Cluster  # noqa: E402
 
 from distseg.config import Config, load_config  # noqa: E402
+from distseg.data.prepare import prepare  # noqa: E402
 from distseg.orchestration import cluster as ours  # noqa: E402
 from distseg.orchestration import cluster_nodes  # noqa: E402
 from distseg.orchestration.cluster import RayExecutor, with_own_cache  # noqa: E402
 from distseg.orchestration.cluster_doctor import examine_cluster  # noqa: E402
 from distseg.orchestration.cluster_nodes import node_slots  # noqa: E402
+from distseg.orchestration.folder import open_run  # noqa: E402
+from distseg.orchestration.hardware import Slot  # noqa: E402
 from distseg.orchestration.jobs import RUN_MARK, find_processes, train_job  # noqa: E402
+from distseg.orchestration.local import LocalExecutor  # noqa: E402
 from distseg.orchestration.schedule import Failure, Scheduler  # noqa: E402
 from distseg.orchestration.status import status_text  # noqa: E402
 from distseg.orchestration.view import LineProgress  # noqa: E402
@@ -262,6 +267,24 @@ def test_each_host_has_its_own_cache(tmp_path: Path) -> None:
     assert with_own_cache(job, tmp_path, os.uname().nodename) == job
     there = with_own_cache(job, tmp_path, "another-host")
     assert there.overrides[0].startswith("data.cache_dir=")
+
+
+def test_a_job_on_another_host_prepares_nothing_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real job with a cache of its own, on data that the run has made."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    config, run = Config.model_validate(tree_of(2, 1)), Run(tmp_path / "run")
+    open_run(config, run)
+    prepare(config, run)
+    before = (run.data / "statistics.json").stat().st_mtime_ns
+    slot = Slot(0, (), 1, 1)
+    job = with_own_cache(train_job(run, 0, [("a", 0)]), run.folder, "another-host")
+    handle = LocalExecutor(run, [slot]).start(job, slot)
+    assert wait_for(lambda: handle.poll() is not None, 300) and handle.poll() == 0
+    assert run.member(0, "a", 0).done.is_file()
+    assert (run.data / "statistics.json").stat().st_mtime_ns == before
+    assert list(tmp_path.glob("distseg-cache-*")) and not run.cache.exists()
 
 
 def test_a_cluster_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
