@@ -380,7 +380,7 @@ def test_the_best_learning_rate_is_found(tmp_path: Path) -> None:
 def test_a_killed_sweep_goes_on(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """kill -9 of the driver while the second of three trials trains, which is deaf to SIGTERM."""
     space = {LR: {"choice": [0.003, 0.01, 0.03]}}
-    command = tune_command(sweep_config(space, epochs=60, search="grid"), tmp_path / "s")
+    command = tune_command(sweep_config(space, epochs=240, search="grid"), tmp_path / "s")
     sweep, environment = Sweep(tmp_path / "s" / "out"), deaf_environment(tmp_path / "deaf")
     driver = subprocess.Popen(command, env=environment)
     request.addfinalizer(driver.kill)
