@@ -379,8 +379,8 @@ def test_the_best_learning_rate_is_found(tmp_path: Path) -> None:
 @pytest.mark.ray
 def test_a_killed_sweep_goes_on(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """kill -9 of the driver while the second of three trials trains, which is deaf to SIGTERM."""
-    space = {LR: {"choice": [0.003, 0.01, 0.03]}}
-    command = tune_command(sweep_config(space, epochs=240, search="grid"), tmp_path / "s")
+    space, epochs = {LR: {"choice": [0.003, 0.01, 0.03]}}, 240
+    command = tune_command(sweep_config(space, epochs=epochs, search="grid"), tmp_path / "s")
     sweep, environment = Sweep(tmp_path / "s" / "out"), deaf_environment(tmp_path / "deaf")
     driver = subprocess.Popen(command, env=environment)
     request.addfinalizer(driver.kill)
@@ -407,7 +407,7 @@ def test_a_killed_sweep_goes_on(tmp_path: Path, request: pytest.FixtureRequest) 
     assert {row["id"] for row in rows} == set(after)
     assert [row["status"] for row in rows] == ["finished"] * 3
     resumed = sweep.trial(second[0]).member(0, "a", 0)
-    assert [row["epoch"] for row in read_lines(resumed.metrics)] == list(range(60))
+    assert [row["epoch"] for row in read_lines(resumed.metrics)] == list(range(epochs))
 
 
 def find_trials_at_work(sweep: Sweep) -> list[str]:
