@@ -128,7 +128,7 @@ def test_every_id_exactly_once(tmp_path: Path) -> None:
         add_all(PartWriter(spec, path, share=(rank, 2)), masks)
     with pytest.raises(UserError, match="'id0' was predicted twice, 6 such"):
         merge_parts(spec, path, 2)
-    with pytest.raises(UserError, match="part2: this part of the submission is missing"):
+    with pytest.raises(UserError, match="part0of3: this part of the submission is missing"):
         merge_parts(spec, path, 3)
     assert path.read_text() == "the old one"
 
