@@ -94,7 +94,7 @@ def test_no_ensemble_no_report(run: Run) -> None:
 
 
 def test_status(run: Run) -> None:
-    now = {"time": time.time(), "members": ["a_fold0"]}
+    now = {"time": time.time(), "job": "a_fold0", "members": ["a_fold0"]}
     append_line(run.ledger, {"event": "run_started"})
     append_line(run.ledger, {"event": "job_started", **now})
     row = {"epoch": 0, "epochs": 2, "loss": 0.5, "score": 0.25, "seconds": 10, "eta_s": 10}
