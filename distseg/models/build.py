@@ -42,6 +42,8 @@ OWN_NETS = {"PlainUnet": PlainUnet, "ResidualUnet": ResidualUnet, "SegNet": SegN
 ENCODER_NETS = {"FCN": FCN, "RefineNet": RefineNet, "ComposedUnet": ComposedUnet}  # called as smp's
 SUFFIX = ".safetensors"
 BUILD_ERRORS = (ValueError, KeyError, TypeError, RuntimeError, AssertionError, IndexError)
+# What the meta device raises for code that reads values (NotImplementedError is a RuntimeError).
+META_ERRORS = (RuntimeError, TypeError, ValueError)
 
 Outputs = tuple[Tensor, Tensor | None, *tuple[Tensor, ...]]
 
@@ -295,8 +297,8 @@ def _unused_parameters(
     try:
         try:
             outputs, parameters = _pass_on_meta(model, shape)
-        except (RuntimeError, NotImplementedError, TypeError, ValueError):
-            parameters = dict(model.named_parameters())  # some code needs real numbers
+        except META_ERRORS:  # code that needs real numbers: the same pass again, with numbers
+            parameters = dict(model.named_parameters())
             outputs = model(torch.zeros(shape))
     except BUILD_ERRORS as error:
         raise UserError(
