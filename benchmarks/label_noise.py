@@ -131,7 +131,7 @@ def experiment(root: Path, data: str, epochs: int, rounds: list[dict[str, Any]])
         "rounds": rounds,
         "train": {"batch_size": 8, "evaluate_every": epochs},
         "predict": {"every_round": True},
-        "compute": {"members_per_job": 9},
+        "compute": {"slots": FOLDS},  # a job a member: one thread each waits for no other
     }  # fmt: skip
 
 

@@ -7,37 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from distseg import checkpoint
-from distseg.config import Config, InputConfig, MemberConfig
+from distseg.config import Config
 from distseg.evaluate import Evaluator, native_logits, tta_logits
 from distseg.functional.metrics import summarize
 from distseg.manifest import Manifest
-from distseg.models.build import build_model
 from distseg.predictions import PredictionsWriter, merge
 from distseg.runs import MemberPaths, write_json
-
-
-@torch.inference_mode(False)  # building a model asks which parameters its outputs depend on
-@torch.enable_grad()
-def load_snapshot_model(
-    path: Path, device: torch.device, channels_last: bool
-) -> tuple[nn.Module, dict[str, Any]]:
-    """The model of a snapshot, in eval mode on `device`, and the snapshot's record."""
-    state, record = checkpoint.load_snapshot(path)
-    size = InputConfig.model_validate(record["input"])
-    model = build_model(
-        MemberConfig.model_validate(record["member"]),
-        size.channels,
-        record["num_outputs"],
-        (size.height, size.width),
-        pretrained=False,
-    )
-    model.load_state_dict(state)
-    if channels_last:
-        model = model.to(memory_format=torch.channels_last)
-    return model.to(device).eval(), record
+from distseg.trained import load_snapshot_model
 
 
 @torch.inference_mode()

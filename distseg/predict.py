@@ -11,7 +11,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -19,29 +19,22 @@ import cv2
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
-from distseg.config import Config, InputConfig, load_config
+from distseg.config import Config, load_config
 from distseg.data.dataset import ImageFiles
 from distseg.data.depths import load_depths
 from distseg.data.fit import Fit
 from distseg.data.formats.row import image_files
 from distseg.data.masks import image_size
 from distseg.errors import UserError
-from distseg.evaluate import (
-    Normalizer,
-    canvas_batches,
-    canvas_key,
-    loader,
-    native_logits,
-    tta_logits,
-)
+from distseg.evaluate import canvas_batches
 from distseg.functional.combine import PROB_LIMIT, to_masks
 from distseg.functional.rle import encode
 from distseg.manifest import Manifest, Sample
 from distseg.member import default_workers, make_accelerator
-from distseg.oof import load_snapshot_model
 from distseg.runs import Run, atomic_write, read_json
+from distseg.trained import TrainedMember, decode_batches
 
 logger = logging.getLogger("distseg.predict")
 
@@ -52,35 +45,23 @@ class Sink(Protocol):
     def add(self, name: str, mask_CHW: np.ndarray) -> None: ...
 
 
-@dataclass
-class Group:
-    """Members whose images lie on the same canvas: it is decoded once."""
-
-    fit: Fit
-    members: list[tuple[float, list[nn.Module], Normalizer]]  # (weight, snapshots, their input)
-
-
-def load_groups(
+def load_members(
     folder: Path, record: dict[str, Any], device: torch.device, channels_last: bool
-) -> list[Group]:
-    """The members of an ensemble.json as models on `device`, grouped by their input."""
-    groups: dict[str, Group] = {}
-    for member in record["members"]:
-        if member["weight"] <= 0:
-            continue
-        loaded = [
-            load_snapshot_model(folder / p, device, channels_last) for p in member["snapshots"]
-        ]
-        size = InputConfig.model_validate(loaded[0][1]["input"])
-        normalizer = Normalizer(size, device, channels_last)
-        group = groups.setdefault(canvas_key(size), Group(Fit(size), []))
-        group.members.append((member["weight"], [model for model, _ in loaded], normalizer))
-    return list(groups.values())
+) -> list[tuple[float, TrainedMember]]:
+    """The members of an ensemble.json that count, with their weights, as models on `device`."""
+    return [
+        (
+            member["weight"],
+            TrainedMember.load([folder / p for p in member["snapshots"]], device, channels_last),
+        )
+        for member in record["members"]
+        if member["weight"] > 0
+    ]
 
 
 def combine_batch(
-    groups: Sequence[Group],
-    canvases: Sequence[Tensor],
+    members: Sequence[tuple[float, TrainedMember]],
+    canvases: dict[str, Tensor],
     sizes: Sequence[tuple[int, int]],
     tta: Sequence[str],
     space: str,
@@ -93,16 +74,13 @@ def combine_batch(
     probabilities or votes, and back to a logit.
     """
     sums: list[Tensor] | None = None
-    total = sum(weight for group in groups for weight, *_ in group.members)
-    for group, canvas in zip(groups, canvases, strict=True):
-        for weight, snapshots, normalizer in group.members:
-            images = normalizer(canvas)
-            mean = torch.stack(tta_logits(snapshots, images, tta, autocast, group.fit)).mean(0)
-            parts = [
-                to_space(logits, space, task) * weight
-                for logits in native_logits(mean, group.fit, sizes)
-            ]
-            sums = parts if sums is None else [a + b for a, b in zip(sums, parts, strict=True)]
+    total = sum(weight for weight, _ in members)
+    for weight, member in members:
+        parts = [
+            to_space(logits, space, task) * weight
+            for logits in member.native_logits(canvases[member.canvas], sizes, tta, autocast)
+        ]
+        sums = parts if sums is None else [a + b for a, b in zip(sums, parts, strict=True)]
     assert sums is not None, "an ensemble has members"
     means = [s / total for s in sums]  # last: votes of whole weights tie exactly
     return means if space == "logit" else [torch.logit(m, eps=PROB_LIMIT) for m in means]
@@ -168,22 +146,20 @@ def predict_images(
     unknown), a warning, and a place in the returned list of (id, reason).
     """
     device = accelerator.device
-    groups = load_groups(run_dir, ensemble, device, config.compute.channels_last)
+    weighted = load_members(run_dir, ensemble, device, config.compute.channels_last)
+    members = [member for _, member in weighted]
     height, width = config.input.height, config.input.width
     mine = [
         row if row.height else replace(row, height=height, width=width)
         for row in list(rows)[share[0] :: share[1]]
     ]
     sizes = [(row.height, row.width) for row in mine]
-    order = canvas_batches(sizes, [group.fit for group in groups], config.predict.batch_size)
-    channels = groups[0].fit.config.channels if groups else 1
-    depths = load_depths(config)
-    loaders = [
-        loader(
-            ImageFiles(mine, channels, group.fit, depths), order, workers, device, persistent=False
-        )
-        for group in groups
-    ]
+    order = canvas_batches(sizes, [member.fit for member in members], config.predict.batch_size)
+    channels, depths = members[0].fit.config.channels, load_depths(config)
+
+    def files(fit: Fit) -> ImageFiles:
+        return ImageFiles(mine, channels, fit, depths)
+
     broken: list[tuple[str, str]] = []
     task, classes = config.task, config.num_outputs
 
@@ -192,15 +168,14 @@ def predict_images(
             sink.add(mine[index].id, to_masks(logits, ensemble["rule"], task))
 
     background = Background(finish)
-    for indices, *batches in zip(order, *loaders, strict=True):
-        first = batches[0]
-        native = list(zip(first["height"].tolist(), first["width"].tolist(), strict=True))
-        canvases = [b["image"].to(device, non_blocking=True) for b in batches]
+    for indices, canvases, words in decode_batches(members, order, files, workers, device):
+        native = list(zip(words["height"].tolist(), words["width"].tolist(), strict=True))
         logits = combine_batch(
-            groups, canvases, native, ensemble["tta"], ensemble["space"], task, accelerator.autocast
-        )
+            weighted, canvases, native, ensemble["tta"], ensemble["space"], task,
+            accelerator.autocast,
+        )  # fmt: skip
         arrays = [one.cpu().numpy() for one in logits]
-        for place, (index, reason) in enumerate(zip(indices, first["error"], strict=True)):
+        for place, (index, reason) in enumerate(zip(indices, words["error"], strict=True)):
             if reason:
                 broken.append((mine[index].id, reason))
                 logger.warning("%s: %s: gets an empty mask", mine[index].image, reason)

@@ -14,24 +14,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import nn
 
-from distseg.config import Config, InputConfig
+from distseg.config import Config
 from distseg.data.cache import Cache
 from distseg.data.dataset import EvalSet
 from distseg.data.fit import Fit
 from distseg.data.prepare import open_cache, open_unlabeled_cache
-from distseg.evaluate import (
-    Normalizer,
-    canvas_batches,
-    canvas_key,
-    loader,
-    native_logits,
-    tta_logits,
-)
+from distseg.evaluate import canvas_batches
 from distseg.manifest import Manifest
 from distseg.member import default_workers, make_accelerator
-from distseg.oof import load_snapshot_model
 from distseg.runs import Run
 from distseg.teaching import (
     Teacher,
@@ -42,6 +33,7 @@ from distseg.teaching import (
     students,
     teachers_record,
 )
+from distseg.trained import TrainedMember, decode_batches
 
 logger = logging.getLogger("distseg.teach")
 
@@ -120,38 +112,32 @@ def _give(
     part: Path, accelerator: Accelerator,
 ) -> None:  # fmt: skip
     """This rank's share of a lesson's images."""
-    models = [_load(teacher, config, accelerator) for teacher in lesson.teachers]
-    fits = [Fit(size) for _, size in models]
-    sizes = [(sample.height, sample.width) for sample in manifest]
-    batches = canvas_batches(sizes, fits, config.predict.batch_size)
-    batches = batches[accelerator.process_index :: accelerator.num_processes]
     device, workers = accelerator.device, default_workers(config, accelerator)
-    keys = [canvas_key(size) for _, size in models]
-    canvases = dict(zip(keys, fits, strict=True))
-    loaders = []
-    for fit in canvases.values():
-        data = EvalSet(manifest, range(len(manifest)), cache, fit)
-        loaders.append(loader(data, batches, workers, device, persistent=False))
-    normalizers = [Normalizer(size, device, config.compute.channels_last) for _, size in models]
+    members = [
+        TrainedMember.load(teacher.snapshots, device, config.compute.channels_last)
+        for teacher in lesson.teachers
+    ]
+    sizes = [(sample.height, sample.width) for sample in manifest]
+    batches = canvas_batches(sizes, [member.fit for member in members], config.predict.batch_size)
+    batches = batches[accelerator.process_index :: accelerator.num_processes]
+
+    def rows(fit: Fit) -> EvalSet:
+        return EvalSet(manifest, range(len(manifest)), cache, fit)
+
     heads = "min_head_certainty" in config.rounds[round].checks
     seen = sorted(set().union(*(teacher.trained_on for teacher in lesson.teachers)))
     writer = TeachingWriter(part, config, lesson.logits)
-    for positions, *found in zip(batches, *loaders, strict=True):
-        images = {
-            key: one["image"].to(device, non_blocking=True)
-            for key, one in zip(canvases, found, strict=True)
-        }
+    for positions, canvases, _ in decode_batches(members, batches, rows, workers, device):
         native = [sizes[i] for i in positions]
         logits, certain = [], []
-        parts = zip(models, fits, keys, normalizers, strict=True)
-        for (snapshots, _), fit, key, normalizer in parts:
-            batch = normalizer(images[key])
-            views = tta_logits(snapshots, batch, config.predict.tta, accelerator.autocast, fit)
-            mean = torch.stack(views).mean(0)
-            logits.append([one.cpu().numpy() for one in native_logits(mean, fit, native)])
+        for member in members:
+            canvas = canvases[member.canvas]
+            found = member.native_logits(canvas, native, config.predict.tta, accelerator.autocast)
+            logits.append([one.cpu().numpy() for one in found])
             if heads:
                 with accelerator.autocast():
-                    own = [model(batch)[1].float() for model in snapshots]
+                    images = member.normalizer(canvas)
+                    own = [model(images)[1].float() for model in member.snapshots]
                 certain.append(torch.stack(own).mean(0).cpu().numpy())
         for place, position in enumerate(positions):
             sample = manifest[position]
@@ -160,13 +146,3 @@ def _give(
             stacked = np.stack([one[place] for one in logits])
             writer.add(sample.id, stacked, target, cache.image(sample.id), seen, head)
     writer.close(teachers_record(lesson.teachers))
-
-
-def _load(
-    teacher: Teacher, config: Config, accelerator: Accelerator
-) -> tuple[list[nn.Module], InputConfig]:
-    loaded = [
-        load_snapshot_model(path, accelerator.device, config.compute.channels_last)
-        for path in teacher.snapshots
-    ]
-    return [model for model, _ in loaded], InputConfig.model_validate(loaded[0][1]["input"])

@@ -31,7 +31,7 @@ RECORDS = {
 # What stages share: the rooms below them, and the files that two stages need.
 SHARED = {"data", "models", "optim", "checkpoint", "evaluate"}
 SHARED |= {"member", "engine", "zero", "stage", "snapshots", "oof", "finished", "pictures"}
-SHARED |= {"teaching"}
+SHARED |= {"teaching", "trained"}
 STAGES = {"train", "teach", "select", "predict", "ensemble", "joint", "rounds", "submit", "score"}
 STAGES |= {"report", "find_lr"}
 LEVELS = {

@@ -23,10 +23,10 @@ from distseg.data.prepare import open_cache, prepare
 from distseg.errors import UserError
 from distseg.manifest import Manifest
 from distseg.member import Member, Progress, make_accelerator, seed_of
-from distseg.oof import load_snapshot_model
 from distseg.runs import MemberPaths, Run, read_json, read_lines
 from distseg.stage import StageTrainer, StopSignal
 from distseg.train import NonFiniteLoss, train_member
+from distseg.trained import load_snapshot_model
 from tests.conftest import tiny_tree
 
 Launch = Callable[..., subprocess.Popen[str]]

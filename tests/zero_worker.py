@@ -16,10 +16,10 @@ from distseg import checkpoint
 from distseg.config import Config, OptimizerConfig, load_config
 from distseg.config_zero import ZERO_OPTIMIZERS
 from distseg.member import Member, Progress
-from distseg.oof import load_snapshot_model
 from distseg.optim import build_optimizer, set_lr
 from distseg.runs import Run
 from distseg.stage import StageTrainer, StopSignal
+from distseg.trained import load_snapshot_model
 from distseg.zero import ZeroEngine, make_zero_accelerator
 
 

@@ -27,7 +27,7 @@ from distseg.models.parts.guided_upsampling import GuidedUpsampling
 from distseg.models.parts.object_context import ObjectContext
 from distseg.models.parts.pyramid_pooling import Pools
 from distseg.models.parts.scse import SpatialChannelSE
-from distseg.oof import load_snapshot_model
+from distseg.trained import load_snapshot_model
 from tests.conftest import tiny_tree
 from tests.models.parts import MEMBERS, composed
 
