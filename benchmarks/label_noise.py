@@ -54,15 +54,18 @@ def synthetic(num_train: int, num_test: int) -> tuple[Masks, Masks]:
 
 
 def tgs(root: str, num_train: int, num_test: int) -> tuple[Masks, Masks]:
-    """Labeled images of the competition; its own labels stand for the truth."""
+    """Labeled images of the competition, each once; its own labels stand for the truth."""
     tree = {"name": "n", "members": {"a": {}}, "data": {"format": "tgs", "root": root}}
     config = parse_config(tree, "n")
     rows = [row for row in layout("tgs").train(config) if not row.problem]
-    order = np.random.default_rng(7).permutation(len(rows))[: num_train + num_test]
-    made = []
+    order = np.random.default_rng(7).permutation(len(rows))
+    made, seen = [], set()
     for place in order:
         row = rows[place]
         image = np.asarray(Image.open(row.image).convert("L"))
+        if image.tobytes() in seen:
+            continue  # a twin in another fold would be a leak
+        seen.add(image.tobytes())
         kind, _, value = row.target.partition(":")
         mask = (
             decode(value, *image.shape)
@@ -70,6 +73,8 @@ def tgs(root: str, num_train: int, num_test: int) -> tuple[Masks, Masks]:
             else (np.asarray(Image.open(value)) > 0).astype(np.uint8)
         )
         made.append((row.id, image, mask))
+        if len(made) == num_train + num_test:
+            break
     return made[:num_train], made[num_train:]
 
 

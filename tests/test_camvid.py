@@ -137,8 +137,7 @@ def test_whole_and_tiled_agree_in_the_interior(run: Run) -> None:
     for number in range(len(rows)):
         canvas = images[number]["image"][None]
         one, other = (
-            m.native_logits(canvas, [(360, 480)], [], torch.no_grad)[0]
-            for m in (whole, tiled)
+            m.native_logits(canvas, [(360, 480)], [], torch.no_grad)[0] for m in (whole, tiled)
         )
         torch.testing.assert_close(one[:, inside], other[:, inside], rtol=1e-4, atol=1e-4)
         assert not torch.equal(one, other)
