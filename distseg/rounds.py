@@ -27,16 +27,11 @@ def gain(run: Run, config: Config, round: int) -> tuple[float, float]:
 
 def choose_final(config: Config, run: Run, round: int) -> dict[str, Any]:
     """The record of the ensemble that makes the submission, written to `run.final`: that of the
-    last round; of all rounds where that scores higher and no fold loses by it."""
+    last round, or of all rounds where that scores higher out of fold."""
     chosen = read_json(run.ensemble(round))
     if round and run.ensemble(ALL_ROUNDS).is_file():
         together = read_json(run.ensemble(ALL_ROUNDS))
-        old, new = (
-            {label: part["score"] for label, part in r["scores"]["nested"]["folds"].items()}
-            for r in (chosen, together)
-        )
-        higher = together["scores"]["final"]["score"] > chosen["scores"]["final"]["score"] + TIE
-        if higher and all(new.get(label, -1.0) >= old[label] - TIE for label in old):
+        if together["scores"]["final"]["score"] > chosen["scores"]["final"]["score"] + TIE:
             chosen = together
     if not run.final.is_file() or read_json(run.final) != chosen:
         write_json(run.final, chosen)

@@ -322,7 +322,7 @@ def test_rounds_together_and_gain(both: tuple[Path, Path], tmp_path: Path) -> No
     chosen = choose_final(config, run, 1)
     best = max((read_json(run.ensemble(k)) for k in (1, ALL_ROUNDS)),
                key=lambda r: r["scores"]["final"]["score"])  # fmt: skip
-    assert chosen["scores"]["final"]["score"] <= best["scores"]["final"]["score"]
+    assert chosen["scores"]["final"]["score"] == best["scores"]["final"]["score"]
     record = write_report(config, run)
     assert [r["round"] for r in record["rounds"]] == [0, 1, "all"]
 
