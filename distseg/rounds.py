@@ -25,7 +25,7 @@ def gain(run: Run, config: Config, round: int) -> tuple[float, float]:
     return scores[0] - scores[1], error
 
 
-def choose_final(config: Config, run: Run, round: int) -> dict[str, Any]:
+def choose_final(run: Run, round: int) -> dict[str, Any]:
     """The record of the ensemble that makes the submission, written to `run.final`: that of the
     last round, or of all rounds where that scores higher out of fold."""
     chosen = read_json(run.ensemble(round))

@@ -41,7 +41,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     for fold in (0, 1):
         train_member(config, run.folder, 0, "a", fold)
     fit_ensemble(config, run, 0)
-    choose_final(config, run, 0)
+    choose_final(run, 0)
     return run
 
 

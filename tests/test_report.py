@@ -60,7 +60,7 @@ def reported(
     write_json(run.env, {"cpu": "a <b>CPU</b>", "cores": 2, "gpus": [], "packages": {}})
     run.submission.write_text("id,rle_mask\nx,1 2\ny,\n")
     fit_ensemble(config, run, 0)
-    choose_final(config, run, 0)
+    choose_final(run, 0)
     write_report(config, run, extra)
     return run, config
 
@@ -134,7 +134,7 @@ def test_multiclass_page(tmp_path: Path) -> None:
     )
     run = made_run(tmp_path, config)
     fit_ensemble(config, run, 0)
-    choose_final(config, run, 0)
+    choose_final(run, 0)
     assert write_report(config, run)["metric"] == "miou"
     assert run.report_html.read_text(encoding="utf-8").count("<img") == 12
 

@@ -25,7 +25,7 @@ from distseg.manifest import Manifest, pair_folds
 from distseg.orchestration.members import known_members, round_keys
 from distseg.report import write_report
 from distseg.rounds import choose_final, gain
-from distseg.runs import ALL_ROUNDS, Run, read_json, read_lines
+from distseg.runs import ALL_ROUNDS, Run, read_json, read_lines, write_json
 from distseg.select import select, write_pair_sets
 from distseg.teach import teach
 from distseg.teaching import Teaching
@@ -319,12 +319,26 @@ def test_rounds_together_and_gain(both: tuple[Path, Path], tmp_path: Path) -> No
     value, error = gain(run, config, 1)
     scores = [read_json(run.ensemble(n))["scores"]["final"]["score"] for n in (0, 1)]
     assert value == pytest.approx(scores[1] - scores[0]) and error > 0
-    chosen = choose_final(config, run, 1)
+    chosen = choose_final(run, 1)
     best = max((read_json(run.ensemble(k)) for k in (1, ALL_ROUNDS)),
                key=lambda r: r["scores"]["final"]["score"])  # fmt: skip
     assert chosen["scores"]["final"]["score"] == best["scores"]["final"]["score"]
     record = write_report(config, run)
     assert [r["round"] for r in record["rounds"]] == [0, 1, "all"]
+
+
+@pytest.mark.parametrize(("last", "together", "chosen"), [
+    (0.62, 0.68, ALL_ROUNDS), (0.68, 0.62, 1), (0.65, 0.65, 1),
+])  # fmt: skip
+def test_the_higher_ensemble_submits(
+    tmp_path: Path, last: float, together: float, chosen: int | str
+) -> None:
+    run = Run(tmp_path / "run")
+    for number, score in ((1, last), (ALL_ROUNDS, together)):
+        run.ensemble(number).parent.mkdir(parents=True)
+        write_json(run.ensemble(number), {"round": number, "scores": {"final": {"score": score}}})
+    assert choose_final(run, 1)["round"] == chosen
+    assert read_json(run.final)["round"] == chosen
 
 
 def test_without_teachers_rows_stay(both: tuple[Path, Path], tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def finished(tmp_path: Path):
     config = made_config(tmp_path / "data", postprocess={"threshold": 0.5})
     run = made_run(tmp_path, config, a={"offset": 0.9, "noise": 1.0}, b={"offset": 0.9, "noise": 4})
     fit_ensemble(config, run, 0)
-    choose_final(config, run, 0)
+    choose_final(run, 0)
     return config, run
 
 
@@ -86,7 +86,7 @@ def test_what_is_adopted_is_used_and_honest(finished) -> None:
     assert {member["name"] for member in final["members"]} == {n for n in "ab" if weights[n]}
     counts = np.stack(list(read_counts(run.ensemble(0).with_name("oof.csv")).values()))
     assert summarize(counts, config.metric)["score"] == pytest.approx(record["after"])
-    assert choose_final(config, run, 0) == final  # as `distseg run` does when it goes on
+    assert choose_final(run, 0) == final  # as `distseg run` does when it goes on
     again = search_joint(config, run)
     assert not again["adopted"]
     assert read_json(run.final) == final
@@ -118,7 +118,7 @@ def test_other_tasks(tmp_path: Path, task: str, labels: int) -> None:
     config = made_config(tmp_path / "data", **changes)
     run = made_run(tmp_path, config, a={"noise": 1.0}, b={"noise": 4.0})
     fit_ensemble(config, run, 0)
-    choose_final(config, run, 0)
+    choose_final(run, 0)
     record = search_joint(config, run)
     assert record["after"] >= record["before"] or not record["adopted"]
     assert record["found"][ALL]["mixture"]["weights"][0] > 0

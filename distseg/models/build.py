@@ -42,7 +42,7 @@ OWN_NETS = {"PlainUnet": PlainUnet, "ResidualUnet": ResidualUnet, "SegNet": SegN
 ENCODER_NETS = {"FCN": FCN, "RefineNet": RefineNet, "ComposedUnet": ComposedUnet}  # called as smp's
 SUFFIX = ".safetensors"
 BUILD_ERRORS = (ValueError, KeyError, TypeError, RuntimeError, AssertionError, IndexError)
-# What the meta device raises for code that reads values (NotImplementedError is a RuntimeError).
+# What a pass on the meta device raises where code reads values.
 META_ERRORS = (RuntimeError, TypeError, ValueError)
 
 Outputs = tuple[Tensor, Tensor | None, *tuple[Tensor, ...]]

@@ -109,7 +109,7 @@ def _rounds(config: Config, run: Run, executor: Executor) -> int:
     if last is None:
         logger.error("no member finished: there is nothing to ensemble")
         return 1
-    choose_final(config, run, last)
+    choose_final(run, last)
     tested = predict_test(config, run, executor)
     extra = score_test(config, run) if tested else {}
     print(report(config, run, extra))
@@ -225,10 +225,10 @@ def fit_ensemble(config: Config, run: Run, number: int, done: Sequence[MemberKey
         fit_ensemble(config, run, ALL_ROUNDS)
 
 
-def choose_final(config: Config, run: Run, number: int) -> None:
+def choose_final(run: Run, number: int) -> None:
     from distseg.rounds import choose_final
 
-    chosen = choose_final(config, run, number)
+    chosen = choose_final(run, number)
     if number:
         which = "all rounds" if chosen["round"] == ALL_ROUNDS else f"round {number}"
         logger.info("the submission is made by the ensemble of %s", which)
