@@ -77,7 +77,7 @@ def make_parser() -> argparse.ArgumentParser:
     score.add_argument("--height", type=int, help="pixels of every RLE mask, instead of --images")
     score.add_argument("--width", type=int, help="pixels of every RLE mask")
     score.add_argument("--num-classes", type=int, metavar="N", help="masks hold class indices")
-    score.add_argument("--void", type=int, metavar="N", help="value of pixels that count nowhere")
+    score.add_argument("--void", type=int, metavar="N", help="the truth's void value")
     score.add_argument("--order", choices=["column", "row"], default="column", help="of RLEs")
     score.add_argument("--base", type=int, choices=[0, 1], default=1, help="an RLE's first pixel")
     score.add_argument("--empty", default="", metavar="TEXT", help="an RLE without an object")

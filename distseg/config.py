@@ -101,6 +101,9 @@ class PostprocessConfig(Strict):
     full_mask: Literal["search"] | Probability = Field(
         0.0, description="a mask of at least this share of the image becomes full; 0: never"
     )
+    exclusive: bool = Field(
+        False, description="multilabel: a pixel can only be of the class with its highest logit"
+    )
     double: Literal["none", "search"] = Field(
         "none", description="search: empty unless `area` pixels pass `top`; then cut at `bottom`"
     )

@@ -73,6 +73,11 @@ def check_names(config: Config) -> None:
                 f"postprocess.{key}: min_area and the like are not for task: multiclass"
             )
 
+    if rules.exclusive and config.task != "multilabel":
+        raise UserError(
+            f"postprocess.exclusive: for task: multilabel; {config.task} masks never overlap"
+        )
+
 
 def check_member(config: Config, name: str) -> None:
     member, where = config.members[name], f"members.{name}"
@@ -97,6 +102,11 @@ def check_member(config: Config, name: str) -> None:
     for key, value in (("foreground", size.foreground or None), ("overlap", size.overlap)):
         if value is not None and size.fit != "crop":
             raise UserError(f"input.{key}: {value}: needs input.fit: crop, not {size.fit}")
+    if member.coordinates and size.fit == "crop":
+        raise UserError(
+            f"{where}.coordinates: a crop does not know its place in the image, which would be "
+            "predicted with coordinates of another scale; use input.fit: resize or pad"
+        )
     if size.overlap is not None and (size.height % 32 or size.width % 32):
         raise UserError(
             f"input.overlap: tiles of {size.height} x {size.width} pixels: they begin at multiples "
@@ -113,6 +123,16 @@ def check_member(config: Config, name: str) -> None:
         )
     if size.normalize == "median" and size.mean:
         raise UserError("input.normalize: median takes each image's own; leave input.mean out")
+    moved = size.fit == "crop" or (size.fit == "pad" and size.pad_mode == "constant")
+    if size.normalize == "median" and moved:
+        raise UserError(
+            "input.normalize: median is that of the canvas: a crop's is not its image's, and "
+            "pad_mode: constant moves it; use input.fit: resize, or pad with another pad_mode"
+        )
+    if size.normalize == "median" and config.data.depths is not None:
+        raise UserError(
+            "input.normalize: median would make every depth 0 (data.depths is a constant channel)"
+        )
     for channel_list, key in ((size.mean, "mean"), (size.std, "std")):
         if channel_list is not None and len(channel_list) != size.channels:
             raise UserError(f"input.{key}: {channel_list}: needs {size.channels} values")

@@ -61,7 +61,9 @@ class DdpEngine(Engine):
         self.member, self.accelerator = member, member.accelerator
         self.module: nn.Module = member.model
         optimizer = build_optimizer(config, member.model)
-        self.fused = bool(optimizer.defaults.get("fused"))
+        # Lookahead hands its steps to the optimizer inside it, whose kernels read the flags
+        self.base: Any = getattr(optimizer, "_base_optimizer", optimizer)
+        self.fused = bool(self.base.defaults.get("fused"))
         self.accelerator._optimizers.clear()  # the stage before this one is over
         self.optimizer = self.accelerator.prepare(optimizer)
 
@@ -84,7 +86,7 @@ class DdpEngine(Engine):
         if accelerator.scaler is not None:  # fp16: the scaler skips by itself
             self.optimizer.step()
         elif self.fused:  # the fused kernels read this flag on the device
-            inner.grad_scale, inner.found_inf = None, (~finite).float()
+            self.base.grad_scale, self.base.found_inf = None, (~finite).float()
             inner.step()
         elif finite.item():
             inner.step()

@@ -3,8 +3,9 @@
 The rows are in parts: the folds, or two halves of the one fold of a hold-out. What is scored on
 a part was tuned on the other parts, by members that did not train on it. Tuning goes in steps
 (weights; then for each class threshold and min_area, a double threshold, small components, holes,
-full masks); a step is adopted only if, scored so, no part loses and the whole gains; what is not
-adopted stays at its default. The values that `predict` uses are then tuned on all parts.
+full masks); a step is adopted only if, scored so, no part and no class loses and the whole gains;
+what is not adopted stays at its default. The values that `predict` uses are then tuned on all
+parts.
 """
 
 from __future__ import annotations
@@ -172,8 +173,8 @@ class Fitting:
         return part_scores(counts, self.part_of, self.metric)
 
     def verdict(self, before: NDArray[np.int64], after: NDArray[np.int64]) -> dict[str, Any]:
-        """Whether a step is adopted: the whole gains, and no part loses."""
-        return verdict(before, after, self.part_of, self.metric)
+        """Whether a step is adopted: the whole gains, and no part and no class loses."""
+        return verdict(before, after, self.part_of, self.config.classes, self.metric)
 
     def space_scores(self) -> dict[str, float]:
         """Score of all rows in each space, with uniform weights at probability .5."""

@@ -1,20 +1,23 @@
 """A learning rate from the data: the loss while the rate grows from step to step (Smith 2017).
 
 The member of round 0 and its first stage train as always, on throw-away weights, while the factor
-of the learning rate grows evenly in its logarithm. Nothing of the run is touched but the result.
+of the learning rate grows evenly in its logarithm. Nothing of the run is touched but the result:
+the member has a folder of its own, so that no state of the run is read or written.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from distseg.config import Config
 from distseg.errors import UserError
 from distseg.member import Member, Progress, make_accelerator
-from distseg.runs import Run, atomic_write, write_json
+from distseg.runs import MemberPaths, Run, atomic_write, write_json
 from distseg.stage import StageTrainer, StopSignal
 
 LOW, HIGH = 1e-6, 1.0  # learning rates that the ramp goes through
@@ -66,16 +69,22 @@ def find_lr(config: Config, run: Run, name: str, fold: int, steps: int = 100) ->
     One process. `steps` optimizer updates at most, 10 or more. UserError: the loss of the very
     first steps is not finite.
     """
-    member = Member(config, run, 0, name, fold, make_accelerator(config))
-    progress = Progress()
-    trainer = StageTrainer(member, member.stages[0], progress)
-    ramp = Ramp(trainer, steps)
-    trainer.schedule = ramp  # type: ignore[assignment]
-    with contextlib.suppress(RampEnd), StopSignal() as stop:
-        while trainer.epoch(progress, stop):
-            ramp.read()
-            progress.epoch, progress.step = progress.epoch + 1, 0
-            progress.total_epochs += 1
+    # one process: ZeRO would train the same curve; and the rate is that of the whole network
+    plain = config.compute.model_copy(update={"zero": 0})
+    config = config.model_copy(update={"compute": plain})
+    with tempfile.TemporaryDirectory() as scratch:
+        paths = MemberPaths(Path(scratch))
+        member = Member(config, run, 0, name, fold, make_accelerator(config), paths)
+        progress = Progress()
+        stage = member.stages[0].model_copy(update={"freeze_encoder": 0})
+        trainer = StageTrainer(member, stage, progress)
+        ramp = Ramp(trainer, steps)
+        trainer.schedule = ramp  # type: ignore[assignment]
+        with contextlib.suppress(RampEnd):
+            while trainer.epoch(progress, StopSignal()):  # not armed: Ctrl-C just ends it
+                ramp.read()
+                progress.epoch, progress.step = progress.epoch + 1, 0
+                progress.total_epochs += 1
     rates = ramp.rates[: len(ramp.losses)]
     if len(rates) < 3:
         raise UserError(f"find-lr: {name}: the loss is not finite from the first steps on")

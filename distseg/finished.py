@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from distseg.config import Config
 from distseg.data.prepare import open_cache
 from distseg.errors import UserError
-from distseg.functional.combine import combine, from_space, to_space
+from distseg.functional.combine import combine, from_space, highest_only, to_space
 from distseg.functional.metrics import per_image, summarize
 from distseg.manifest import Manifest, Sample
 from distseg.predictions import Predictions
@@ -122,9 +122,11 @@ class OutOfFold:
 
         weights: one per entry of `names`. Where all that is there weighs 0, it counts alike.
         """
-        found = self.logits(row, classes)
+        exclusive = self.config.postprocess.exclusive
+        found = self.logits(row, slice(None) if exclusive else classes)
         chosen = [w for name, w in zip(self.names, weights, strict=True) if name in found]
-        return combine(list(found.values()), _some(chosen), space, self.config.task)
+        logits = combine(list(found.values()), _some(chosen), space, self.config.task)
+        return highest_only(logits)[classes] if exclusive else logits
 
     def mixtures(
         self, rows: Sequence[int], trials: Sequence[Weights], space: str
@@ -136,7 +138,8 @@ class OutOfFold:
         logits = np.stack([[one[self.names[i]] for one in found] for i in here])
         values = to_space(logits, space, self.config.task)
         mean = weights @ values.reshape(len(here), -1) / weights.sum(axis=1, keepdims=True)
-        return from_space(mean.reshape(-1, *values.shape[1:]), space)
+        mixed = from_space(mean.reshape(-1, *values.shape[1:]), space)
+        return highest_only(mixed) if self.config.postprocess.exclusive else mixed
 
     def blocks(self, rows: Sequence[int]) -> Iterator[list[int]]:
         """The rows in blocks of one fold and one size, each small enough to hold."""

@@ -3,7 +3,7 @@
 `ensemble.py` goes step by step, each step at what the steps before it chose. Here every mixture
 (a space and weights) is judged by the best rule that it can have, over the out-of-fold logits on
 disk. It is nested as there: what is scored on a part was found on the others, and the result takes
-the place of the run's ensemble only where the whole gains and no part loses.
+the place of the run's ensemble only where the whole gains and no part and no class loses.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from distseg.functional.greedy import TIE, Weights
 from distseg.functional.joint import JointChoice, JointSweep, RuleGrid, weightings
 from distseg.functional.metrics import summarize
 from distseg.functional.nesting import part_scores, verdict
-from distseg.functional.tuning import TOP_PROBS, Rule, area_candidates, default_rule, logit
+from distseg.functional.tuning import TOP_PROBS, Rule, area_candidates, logit
 from distseg.runs import Run, read_json, write_json
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def search_joint(config: Config, run: Run) -> dict[str, Any]:
         raise UserError(f"{run.folder}: no ensemble yet; `distseg run` makes it")
     final = read_json(run.final)
     oof, path = OutOfFold(config, run, final["round"]), run.ensemble(final["round"])
-    search = JointSearch(config, oof)
+    search = JointSearch(config, oof, rules_of(final))
     if len(search.parts) < 2:
         raise UserError(f"{run.folder}: one out-of-fold row: there is nothing to nest")
     began = time.monotonic()
@@ -79,7 +79,7 @@ def search_joint(config: Config, run: Run) -> dict[str, Any]:
     counts = search.score(found)
     before = read_counts(path.with_name("oof.csv"))
     known = np.stack([before[oof.manifest[row].id] for row in search.rows])
-    judged = verdict(known, counts, search.part_of, config.metric)
+    judged = verdict(known, counts, search.part_of, config.classes, config.metric)
     record = {**judged, **search.cost(seconds), "found": {k: asdict(v) for k, v in found.items()}}
     if judged["adopted"]:
         adopted = _adopt(final, search, found, counts, judged)
@@ -93,11 +93,20 @@ def search_joint(config: Config, run: Run) -> dict[str, Any]:
     return record
 
 
-class JointSearch:
-    """All mixtures and rules on the rows of a round. Holds counts, and one block of images."""
+def rules_of(final: Mapping[str, Any]) -> dict[str, Rule]:
+    """The rules of an ensemble.json: of each part, tuned on the others, and of ALL."""
+    folds = final["scores"]["nested"]["folds"]
+    return {**{label: own["rule"] for label, own in folds.items()}, ALL: final["rule"]}
 
-    def __init__(self, config: Config, oof: OutOfFold) -> None:
-        self.config, self.oof, self.parts = config, oof, split(oof)
+
+class JointSearch:
+    """All mixtures and rules on the rows of a round. Holds counts, and one block of images.
+
+    rules: the run's, by label. Components, holes and full masks stay as they say.
+    """
+
+    def __init__(self, config: Config, oof: OutOfFold, rules: Mapping[str, Rule]) -> None:
+        self.config, self.oof, self.rules, self.parts = config, oof, rules, split(oof)
         self.rows = [row for rows in self.parts.values() for row in rows]
         self.part_of = [label for label, rows in self.parts.items() for _ in rows]
         samples = [oof.manifest[row] for row in self.rows]
@@ -127,7 +136,7 @@ class JointSearch:
             best = [reduce(add, same).best() for same in zip(*others, strict=True)]
             score = float(np.mean([choice.score for choice in best]))
             if label not in found or score > found[label].score + TIE:
-                found[label] = Found(mixture, self.rule(best), score)
+                found[label] = Found(mixture, self.rule(label, best), score)
 
     def sweeps(self, space: str, some: Sequence[Mixture]) -> list[dict[str, list[JointSweep]]]:
         """For each mixture, by part, the counts of every class."""
@@ -162,12 +171,13 @@ class JointSearch:
             target = target_NKHW[:, 0 if many else number]
             yield target == (number if many else 1), target != VOID
 
-    def rule(self, best: Sequence[JointChoice]) -> Rule:
+    def rule(self, label: str, best: Sequence[JointChoice]) -> Rule:
         """The classes' choices as `components.apply_postprocess` takes them."""
-        rule = default_rule(self.config.postprocess, self.config.num_outputs)
+        rule = self.rules[label]
         if self.config.task == "multiclass":
             return rule
         gates = [{"top": c.gate[0], "area": c.gate[1]} if c.gate else None for c in best]
+        # the sweep counts pixels, not components: with what is kept the verdict judges the whole
         return rule | {
             "threshold": [choice.threshold for choice in best],
             "min_area": [choice.min_area for choice in best],

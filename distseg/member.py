@@ -22,7 +22,7 @@ from distseg.errors import UserError
 from distseg.evaluate import Evaluator, Normalizer, dropout_layers
 from distseg.functional.tta_names import dropout_passes
 from distseg.manifest import Manifest
-from distseg.models.build import build_model
+from distseg.models.build import build_model, check_fixed_size
 from distseg.optim import Ema
 from distseg.runs import MemberPaths, RoundKey, Run, is_teachers, read_json, round_number
 
@@ -101,14 +101,15 @@ class Member:
 
     def __init__(
         self, config: Config, run: Run, round: RoundKey, name: str, fold: int,
-        accelerator: Accelerator,
+        accelerator: Accelerator, paths: MemberPaths | None = None,
     ) -> None:  # fmt: skip
+        """paths: where its files go, in place of its own folder in the run."""
         self.config, self.name, self.fold, self.accelerator = config, name, fold, accelerator
         self.round, self.recipe = round, config.recipe(round)
         self.stages = config.stages_of(name, round)
         self.entry, self.size = config.members[name], config.input_of(name)
         self.run = run
-        self.paths: MemberPaths = run.member(round, name, fold)
+        self.paths = paths or run.member(round, name, fold)
         self.main = accelerator.is_main_process
         self.manifest = Manifest.read(run.train_set(round, fold))
         self.rows = self.manifest.train_rows(fold, leaky=config.teacher_flag(round) != "honest")
@@ -134,6 +135,7 @@ class Member:
             own = [r for r in self.rows if self.manifest[r].origin == "labeled"]
             mean, std = train_statistics(self.data, own)
             self.size = self.size.model_copy(update={"mean": mean, "std": std})
+        check_fixed_size(self.entry, self.size, config.predict.tta)
         torch.manual_seed(seed_of(self.seed, "weights"))
         self.model = build_model(
             self.entry,

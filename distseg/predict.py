@@ -29,7 +29,7 @@ from distseg.data.formats.row import image_files
 from distseg.data.masks import image_size
 from distseg.errors import UserError
 from distseg.evaluate import canvas_batches
-from distseg.functional.combine import PROB_LIMIT, to_masks
+from distseg.functional.combine import PROB_LIMIT, highest_only, to_masks
 from distseg.functional.rle import encode
 from distseg.manifest import Manifest, Sample
 from distseg.member import default_workers, make_accelerator
@@ -165,6 +165,8 @@ def predict_images(
 
     def finish(item: tuple[list[int], list[np.ndarray]]) -> None:
         for index, logits in zip(*item, strict=True):
+            if config.postprocess.exclusive:
+                logits = highest_only(logits)
             sink.add(mine[index].id, to_masks(logits, ensemble["rule"], task))
 
     background = Background(finish)

@@ -44,7 +44,8 @@ def score_submission(
             `width` of all of them. Neither is needed where one side is a folder.
         num_classes: the masks hold class indices; None: a pixel is 0 or not. A column of classes,
             a column `ImageId_ClassId` or a folder per class score as classes.
-        void: value of the truth's pixels that count nowhere.
+        void: value of the truth's pixels that count nowhere, whatever the submission holds there;
+            elsewhere in the submission it is a value as any other.
 
     Returns:
         `metrics.summarize`, with metric and standard_error.
@@ -61,8 +62,15 @@ def score_submission(
     counts = []
     for key in keys:
         size = sizes.of(key)
-        pred, real = (_labels(side, key, size, num_classes, void) for side in answers)
-        counts.append(_count(pred, real, num_classes))
+        planes = [side.values(key, *size) for side in answers]
+        # the truth says what is void: in a submission of 0 and 255 the value 255 is the object
+        counted = np.ones(size, dtype=bool) if void is None else planes[1] != void
+        pred, real = (
+            _labels(side, key, values, counted, num_classes)
+            for side, values in zip(answers, planes, strict=True)
+        )
+        task = "multiclass" if num_classes else "binary"
+        counts.append(count_masks(pred[None], real[None], num_classes or 1, task))
     return scored(np.stack(_by_class(keys, counts, answers)), metric)
 
 
@@ -150,12 +158,11 @@ class _Sizes:
 
 
 def _labels(
-    side: Answers, key: str, size: tuple[int, int], num_classes: int | None, void: int | None
-) -> NDArray[np.uint8]:
-    """uint8 (H, W): 0/1 or a class index, 255 for void."""
-    values = side.values(key, *size)
-    ignored = np.zeros(size, dtype=bool) if void is None else values == void
-    kinds = np.unique(values[~ignored])
+    side: Answers, key: str, values_HW: NDArray, counted_HW: NDArray[np.bool_],
+    num_classes: int | None,
+) -> Mask:  # fmt: skip
+    """uint8 (H, W): 0/1 or a class index, 255 where a pixel is not counted."""
+    kinds = np.unique(values_HW[counted_HW])
     if num_classes is None and np.count_nonzero(kinds) > 1:
         raise UserError(
             f"{side.path}: {key!r} holds the values {kinds[:8].tolist()}; a binary mask has 0 and "
@@ -163,14 +170,8 @@ def _labels(
         )
     if num_classes is not None and kinds.size and kinds[-1] >= num_classes:
         raise UserError(f"{side.path}: {key!r} holds {kinds[-1]}; valid: 0..{num_classes - 1}")
-    labels = values.astype(np.uint8) if num_classes else (values != 0).astype(np.uint8)
-    return np.where(ignored, np.uint8(VOID), labels)
-
-
-def _count(pred_HW: Mask, truth_HW: Mask, num_classes: int | None) -> NDArray[np.int64]:
-    task = "multiclass" if num_classes else "binary"
-    pred = np.where(pred_HW == VOID, np.uint8(0), pred_HW)
-    return count_masks(pred[None], truth_HW[None], num_classes or 1, task)
+    labels = (values_HW if num_classes else values_HW != 0).astype(np.uint8)
+    return np.where(counted_HW, labels, np.uint8(VOID))
 
 
 def _by_class(

@@ -14,6 +14,7 @@ from distseg.config import OptimizerConfig, StageConfig
 from distseg.data.augment import Augment
 from distseg.data.dataset import SOFT_SCALE, TrainSet
 from distseg.data.fit import Fit
+from distseg.data.masks import VOID
 from distseg.data.sampling import epoch_steps
 from distseg.engine import DdpEngine, Engine
 from distseg.evaluate import loader, training_target
@@ -61,8 +62,10 @@ class StageTrainer:
         specs = config.augment if stage.augment is None else stage.augment
         height, width = stage.input_size or (member.size.height, member.size.width)
         fit = Fit(member.size.model_copy(update={"height": height, "width": width}))
-        dataset = TrainSet(member.data, fit, Augment(specs), member.seed)
-        self.batches: list[list[tuple[int, int]]] = []  # the sampler: filled for each epoch
+        dataset = TrainSet(
+            member.data, fit, Augment(specs, config.data.depths is not None), member.seed
+        )
+        self.batches: list[list[tuple[int, int, int]]] = []  # the sampler: filled for each epoch
         self.loader = loader(dataset, self.batches, member.workers, accelerator.device, True)
         self.weights = torch.tensor([s.weight for s in member.manifest], dtype=torch.float32)
         soft = [s.soft_weight if s.soft else 0.0 for s in member.manifest]
@@ -100,9 +103,9 @@ class StageTrainer:
             world_size=accelerator.num_processes,
             accumulation=parts,
         )[start:]
-        self.batches[:] = [[(row, epoch) for row, epoch, _ in batch] for batch in plan]
+        self.batches[:] = [[item[:3] for item in batch] for batch in plan]
         for number, (batch, items) in enumerate(zip(self.loader, plan, strict=True), start=start):
-            counts = [real for _, _, real in items]
+            counts = [real for *_, real in items]
             yield number, batch, torch.tensor(counts, dtype=torch.float32)
 
     def epoch(self, progress: Progress, stop: StopSignal) -> bool:
@@ -222,7 +225,7 @@ def make_engine(member: Member, optimizer: OptimizerConfig) -> Engine:
 
 
 def image_loss(image_logits_BC: Tensor, target_BKHW: Tensor, task: str) -> Tensor:
-    """BCE of 'class c is present in the image', float32 (B,)."""
+    """BCE of 'class c is present in the image', float32 (B,); 0 where all of it is void."""
     if task == "multiclass":
         classes = torch.arange(image_logits_BC.shape[1], device=target_BKHW.device)
         present = (target_BKHW == classes.view(1, -1, 1, 1)).flatten(2).any(2)
@@ -231,7 +234,7 @@ def image_loss(image_logits_BC: Tensor, target_BKHW: Tensor, task: str) -> Tenso
     loss = nn.functional.binary_cross_entropy_with_logits(
         image_logits_BC.float(), present.float(), reduction="none"
     )
-    return loss.mean(1)
+    return loss.mean(1) * (target_BKHW[:, 0] != VOID).flatten(1).any(1)
 
 
 def interrupted(member: Member, trainer: StageTrainer, progress: Progress, number: int) -> None:

@@ -177,22 +177,33 @@ def _write_table(spec: SubmissionSpec, path: Path, places: dict[str, list[_Place
         if spec.header:
             writer.writerow(spec.columns)
         for name in spec.ids:
-            writer.writerows([place.key, place.row()["rle"]] for place in places[name])
+            for place in places[name]:
+                writer.writerow(_cells(spec, name, place.key, place.row()["rle"]))
         file.flush()
         os.fsync(file.fileno())
 
 
 def _verify_table(spec: SubmissionSpec, path: Path, places: dict[str, list[_Place]]) -> None:
     """Read the written file as a board would, and compare every mask."""
-    expected = (place for name in spec.ids for place in places[name])
+    expected = ((name, place) for name in spec.ids for place in places[name])
     csv.field_size_limit(1 << 30)
     with path.open(newline="", encoding="utf-8") as file:
         rows = csv.reader(file, delimiter=spec.separator)
         if spec.header:
             assert next(rows) == list(spec.columns), f"{path}: the header was not written"
-        for place, (key, text) in zip(expected, rows, strict=True):
+        for (name, place), cells in zip(expected, rows, strict=True):
+            text = cells[spec.cells.index("rle")]
             mask = rle.decode(text, *place.size, **_rle_options(spec))
-            assert key == place.key and _crc(mask) == place.crc, f"{path}: {key} reads back wrong"
+            same = cells == _cells(spec, name, place.key, text) and _crc(mask) == place.crc
+            assert same, f"{path}: {place.key} reads back wrong"
+
+
+def _cells(spec: SubmissionSpec, name: str, key: str, text: str) -> list[str]:
+    """One row of the table; key: `ID_CLASS` of several classes, as `_planes` makes it."""
+    values = {"id": key, "rle": text}
+    if "class" in spec.cells:
+        values |= {"id": name, "class": key.removeprefix(f"{name}_")}
+    return [values[cell] for cell in spec.cells]
 
 
 def _join_masks(folder: Path, places: dict[str, list[_Place]], task: str) -> None:

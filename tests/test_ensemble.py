@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from made_run import made_config, made_run, write_data, write_member
 
-from distseg.config import Config
+from distseg.config import Config, PostprocessConfig
 from distseg.data.prepare import open_cache
 from distseg.ensemble import ALL, Choice, Fitting, fit_ensemble, split
 from distseg.errors import UserError
@@ -21,11 +21,13 @@ from distseg.finished import OutOfFold
 from distseg.functional.bootstrap import standard_error
 from distseg.functional.cleaning import KEYS
 from distseg.functional.combine import (
+    LOWEST,
     SPACES,
     combine,
     count_many,
     count_masks,
     from_space,
+    to_masks,
     to_space,
 )
 from distseg.functional.components import remove_small
@@ -416,13 +418,45 @@ def test_multiclass_takes_the_highest_class_without_void(tmp_path: Path, metric:
     assert record["weights"]["a"] > record["weights"]["b"]
 
 
-def test_multilabel_tunes_each_class_by_itself(tmp_path: Path) -> None:
-    root = tmp_path / "data"
+def write_two_classes(root: Path) -> None:
+    """Classes x and y, with the same masks."""
     write_data(root)
     for name in ("x", "y"):
-        shutil.copytree(root / "masks", tmp_path / "copies" / name)
+        shutil.copytree(root / "masks", root / "copies" / name)
     shutil.rmtree(root / "masks")
-    (tmp_path / "copies").rename(root / "masks")
+    (root / "copies").rename(root / "masks")
+
+
+def test_the_highest_class_alone_has_a_pixel_where_the_config_says_so(tmp_path: Path) -> None:
+    """Before any threshold, in what is tuned, scored and combined in blocks alike."""
+    root = tmp_path / "data"
+    write_two_classes(root)
+    rules = {"threshold": "search", "exclusive": True}
+    config = made_config(root, ("a", "b"), task="multilabel", classes=["x", "y"], postprocess=rules)
+    run = made_run(tmp_path, config, noise=3.0)
+    record = fit_ensemble(config, run, 0)
+    oof = OutOfFold(config, run, 0)
+    free = OutOfFold(config.model_copy(update={"postprocess": PostprocessConfig()}), run, 0)
+    overlap, shared = 0, 0
+    for row in oof.rows[:6]:
+        raw, logits = (one.combined(row, (1, 1), "logit") for one in (free, oof))
+        highest = raw.argmax(0)
+        for k in range(2):
+            assert np.array_equal(logits[k][highest == k], raw[k][highest == k])
+            assert (logits[k][highest != k] == LOWEST).all()
+            assert np.array_equal(oof.combined(row, (1, 1), "logit", slice(k, k + 1))[0], logits[k])
+        (mixture,) = oof.mixtures([row], [(1, 1)], "logit")[:, 0]
+        assert np.allclose(mixture, logits, atol=1e-5)
+        overlap += int(to_masks(logits, record["rule"], "multilabel").all(0).sum())
+        shared += int((raw > 0).all(0).sum())
+    assert overlap == 0 < shared, (overlap, shared, record["rule"])
+    with pytest.raises(UserError, match="exclusive: for task: multilabel"):
+        made_config(root, ("a",), postprocess={"exclusive": True})
+
+
+def test_multilabel_tunes_each_class_by_itself(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    write_two_classes(root)
     changes = {"task": "multilabel", "classes": ["x", "y"], "postprocess": {"threshold": "search"}}
     config = made_config(root, ("a",), **changes)
     run = made_run(tmp_path, config, noise=0.3)

@@ -73,11 +73,24 @@ def test_the_median_of_each_image_becomes_zero() -> None:
     [
         ({"normalize": "train", "mean": [0.5]}, "input.mean"),
         ({"normalize": "median", "mean": [0.5]}, "input.mean"),
+        ({"normalize": "median", "fit": "crop"}, "is that of the canvas"),
+        ({"normalize": "median", "fit": "pad", "pad_mode": "constant"}, "is that of the canvas"),
     ],
 )
-def test_two_sources_of_a_mean_are_refused(size: dict, said: str) -> None:
+def test_inputs_that_contradict_themselves_are_refused(size: dict, said: str) -> None:
     with pytest.raises(UserError, match=said):
         parse_config(tiny_tree(input={**tiny_tree()["input"], **size}), "t")
+
+
+def test_channels_that_a_crop_or_a_median_would_spoil_are_refused() -> None:
+    tree = tiny_tree(input={**tiny_tree()["input"], "fit": "crop"})
+    tree["members"]["a"]["coordinates"] = True
+    with pytest.raises(UserError, match=r"a\.coordinates: a crop does not know its place"):
+        parse_config(tree, "t")
+    tree = tiny_tree(input={**tiny_tree()["input"], "channels": 2, "normalize": "median"})
+    tree["data"]["depths"] = "depths.csv"
+    with pytest.raises(UserError, match="would make every depth 0"):
+        parse_config(tree, "t")
 
 
 def test_coordinates_do_not_flip_with_the_view() -> None:

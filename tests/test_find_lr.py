@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
 
 from distseg.cli import main
-from distseg.find_lr import HIGH, LOW, picture, suggest
+from distseg.find_lr import HIGH, LOW, Ramp, find_lr, picture, suggest
 from distseg.runs import read_json
 from tests.conftest import tiny_tree
+from tests.test_train import set_up
 
 
 def test_the_steepest_fall_before_the_least_loss_is_suggested() -> None:
@@ -37,3 +39,25 @@ def test_a_ramp_on_real_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert (tmp_path / "r/find_lr/a_fold0.svg").is_file()
     assert not (tmp_path / "r/round_0/members").exists(), "a trial leaves no member"
     assert main([*command, "--steps", "5"]) == 2
+
+
+def test_a_trial_that_is_stopped_leaves_the_runs_member_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its weights, of rates up to 1, are none to go on from."""
+    config, run = set_up(tmp_path)
+    factor = Ramp.lr_factor
+
+    def stopped(ramp: Ramp, step: int) -> float:
+        if len(ramp.rates) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return factor(ramp, step)
+
+    monkeypatch.setattr(Ramp, "lr_factor", stopped)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            find_lr(config, run, "a", 0, steps=24)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not (run.folder / "round_0/members").exists()

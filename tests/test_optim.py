@@ -120,6 +120,25 @@ def test_options_and_lookahead(name: str, options: dict[str, Any], tmp_path: Pat
     assert all(torch.equal(ended[key], resumed[key]) for key in ended)
 
 
+def test_lookahead_is_the_papers() -> None:
+    """Algorithm 1 of Zhang et al. 2019 by hand, from the first weights on: k 3, alpha .25."""
+    model, alpha, k = net(), 0.25, 3
+    options = {"lookahead_alpha": alpha, "lookahead_k": k}
+    optimizer = optimizer_of(model, "lookahead_sgd", lr=0.1, weight_decay=0.0, options=options)
+    hand = net()
+    slow = [p.detach().clone() for p in hand.parameters()]
+    for step in range(2 * k):
+        train(model, optimizer, range(step, step + 1))
+        train(hand, torch.optim.SGD(hand.parameters(), lr=0.1), range(step, step + 1))
+        if step % k == k - 1:
+            with torch.no_grad():
+                for own, fast in zip(slow, hand.parameters(), strict=True):
+                    own += alpha * (fast - own)
+                    fast.copy_(own)
+        pairs = zip(model.parameters(), hand.parameters(), strict=True)
+        assert all(torch.allclose(a, b, atol=1e-6) for a, b in pairs), step
+
+
 def ended_and_resumed(
     name: str, folder: Path, options: dict[str, Any]
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:

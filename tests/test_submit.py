@@ -69,6 +69,12 @@ def test_other_forms(tmp_path: Path) -> None:
     labels = np.array([[[0, 1], [0, 0]]], dtype=np.uint8)
     write_submission(index, tmp_path / "s.csv", {"x": labels}, task="multiclass")
     assert (tmp_path / "s.csv").read_text() == "id,rle_mask\nx_ground,1 2 4 1\nx_car,3 1\n"
+    apart = SubmissionSpec(
+        columns=("Pixels", "Image", "Class"), cells=("rle", "id", "class"), ids=["x_1"],
+        class_ids=("1", "2"),
+    )  # fmt: skip
+    write_submission(apart, tmp_path / "s.csv", {"x_1": mask}, task="multilabel")
+    assert (tmp_path / "s.csv").read_text() == "Pixels,Image,Class\n,x_1,1\n1 4,x_1,2\n"
 
 
 @pytest.mark.parametrize(
@@ -218,6 +224,41 @@ def test_class_indices_and_void(tmp_path: Path) -> None:
         score_submission(tmp_path / "a", tmp_path / "t", "miou")
     with pytest.raises(UserError, match=r"holds 9; valid: 0\.\.2"):
         score_submission(tmp_path / "a", tmp_path / "t", "miou", num_classes=3)
+
+
+def test_void_is_the_truths_value_alone(tmp_path: Path) -> None:
+    """Masks of 0 and 255, as a run writes them, against a truth of 0, 1 and, for void, 255."""
+    rng = np.random.default_rng(3)
+    counts = []
+    for folder in ("a", "t"):
+        (tmp_path / folder).mkdir()
+    for name in "xyz":
+        pred, truth = rng.random(SHAPE) < 0.5, rng.choice([0, 1, 255], SHAPE).astype(np.uint8)
+        Image.fromarray(pred * np.uint8(255)).save(tmp_path / "a" / f"{name}.png")
+        Image.fromarray(truth).save(tmp_path / "t" / f"{name}.png")
+        pixels = [(p, t == 1) for p, t in zip(pred.flat, truth.flat, strict=True) if t != 255]
+        sums = [sum(bool(one) for one in ones) for ones in zip(*pixels, strict=True)]
+        counts.append([[sum(bool(p and t) for p, t in pixels), *sums]])
+    for metric in ("dice", "iou", "miou"):
+        record = score_submission(tmp_path / "a", tmp_path / "t", metric, void=255)
+        assert record["score"] == pytest.approx(summarize(np.array(counts), metric)["score"])
+        assert 0.2 < record["score"] < 0.8
+    assert score_submission(tmp_path / "t", tmp_path / "t", "iou", void=255)["score"] == 1.0
+
+
+def test_a_void_class_index_is_no_prediction(tmp_path: Path) -> None:
+    """What a submission holds where the truth is void counts nowhere; elsewhere it is a class."""
+    for folder, pixels in (
+        ("a", [[0, 1], [2, 9]]),
+        ("t", [[0, 1], [1, 9]]),
+        ("b", [[0, 9], [2, 2]]),
+    ):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(np.array(pixels, dtype=np.uint8)).save(tmp_path / folder / "x.png")
+    record = score_submission(tmp_path / "a", tmp_path / "t", "miou", num_classes=3, void=9)
+    assert record["score"] == pytest.approx((1 + 0.5 + 0) / 3)
+    with pytest.raises(UserError, match=r"b: 'x' holds 9; valid: 0\.\.2"):
+        score_submission(tmp_path / "b", tmp_path / "t", "miou", num_classes=3, void=9)
 
 
 HEAD = "id,rle_mask\n"

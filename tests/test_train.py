@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -19,12 +20,13 @@ from filelock import FileLock
 
 from distseg import checkpoint
 from distseg.config import Config, parse_config
+from distseg.data.masks import VOID
 from distseg.data.prepare import open_cache, prepare
 from distseg.errors import UserError
 from distseg.manifest import Manifest
 from distseg.member import Member, Progress, make_accelerator, seed_of
 from distseg.runs import MemberPaths, Run, read_json, read_lines
-from distseg.stage import StageTrainer, StopSignal
+from distseg.stage import StageTrainer, StopSignal, image_loss
 from distseg.train import NonFiniteLoss, train_member
 from distseg.trained import load_snapshot_model
 from tests.conftest import tiny_tree
@@ -192,6 +194,15 @@ def test_two_ranks_train_and_evaluate_as_one(tmp_path: Path, launch: Launch) -> 
     assert counts["variants"] == scores["variants"]
 
 
+def test_two_ranks_freeze_an_encoder_as_one(tmp_path: Path, launch: Launch) -> None:
+    """Parameters without a gradient in the first epoch, with Lookahead, which they join late."""
+    optimizer = {"name": "lookahead_adamw", "lr": 1e-3, "options": {"lookahead_k": 2}}
+    stage = {**tiny_tree()["stages"][0], "freeze_encoder": 1, "optimizer": optimizer}
+    two = train_there(launch, tmp_path / "two", 2, stages=[stage])
+    one = train_here(tmp_path / "one", stages=[stage])
+    assert losses(two) == pytest.approx(losses(one), abs=1e-5)
+
+
 def evaluate_here(folder: Path) -> dict[str, Any]:
     from distseg.member import Member, make_accelerator
     from distseg.oof import predict_out_of_fold
@@ -317,6 +328,34 @@ def test_non_finite_loss_rolls_back_then_names_the_samples(tmp_path: Path) -> No
     assert failure["kind"] == "non_finite"
     log = (tmp_path / "run/round_0/members/a_fold0/train.log").read_text()
     assert log.count("rolled back") == 2
+
+
+@pytest.mark.parametrize("name", ["adamw", "lookahead_adamw", "lookahead_radam"])
+def test_a_gradient_that_is_not_finite_moves_nothing(name: str, tmp_path: Path) -> None:
+    """Fused and not, and with an optimizer inside another."""
+    stage = {**tiny_tree()["stages"][0], "optimizer": {"name": name, "lr": 1e-2}}
+    config, run = set_up(tmp_path, stages=[stage])
+    member = Member(config, run, 0, "a", 0, make_accelerator(config, cpu=True))
+    engine = StageTrainer(member, member.stages[0], Progress()).engine
+    images = torch.rand(2, 1, 32, 32)
+    states = [checkpoint.clean_state_dict(member.model)]
+    for bad in (1.0, float("inf"), 1.0):
+        engine.backward((engine(images)[0] * bad).sum())
+        assert int(engine.step(None)) == int(bad != 1.0)
+        states.append(checkpoint.clean_state_dict(member.model))
+    names = [n for n, _ in member.model.named_parameters()]
+    moved = [any(not torch.equal(a[n], b[n]) for n in names) for a, b in pairwise(states)]
+    assert moved == [True, False, True]
+    assert all(torch.isfinite(states[-1][n]).all() for n in names)
+
+
+def test_the_image_head_learns_nothing_from_void() -> None:
+    target = torch.full((3, 1, 4, 4), VOID, dtype=torch.uint8)
+    target[1, 0, 0, 0], target[2] = 1, 0
+    logits = torch.full((3, 1), 2.0)
+    expected = [0.0, math.log1p(math.exp(-2)), 2 + math.log1p(math.exp(-2))]
+    assert image_loss(logits, target, "binary").tolist() == pytest.approx(expected)
+    assert image_loss(logits.repeat(1, 2), target, "multiclass")[0] == 0
 
 
 def test_features_train_together(tmp_path: Path) -> None:

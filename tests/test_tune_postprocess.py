@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ from made_run import made_config, made_run, write_data
 from distseg.cli import main
 from distseg.ensemble import fit_ensemble
 from distseg.finished import OutOfFold, read_counts
+from distseg.functional.cleaning import KEYS
 from distseg.functional.combine import combine, count_masks, to_masks
 from distseg.functional.metrics import summarize
-from distseg.joint import ALL, JointSearch, search_joint
+from distseg.joint import ALL, JointSearch, rules_of, search_joint
 from distseg.orchestration.postprocess import tune_postprocess
 from distseg.rounds import choose_final
 from distseg.runs import Run, read_json
@@ -60,7 +62,7 @@ def test_it_equals_brute_force(finished, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("distseg.joint.MAX_WEIGHTINGS", 4)
     monkeypatch.setattr("distseg.joint.THRESHOLD_PROBS", (0.3, 0.5, 0.7, 0.8))
     monkeypatch.setattr("distseg.joint.TOP_PROBS", (0.7, 0.9))
-    search = JointSearch(config, OutOfFold(config, run, 0))
+    search = JointSearch(config, OutOfFold(config, run, 0), rules_of(read_json(run.final)))
     found = search.run()
     assert len(search.mixtures) == 3 + 2 * 1  # uniform, a and b alone; uniform in other spaces
     for label in [*search.parts, ALL]:
@@ -107,6 +109,62 @@ def test_a_fold_that_loses_keeps_the_ensemble(finished, monkeypatch: pytest.Monk
     assert not record["adopted"]
     assert "fold 1 loses" in record["reason"]
     assert run.final.read_bytes() == before
+
+
+def test_a_class_that_loses_keeps_the_ensemble(tmp_path: Path) -> None:
+    """Model a is much better than b at x and worse at y: together they gain by a's weight, for
+    which y would pay. Neither the ensemble's own search nor the joint one takes it."""
+    root = tmp_path / "data"
+    write_data(root)
+    for name in ("x", "y"):
+        shutil.copytree(root / "masks", root / "copies" / name)
+    shutil.rmtree(root / "masks")
+    (root / "copies").rename(root / "masks")
+    rules = {"threshold": "search", "min_area": "search"}
+    config = made_config(
+        root, task="multilabel", classes=["x", "y"], postprocess=rules,
+        ensemble={"weights": "search"},
+    )  # fmt: skip
+    noise = {"a": np.array([0.2, 4.0]), "b": np.array([7.0, 1.5])}
+    options = {name: {"noise": own.reshape(2, 1, 1)} for name, own in noise.items()}
+    run = made_run(tmp_path, config, **options)
+    step = fit_ensemble(config, run, 0)["scores"]["nested"]["steps"][0]
+    assert step["step"] == "weights" and not step["adopted"] and step["after"] > step["before"]
+    assert step["reason"].startswith("class y loses")
+    final = choose_final(run, 0)
+    assert final["weights"] == {"a": 1, "b": 1}
+    record = search_joint(config, run)
+    assert not record["adopted"] and record["after"] > record["before"]
+    assert record["reason"].startswith("class y loses")
+    assert read_json(run.final) == final
+
+
+def test_components_of_the_run_survive_the_search(tmp_path: Path) -> None:
+    """What the run searched and adopted beside threshold, area and gate is judged and kept."""
+    write_data(tmp_path / "data", num=30)
+    rules = {"threshold": 0.5, "min_component": "search", "fill_holes": "search"}
+    config = made_config(tmp_path / "data", postprocess=rules)
+    run = made_run(tmp_path, config, offset=0.4, noise=0.6)
+    fit_ensemble(config, run, 0)
+    before = choose_final(run, 0)
+    assert before["rule"]["min_component"][0] > 0
+    record = search_joint(config, run)
+    assert record["adopted"], record["reason"]
+    final = read_json(run.final)
+    assert final["rule"]["threshold"] != before["rule"]["threshold"]
+    kept = [rules_of(one) for one in (before, final)]
+    for label, rule in kept[0].items():
+        own = {key: rule[key] for key in KEYS if key in rule}
+        assert own["min_component"][0] > 0
+        assert own == {key: kept[1][label][key] for key in KEYS if key in kept[1][label]}
+    oof = OutOfFold(config, run, 0)
+    counts = read_counts(run.ensemble(0).with_name("oof.csv"))
+    weights = tuple(final["scores"]["nested"]["folds"]["0"]["weights"].values())
+    space = final["scores"]["nested"]["folds"]["0"]["space"]
+    for row in oof.manifest.val_rows(0):
+        masks = to_masks(oof.combined(row, weights, space), kept[1]["0"], "binary")
+        own = count_masks(masks, oof.target(row), 1, "binary")
+        assert np.array_equal(counts[oof.manifest[row].id], own)
 
 
 @pytest.mark.parametrize("task, labels", [("multilabel", 2), ("multiclass", 3)])

@@ -58,7 +58,8 @@ OPTIONS: dict[str, dict[str, Option]] = {
         "fill": Option(0, 0, 255, integer=True),
         "p": P,
     },
-    "elastic": {"alpha": Option(30.0, 0, 10000), "sigma": Option(5.0, 0.1, 1000), "p": P},
+    # albumentations shrinks its noise to -1..1 and blurs it before alpha: 120 moves by 2 pixels
+    "elastic": {"alpha": Option(120.0, 0, 10000), "sigma": Option(6.0, 1, 1000), "p": P},
     "grid_distortion": {
         "steps": Option(5, 1, 64, integer=True),
         "distort": Option(0.3, -1, 1, pair=True),
@@ -148,10 +149,13 @@ def _value(value: Any, option: Option, where: str) -> Any:
 class Augment:
     """Transforms in order, each applied with its p; a call is a pure function of its arguments."""
 
-    def __init__(self, specs: Sequence[dict[str, Any]]) -> None:
+    def __init__(self, specs: Sequence[dict[str, Any]], depth: bool = False) -> None:
+        """depth: the last channel is `data.depths`, the same at every pixel. No geometry changes
+        it, and what changes gray values must not."""
         os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # read by the import below
         import albumentations as A
 
+        self.depth = int(depth)
         self.steps: list[tuple[float, str, Any]] = [
             (options["p"], name, _transform(A, name, options))
             for name, options in check_augment(specs)
@@ -163,6 +167,7 @@ class Augment:
         """Image uint8 (H, W, C) and target uint8 (K, H, W), both of unchanged shape."""
         draw = random.Random(seed)
         image, target = image_HWC, target_KHW.transpose(1, 2, 0)
+        image, depth = np.split(image, [image.shape[2] - self.depth], axis=2)
         for p, name, transform in self.steps:
             # both drawn always: one transform's p does not change what the others do
             applies, own_seed = draw.random() < p, draw.getrandbits(32)
@@ -175,7 +180,10 @@ class Augment:
             done = transform(image=_contiguous(image), mask=_contiguous(target))
             image, target = done["image"], done["mask"]
         assert image.shape[:2] == image_HWC.shape[:2]
-        image, target = image.reshape(image_HWC.shape), target.reshape(*target_KHW.shape[1:], -1)
+        height, width, channels = image_HWC.shape
+        image = image.reshape(height, width, channels - self.depth)
+        image = np.concatenate([image, depth], axis=2) if self.depth else image
+        target = target.reshape(height, width, -1)
         return _contiguous(image), target.transpose(2, 0, 1)
 
 

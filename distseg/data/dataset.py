@@ -34,9 +34,11 @@ def worker_init(worker: int = 0) -> None:
     torch.set_num_threads(1)
 
 
-def sample_seed(seed: int, epoch: int, name: str) -> int:
-    """A 64-bit seed of (seed, epoch, sample): the same on every rank, worker and machine."""
-    digest = hashlib.blake2b(f"{seed}/{epoch}/{name}".encode(), digest_size=8).digest()
+def sample_seed(seed: int, epoch: int, name: str, nth: int = 0) -> int:
+    """A 64-bit seed of (seed, epoch, sample), and of how often the sample came before in the
+    epoch: the same on every rank, worker and machine."""
+    again = f"/{nth}" if nth else ""
+    digest = hashlib.blake2b(f"{seed}/{epoch}/{name}{again}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little")
 
 
@@ -113,7 +115,7 @@ def train_statistics(data: TrainData, rows: Sequence[int]) -> tuple[list[float],
 
 
 class TrainSet(Dataset[dict[str, Any]]):
-    """Augmented samples by (row, epoch).
+    """Augmented samples by (row, epoch, how often the row came before in the epoch).
 
     "image" uint8 (C, H, W) and "target" uint8 (K, H, W) of the canvas, "row" int; where the train
     set has soft targets "soft" uint8 (C, H, W), see `TrainData.soft`.
@@ -132,9 +134,9 @@ class TrainSet(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
-        row, epoch = item
-        seed = sample_seed(self.seed, epoch, self.names[row])
+    def __getitem__(self, item: tuple[int, int, int]) -> dict[str, Any]:
+        row, epoch, nth = item
+        seed = sample_seed(self.seed, epoch, self.names[row], nth)
         image, target = self.data.image(row), self.data.target(row)
         num = len(target)
         if self.data.has_soft:  # goes through the same geometry
@@ -145,7 +147,7 @@ class TrainSet(Dataset[dict[str, Any]]):
         first = self.fit.config.fit == "pad"
         if self.augment and first:
             image, target = self.augment(image, target, seed)
-        image, target = self.fit.train(image, target, rng)
+        image, target = self.fit.train(image, target, rng, num_hard=num)
         if self.augment and not first:
             image, target = self.augment(image, target, seed)
         sample = {"image": _chw(image), "target": _tensor(target[:num])}

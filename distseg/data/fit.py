@@ -44,17 +44,23 @@ class Fit:
         if self.config.fit == "resize":
             return self.size
         if self.config.fit == "crop":
-            return _round_up(height), _round_up(width)
+            least = self.size if self.tiles else (0, 0)  # every tile is whole
+            return max(least[0], _round_up(height)), max(least[1], _round_up(width))
         height, width = self.stretch or (height, width)
         if height <= self.size[0] and width <= self.size[1]:
             return self.size
         return max(self.size[0], _round_up(height)), max(self.size[1], _round_up(width))
 
     def train(
-        self, image_HWC: NDArray[np.uint8], target_KHW: NDArray[np.uint8], rng: np.random.Generator
+        self,
+        image_HWC: NDArray[np.uint8],
+        target_KHW: NDArray[np.uint8],
+        rng: np.random.Generator,
+        num_hard: int | None = None,
     ) -> Pair:
-        """Image and target on the canvas of the config; VOID where a constant or a
-        biharmonic border was added."""
+        """Image and target on the canvas of the config; VOID where a constant or a biharmonic
+        border was added. `num_hard`: planes of the target that are labels (None: all); soft
+        ones follow them."""
         target_HWK = np.ascontiguousarray(target_KHW.transpose(1, 2, 0))
         assert image_HWC.shape[:2] == target_HWK.shape[:2]
         image, target = image_HWC, target_HWK
@@ -62,7 +68,7 @@ class Fit:
             image = _resize(image, self.stretch, _method(image, self.stretch))
             target = _resize(target, self.stretch, cv2.INTER_NEAREST_EXACT)
         if self.config.fit != "resize":
-            row, column = self._anchor(target, rng)
+            row, column = self._anchor(target[:, :, :num_hard], rng)
             top, bottom = self._margins(image.shape[0], self.size[0], rng, row)
             left, right = self._margins(image.shape[1], self.size[1], rng, column)
             image = _place(image, top, bottom, left, right, self.border, 0)

@@ -15,15 +15,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-Item = tuple[int, int, bool]  # row of the Manifest, epoch, False where it only fills the last step
+# Row of the Manifest, epoch, how often the row came before in it, False where the item only fills
+# the last step.
+Item = tuple[int, int, int, bool]
 
-_ORDER, _BOOTSTRAP, _MIXED, _SLIDE, _DRAW = (
-    1,
-    2,
-    3,
-    4,
-    5,
-)  # keep the random streams of one seed apart
+# keep the random streams of one seed apart
+_ORDER, _BOOTSTRAP, _MIXED, _SLIDE, _DRAW = range(1, 6)
 
 
 @dataclass(frozen=True)
@@ -92,7 +89,8 @@ def epoch_steps(
 
     The last step is filled from the epoch's start with items whose `counts` is False: shapes stay
     static, and no tail is lost. With mixed rows the filling counts: the share holds to the end.
-    `bootstrap` draws the rows with replacement, the same ones in every epoch.
+    `bootstrap` draws the rows with replacement, the same ones in every epoch. A row that comes
+    again in an epoch is augmented anew: its items count up.
 
     Raises:
         ValueError: batch_size is no multiple of world_size * accumulation, or the share of a
@@ -110,39 +108,46 @@ def epoch_steps(
         raise ValueError(
             f"a share of {plan.share:g} of {plan.batch_size // parts} images is no whole number"
         )
-    pool = np.asarray(plan.rows, dtype=np.int64)
+    pool, wanted = np.asarray(plan.rows, dtype=np.int64), np.asarray(plan.draw, dtype=np.float64)
     if plan.bootstrap:
-        pool = np.random.default_rng([plan.seed, _BOOTSTRAP]).choice(pool, len(pool))
-    if len(plan.draw):
-        pool = _drawn(plan, epoch)
+        chosen = np.random.default_rng([plan.seed, _BOOTSTRAP]).choice(len(pool), len(pool))
+        pool, wanted = pool[chosen], wanted[chosen] if len(wanted) else wanted
+    if len(wanted):
+        pool = _drawn(plan, pool, wanted, epoch)
     if plan.slide:
         pool = _balanced(plan, pool, epoch, plan.slide.at(epoch))
     order = np.random.default_rng([plan.seed, _ORDER, epoch]).permutation(pool)
     filled = np.resize(order, plan.steps * plan.own)  # repeats the order from its start
     counts = (np.arange(len(filled)) < len(order)) | bool(len(plan.mixed))
+    again = np.resize(_occurrences(order), len(filled))
     shape = (plan.steps, accumulation, world_size, -1)
-    rows, real = filled.reshape(shape), counts.reshape(shape)
+    table = np.stack([filled, again, counts], axis=-1).reshape(*shape, 3)
     if len(plan.mixed):
-        others = _mixed(plan, epoch).reshape(shape)
-        rows = np.concatenate([rows, others], axis=3)
-        real = np.concatenate([real, np.ones_like(others, dtype=np.bool_)], axis=3)
-    lines = plan.steps * accumulation
-    mine, kept = (a[:, :, rank].reshape(lines, -1).tolist() for a in (rows, real))
-    return [
-        [(row, epoch, count) for row, count in zip(rows_of, counts_of, strict=True)]
-        for rows_of, counts_of in zip(mine, kept, strict=True)
-    ]
+        others = _mixed(plan, epoch)
+        extra = np.stack([others, _occurrences(others), np.ones_like(others)], axis=-1)
+        table = np.concatenate([table, extra.reshape(*shape, 3)], axis=3)
+    mine = table[:, :, rank].reshape(plan.steps * accumulation, -1, 3).tolist()
+    return [[(row, epoch, nth, bool(count)) for row, nth, count in part] for part in mine]
 
 
-def _drawn(plan: Plan, epoch: int) -> np.ndarray:
-    """As many rows as there are, each as often as its share says, give or take one: even steps
-    from a random start through the shares, which lie in random order."""
+def _occurrences(rows: np.ndarray) -> np.ndarray:
+    """How often each entry's row came before it: 0, 1, ..."""
+    order = np.argsort(rows, kind="stable")
+    in_order = rows[order]
+    first = np.searchsorted(in_order, in_order)  # where the run of equal rows begins
+    found = np.empty_like(rows)
+    found[order] = np.arange(len(rows)) - first
+    return found
+
+
+def _drawn(plan: Plan, pool: np.ndarray, wanted: np.ndarray, epoch: int) -> np.ndarray:
+    """As many rows as `pool`, each entry as often as its share of `wanted` says, give or take
+    one: even steps from a random start through the shares, which lie in random order."""
     rng = np.random.default_rng([plan.seed, _DRAW, epoch])
-    order = rng.permutation(len(plan.rows))
-    shares = np.cumsum(np.asarray(plan.draw, dtype=np.float64)[order])
+    order = rng.permutation(len(pool))
+    shares = np.cumsum(wanted[order])
     at = (np.arange(len(order)) + rng.random()) / len(order) * shares[-1]
-    rows = np.asarray(plan.rows, dtype=np.int64)[order]
-    return rows[np.minimum(np.searchsorted(shares, at, side="right"), len(rows) - 1)]
+    return pool[order][np.minimum(np.searchsorted(shares, at, side="right"), len(pool) - 1)]
 
 
 def _balanced(plan: Plan, pool: np.ndarray, epoch: int, share: float) -> np.ndarray:

@@ -27,6 +27,7 @@ Space = Literal["logit", "prob", "vote"]
 SPACES: tuple[Space, ...] = ("logit", "prob", "vote")
 PROB_LIMIT = 1e-6
 VOID = 255  # a target's pixel that counts nowhere
+LOWEST = -65504.0  # of float16, in which logits are kept: under every threshold
 _EXP_LIMIT = 80.0  # exp stays finite in float32
 
 
@@ -74,6 +75,14 @@ def from_space(mean: NDArray[np.float32], space: str) -> NDArray[np.float32]:
         return mean
     clipped = np.clip(mean, PROB_LIMIT, 1 - PROB_LIMIT, dtype=np.float32)
     return np.log(clipped) - np.log1p(-clipped)
+
+
+def highest_only(logits: NDArray) -> NDArray:
+    """Logits (..., C, H, W) with LOWEST at a pixel's classes but its highest (the first of equal
+    ones): multilabel masks that never overlap, whatever the thresholds are."""
+    highest = logits.argmax(axis=-3)[..., None, :, :]
+    classes = np.arange(logits.shape[-3])[:, None, None]
+    return np.where(highest == classes, logits, logits.dtype.type(LOWEST))
 
 
 def to_masks(logits_CHW: NDArray, rule: Mapping[str, Any], task: str) -> NDArray[np.uint8]:

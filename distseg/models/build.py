@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from distseg.config import MemberConfig
+from distseg.config import InputConfig, MemberConfig
 from distseg.config_checks import ARCHITECTURES, OWN_ENCODER
 from distseg.config_parts import COMPOSED
 from distseg.errors import UserError, nearest, unknown
@@ -258,6 +258,20 @@ def _has_fixed_size(encoder: str) -> bool:
     """Whether a timm model (swin, vit, maxvit, ...) is made for one image size."""
     cfg = timm.models.get_pretrained_cfg(encoder.removeprefix("tu-"))
     return bool(cfg is not None and cfg.fixed_input_size)
+
+
+def check_fixed_size(member: MemberConfig, size: InputConfig, tta: Sequence[str]) -> None:
+    """UserError where an encoder for images of one size would be shown others at prediction."""
+    encoder = member.encoder
+    if not encoder.startswith("tu-") or not _has_fixed_size(encoder):
+        return
+    if member.decoder.get("dynamic_img_size"):
+        return
+    where = f"encoder: {encoder} takes images of {size.height}x{size.width} pixels only"
+    if size.fit == "crop" and size.overlap is None:
+        raise UserError(f"{where}; with input.fit: crop, set input.overlap to predict in tiles")
+    if scaled := [mode for mode in tta if mode.startswith("scale:")]:
+        raise UserError(f"{where}; predict.tta: {scaled[0]} shows it another size")
 
 
 def _from_file(

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 # They need a closure or second derivatives, or a package that is not installed with timm.
 EXCLUDED = ("adahessian", "bnb", "fused", "lbfgs")
+SLOW = "lookahead_slow_buff"  # timm's name for the slow weights in the state
 
 
 def timm_optimizers() -> list[str]:
@@ -31,11 +32,32 @@ def timm_optimizer(name: str) -> Callable[..., Optimizer]:
     return make
 
 
-def lookahead(optimizer: Optimizer, options: dict[str, Any]) -> Optimizer:
-    """Lookahead (Zhang et al. 2019) around `optimizer`; options alpha (0..1) and k (steps).
+class Lookahead(timm.optim.Lookahead):
+    """timm's, with the start that the paper has: the slow weights begin where training begins.
+    timm's own take the fast weights at the first synchronization, which then changes nothing."""
 
-    The slow weights and the step counter live in the state and the groups of `optimizer`, and
-    so in its state_dict(). timm takes the slow weights' start at the first synchronization:
-    it changes nothing, the k-th step after it does.
-    """
-    return timm.optim.Lookahead(optimizer, **options)
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        base = self._base_optimizer
+        # stored after the step: to an optimizer an empty state means that it has not begun
+        starts = {
+            parameter: parameter.detach().clone()
+            for group in self.param_groups
+            for parameter in group["params"]
+            if parameter.grad is not None and SLOW not in base.state.get(parameter, {})
+        }
+        loss = base.step(closure)
+        for parameter, start in starts.items():
+            base.state[parameter][SLOW] = start
+        for group in self.param_groups:
+            group["lookahead_step"] += 1
+            if group["lookahead_step"] % group["lookahead_k"] == 0:
+                self.update_slow(group)
+        return loss
+
+
+def lookahead(optimizer: Optimizer, options: dict[str, Any]) -> Optimizer:
+    """Lookahead (Zhang et al. 2019, arXiv 1907.08610) around `optimizer`; options alpha (0..1)
+    and k (steps). The slow weights and the step counter live in the state and the groups of
+    `optimizer`, and so in its state_dict()."""
+    return Lookahead(optimizer, **options)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distseg.data.augment import OPTIONS, PRESETS, Augment, check_augment
+from distseg.data.augment import OPTIONS, PRESETS, Augment, check_augment, expand_presets
 from distseg.errors import UserError
 
 SOME: dict[str, dict[str, Any]] = {name: {"p": 1.0} for name in OPTIONS}
@@ -85,6 +85,17 @@ def test_gray_changes_leave_the_target_alone() -> None:
         assert np.array_equal(made, target), name
 
 
+def test_a_depth_is_the_same_number_before_and_after() -> None:
+    """The last channel is a depth: what changes gray values or punches holes must not reach it."""
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 2), dtype=np.uint8)
+    image[..., 1] = 77
+    specs = [{name: SOME[name]} for name in SOME]
+    made, target = Augment(specs, depth=True)(image, image[:, :, 0][None] & 1, 5)
+    assert made.shape == image.shape and (made[..., 1] == 77).all()
+    plain, same = Augment(specs)(image[..., :1], image[:, :, 0][None] & 1, 5)
+    assert np.array_equal(made[..., :1], plain) and np.array_equal(target, same)
+
+
 def test_affine_options_do_what_they_say() -> None:
     image = np.zeros((101, 101, 1), np.uint8)
     image[40:61, 40:61] = 255
@@ -98,10 +109,23 @@ def test_affine_options_do_what_they_say() -> None:
     assert np.abs(shifts).max() <= 21 and np.abs(shifts).max() > 10
 
 
+def test_elastic_moves_pixels_by_what_the_page_says() -> None:
+    """A ramp shows where each pixel came from; the first defaults moved it by half a pixel."""
+    ramp = np.broadcast_to(np.arange(101, dtype=np.uint8)[None, :, None] * 2, (101, 101, 1))
+    target = np.zeros((1, 101, 101), np.uint8)
+    elastic = [step for step in expand_presets([{"preset": "tgs_winners"}]) if "elastic" in step]
+    for spec in ({"elastic": {"p": 1.0}}, {"elastic": {**elastic[0]["elastic"], "p": 1.0}}):
+        warped = np.stack([Augment([spec])(ramp, target, seed)[0] for seed in range(20)])
+        moved = (warped.astype(float) - ramp)[:, 20:-20, 20:-20] / 2  # away from what is reflected
+        assert 1.1 < moved.std() < 2.0
+        assert np.abs(np.diff(moved, axis=2)).mean() < 0.3  # smooth: neighbors move alike
+
+
 @pytest.mark.parametrize(
     ("specs", "words"),
     [
         ([{"hflp": {}}], "Did you mean 'hflip'"),
+        ([{"elastic": {"sigma": 0.5}}], "out of range; valid: 1..1000"),
         ([{"affine": {"scal": [1, 2]}}], "Did you mean 'scale'"),
         ([{"hflip": {"p": 2}}], "out of range; valid: 0..1"),
         ([{"hflip": {"p": "x"}}], "is no number"),

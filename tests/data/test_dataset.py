@@ -35,7 +35,7 @@ def train_set(tmp_path: Path, **options: object) -> TrainSet:
 
 @pytest.mark.parametrize("fit", ["pad", "resize", "crop"])
 def test_samples_are_canvas_sized_tensors(tmp_path: Path, fit: str) -> None:
-    sample = train_set(tmp_path, fit=fit)[(6, 0)]  # the odd one
+    sample = train_set(tmp_path, fit=fit)[(6, 0, 0)]  # the odd one
     for key in ("image", "target"):
         assert sample[key].shape == (1, 32, 32) and sample[key].dtype == torch.uint8
         assert sample[key].is_contiguous()
@@ -47,23 +47,23 @@ def test_a_sample_is_a_function_of_seed_epoch_and_id(tmp_path: Path) -> None:
     """Not of the order, the row number, the process or what was asked before."""
     data = train_set(tmp_path)
     again = train_set(tmp_path)
-    keys = [(row, epoch) for epoch in range(3) for row in range(7)]
+    keys = [(row, epoch, 0) for epoch in range(3) for row in range(7)]
     forward = {key: data[key]["image"] for key in keys}
     backward = {key: again[key]["image"] for key in reversed(keys)}
     assert all(torch.equal(forward[key], backward[key]) for key in keys)
-    assert len({forward[(1, epoch)].numpy().tobytes() for epoch in range(3)}) == 3
+    assert len({forward[(1, epoch, 0)].numpy().tobytes() for epoch in range(3)}) == 3
     again.seed += 1
     assert any(not torch.equal(again[key]["image"], forward[key]) for key in keys)
     turned = Manifest(again.data.manifest.samples[::-1])
     again.seed, again.names = 3, again.names[::-1]
     again.data.manifest = turned
-    assert torch.equal(again[(0, 1)]["image"], forward[(6, 1)])
+    assert torch.equal(again[(0, 1, 0)]["image"], forward[(6, 1, 0)])
 
 
 def test_workers_give_what_one_process_gives(tmp_path: Path) -> None:
     data = train_set(tmp_path)
     steps = epoch_steps(Plan(range(7), 4, 0), 2)
-    batches = [[(row, epoch) for row, epoch, _ in step] for step in steps]
+    batches = [[item[:3] for item in step] for step in steps]
     loaders = [
         DataLoader(data, batch_sampler=batches, num_workers=n, worker_init_fn=worker_init)
         for n in (0, 2)
@@ -77,7 +77,7 @@ def test_writing_into_a_sample_leaves_the_cache_alone(tmp_path: Path) -> None:
     data = train_set(tmp_path)
     data.augment = None
     before = data.data.cache.image("a1").copy()
-    data[(1, 0)]["image"].zero_()
+    data[(1, 0, 0)]["image"].zero_()
     assert np.array_equal(data.data.cache.image("a1"), before)
 
 
@@ -125,4 +125,4 @@ def test_odd_shapes_and_channels(tmp_path: Path) -> None:
         f = Fit(c.input.model_copy(update={"fit": fit}))
         source = TrainData(m, build_cache(c, m, tmp_path / "cache"), None, c, tmp_path)
         data = TrainSet(source, f, everything, 0)
-        assert data[(0, 0)]["image"].shape == (3, 32, 64)
+        assert data[(0, 0, 0)]["image"].shape == (3, 32, 64)

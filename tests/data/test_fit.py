@@ -128,6 +128,20 @@ def test_share_of_crops_with_an_object(share: float) -> None:
         assert ones == pytest.approx(0.5, abs=0.1)  # classes are drawn, not pixels
 
 
+def test_soft_targets_draw_no_crop() -> None:
+    """Their planes hold every value up to 254, nearly all of it background."""
+    image, target = picture(200, 300), np.zeros((1, 200, 300), np.uint8)
+    target[0, 3, 290] = 1
+    soft = np.random.default_rng(1).integers(1, 255, (1, 200, 300), dtype=np.uint8)
+    both = np.concatenate([target, soft])
+    f = fit(fit="crop", foreground=1.0)
+    for seed in range(20):
+        found = f.train(image, both, np.random.default_rng(seed), num_hard=1)
+        alone = f.train(image, target, np.random.default_rng(seed))
+        assert found[1].shape[0] == 2 and np.array_equal(found[1][:1], alone[1])
+        assert np.array_equal(found[0], alone[0])
+
+
 def test_a_crop_for_an_object_is_any_that_holds_it() -> None:
     target = np.zeros((1, 64, 96), np.uint8)
     target[0, 30, 40] = 1

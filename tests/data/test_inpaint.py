@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import numpy as np
 import pytest
 
 from distseg.config import InputConfig, parse_config
+from distseg.data import inpaint
 from distseg.data.fit import Fit
 from distseg.data.inpaint import biharmonic_border
 from distseg.data.masks import VOID
@@ -41,6 +44,24 @@ def test_the_laplacian_is_as_small_as_a_dense_least_squares_makes_it() -> None:
     )
     padded = biharmonic_border(image, (1, 2, 2, 1))[..., 0]
     assert np.abs(padded[~inside] - np.clip(found, 0, 255)).max() <= 0.5 + 1e-6
+
+
+def test_each_size_is_factored_once_while_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inpaint, "_kept", OrderedDict())
+    made: list[int] = []
+    real = inpaint._factored
+    monkeypatch.setattr(inpaint, "_factored", lambda *size: made.append(size[0]) or real(*size))
+
+    def pad(*heights: int) -> list[int]:
+        made.clear()
+        for height in heights:
+            biharmonic_border(np.zeros((height, 9, 1), np.uint8), (2, 2, 2, 2))
+        return made
+
+    heights = range(8, 28)
+    assert pad(*heights, *heights) == [*heights]
+    monkeypatch.setattr(inpaint, "MAX_KEPT", 0)  # room for the last used alone
+    assert pad(28, 28, 8) == [28, 8] and len(inpaint._kept) == 1
 
 
 def test_the_border_counts_nowhere_and_prediction_undoes_it() -> None:

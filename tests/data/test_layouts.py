@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from PIL import Image
 
 from distseg.config import Config, parse_config
+from distseg.data.answers import open_answers
 from distseg.data.folds import assign_folds
 from distseg.data.formats import layout
 from distseg.data.formats.row import SubmissionSpec
@@ -17,6 +20,7 @@ from distseg.data.inspect import inspect
 from distseg.data.masks import read_target
 from distseg.errors import UserError
 from distseg.functional.rle import encode
+from distseg.score import score_rows, score_submission
 from distseg.submit import PartWriter
 from tests.conftest import write_submission
 
@@ -105,6 +109,46 @@ def test_severstal_submission_has_four_rows_an_image_in_order(tmp_path: Path) ->
     sample = (tmp_path / "sample_submission.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in lines] == [line.split(",")[0] for line in sample]
     assert lines[2] == "z.jpg_2,1 1" and lines[1] == "z.jpg_1,"
+
+
+@pytest.mark.parametrize(
+    "header", ["ImageId,ClassId,EncodedPixels", "ImageId,EncodedPixels,ClassId"]
+)
+def test_severstal_submission_is_in_the_samples_form(tmp_path: Path, header: str) -> None:
+    """Joined ids or a column of classes: the same test images, and the same masks once read."""
+    severstal(tmp_path)
+    config, form = config_of("severstal", tmp_path), layout("severstal")
+    rng = np.random.default_rng(0)
+    masks = {name: (rng.random((4, 16, 24)) < 0.3).astype(np.uint8) for name in ("y.jpg", "z.jpg")}
+    masks["z.jpg"][1] = 0
+    rows = form.test(config)
+    joined, apart = tmp_path / "joined.csv", tmp_path / "apart.csv"
+    write_submission(form.submission(config), joined, masks, "multilabel")
+    (tmp_path / "sample_submission.csv").write_text(f"{header}\nz.jpg,1,1\ny.jpg,1,1\n")
+    assert form.test(config) == rows and [row.id for row in rows] == ["z.jpg", "y.jpg"]
+    spec = form.submission(config)
+    write_submission(spec, apart, masks, "multilabel")
+    table = list(csv.DictReader(apart.open()))
+    assert apart.read_text().partition("\n")[0] == header
+    keys = [(row["ImageId"], row["ClassId"]) for row in table]
+    assert keys == [(name, str(kind)) for name in ("z.jpg", "y.jpg") for kind in range(1, 5)]
+    assert table[1]["EncodedPixels"] == ""
+    sides = [open_answers(path) for path in (joined, apart)]
+    for (name, kind), key in zip(keys, sides[0].keys, strict=True):
+        for side in sides:
+            assert np.array_equal(side.values(key, 16, 24), masks[name][int(kind) - 1])
+    size = {"height": 16, "width": 24}
+    assert score_submission(apart, joined, "mean_dice", **size)["per_class"] == [1.0] * 4
+    targets = {name: "|".join(encode(plane) for plane in own) for name, own in masks.items()}
+    truth = [replace(row, target=f"rle:{targets[row.id]}") for row in rows]
+    assert score_rows(config, spec, apart, truth)["score"] == 1.0
+
+
+def test_a_sample_of_severstal_without_a_class_is_refused(tmp_path: Path) -> None:
+    severstal(tmp_path)
+    (tmp_path / "sample_submission.csv").write_text("ImageId,EncodedPixels\nz.jpg,\n")
+    with pytest.raises(UserError, match=r"sample_submission\.csv: column 'ClassId' is missing"):
+        layout("severstal").test(config_of("severstal", tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -269,6 +313,15 @@ def test_camvid_validates_its_own_part_and_void_counts_nowhere(tmp_path: Path) -
     assert np.array_equal(target == 255, labels == 11) and target.min() == 0
     assert np.array_equal(target[labels < 3], labels[labels < 3])
     assert layout("camvid").submission(config).ids == ["test0"]
+
+
+def test_a_limit_cuts_each_part_of_camvid(tmp_path: Path) -> None:
+    camvid(tmp_path)
+    config = config_of("camvid", tmp_path, folds={"kind": "split"}, limit=1)
+    rows = layout("camvid").train(config)
+    assert [(row.id, row.validates) for row in rows] == [("train0", False), ("val0", True)]
+    ids = [row.id for row in rows]
+    assert assign_folds(config, rows, np.zeros((2, 3)), [""] * 2, ids) == [-1, 0]
 
 
 def test_a_twin_of_a_validated_image_does_not_train(tmp_path: Path) -> None:

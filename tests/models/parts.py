@@ -23,6 +23,13 @@ MEMBERS: dict[str, dict[str, Any]] = {
     "segnet": {
         "arch": "SegNet", "encoder": "none", "decoder": {"filters": 4}, "image_head": 0.0
     },
+    "plain_unet": {
+        "arch": "PlainUnet", "encoder": "none", "decoder": {"filters": 4, "dropout": 0.1},
+        "image_head": 0.0,
+    },
+    "residual_unet": {
+        "arch": "ResidualUnet", "encoder": "none", "decoder": {"filters": 4}, "image_head": 0.0
+    },
     **{
         f"{key}_{choice}": composed(decoder={key: choice})
         for key, choices in PARTS.items()

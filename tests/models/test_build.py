@@ -11,10 +11,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from distseg.config import MemberConfig
+from distseg.config import InputConfig, MemberConfig, load_config
 from distseg.config_checks import ARCHITECTURES, OWN_ENCODER
+from distseg.data.fit import Fit
 from distseg.errors import UserError
 from distseg.models import SegmentationNet, build_model, count_parameters
+from distseg.models.build import check_fixed_size
+from tests.conftest import ROOT
+
+SHIPPED = sorted((ROOT / "configs").rglob("*.yaml"))
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +47,17 @@ def test_every_architecture_gives_logits_of_the_images_size_and_an_image_head(ar
         logits, image_logits = model(torch.randn(1, 3, side, side))
     assert logits.shape == (1, 2, side, side) and logits.dtype == torch.float32
     assert image_logits is not None and image_logits.shape == (1, 2)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
+def test_every_shipped_member_is_built_at_its_size(path: Path) -> None:
+    config = load_config(path)
+    for name, member in config.members.items():
+        size = config.input_of(name)
+        random = member.model_copy(update={"encoder_weights": None})  # the hub is not asked
+        canvas = (size.height, size.width)
+        model = build_model(random, size.channels, config.num_outputs, canvas)
+        assert count_parameters(model) > 0
 
 
 @pytest.mark.parametrize(
@@ -194,3 +210,16 @@ def test_a_local_file_that_does_not_fit_says_how_much_does(tmp_path: Path) -> No
     path.write_bytes(b"no tensors")
     with pytest.raises(UserError, match="cannot be read"):
         make(3, encoder_weights=str(path))
+
+
+def test_an_encoder_of_one_size_is_shown_no_other() -> None:
+    swin = MemberConfig(arch="Unet", encoder="tu-swin_tiny_patch4_window7_224")
+    crop = InputConfig(height=224, width=224, fit="crop")
+    with pytest.raises(UserError, match=r"set input\.overlap to predict in tiles"):
+        check_fixed_size(swin, crop, ["hflip"])
+    tiles = crop.model_copy(update={"overlap": 0.25})
+    assert Fit(tiles).canvas(100, 300) == (224, 320), "a tile is whole on a small image too"
+    check_fixed_size(swin, tiles, ["hflip"])
+    with pytest.raises(UserError, match=r"scale:1\.5 shows it another size"):
+        check_fixed_size(swin, tiles, ["hflip", "scale:1.5"])
+    check_fixed_size(MemberConfig(arch="Unet", encoder="resnet18"), crop, ["scale:1.5"])

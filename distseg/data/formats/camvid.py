@@ -15,17 +15,21 @@ from distseg.data.formats.row import Row, SubmissionSpec, image_files
 
 
 def train(config: Config) -> list[Row]:
-    """The rows of train, and of val where it is there; those validate with `kind: split`."""
+    """The rows of train, and of val where it is there; those validate with `kind: split`.
+
+    `data.limit` cuts each part by itself: one cut over both could leave nothing to validate on.
+    """
     root = Path(config.data.root)
     rows = _part(config, "train")
     if (root / "val").is_dir():
         rows += [replace(row, validates=True) for row in _part(config, "val")]
-    return rows[: config.data.limit]
+    return rows
 
 
 def _part(config: Config, name: str) -> list[Row]:
     root = Path(config.data.root)
-    return paired(config, image_files(root / name, f"{name} of camvid"), root / f"{name}annot")
+    images = image_files(root / name, f"{name} of camvid")
+    return paired(config, images, root / f"{name}annot")[: config.data.limit]
 
 
 def test(config: Config) -> list[Row]:
@@ -43,4 +47,4 @@ def submission(config: Config) -> SubmissionSpec:
 def test_truth(config: Config) -> list[Row] | None:
     if not (Path(config.data.root) / "testannot").is_dir():
         return None
-    return _part(config, "test")[: config.data.limit]
+    return _part(config, "test")

@@ -14,6 +14,7 @@ IMAGE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".tif", ".tiff", ".gif", ".webp"),
     *(".pgm", ".ppm", ".pbm", ".jp2", ".npy"),
 )
+Cell = Literal["id", "class", "rle"]  # what a column of a submission holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +39,17 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class SubmissionSpec:
-    """The form of a submission. `ids` is the order to write in; `class_ids` (several classes):
-    what is appended to an id, as `ID_CLASS`, one row per class."""
+    """The form of a submission.
+
+    cells: what each of `columns` holds.
+    ids: in the order to write in.
+    class_ids: of several classes, one row per class. Without a cell "class" it is appended to the
+        id, as `ID_CLASS`.
+    """
 
     kind: Literal["rle", "masks"] = "rle"
     columns: tuple[str, ...] = ("id", "rle_mask")
+    cells: tuple[Cell, ...] = ("id", "rle")
     separator: str = ","
     header: bool = True
     ids: list[str] = field(default_factory=list)

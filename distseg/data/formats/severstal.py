@@ -1,19 +1,23 @@
 """Severstal Steel Defect Detection (2019): train_images, test_images, train.csv.
 
-Two forms of the table are in use: `ImageId_ClassId,EncodedPixels` with a row for each of the four
-classes, and `ImageId,ClassId,EncodedPixels` with rows for defects alone. Class k of the table is
-`classes[k - 1]`. An image's id is its file name, as the submission's rows begin with it.
+Two forms of a table are in use: `ImageId_ClassId,EncodedPixels` with a row for each of the four
+classes, and `ImageId,ClassId,EncodedPixels`, for training with rows for defects alone; the columns
+may be in any order. Class k of the table is `classes[k - 1]`. An image's id is its file name. A
+submission is in the form of sample_submission.csv, with a row for each class of each image.
 """
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 from distseg.config import Config
-from distseg.data.formats.row import Row, SubmissionSpec, image_files, locate, read_table
+from distseg.data.formats.row import Cell, Row, SubmissionSpec, image_files, locate, read_table
 from distseg.errors import UserError
 
-COLUMNS = ("ImageId_ClassId", "EncodedPixels")
+# the two forms, and what a submission writes into each column
+JOINED: dict[str, Cell] = {"ImageId_ClassId": "id", "EncodedPixels": "rle"}
+APART: dict[str, Cell] = {"ImageId": "id", "ClassId": "class", "EncodedPixels": "rle"}
 
 
 def train(config: Config) -> list[Row]:
@@ -21,7 +25,7 @@ def train(config: Config) -> list[Row]:
     root = Path(config.data.root)
     table = root / (config.data.table or "train.csv")
     images = {path.name: path for path in image_files(root / "train_images", "train images")}
-    joined = COLUMNS[0] in _header(table)
+    joined = _is_joined(table)
     found, rows = _table(table, joined, len(config.classes), images)
     for name, path in images.items():
         parts, problem = found.get(name, {}), locate(path.parent, name)[1]
@@ -38,14 +42,10 @@ def _table(
     table: Path, joined: bool, num_classes: int, images: dict[str, Path]
 ) -> tuple[dict[str, dict[int, str]], list[Row]]:
     """RLEs by image and class, and a row with a problem for each line that cannot be used."""
-    columns = COLUMNS if joined else ("ImageId", "ClassId", "EncodedPixels")
     found: dict[str, dict[int, str]] = {}
     bad: dict[str, Row] = {}
-    for line, cells in read_table(table, columns):
-        if joined:
-            name, _, number = (cells["ImageId_ClassId"] or "").rpartition("_")
-        else:
-            name, number = cells["ImageId"] or "", cells["ClassId"] or ""
+    for line, cells in read_table(table, [*(JOINED if joined else APART)]):
+        name, number = _pair(cells, joined)
         problem = ""
         if name not in images:
             problem = f"no image {name[:80]!r} in train_images"
@@ -65,11 +65,23 @@ def _table(
     return found, list(bad.values())
 
 
-def _header(table: Path) -> str:
+def _pair(cells: dict[str, str | None], joined: bool) -> tuple[str, str]:
+    """Image and class of a line."""
+    if joined:
+        name, _, number = (cells["ImageId_ClassId"] or "").rpartition("_")
+        return name, number
+    return cells["ImageId"] or "", cells["ClassId"] or ""
+
+
+def _is_joined(table: Path) -> bool:
+    return "ImageId_ClassId" in _header(table)
+
+
+def _header(table: Path) -> list[str]:
     try:
-        with table.open(encoding="utf-8-sig") as file:
-            return file.readline()
-    except (OSError, UnicodeDecodeError) as error:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            return next(csv.reader(file), [])
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{table}: cannot be read: {error}") from None
 
 
@@ -83,8 +95,9 @@ def test(config: Config) -> list[Row]:
         found = image_files(folder, "test images of data.format: severstal")
         return [Row(path.name, str(path)) for path in found][: config.data.limit]
     rows: dict[str, Row] = {}
-    for line, cells in read_table(sample, COLUMNS[:1]):
-        name = (cells[COLUMNS[0]] or "").rpartition("_")[0]
+    joined = _is_joined(sample)
+    for line, cells in read_table(sample, [*(JOINED if joined else APART)]):
+        name = _pair(cells, joined)[0]
         path, problem = locate(folder, name)
         if problem:
             raise UserError(f"{sample}, line {line}: {problem}")
@@ -95,9 +108,17 @@ def test(config: Config) -> list[Row]:
 
 
 def submission(config: Config) -> SubmissionSpec:
-    """Four rows an image, in the order of the classes."""
-    numbers = tuple(str(number) for number in range(1, len(config.classes) + 1))
-    return SubmissionSpec(columns=COLUMNS, ids=[row.id for row in test(config)], class_ids=numbers)
+    """A row for each class of each image, in the order of the classes and the sample's form."""
+    rows, numbers = test(config), range(1, len(config.classes) + 1)
+    sample = Path(config.data.root) / "sample_submission.csv"
+    form, columns = JOINED, list(JOINED)
+    if rows and sample.is_file():
+        form = JOINED if _is_joined(sample) else APART
+        columns = [name for name in _header(sample) if name in form]
+    return SubmissionSpec(
+        columns=tuple(columns), cells=tuple(form[name] for name in columns),
+        ids=[row.id for row in rows], class_ids=tuple(map(str, numbers)),
+    )  # fmt: skip
 
 
 def test_truth(config: Config) -> list[Row] | None:
