@@ -23,7 +23,7 @@ from distseg.config import Config
 from distseg.errors import UserError
 from distseg.finished import OutOfFold, hash_key, read_counts, split, write_rows
 from distseg.functional.bootstrap import standard_error
-from distseg.functional.combine import SPACES, VOID, count_masks, to_masks
+from distseg.functional.combine import SPACES, VOID, count_masks, is_highest, to_masks
 from distseg.functional.greedy import TIE, Weights
 from distseg.functional.joint import JointChoice, JointSweep, RuleGrid, weightings
 from distseg.functional.metrics import summarize
@@ -160,9 +160,7 @@ class JointSearch:
         """What thresholds cut: logits; for multiclass 1 at the highest class and -1 elsewhere."""
         if self.config.task != "multiclass":
             return logits_TNCHW.astype(np.float16)
-        classes = np.arange(self.config.num_outputs)[:, None, None]
-        highest = logits_TNCHW.argmax(axis=2)[:, :, None] == classes
-        return np.where(highest, np.float16(1), np.float16(-1))
+        return np.where(is_highest(logits_TNCHW), np.float16(1), np.float16(-1))
 
     def planes(self, target_NKHW: NDArray[np.uint8]) -> Iterator[tuple[NDArray, NDArray]]:
         """Truth and valid pixels, bool (N, H, W), of each class."""

@@ -65,8 +65,7 @@ def to_space(logits: NDArray, space: str, task: str) -> NDArray[np.float32]:
         raise unknown_name("ensemble space", space, SPACES)
     if task != "multiclass":
         return (values > 0).astype(np.float32)
-    highest = values.argmax(axis=-3)[..., None, :, :]
-    return (highest == np.arange(values.shape[-3])[:, None, None]).astype(np.float32)
+    return is_highest(values).astype(np.float32)
 
 
 def from_space(mean: NDArray[np.float32], space: str) -> NDArray[np.float32]:
@@ -77,12 +76,16 @@ def from_space(mean: NDArray[np.float32], space: str) -> NDArray[np.float32]:
     return np.log(clipped) - np.log1p(-clipped)
 
 
-def highest_only(logits: NDArray) -> NDArray:
-    """Logits (..., C, H, W) with LOWEST at a pixel's classes but its highest (the first of equal
-    ones): multilabel masks that never overlap, whatever the thresholds are."""
-    highest = logits.argmax(axis=-3)[..., None, :, :]
+def is_highest(logits: NDArray) -> NDArray[np.bool_]:
+    """bool (..., C, H, W): each pixel's highest class, the first of equal ones."""
     classes = np.arange(logits.shape[-3])[:, None, None]
-    return np.where(highest == classes, logits, logits.dtype.type(LOWEST))
+    return logits.argmax(axis=-3)[..., None, :, :] == classes
+
+
+def highest_only(logits: NDArray) -> NDArray:
+    """Logits (..., C, H, W) with LOWEST at a pixel's classes but its highest: multilabel masks that
+    never overlap, whatever the thresholds are."""
+    return np.where(is_highest(logits), logits, logits.dtype.type(LOWEST))
 
 
 def to_masks(logits_CHW: NDArray, rule: Mapping[str, Any], task: str) -> NDArray[np.uint8]:
@@ -122,10 +125,9 @@ def count_many(
     Returns:
         int64 (T, N, C, 3).
     """
-    classes = np.arange(logits_TNCHW.shape[2])[:, None, None]
     if task == "multiclass":
-        masks = logits_TNCHW.argmax(axis=2)[:, :, None] == classes
-        truth = target_NKHW == classes
+        masks = is_highest(logits_TNCHW)
+        truth = target_NKHW == np.arange(logits_TNCHW.shape[2])[:, None, None]
     else:
         masks = logits_TNCHW > np.array(threshold, dtype=np.float64)[:, None, None]
         truth = target_NKHW == 1

@@ -30,7 +30,7 @@ from distseg.models.fcn import FCN
 from distseg.models.refinenet import RefineNet
 from distseg.models.segnet import SegNet
 from distseg.models.unet import PlainUnet, ResidualUnet
-from distseg.models.weights import load_encoder
+from distseg.models.weights import hub_name, load_encoder
 
 # What MemberConfig or the caller decides, and so no decoder option.
 RESERVED = frozenset(
@@ -198,7 +198,7 @@ def _with_weights(
         return _construct(member, options, size, member.encoder, None)
     if weights.endswith(SUFFIX):
         return _from_file(member, options, size, Path(weights))
-    encoder, tag = _hub_name(member.encoder, weights)
+    encoder, tag = hub_name(member.encoder, weights)
     try:
         return _construct(member, options, size, encoder, tag)
     except OSError as error:  # all that huggingface_hub, urllib and sockets raise
@@ -208,23 +208,6 @@ def _with_weights(
             f"weights where there is one, and give their path here (a local {SUFFIX} file), or "
             "null for random weights"
         ) from error
-
-
-def _hub_name(encoder: str, tag: str) -> tuple[str, str]:
-    """(encoder, tag) as smp takes them; timm's tag is part of the encoder's name."""
-    if not encoder.startswith("tu-"):
-        settings = smp.encoders.encoders[encoder]["pretrained_settings"]
-        if tag not in settings:
-            raise unknown(f"weights of {encoder}", tag, settings, "encoder_weights: ")
-        return encoder, tag
-    name = encoder.removeprefix("tu-")
-    if tag != "imagenet" and "." not in name:
-        name = f"{name}.{tag}"
-    if not timm.is_model_pretrained(name):
-        arch = name.partition(".")[0]
-        tags = [n.partition(".")[2] for n in timm.list_pretrained(f"{arch}.*")]
-        raise unknown(f"weights of tu-{arch}", tag, ["imagenet", *tags], "encoder_weights: ")
-    return f"tu-{name}", "imagenet"
 
 
 def _construct(

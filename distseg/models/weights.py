@@ -1,11 +1,31 @@
-"""An encoder's weights of a file into a model's encoder."""
+"""An encoder's weights: their name on the hub, and those of a file into a model's encoder."""
 
 from __future__ import annotations
 
+import segmentation_models_pytorch as smp
+import timm
 import torch
 from torch import Tensor, nn
 
-from distseg.errors import UserError
+from distseg.errors import UserError, unknown
+
+
+def hub_name(encoder: str, tag: str) -> tuple[str, str]:
+    """(encoder, tag) as smp takes them; timm's tag is part of the encoder's name.
+    UserError: there are no such weights."""
+    if not encoder.startswith("tu-"):
+        settings = smp.encoders.encoders[encoder]["pretrained_settings"]
+        if tag not in settings:
+            raise unknown(f"weights of {encoder}", tag, settings, "encoder_weights: ")
+        return encoder, tag
+    name = encoder.removeprefix("tu-")
+    if tag != "imagenet" and "." not in name:
+        name = f"{name}.{tag}"
+    if not timm.is_model_pretrained(name):
+        arch = name.partition(".")[0]
+        tags = [n.partition(".")[2] for n in timm.list_pretrained(f"{arch}.*")]
+        raise unknown(f"weights of tu-{arch}", tag, ["imagenet", *tags], "encoder_weights: ")
+    return f"tu-{name}", "imagenet"
 
 
 def load_encoder(encoder: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
