@@ -46,10 +46,10 @@ def build_optimizer(cfg: OptimizerConfig, model: nn.Module) -> Optimizer:
     make = _optimizer_class(name.removeprefix(LOOKAHEAD))
     optimizer = _construct(make, cfg, parameter_groups(cfg, model), options)
     if wrapped:
-        from distseg.models.optimizers import lookahead
+        from distseg.models.optimizers import Lookahead
 
         try:
-            optimizer = lookahead(optimizer, outer)
+            optimizer = Lookahead(optimizer, **outer)
         except (TypeError, ValueError) as error:
             raise UserError(f"optimizer.options: {outer}: {error}") from None
     return optimizer

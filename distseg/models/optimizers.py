@@ -33,8 +33,10 @@ def timm_optimizer(name: str) -> Callable[..., Optimizer]:
 
 
 class Lookahead(timm.optim.Lookahead):
-    """timm's, with the start that the paper has: the slow weights begin where training begins.
-    timm's own take the fast weights at the first synchronization, which then changes nothing."""
+    """Zhang et al. 2019, arXiv 1907.08610: alpha (0..1) of the way every k steps. timm's, but for
+    the slow weights, which begin where training begins; timm's own take the fast weights at the
+    first synchronization, which then changes nothing. Slow weights and step counter live in the
+    state and the groups of the optimizer inside, and so in its state_dict()."""
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -54,10 +56,3 @@ class Lookahead(timm.optim.Lookahead):
             if group["lookahead_step"] % group["lookahead_k"] == 0:
                 self.update_slow(group)
         return loss
-
-
-def lookahead(optimizer: Optimizer, options: dict[str, Any]) -> Optimizer:
-    """Lookahead (Zhang et al. 2019, arXiv 1907.08610) around `optimizer`; options alpha (0..1)
-    and k (steps). The slow weights and the step counter live in the state and the groups of
-    `optimizer`, and so in its state_dict()."""
-    return Lookahead(optimizer, **options)
