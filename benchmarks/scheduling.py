@@ -18,12 +18,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from distseg.config import Config
-from distseg.orchestration.hardware import Slot
-from distseg.orchestration.jobs import Job
-from distseg.orchestration.pace import longest_first
-from distseg.orchestration.schedule import Scheduler, Started
-from distseg.runs import Run, read_lines, write_json
+from distseg.config.schema import Config
+from distseg.jobs.hardware import Slot
+from distseg.jobs.job import Job
+from distseg.jobs.scheduler import Scheduler, Started
+from distseg.records.paths import Run, read_lines, write_json
+from distseg.run.pace import longest_first
 
 
 class Clock:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distseg.arguments import parse
-from distseg.errors import UserError, nearest
+from distseg.records.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from distseg.config import Config
-    from distseg.runs import Run
+    from distseg.config.schema import Config
+    from distseg.records.paths import Run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,13 +57,13 @@ def find_config(name: str) -> Path:
 
 
 def _load(args: argparse.Namespace) -> Config:
-    from distseg.config import load_config
+    from distseg.config.schema import load_config
 
     return load_config(find_config(args.config), args.overrides)
 
 
 def _load_run(args: argparse.Namespace) -> tuple[Config, Run]:
-    from distseg.runs import Run
+    from distseg.records.paths import Run
 
     config = _load(args)
     return config, Run(args.out or Path("runs") / config.name)
@@ -71,8 +71,8 @@ def _load_run(args: argparse.Namespace) -> tuple[Config, Run]:
 
 def _open_run(folder: Path) -> tuple[Config, Run]:
     """A run that exists, by its own config."""
-    from distseg.config import load_config
-    from distseg.runs import Run
+    from distseg.config.schema import load_config
+    from distseg.records.paths import Run
 
     run = Run(folder)
     if not run.config.is_file():
@@ -81,8 +81,8 @@ def _open_run(folder: Path) -> tuple[Config, Run]:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from distseg.orchestration import pipeline
-    from distseg.orchestration.folder import Stopped
+    from distseg.run import pipeline
+    from distseg.run.folder import Stopped
 
     config, run = _load_run(args)
     try:
@@ -93,9 +93,9 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace) -> int:
-    from distseg.orchestration.hardware import make_slots, num_cores, visible_gpus
-    from distseg.orchestration.measure import data_size, model_sizes
-    from distseg.orchestration.plan import plan_text
+    from distseg.jobs.hardware import make_slots, num_cores, visible_gpus
+    from distseg.run.measure import data_size, model_sizes
+    from distseg.run.plan import plan_text
 
     config, run = _load_run(args)
     slots = make_slots(config.compute, visible_gpus(), num_cores())
@@ -115,7 +115,7 @@ def _inspect(args: argparse.Namespace) -> int:
 
 def _train(args: argparse.Namespace) -> int:
     _watch_launcher()
-    from distseg.orchestration.launched import train_here
+    from distseg.run.launched import train_here
 
     config, run = _load_run(args)
     train_here(config, run, args.round, _members(args, config))
@@ -124,7 +124,7 @@ def _train(args: argparse.Namespace) -> int:
 
 def _watch_launcher() -> None:
     """A rank goes with its launcher, also in the seconds that importing torch takes."""
-    from distseg.orchestration.jobs import is_launched, watch_parent
+    from distseg.jobs.job import is_launched, watch_parent
 
     if is_launched():
         watch_parent()
@@ -132,9 +132,9 @@ def _watch_launcher() -> None:
 
 def _find_lr(args: argparse.Namespace) -> int:
     from distseg.data.prepare import prepare
-    from distseg.errors import unknown
-    from distseg.find_lr import find_lr
-    from distseg.manifest import Manifest
+    from distseg.records.errors import unknown
+    from distseg.records.manifest import Manifest
+    from distseg.training.find_lr import find_lr
 
     config, run = _load_run(args)
     if args.member not in config.members:
@@ -154,7 +154,7 @@ def _find_lr(args: argparse.Namespace) -> int:
 
 def _members(args: argparse.Namespace, config: Config) -> list[tuple[str, int]]:
     """--member and --fold, or --members, checked against the config."""
-    from distseg.errors import unknown
+    from distseg.records.errors import unknown
 
     texts = args.members.split(",") if args.members else []
     if not texts:
@@ -174,7 +174,7 @@ def _members(args: argparse.Namespace, config: Config) -> list[tuple[str, int]]:
 
 def _predict_test(args: argparse.Namespace) -> int:
     _watch_launcher()
-    from distseg.orchestration.launched import predict_test_here
+    from distseg.run.launched import predict_test_here
 
     _, run = _open_run(args.run)
     predict_test_here(run, args.round, *args.share)
@@ -183,7 +183,7 @@ def _predict_test(args: argparse.Namespace) -> int:
 
 def _teach(args: argparse.Namespace) -> int:
     _watch_launcher()
-    from distseg.orchestration.launched import teach_here
+    from distseg.run.launched import teach_here
 
     _, run = _open_run(args.run)
     teach_here(run, args.round)
@@ -191,7 +191,7 @@ def _teach(args: argparse.Namespace) -> int:
 
 
 def _predict(args: argparse.Namespace) -> int:
-    from distseg.predict import predict_folder
+    from distseg.inference.predict import predict_folder
 
     _open_run(args.run)
     predict_folder(args.run, args.images, args.out, rle_path=args.rle)
@@ -201,8 +201,8 @@ def _predict(args: argparse.Namespace) -> int:
 def _tune(args: argparse.Namespace) -> int:
     if args.postprocess:
         return _tune_postprocess(args)
-    from distseg.orchestration import search
-    from distseg.orchestration.folder import Stopped
+    from distseg.run.folder import Stopped
+    from distseg.tune import search
 
     config = _load(args)
     try:
@@ -213,7 +213,7 @@ def _tune(args: argparse.Namespace) -> int:
 
 
 def _tune_postprocess(args: argparse.Namespace) -> int:
-    from distseg.orchestration.postprocess import tune_postprocess
+    from distseg.tune.postprocess import tune_postprocess
 
     if args.overrides or args.out:
         raise UserError("tune RUN --postprocess: takes a run folder, nothing else")
@@ -223,7 +223,7 @@ def _tune_postprocess(args: argparse.Namespace) -> int:
 
 
 def _score(args: argparse.Namespace) -> int:
-    from distseg.score import score_submission
+    from distseg.submission.score import score_submission
 
     options = ("images", "height", "width", "num_classes", "void", "order", "base", "empty")
     given = {name: getattr(args, name) for name in options}
@@ -233,14 +233,14 @@ def _score(args: argparse.Namespace) -> int:
 
 
 def _status(args: argparse.Namespace) -> int:
-    from distseg.orchestration.status import status_text
+    from distseg.run.status import status_text
 
     print(status_text(args.run))
     return 0
 
 
 def _report(args: argparse.Namespace) -> int:
-    from distseg.orchestration.pipeline import report
+    from distseg.run.pipeline import report
 
     config, run = _open_run(args.run)
     print(report(config, run))
@@ -248,7 +248,7 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _config(args: argparse.Namespace) -> int:
-    from distseg.config import dump_config, schema
+    from distseg.config.schema import dump_config, schema
 
     if args.what == "schema":
         print(json.dumps(schema(), indent=2))
@@ -260,7 +260,7 @@ def _config(args: argparse.Namespace) -> int:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from distseg.orchestration.doctor import examine
+    from distseg.doctor.machine import examine
 
     return examine(_load(args) if args.config else None, launch=args.launch)
 

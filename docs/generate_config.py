@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from distseg import config
+from distseg.config import schema as config
 
 SECTIONS = {
     "(top level)": config.Config,

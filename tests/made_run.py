@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from distseg.config import Config, parse_config
+from distseg.config.schema import Config, parse_config
 from distseg.data.prepare import open_cache, prepare
 from distseg.functional.combine import count_masks, to_masks
-from distseg.manifest import Manifest
-from distseg.predictions import PredictionsWriter
-from distseg.runs import Run, mark_done, write_json
+from distseg.records.manifest import Manifest
+from distseg.records.paths import Run, mark_done, write_json
+from distseg.records.predictions import PredictionsWriter
 
 HEIGHT, WIDTH = 12, 10
 

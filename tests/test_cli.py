@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, tiny_tree
 
 from distseg import cli
-from distseg.errors import UserError
+from distseg.records.errors import UserError
+from tests.tiny import ROOT, tiny_tree
 
 
 @pytest.fixture
@@ -52,8 +52,12 @@ def test_help_imports_nothing_heavy(argument: str) -> None:
 
 
 def test_driver_needs_no_torch(tiny: Path) -> None:
-    modules = "pipeline, schedule, local, plan, status, doctor, view, jobs"
-    code = f"import sys; from distseg.orchestration import {modules}; print('torch' in sys.modules)"
+    modules = (
+        "run.pipeline, run.plan, run.status, run.view, jobs.scheduler, jobs.local, jobs.job, "
+        "doctor.machine"
+    )
+    names = ", ".join(f"distseg.{name.strip()}" for name in modules.split(","))
+    code = f"import sys, {names}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "False", done.stderr
 

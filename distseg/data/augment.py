@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distseg.errors import UserError, unknown
+from distseg.records.errors import UserError, unknown
 
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 

@@ -13,14 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from distseg.config import Config
+from distseg.config.schema import Config
 from distseg.data.cache import Cache
 from distseg.data.depths import Depths, read_input
 from distseg.data.fit import Fit
-from distseg.data.masks import VOID, read_target
-from distseg.errors import UserError
-from distseg.manifest import Manifest, Sample
-from distseg.predictions import Predictions
+from distseg.data.read_input import VOID, read_target
+from distseg.records.errors import UserError
+from distseg.records.manifest import Manifest, Sample
+from distseg.records.predictions import Predictions
 
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 PSEUDO = "test:"  # what the id of a pseudo-labeled row begins with: train and test may share ids

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from distseg.config import Config
+from distseg.config.schema import Config
 from distseg.data.formats.row import read_table
-from distseg.data.masks import BadFile, read_image
-from distseg.errors import UserError
+from distseg.data.read_input import BadFile, read_image
+from distseg.records.errors import UserError
 
 Depths = dict[str, int]  # stem of the image's file: 0..255
 

@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from distseg.config import InputConfig
+from distseg.config.schema import InputConfig
 from distseg.data.inpaint import biharmonic_border
-from distseg.data.masks import VOID
+from distseg.data.read_input import VOID
 
 STRIDE = 32  # what a canvas that follows the image is a multiple of
 _BORDERS = {

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from distseg.config import Config, FoldsConfig
+from distseg.config.schema import Config, FoldsConfig
 from distseg.data.formats.row import Row, read_table
-from distseg.errors import UserError
-from distseg.runs import atomic_write
+from distseg.records.errors import UserError
+from distseg.records.paths import atomic_write
 
 _BINS = 30  # at most so many strata of the non-empty masks, by coverage
 

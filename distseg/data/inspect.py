@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from distseg.config import Config
+from distseg.config.schema import Config
 from distseg.data.depths import load_depths, read_input
 from distseg.data.fit import Fit
 from distseg.data.formats.row import Row
-from distseg.data.masks import VOID, BadFile, read_target
-from distseg.errors import UserError
+from distseg.data.read_input import VOID, BadFile, read_target
+from distseg.records.errors import UserError
 
 Bad = tuple[str, str, str]  # id, file, reason
 

@@ -13,17 +13,17 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from distseg.config import Config
+from distseg.config.schema import Config
 from distseg.data import folds
 from distseg.data.augment import check_augment
 from distseg.data.cache import Cache, build_cache
 from distseg.data.depths import Depths, load_depths, read_input
 from distseg.data.formats import Row, layout
 from distseg.data.inspect import Bad, Checked, inspect
-from distseg.data.masks import image_size
-from distseg.errors import UserError
-from distseg.manifest import Manifest, Sample
-from distseg.runs import Run, atomic_write, read_json, write_json
+from distseg.data.read_input import image_size
+from distseg.records.errors import UserError
+from distseg.records.manifest import Manifest, Sample
+from distseg.records.paths import Run, atomic_write, read_json, write_json
 
 logger = logging.getLogger(__name__)
 

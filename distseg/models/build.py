@@ -21,16 +21,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from distseg.config import InputConfig, MemberConfig
-from distseg.config_checks import ARCHITECTURES, OWN_ENCODER
-from distseg.config_parts import COMPOSED
-from distseg.errors import UserError, nearest, unknown
+from distseg.config.checks import ARCHITECTURES, OWN_ENCODER
+from distseg.config.parts import COMPOSED
+from distseg.config.schema import InputConfig, MemberConfig
 from distseg.models.composed import ComposedUnet
 from distseg.models.fcn import FCN
 from distseg.models.refinenet import RefineNet
 from distseg.models.segnet import SegNet
 from distseg.models.unet import PlainUnet, ResidualUnet
 from distseg.models.weights import hub_name, load_encoder
+from distseg.records.errors import UserError, nearest, unknown
 
 # What MemberConfig or the caller decides, and so no decoder option.
 RESERVED = frozenset(

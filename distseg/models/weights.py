@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from distseg.errors import UserError, unknown
+from distseg.records.errors import UserError, unknown
 
 
 def hub_name(encoder: str, tag: str) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from distseg.config import Config, parse_config
+from distseg.config.schema import Config, parse_config
 
 
 def config(root: Path, **changes: Any) -> Config:

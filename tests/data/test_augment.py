@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from distseg.data.augment import OPTIONS, PRESETS, Augment, check_augment, expand_presets
-from distseg.errors import UserError
+from distseg.records.errors import UserError
 
 SOME: dict[str, dict[str, Any]] = {name: {"p": 1.0} for name in OPTIONS}
 SOME["affine"] |= {"scale": [0.7, 1.4], "translate": 0.2, "rotate": 30, "shear": 10}

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_helpers import blob, config, folder, gray, save
 
-from distseg.config import Config
+from distseg.config.schema import Config
 from distseg.data.cache import Cache, build_cache
 from distseg.data.formats import layout
 from distseg.data.inspect import inspect
-from distseg.errors import UserError
-from distseg.manifest import Manifest, Sample
+from distseg.records.errors import UserError
+from distseg.records.manifest import Manifest, Sample
+from tests.data.data_helpers import blob, config, folder, gray, save
 
 
 def manifest(c: Config) -> Manifest:
@@ -92,8 +92,8 @@ KILLED = """
 import sys, time
 from pathlib import Path
 from distseg.data import cache
-from distseg.config import load_config
-from distseg.manifest import Manifest
+from distseg.config.schema import load_config
+from distseg.records.manifest import Manifest
 read, root = cache.read_input, Path(sys.argv[1])
 cache.read_input = lambda *a: (print("reading", flush=True), time.sleep(0.2), read(*a))[2]
 cache.build_cache(load_config(root / "c.yaml"), Manifest.read(root / "m.csv"), root / "cache")
@@ -101,7 +101,7 @@ cache.build_cache(load_config(root / "c.yaml"), Manifest.read(root / "m.csv"), r
 
 
 def test_a_killed_builder_leaves_nothing_that_passes_for_a_cache(tmp_path: Path) -> None:
-    from distseg.config import dump_config
+    from distseg.config.schema import dump_config
 
     c, m = made(tmp_path)
     (tmp_path / "c.yaml").write_text(dump_config(c))

@@ -5,8 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data_helpers import config, folder, gray, save
-from test_cache import made
 from torch.utils.data import DataLoader
 
 from distseg.data.augment import Augment
@@ -21,7 +19,9 @@ from distseg.data.dataset import (
 )
 from distseg.data.fit import Fit
 from distseg.data.sampling import Plan, epoch_steps
-from distseg.manifest import Manifest, Sample
+from distseg.records.manifest import Manifest, Sample
+from tests.data.data_helpers import config, folder, gray, save
+from tests.data.test_cache import made
 
 AUGMENT = [{"hflip": {}}, {"affine": {"scale": [0.8, 1.2], "p": 0.8}}, {"noise": {}}]
 

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_run import write_data
 
-from distseg.config import Config, parse_config
+from distseg.config.schema import Config, parse_config
 from distseg.data.dataset import ImageFiles
 from distseg.data.depths import load_depths, read_input
 from distseg.data.fit import Fit
-from distseg.data.masks import BadFile
 from distseg.data.prepare import open_cache, prepare
-from distseg.errors import UserError
-from distseg.manifest import Manifest
-from distseg.runs import Run
+from distseg.data.read_input import BadFile
+from distseg.records.errors import UserError
+from distseg.records.manifest import Manifest
+from distseg.records.paths import Run
+from tests.made_run import write_data
 
 
 def config_of(root: Path, table: str, **size: int) -> Config:

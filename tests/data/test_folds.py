@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data_helpers import config
 
 from distseg.data import folds
 from distseg.data.formats import Row
-from distseg.errors import UserError
+from distseg.records.errors import UserError
+from tests.data.data_helpers import config
 
 
 def case(num: int = 403, seed: int = 0) -> tuple[list[Row], np.ndarray, list[str]]:

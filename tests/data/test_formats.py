@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_helpers import blob, config, folder, gray, save, tgs
 from PIL import Image
 
 from distseg.data.formats import FORMATS, layout
 from distseg.data.formats import synthetic as made
 from distseg.data.inspect import inspect, report
-from distseg.data.masks import read_target
-from distseg.errors import UserError
+from distseg.data.read_input import read_target
+from distseg.records.errors import UserError
+from tests.data.data_helpers import blob, config, folder, gray, save, tgs
 
 LABELS = {"task": "multilabel", "classes": ["a", "b"]}
 

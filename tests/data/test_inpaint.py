@@ -7,13 +7,13 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 
-from distseg.config import InputConfig, parse_config
+from distseg.config.schema import InputConfig, parse_config
 from distseg.data import inpaint
 from distseg.data.fit import Fit
 from distseg.data.inpaint import biharmonic_border
-from distseg.data.masks import VOID
-from distseg.errors import UserError
-from tests.conftest import tiny_tree
+from distseg.data.read_input import VOID
+from distseg.records.errors import UserError
+from tests.tiny import tiny_tree
 
 
 def test_a_constant_goes_on_and_the_image_stays() -> None:

@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distseg.config import Config, parse_config
-from distseg.data.answers import open_answers
+from distseg.config.schema import Config, parse_config
 from distseg.data.folds import assign_folds
 from distseg.data.formats import layout
 from distseg.data.formats.row import SubmissionSpec
 from distseg.data.inspect import inspect
-from distseg.data.masks import read_target
-from distseg.errors import UserError
+from distseg.data.read_input import read_target
 from distseg.functional.rle import encode
-from distseg.score import score_rows, score_submission
-from distseg.submit import PartWriter
-from tests.conftest import write_submission
+from distseg.records.errors import UserError
+from distseg.submission.read import open_answers
+from distseg.submission.score import score_rows, score_submission
+from distseg.submission.write import PartWriter
+from tests.tiny import write_submission
 
 CLASSES = {"severstal": ["d1", "d2", "d3", "d4"], "camvid": ["sky", "road", "car"]}
 TASKS = {"severstal": "multilabel", "camvid": "multiclass"}

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_helpers import config, folder, gray, save, tgs
 from PIL import Image
 
-from distseg.config import Config
+from distseg.config.schema import Config
 from distseg.data.folds import assign_folds, read_groups
 from distseg.data.formats import layout
 from distseg.data.inspect import inspect
-from distseg.errors import UserError
+from distseg.records.errors import UserError
+from tests.data.data_helpers import config, folder, gray, save, tgs
 
 NUM = 6
 

@@ -4,14 +4,14 @@ import csv
 from pathlib import Path
 
 import pytest
-from data_helpers import config, folder, gray, save, tgs
 
 from distseg.data.formats import layout
 from distseg.data.inspect import inspect
 from distseg.data.prepare import open_cache, prepare
-from distseg.errors import UserError
-from distseg.manifest import Manifest
-from distseg.runs import Run, read_json, read_lines
+from distseg.records.errors import UserError
+from distseg.records.manifest import Manifest
+from distseg.records.paths import Run, read_json, read_lines
+from tests.data.data_helpers import config, folder, gray, save, tgs
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -145,7 +145,7 @@ def test_all_of_tgs_survives(tmp_path: Path, data_root: Path) -> None:
 
 @pytest.mark.data
 def test_tgs_masks_are_what_the_table_says(data_root: Path) -> None:
-    from distseg.data.masks import read_target
+    from distseg.data.read_input import read_target
 
     root = data_root / "tgs"
     if not root.is_dir():

@@ -5,11 +5,11 @@ from math import comb, gcd
 
 import numpy as np
 import pytest
-from brute import every_rule
 
 from distseg.functional import metrics as M
 from distseg.functional.components import apply_postprocess
 from distseg.functional.joint import JointSweep, RuleGrid, weightings
+from tests.brute import every_rule
 
 GRID = RuleGrid((-0.5, 0.0, 0.25, 1.0), (0, 6, 12), (0.5, 1.5), (2, 8))
 METRIC_NAMES = ["tgs", "dice", "iou", "miou"]

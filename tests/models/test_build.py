@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from distseg.config import InputConfig, MemberConfig, load_config
-from distseg.config_checks import ARCHITECTURES, OWN_ENCODER
+from distseg.config.checks import ARCHITECTURES, OWN_ENCODER
+from distseg.config.schema import InputConfig, MemberConfig, load_config
 from distseg.data.fit import Fit
-from distseg.errors import UserError
 from distseg.models import SegmentationNet, build_model, count_parameters
 from distseg.models.build import check_fixed_size
-from tests.conftest import ROOT
+from distseg.records.errors import UserError
+from tests.tiny import ROOT
 
 SHIPPED = sorted((ROOT / "configs").rglob("*.yaml"))
 

@@ -15,9 +15,9 @@ from segmentation_models_pytorch.decoders.pspnet.decoder import PSPModule
 from torch import Tensor, nn
 from torchvision.models.segmentation import fcn
 
-from distseg import checkpoint
-from distseg.config import InputConfig, MemberConfig, parse_config
-from distseg.errors import UserError
+from distseg.config.schema import InputConfig, MemberConfig, parse_config
+from distseg.inference.load import load_snapshot_model
+from distseg.models import checkpoint
 from distseg.models.build import SegmentationNet, build_model, count_parameters
 from distseg.models.fcn import FCNHead
 from distseg.models.parts.cbam import BlockAttention
@@ -27,9 +27,9 @@ from distseg.models.parts.guided_upsampling import GuidedUpsampling
 from distseg.models.parts.object_context import ObjectContext
 from distseg.models.parts.pyramid_pooling import Pools
 from distseg.models.parts.scse import SpatialChannelSE
-from distseg.trained import load_snapshot_model
-from tests.conftest import tiny_tree
+from distseg.records.errors import UserError
 from tests.models.parts import MEMBERS, composed
+from tests.tiny import tiny_tree
 
 
 @pytest.fixture(autouse=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from distseg.config import MemberConfig, parse_config
-from distseg.errors import UserError
+from distseg.config.schema import MemberConfig, parse_config
 from distseg.models.build import build_model, count_parameters
 from distseg.models.unet import PlainUnet, ResidualUnet
+from distseg.records.errors import UserError
 
 
 def test_the_residual_unet_halves_101_as_its_source_does() -> None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import torch
 from accelerate import Accelerator
 
-from distseg.config import MemberConfig, parse_config
+from distseg.config.schema import MemberConfig, parse_config
 from distseg.functional.deep_supervision import deep_loss
 from distseg.functional.losses import weighted_sum
-from distseg.member import make_accelerator
 from distseg.models.build import build_model
-from tests.conftest import tiny_tree
+from distseg.training.member import make_accelerator
 from tests.models.parts import MEMBERS
+from tests.tiny import tiny_tree
 
 
 def train(accelerator: Accelerator, member: MemberConfig) -> None:

@@ -6,7 +6,7 @@ from types import ModuleType
 
 from distseg.data.formats import camvid, folder, oxford_pet, severstal, synthetic, tgs, tianchi
 from distseg.data.formats.row import Row, SubmissionSpec
-from distseg.errors import unknown
+from distseg.records.errors import unknown
 
 __all__ = ["FORMATS", "Row", "SubmissionSpec", "layout"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from distseg.config import Config
+from distseg.config.schema import Config
 from distseg.data.formats.folder import paired
 from distseg.data.formats.row import Row, SubmissionSpec, image_files
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from distseg.config import Config, FolderConfig
+from distseg.config.schema import Config, FolderConfig
 from distseg.data.formats.row import Row, SubmissionSpec, image_files, locate
-from distseg.errors import UserError
+from distseg.records.errors import UserError
 
 
 def train(config: Config) -> list[Row]:

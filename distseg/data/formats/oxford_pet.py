@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from distseg.config import Config
+from distseg.config.schema import Config
 from distseg.data.formats.row import Row, SubmissionSpec, locate
-from distseg.errors import UserError
+from distseg.records.errors import UserError
 
 
 def train(config: Config) -> list[Row]:

@@ -11,9 +11,9 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from distseg.config import Config
+from distseg.config.schema import Config
 from distseg.data.formats.row import Cell, Row, SubmissionSpec, image_files, locate, read_table
-from distseg.errors import UserError
+from distseg.records.errors import UserError
 
 # the two forms, and what a submission writes into each column
 JOINED: dict[str, Cell] = {"ImageId_ClassId": "id", "EncodedPixels": "rle"}

@@ -18,7 +18,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 
-from distseg.config import Config, FolderConfig, SyntheticConfig
+from distseg.config.schema import Config, FolderConfig, SyntheticConfig
 from distseg.data.formats import folder
 from distseg.data.formats.row import Row, SubmissionSpec
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from distseg.config import Config
+from distseg.config.schema import Config
 from distseg.data.formats.row import Row, SubmissionSpec, image_files, locate, read_table
-from distseg.errors import UserError
+from distseg.records.errors import UserError
 
 
 def train(config: Config) -> list[Row]:

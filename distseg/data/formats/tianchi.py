@@ -9,9 +9,9 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from distseg.config import Config
+from distseg.config.schema import Config
 from distseg.data.formats.row import Row, SubmissionSpec, image_files, locate
-from distseg.errors import UserError
+from distseg.records.errors import UserError
 
 
 def train(config: Config) -> list[Row]:

@@ -1,0 +1,1 @@
+"""The config: strict models, the checks across their fields, and YAML."""

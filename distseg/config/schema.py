@@ -1,0 +1,312 @@
+"""The config: strict, frozen models; one clear message for each mistake. Imports no torch.
+
+Every field says its unit and range. `distseg config schema` prints all of it as JSON schema;
+docs/config.md is generated from it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+import yaml
+from pydantic import BaseModel, Field, model_validator
+
+from distseg.config.checks import check_member, check_names, check_tune
+from distseg.config.data import (
+    Count,
+    DataConfig,
+    FolderConfig,
+    FoldsConfig,
+    InputConfig,
+    Name,
+    Probability,
+    Strict,
+    SyntheticConfig,
+)
+from distseg.config.load import apply_overrides, load_yaml
+from distseg.config.rounds import check_rounds
+from distseg.config.training import (
+    MemberConfig,
+    OptimizerConfig,
+    RoundConfig,
+    ScheduleConfig,
+    StageConfig,
+    TrainConfig,
+)
+from distseg.config.tune import DistributionConfig, TuneConfig
+from distseg.config.zero import check_zero
+from distseg.records.errors import UserError, nearest
+from distseg.records.paths import RoundKey, is_teachers, round_number
+
+__all__ = [
+    "ComputeConfig",
+    "Config",
+    "DataConfig",
+    "DistributionConfig",
+    "EnsembleConfig",
+    "FolderConfig",
+    "FoldsConfig",
+    "InputConfig",
+    "MemberConfig",
+    "OptimizerConfig",
+    "PostprocessConfig",
+    "PredictConfig",
+    "RoundConfig",
+    "ScheduleConfig",
+    "StageConfig",
+    "SyntheticConfig",
+    "TrainConfig",
+    "TuneConfig",
+    "dump_config",
+    "load_config",
+    "parse_config",
+    "schema",
+]
+
+
+class PredictConfig(Strict):
+    every_round: bool = Field(
+        False, description="a submission of every round, beside the run's own"
+    )
+    tta: list[str] = Field(
+        default_factory=lambda: ["hflip"],
+        description="hflip vflip rot90 rot180 rot270 transpose antitranspose d4 scale:S dropout:N",
+    )
+    batch_size: Count = Field(32, description="images")
+
+
+class EnsembleConfig(Strict):
+    space: Literal["logit", "prob", "vote"] = Field("logit", description="what is averaged")
+    weights: Literal["uniform", "search"] = Field(
+        "uniform", description="search: greedy selection with replacement"
+    )
+    max_picks: Count = Field(20, description="picks of the greedy selection")
+
+
+class PostprocessConfig(Strict):
+    threshold: Literal["search"] | Probability = Field(0.5, description="probability, per class")
+    min_area: Literal["search"] | Annotated[int, Field(ge=0)] = Field(
+        0, description="masks with fewer pixels become empty"
+    )
+    min_component: Literal["search"] | Annotated[int, Field(ge=0)] = Field(
+        0, description="connected parts with fewer pixels go"
+    )
+    fill_holes: Literal["search"] | Annotated[int, Field(ge=0)] = Field(
+        0, description="holes of at most so many pixels are filled"
+    )
+    full_mask: Literal["search"] | Probability = Field(
+        0.0, description="a mask of at least this share of the image becomes full; 0: never"
+    )
+    exclusive: bool = Field(
+        False, description="multilabel: a pixel can only be of the class with its highest logit"
+    )
+    double: Literal["none", "search"] = Field(
+        "none", description="search: empty unless `area` pixels pass `top`; then cut at `bottom`"
+    )
+
+
+class ComputeConfig(Strict):
+    executor: Literal["local", "ray"] = Field(
+        "local", description="who starts the jobs: this machine, or a Ray cluster"
+    )
+    gpus_per_job: float = Field(1.0, gt=0, description="GPUs of a job; under 1: shared")
+    processes_per_job: Count | None = Field(
+        None, description="ranks of a job; null: one per GPU, one without a GPU"
+    )
+    slots: Count | None = Field(
+        None, description="jobs at the same time; null: what the GPUs hold, 1 without a GPU"
+    )
+    members_per_job: Count = Field(1, description="members that a job trains in a row")
+    cpu_threads: Count | None = Field(None, description="threads of a rank; null: an even share")
+    workers: int | None = Field(None, ge=0, description="loader processes of a rank; null: auto")
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
+        "auto", description="auto: bf16 where the hardware has it, else fp32"
+    )
+    zero: Literal[0, 1, 2, 3] = Field(
+        0,
+        description="DeepSpeed ZeRO stage, what the ranks of a job share out: 1 optimizer state, "
+        "2 gradients too, 3 weights too; 0: plain DDP. See docs/deepspeed.md",
+    )
+    offload: bool = Field(
+        False, description="zero 2 and 3: optimizer state (3: weights too) in the CPU's memory"
+    )
+    channels_last: bool = Field(True, description="memory format of images and weights")
+    compile: bool = Field(False, description="torch.compile the model")
+    retries: int = Field(2, ge=0, description="times that a failed job is started again")
+
+
+class Config(Strict):
+    """One experiment."""
+
+    name: Name
+    seed: int = Field(0, ge=0)
+    task: Literal["binary", "multilabel", "multiclass"] = "binary"
+    classes: list[Name] = Field(default_factory=lambda: ["object"], description="class names")
+    void: int | None = Field(None, ge=0, le=255, description="mask value that counts nowhere")
+    data: DataConfig = DataConfig()
+    input: InputConfig = InputConfig()
+    metric: str = Field("dice", description="tgs | mean_dice | dice | iou | miou")
+    augment: list[dict[str, Any]] = Field(default_factory=list, description="see docs/augment.md")
+    members: dict[Name, MemberConfig] = Field(min_length=1)
+    stages: list[StageConfig] = Field(
+        default_factory=lambda: [StageConfig()],
+        min_length=1,
+    )
+    train: TrainConfig = TrainConfig()
+    rounds: list[RoundConfig] = Field(
+        default_factory=lambda: [RoundConfig()],
+        min_length=1,
+        max_length=20,
+        description="the first is supervised",
+    )
+    stop: Literal["never", "no_gain"] = Field(
+        "never",
+        description="no_gain: rounds end when the score gains less than the gain's standard error",
+    )
+    predict: PredictConfig = PredictConfig()
+    ensemble: EnsembleConfig = EnsembleConfig()
+    postprocess: PostprocessConfig = PostprocessConfig()
+    compute: ComputeConfig = ComputeConfig()
+    tune: TuneConfig | None = Field(
+        None, description="what `distseg tune` searches; no other command reads it"
+    )
+
+    @property
+    def num_outputs(self) -> int:
+        """Channels of the logits."""
+        return len(self.classes)
+
+    def input_of(self, member: str) -> InputConfig:
+        return self.members[member].input or self.input
+
+    def recipe(self, key: RoundKey) -> RoundConfig:
+        """The round that says how to train; pair teachers train as round 0 does."""
+        return self.rounds[0 if is_teachers(key) else round_number(key)]
+
+    def stages_of(self, member: str, key: RoundKey = 0) -> list[StageConfig]:
+        return self.recipe(key).stages or self.members[member].stages or self.stages
+
+    def epochs_of(self, member: str, key: RoundKey = 0) -> int:
+        """Epochs of all stages."""
+        return sum(stage.schedule.epochs for stage in self.stages_of(member, key))
+
+    def rows_of_stage(self, member: str, key: RoundKey, number: int) -> str:
+        """all | labeled | pseudo: which rows a stage trains on."""
+        stage = self.stages_of(member, key)[number]
+        if stage.rows is None and self.recipe(key).mix == "pretrain_then_finetune":
+            return "pseudo" if number == 0 else "labeled"
+        return stage.rows or "all"
+
+    def teacher_flag(self, key: RoundKey) -> str:
+        """What the teachers of a round, or of one before it, make of its score: `honest`,
+        `indirect` (the student's fold reached it through a judgement) or `leaky`."""
+        if is_teachers(key):
+            return "honest"
+        rounds = self.rounds[: round_number(key) + 1]
+        judges = {r.judge for r in rounds if r.kind != "supervised"}
+        judges |= {"oof" for r in rounds if r.hard_mining}  # its scores are a judgement too
+        return "leaky" if "all" in judges else "indirect" if "oof" in judges else "honest"
+
+    def flag(self, key: RoundKey) -> str:
+        """What a round's score is: `teacher_flag`, or `indirect` where weights were chosen by the
+        score of the fold that they are scored on."""
+        flag = self.teacher_flag(key)
+        watched = any(
+            stage.watches_score
+            for name in self.members
+            for number in range(round_number(key) + 1)
+            for stage in self.stages_of(name, number)
+        )
+        return "indirect" if watched and flag == "honest" else flag
+
+    def batch_size_of(self, member: str) -> int:
+        return self.members[member].batch_size or self.train.batch_size
+
+    def planned_members(self, folds: Sequence[int], key: RoundKey = 0) -> list[tuple[str, int]]:
+        """(name, fold) of every member to train, one model's folds after another."""
+        use, chosen = self.data.folds.use, self.recipe(key).members
+        return [
+            (name, fold)
+            for name, member in self.members.items()
+            for fold in folds
+            if (use is None or fold in use)
+            and (member.folds is None or fold in member.folds)
+            and (chosen is None or name in chosen)
+        ]
+
+    @model_validator(mode="after")
+    def _check(self) -> Config:
+        check_names(self)
+        for name in self.members:
+            check_member(self, name)
+        check_rounds(self)
+        check_tune(self)
+        check_zero(self)
+        return self
+
+
+def load_config(path: Path | str, overrides: list[str] | None = None) -> Config:
+    """Read, override and check a config. UserError lists every mistake, one line each."""
+    tree = apply_overrides(load_yaml(Path(path)), overrides or [])
+    return parse_config(tree, str(path))
+
+
+def parse_config(tree: Mapping[str, Any], where: str) -> Config:
+    try:
+        return Config.model_validate(tree)
+    except pydantic.ValidationError as error:
+        lines = [_explain(item) for item in error.errors(include_url=False)]
+        raise UserError("\n".join(f"{where}: {line}" for line in lines)) from None
+
+
+def _explain(item: Any) -> str:
+    """One line for one pydantic error: key, value, what is valid, the nearest name."""
+    location = [str(part) for part in item["loc"] if not str(part).startswith("function-")]
+    key = ".".join(location)
+    kind, value = item["type"], item.get("input")
+    if kind == "extra_forbidden":
+        valid = _keys_at(item["loc"][:-1])
+        close = nearest(location[-1], valid)
+        hint = f" Did you mean {close!r}?" if close else ""
+        return f"{key}: unknown key (value {value!r}).{hint} Valid: {', '.join(valid)}"
+    if kind == "literal_error":
+        expected = re.findall(r"'([^']*)'", item["ctx"]["expected"])
+        close = nearest(value, expected)
+        hint = f" Did you mean {close!r}?" if close else ""
+        return f"{key}: {value!r} is not valid.{hint} Valid: {item['ctx']['expected']}"
+    if kind == "missing":
+        return f"{key}: this key is required"
+    message = item["msg"].removeprefix("Value error, ")
+    shown = "" if not location or kind == "value_error" else f" (value {value!r})"
+    return f"{key}: {message}{shown}" if key else message
+
+
+def _keys_at(location: tuple[Any, ...]) -> list[str]:
+    """Names of the keys that the config has at `location`."""
+    model: type[BaseModel] = Config
+    for part in location:
+        if part in model.model_fields:
+            model = _model_in(model.model_fields[part].annotation) or model
+    return list(model.model_fields)
+
+
+def _model_in(annotation: Any) -> Any:
+    """The model inside `X | None`, `list[X]` or `dict[str, X]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = [_model_in(inner) for inner in getattr(annotation, "__args__", ())]
+    return next((model for model in found if model is not None), None)
+
+
+def dump_config(config: Config) -> str:
+    """The resolved config as YAML, every key written out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=100)
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of a config, for editors and docs/config.md."""
+    return Config.model_json_schema()

@@ -1,0 +1,1 @@
+"""Whether this machine, or the cluster, can do it."""

@@ -1,0 +1,1 @@
+"""Out-of-fold predictions to weights, thresholds and an honest score."""

@@ -1,0 +1,293 @@
+"""A round's finished members: what they say about the images that they did not train on.
+
+Reads records and the data cache; imports no torch.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distseg.config.schema import Config
+from distseg.data.prepare import open_cache
+from distseg.functional.combine import combine, from_space, highest_only, to_space
+from distseg.functional.metrics import per_image, summarize
+from distseg.records.errors import UserError
+from distseg.records.manifest import Manifest, Sample
+from distseg.records.paths import (
+    ALL_ROUNDS,
+    MemberPaths,
+    RoundKey,
+    Run,
+    atomic_write,
+    member_id,
+    read_json,
+    rounds_on_disk,
+)
+from distseg.records.predictions import Predictions
+
+log = logging.getLogger(__name__)
+
+Weights = tuple[int, ...]
+BLOCK_VALUES = 1 << 20  # logits of a block of rows
+HOLDOUT_PARTS = 2
+
+
+class Unusable(Exception):
+    """Why a member cannot be in the ensemble."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A finished member: one model entry on one fold.
+
+    snapshots: paths relative to the run folder. variants: counts (N, C, 3) at logit 0 by
+    `mean_tta`, `mean_plain`, `SNAPSHOT_tta`, `SNAPSHOT_plain`.
+    """
+
+    name: str
+    fold: int
+    snapshots: list[str]
+    predictions: Predictions
+    variants: dict[str, NDArray[np.int64]]
+
+
+class OutOfFold:
+    """Rows of a round that at least one finished member validates, with their logits and truth.
+
+    Logits stay on disk, memory-mapped: each call reads the one image that it is about.
+
+    Attributes:
+        names: model entries that have a finished member, in the config's order; of all rounds
+            together as NAME@ROUND.
+        members: the finished members by (name, fold).
+        left_out: {"name", "fold", "reason"} of members that the config asks for and are not there.
+        rows: rows of `manifest`, fold by fold.
+    """
+
+    def __init__(self, config: Config, run: Run, round: RoundKey) -> None:
+        """round: a number, or ALL_ROUNDS for the members of every round that has an ensemble."""
+        self.config = config
+        self.manifest = Manifest.read(run.truth)
+        self.members: dict[tuple[str, int], Member] = {}
+        self.left_out: list[dict[str, Any]] = []
+        together = round == ALL_ROUNDS
+        numbers = [n for n in rounds_on_disk(run) if run.ensemble(n).is_file()]
+        planned = [
+            (number, name, fold)
+            for number in (numbers if together else [round])
+            for name, fold in config.planned_members(self.manifest.folds, number)
+        ]
+        for number, own, fold in planned:
+            name = f"{own}@{number}" if together else own
+            try:
+                member = _open_member(config, run, number, own, fold, self.manifest)
+                self.members[name, fold] = replace(member, name=name)
+            except (Unusable, OSError, KeyError, ValueError) as error:
+                # whatever is wrong with a member's files, the rest goes on without it
+                reason = str(error) or type(error).__name__
+                self.left_out.append({"name": name, "fold": fold, "reason": reason})
+                log.warning("left out of the ensemble: %s: %s", member_id(name, fold), reason)
+        self.names = list(dict.fromkeys(name for name, _ in self.members))
+        self.folds = [f for f in self.manifest.folds if any(f == fold for _, fold in self.members)]
+        self.rows = [row for fold in self.folds for row in self.manifest.val_rows(fold)]
+        if not self.rows:
+            first = self.left_out[0]["reason"] if self.left_out else "none was asked for"
+            raise UserError(f"{run.round(round)}: no ensemble, as no member is usable: {first}")
+        self.cache = open_cache(config, run)
+
+    def logits(self, row: int, classes: slice = slice(None)) -> dict[str, NDArray[np.float16]]:
+        """Logits of one row by model entry, float16 (C, H, W): those of its fold's members."""
+        sample = self.manifest[row]
+        return {
+            name: self.members[name, sample.fold].predictions.of(sample.id)[classes]
+            for name in self.names
+            if (name, sample.fold) in self.members
+        }
+
+    def combined(
+        self, row: int, weights: Weights, space: str, classes: slice = slice(None)
+    ) -> NDArray[np.float32]:
+        """The ensemble's logits of one row, float32 (C, H, W).
+
+        weights: one per entry of `names`. Where all that is there weighs 0, it counts alike.
+        """
+        exclusive = self.config.postprocess.exclusive
+        found = self.logits(row, slice(None) if exclusive else classes)
+        chosen = [w for name, w in zip(self.names, weights, strict=True) if name in found]
+        logits = combine(list(found.values()), _some(chosen), space, self.config.task)
+        return highest_only(logits)[classes] if exclusive else logits
+
+    def mixtures(
+        self, rows: Sequence[int], trials: Sequence[Weights], space: str
+    ) -> NDArray[np.float32]:
+        """`combined` of a block of `blocks` for several weightings, (T, N, C, H, W)."""
+        found = [self.logits(row) for row in rows]
+        here = [i for i, name in enumerate(self.names) if name in found[0]]
+        weights = np.array([_some([t[i] for i in here]) for t in trials], dtype=np.float32)
+        logits = np.stack([[one[self.names[i]] for one in found] for i in here])
+        values = to_space(logits, space, self.config.task)
+        mean = weights @ values.reshape(len(here), -1) / weights.sum(axis=1, keepdims=True)
+        mixed = from_space(mean.reshape(-1, *values.shape[1:]), space)
+        return highest_only(mixed) if self.config.postprocess.exclusive else mixed
+
+    def blocks(self, rows: Sequence[int]) -> Iterator[list[int]]:
+        """The rows in blocks of one fold and one size, each small enough to hold."""
+
+        def kind(row: int) -> tuple[int, int, int]:
+            sample = self.manifest[row]
+            return sample.fold, sample.height, sample.width
+
+        for (_, height, width), own in groupby(sorted(rows, key=kind), key=kind):
+            same = list(own)
+            values = height * width * self.config.num_outputs * len(self.names)
+            step = max(1, BLOCK_VALUES // values)
+            yield from (same[start : start + step] for start in range(0, len(same), step))
+
+    def target(self, row: int) -> NDArray[np.uint8]:
+        """uint8 (K, H, W), 255 where a pixel counts nowhere."""
+        return self.cache.target(self.manifest[row].id)
+
+    def member_scores(self, name: str) -> dict[str, Any]:
+        """Scores at logit 0 (multiclass: the highest class) over the rows of all its folds.
+
+        Snapshots are matched between folds by their place in DONE's list.
+        """
+        members = {fold: m for (other, fold), m in self.members.items() if other == name}
+        depth = max(len(m.snapshots) for m in members.values())
+        return {
+            **self._variants([(m, "mean") for m in members.values()]),
+            "folds": {
+                str(fold): self._score([m.variants["mean_tta"]]) for fold, m in members.items()
+            },
+            "snapshots": [self._snapshot(list(members.values()), place) for place in range(depth)],
+        }
+
+    def weighted(self, weights: Weights) -> list[dict[str, Any]]:
+        """The members that predict, as ensemble.json lists them; those that weigh nothing are not
+        run."""
+        by_name = dict(zip(self.names, weights, strict=True))
+        return [
+            {"name": name, "fold": fold, "weight": by_name[name], "snapshots": member.snapshots}
+            for (name, fold), member in self.members.items()
+            if by_name[name] > 0
+        ]
+
+    def _snapshot(self, members: Sequence[Member], place: int) -> dict[str, Any]:
+        found = [(m, Path(m.snapshots[place]).stem) for m in members if place < len(m.snapshots)]
+        stems = {stem for _, stem in found}
+        name = stems.pop() if len(stems) == 1 else f"snapshot_{place}"
+        return {"name": name, **self._variants(found)}
+
+    def _variants(self, found: Sequence[tuple[Member, str]]) -> dict[str, float]:
+        return {
+            key: self._score([member.variants[f"{stem}_{key}"] for member, stem in found])
+            for key in ("tta", "plain")
+        }
+
+    def _score(self, counts: Sequence[NDArray[np.int64]]) -> float:
+        return float(summarize(np.concatenate(counts), self.config.metric)["score"])
+
+
+def split(oof: OutOfFold) -> dict[str, list[int]]:
+    """Rows by the label of their part: the fold, or for a single fold `part0`.. by id's hash."""
+    if len(oof.folds) > 1:
+        return {str(fold): oof.manifest.val_rows(fold) for fold in oof.folds}
+    ordered = sorted(oof.rows, key=lambda row: hash_key(oof.manifest[row]))
+    number = min(HOLDOUT_PARTS, len(ordered))
+    return {f"part{i}": sorted(ordered[i::number]) for i in range(number)}
+
+
+def hash_key(sample: Sample) -> tuple[int, str]:
+    """An order that has nothing to do with the data's own."""
+    return zlib.crc32(sample.id.encode()), sample.id
+
+
+def write_rows(
+    path: Path, manifest: Manifest, rows: Sequence[int], part_of: Sequence[str],
+    counts_NC3: NDArray[np.int64], metric: str,
+) -> None:  # fmt: skip
+    """oof.csv: each image's honest score, for a look at the worst and for later selection."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["id", "fold", "part", "score", "inter", "pred", "truth"])
+    scores = per_image(counts_NC3, metric).mean(axis=1)
+    for row, part, score, table in zip(rows, part_of, scores, counts_NC3, strict=True):
+        sums = [" ".join(map(str, column)) for column in table.T]
+        sample = manifest[row]
+        writer.writerow([sample.id, sample.fold, part, f"{score:.6f}", *sums])
+    atomic_write(path, text.getvalue())
+
+
+def read_counts(path: Path) -> dict[str, NDArray[np.int64]]:
+    """Counts (C, 3) by id of an oof.csv."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return {
+            row["id"]: np.array(
+                [[int(v) for v in row[key].split()] for key in ("inter", "pred", "truth")]
+            ).T
+            for row in csv.DictReader(file)
+        }
+
+
+def _some(weights: list[int]) -> list[int]:
+    return weights if any(weights) else [1] * len(weights)
+
+
+def _open_member(
+    config: Config, run: Run, round: RoundKey, name: str, fold: int, manifest: Manifest
+) -> Member:
+    paths = run.member(round, name, fold)
+    if not paths.done.is_file():
+        raise Unusable(_why_not_done(paths))
+    done, predictions = read_json(paths.done), Predictions(paths.oof)
+    samples = [manifest[row] for row in manifest.val_rows(fold)]
+    for s in samples:
+        shape = (config.num_outputs, s.height, s.width)
+        found = predictions.shapes[predictions.index[s.id]] if s.id in predictions.index else None
+        if found != shape:
+            raise Unusable(f"its out-of-fold logits of {s.id!r} are {found}, not {shape}")
+    files = [paths.snapshots / name for name in done["snapshots"]]
+    stems = ["mean", *(file.stem for file in files)]
+    return Member(
+        name=name,
+        fold=fold,
+        snapshots=[_relative(run, file) for file in files],
+        predictions=predictions,
+        variants=_read_variants(paths.folder / "oof_scores.json", stems, len(samples)),
+    )
+
+
+def _why_not_done(paths: MemberPaths) -> str:
+    if not paths.failure.is_file():
+        return "it has not finished"
+    failure = read_json(paths.failure)
+    return f"it failed ({failure.get('kind', 'error')}): {failure.get('message', '')}"
+
+
+def _relative(run: Run, path: Path) -> str:
+    if not path.is_file():
+        raise Unusable(f"its snapshot {path.name} is missing")
+    return path.relative_to(run.folder).as_posix()
+
+
+def _read_variants(path: Path, stems: list[str], num_rows: int) -> dict[str, NDArray[np.int64]]:
+    variants = {
+        key: np.array(counts, dtype=np.int64) for key, counts in read_json(path)["variants"].items()
+    }
+    for key in (f"{stem}_{kind}" for stem in stems for kind in ("tta", "plain")):
+        if key not in variants:
+            raise Unusable(f"{path.name} has no counts of {key!r}")
+        if variants[key].ndim != 3 or len(variants[key]) != num_rows:
+            raise Unusable(f"{path.name}: counts of {key!r} are not of {num_rows} images")
+    return variants

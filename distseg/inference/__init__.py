@@ -1,0 +1,1 @@
+"""From images to native-size logits: evaluation, out-of-fold, test images."""

@@ -1,0 +1,1 @@
+"""How jobs are started, watched and ended, on this machine or a Ray cluster."""

@@ -1,0 +1,254 @@
+"""How a job is started, watched and ended: the exact command, its environment, its processes.
+
+A job is one `accelerate launch`: a launcher and its ranks. torchrun puts the ranks into sessions
+of their own, so a process group is not enough to find them: every process of a job carries two
+marks in its environment, DISTSEG_RUN (the run folder) and DISTSEG_JOB (this start of the job).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+from distseg.records.paths import RoundKey, Run, atomic_write, member_id
+
+if TYPE_CHECKING:  # a rank imports this file first: it must be quick
+    from distseg.jobs.hardware import Slot
+
+RUN_MARK, JOB_MARK, DRIVER_MARK = "DISTSEG_RUN", "DISTSEG_JOB", "DISTSEG_DRIVER_PID"
+ORPHAN_GRACE_S = 5.0  # what an orphaned rank gets for saving its state
+RANK_VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+# Given to each launcher: without it, accelerate merges the user's own default YAML in silently.
+LAUNCH_YAML = """\
+compute_environment: LOCAL_MACHINE
+distributed_type: "NO"
+mixed_precision: "no"
+num_machines: 1
+num_processes: 1
+use_cpu: false
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One process group's work: members to train in a row, or what `arguments` says.
+
+    arguments: what follows `distseg`, before the members and the overrides.
+    log: file that takes standard output and standard error of launcher and ranks.
+    overrides: `key=value` that only this job gets (a smaller micro-batch).
+    """
+
+    label: str
+    arguments: tuple[str, ...]
+    log: Path
+    members: tuple[tuple[str, int], ...] = ()
+    round: RoundKey = 0
+    overrides: tuple[str, ...] = ()
+
+    def command(self) -> list[str]:
+        """What follows `distseg`."""
+        named = ",".join(f"{name}:{fold}" for name, fold in self.members)
+        return [*self.arguments, *(["--members", named] if named else []), *self.overrides]
+
+
+def train_job(run: Run, round: RoundKey, members: Sequence[tuple[str, int]]) -> Job:
+    """The job that trains `members` (name, fold) in a row."""
+    names = [member_id(*member) for member in members]
+    label = names[0] if len(names) == 1 else f"{names[0]}+{len(names) - 1}"
+    arguments = ("train", str(run.config), "--out", str(run.folder), "--round", str(round))
+    log = run.member(round, *members[0]).folder / "launch.log"
+    return Job(label, arguments, log, tuple(members), round)
+
+
+def narrow(job: Job, run: Run, members: Sequence[tuple[str, int]]) -> Job:
+    """The same job for fewer members."""
+    return replace(train_job(run, job.round, members), overrides=job.overrides)
+
+
+def launch_command(job: Job, slot: Slot, config_file: Path) -> list[str]:
+    """The exact `accelerate launch` of a job on a slot.
+
+    `--cpu --num_processes 2` would start one process; two CPU ranks are `--multi_gpu` with
+    ACCELERATE_USE_CPU in the environment. Port 0: jobs never collide.
+    """
+    several = slot.processes > 1
+    ranks = ["--multi_gpu", "--main_process_port", "0"] if several else []
+    if not several and not slot.devices:
+        ranks = ["--cpu"]
+    return [
+        *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config_file)),
+        *(*ranks, "--num_processes", str(slot.processes), "--num_machines", "1"),
+        *("--mixed_precision", "no", "--dynamo_backend", "no"),
+        *("--num_cpu_threads_per_process", str(slot.threads)),
+        *("-m", "distseg", *job.command()),
+    ]
+
+
+def write_launch_yaml(run: Run) -> Path:
+    path = run.launch_config
+    if not path.is_file():
+        atomic_write(path, LAUNCH_YAML)
+    return path
+
+
+def launch_environment(slot: Slot, run: Run, mark: str) -> dict[str, str]:
+    """The environment of a job: its GPUs, its threads, and the marks of its processes."""
+    environment = dict(os.environ)
+    for name in list(environment):  # of a launcher that we may have been started by
+        if name in RANK_VARIABLES or name.startswith("TORCHELASTIC_"):
+            del environment[name]
+    environment |= {
+        RUN_MARK: str(run.folder.resolve()),
+        JOB_MARK: mark,
+        DRIVER_MARK: str(os.getpid()),
+        "OMP_NUM_THREADS": str(slot.threads),
+        "NO_ALBUMENTATIONS_UPDATE": "1",
+        "PYTHONUNBUFFERED": "1",
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "5",  # seconds; a rank that hangs on a dead one goes
+        "CUDA_VISIBLE_DEVICES": ",".join(slot.devices),
+    }
+    if not slot.devices:
+        environment["ACCELERATE_USE_CPU"] = "true"
+    return environment
+
+
+# -- processes ------------------------------------------------------------------------------------
+
+
+def find_processes(mark: str, value: str) -> list[psutil.Process]:
+    """Living processes, other than this one, that have `mark=value` in their environment."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.pid != os.getpid() and process.environ().get(mark) == value:
+                found.append(process)
+    return [p for p in found if p.is_running() and _status(p) != psutil.STATUS_ZOMBIE]
+
+
+def _status(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.Error):
+        return process.status()
+    return psutil.STATUS_ZOMBIE
+
+
+def _signal(processes: Sequence[psutil.Process], number: signal.Signals) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.send_signal(number)
+
+
+def ranks_of(launcher: int) -> list[psutil.Process]:
+    """The ranks of a launcher, or the launcher itself while it has none.
+
+    Only ranks get SIGTERM: a launcher that dies first would take them along before they saved,
+    and a loader process that dies fails its rank.
+    """
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(launcher)
+        return process.children() or [process]
+    return []
+
+
+def end_processes(mark: str, value: str, grace_s: float) -> int:
+    """Wait up to grace_s for the marked processes to leave, then SIGKILL until none is left.
+    Returns how many had to be killed."""
+    return _end(lambda: find_processes(mark, value), grace_s)
+
+
+def _end(find: Callable[[], list[psutil.Process]], grace_s: float) -> int:
+    deadline = time.monotonic() + grace_s
+    killed: set[int] = set()
+    while alive := find():
+        if time.monotonic() >= deadline:
+            killed |= {process.pid for process in alive}
+            _signal(alive, signal.SIGKILL)
+        time.sleep(0.05)
+    return len(killed)
+
+
+def end_leftovers(run: Run, grace_s: float = 2 * ORPHAN_GRACE_S, *, orphans: bool = False) -> int:
+    """End processes that an earlier, killed driver of this run left on this machine: they would
+    write into the same folders. Returns how many there were.
+
+    orphans: only those whose driver is gone. On a cluster the others are jobs that go on without
+    the run's driver: theirs is the node's actor.
+    """
+    folder = str(run.folder.resolve())
+
+    def find() -> list[psutil.Process]:
+        return [p for p in find_processes(RUN_MARK, folder) if not (orphans and _is_driven(p))]
+
+    left = len(find())
+    _end(find, grace_s)  # they are leaving by themselves
+    return left
+
+
+def _is_driven(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error, OSError, ValueError):
+        return psutil.pid_exists(int(process.environ().get(DRIVER_MARK, "")))
+    return False
+
+
+# -- inside a job ---------------------------------------------------------------------------------
+
+
+def die_with_parent(number: signal.Signals = signal.SIGKILL) -> None:
+    """Ask the kernel for `number` when the parent dies (Linux; elsewhere nothing happens)."""
+    if _LIBC is not None:
+        _LIBC.prctl(PR_SET_PDEATHSIG, int(number))
+
+
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def is_launched(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process is a rank of an `accelerate launch`, which sets this variable."""
+    return "ACCELERATE_DYNAMO_BACKEND" in environment
+
+
+def watch_parent(environment: Mapping[str, str] = os.environ) -> None:
+    """End this rank when its launcher or the driver of the run is gone: first by SIGTERM, which
+    saves the state, and ORPHAN_GRACE_S later without asking, children included.
+
+    The kernel's signal covers the launcher, the thread covers the driver. Without a driver
+    (`accelerate launch` by hand) only the launcher counts.
+    """
+    driver = environment.get(DRIVER_MARK, "")
+    watched = [os.getppid(), *([int(driver)] if driver.isdigit() else [])]
+    die_with_parent(signal.SIGTERM)
+    try:
+        alive = [psutil.Process(pid) for pid in watched]
+    except psutil.NoSuchProcess:
+        _leave(0.0)
+    threading.Thread(target=_watch, args=(os.getppid(), alive), daemon=True).start()
+
+
+def _watch(parent: int, alive: Sequence[psutil.Process]) -> None:
+    """is_running compares start times too: a pid that was given again does not deceive it."""
+    while os.getppid() == parent and all(
+        p.is_running() and _status(p) != psutil.STATUS_ZOMBIE for p in alive
+    ):
+        time.sleep(0.5)
+    _leave(ORPHAN_GRACE_S)
+
+
+def _leave(grace_s: float) -> None:
+    if grace_s:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(grace_s)
+    with contextlib.suppress(psutil.Error):
+        _signal(psutil.Process().children(recursive=True), signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)

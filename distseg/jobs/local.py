@@ -1,0 +1,88 @@
+"""The local executor: a job is a child process of the driver, on a slot of this machine."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from distseg.jobs.hardware import Slot, num_cores, whole_machine
+from distseg.jobs.job import (
+    JOB_MARK,
+    Job,
+    die_with_parent,
+    end_processes,
+    launch_command,
+    launch_environment,
+    ranks_of,
+    write_launch_yaml,
+)
+from distseg.jobs.scheduler import Started
+from distseg.records.paths import Run
+
+CommandBuilder = Callable[[Job, Slot, Path], list[str]]
+
+
+class LocalHandle:
+    """One started job."""
+
+    cause: tuple[str, str] | None = None  # what its files do not say: nothing, on this machine
+
+    def __init__(self, process: subprocess.Popen[bytes], mark: str) -> None:
+        self.process, self.mark, self.pid = process, mark, process.pid
+
+    def poll(self) -> int | None:
+        """Exit status once every process of the job is gone, None before."""
+        status = self.process.poll()
+        if status is not None:
+            end_processes(JOB_MARK, self.mark, 0.0)
+        return status
+
+    def terminate(self) -> None:
+        """Ask the ranks to save their state and leave."""
+        for process in ranks_of(self.pid) if self.process.poll() is None else []:
+            if process.is_running():
+                process.terminate()
+
+    def kill(self) -> None:
+        end_processes(JOB_MARK, self.mark, 0.0)
+        self.process.wait()
+
+
+class LocalExecutor:
+    """Starts jobs of `run` on the given slots. `command` builds a job's argument list."""
+
+    def __init__(self, run: Run, slots: list[Slot], command: CommandBuilder = launch_command):
+        self.run, self._slots, self.command = run, slots, command
+
+    def slots(self, wide: bool = False) -> list[Slot]:
+        """The slots of this machine. wide: one, with all that it has."""
+        return [whole_machine(self._slots, num_cores())] if wide else self._slots
+
+    def adopt(self) -> list[Started]:
+        """Jobs do not outlive their driver here."""
+        return []
+
+    def start(self, job: Job, slot: Slot) -> LocalHandle:
+        """Start a job; its output is appended to job.log."""
+        mark = uuid.uuid4().hex
+        command = self.command(job, slot, write_launch_yaml(self.run))
+        environment = launch_environment(slot, self.run, mark)
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        with job.log.open("ab") as log:
+            log.write(f"\n$ {' '.join(command)}\n# {time.ctime()}\n".encode())
+            log.flush()
+            # A process group of its own keeps Ctrl-C away from the launcher, which would leave
+            # before its ranks have saved; a session of its own would hide it from Ray and Slurm.
+            process = subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                process_group=0,
+                preexec_fn=die_with_parent,
+            )
+        return LocalHandle(process, mark)

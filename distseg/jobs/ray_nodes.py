@@ -1,0 +1,167 @@
+"""The nodes of a Ray cluster that may take jobs of a run, and the slots that they have."""
+
+from __future__ import annotations
+
+import logging
+import re
+import socket
+import time
+import uuid
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from distseg import __version__
+from distseg.config.schema import ComputeConfig
+from distseg.jobs.hardware import Gpu, Slot, make_slots, whole_machine
+from distseg.jobs.versions import package_versions
+from distseg.records.errors import UserError
+from distseg.records.paths import Run, atomic_write
+
+logger = logging.getLogger("distseg.run")
+
+LOOK_S = 2.0  # how often the nodes are looked at
+ANSWER_S = 60.0  # what the first nodes get to answer
+COLORS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@dataclass
+class Node:
+    """One node that may take jobs; `cached`: a job of this run has been there."""
+
+    host: str
+    slots: list[Slot]
+    whole: list[Slot]  # one slot of all that the node has
+    cached: bool = False
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def look(folder: str, token: str, node: str, start: str) -> dict[str, Any]:
+    """What a node is: its host, its packages, whether it has the folder `start` and sees the run
+    folder. It answers in a file too, which shows that the driver sees what the node writes."""
+    path = Path(folder) / "driver"
+    sees = path.is_file() and path.read_text(encoding="utf-8") == token
+    if sees:
+        atomic_write(Path(folder) / node, token)
+    versions = {**package_versions(), "distseg": __version__}
+    here = Path(start).is_dir()
+    return {"host": socket.gethostname(), "sees": sees, "here": here, "versions": versions}
+
+
+class Nodes:
+    """The nodes by Ray's id, as they come and go. A node is used once it has shown that it reads
+    and writes the run folder and runs the same distseg; else it is left out with the reason."""
+
+    def __init__(self, compute: ComputeConfig, run: Run) -> None:
+        self.compute, self.run = compute, run
+        self.folder = run.folder.resolve() / "nodes"
+        self.token = uuid.uuid4().hex
+        self.known: dict[str, Node] = {}
+        self.refused: dict[str, str] = {}
+        self.asked: dict[str, ray.ObjectRef] = {}  # those that have not answered yet
+        self.looked_at = 0.0
+        atomic_write(self.folder / "driver", self.token)
+        self.look(ANSWER_S)
+
+    def slots(self, wide: bool = False) -> list[Slot]:
+        """Those of nodes that hold the decode cache first, and one of every node before the second
+        of any. wide: one slot a node, with all that it has."""
+        if time.monotonic() - self.looked_at > LOOK_S:
+            self.look(0.0)
+        ranked = [
+            (not node.cached, index, place, slot)
+            for place, node in enumerate(self.known.values())
+            for index, slot in enumerate(node.whole if wide else node.slots)
+        ]
+        return [slot for *_, slot in sorted(ranked, key=lambda entry: entry[:3])]
+
+    def is_alive(self, key: str) -> bool:
+        return any(node["Alive"] for node in ray.nodes() if node["NodeID"] == key)
+
+    def look(self, patience_s: float) -> None:
+        """Take up nodes that have joined, drop those that are gone."""
+        alive = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
+        for key in [key for key in self.known if key not in alive]:
+            host = self.known.pop(key).host
+            logger.error("node %s (%s) is gone; its jobs go elsewhere", key, host)
+            self.run.log_event("node_lost", node=key, host=host)
+        for key in alive.keys() - self.known.keys() - self.refused.keys() - self.asked.keys():
+            strategy = NodeAffinitySchedulingStrategy(key, soft=False)
+            task = look.options(scheduling_strategy=strategy)
+            self.asked[key] = task.remote(str(self.folder), self.token, key, str(Path.cwd()))
+        refs = list(self.asked.values())
+        ready = ray.wait(refs, num_returns=len(refs), timeout=patience_s)[0] if refs else []
+        for key in [key for key, ref in self.asked.items() if ref in ready]:
+            answer = self.asked.pop(key)
+            if key in alive:
+                self._take_up(key, answer, alive[key]["Resources"])
+        self.looked_at = time.monotonic()
+
+    def _take_up(self, key: str, answer: ray.ObjectRef, resources: dict[str, float]) -> None:
+        try:
+            found = ray.get(answer)
+            self._check(key, found)
+            slots, whole = node_slots(self.compute, resources, key, found["host"])
+        except (RayError, UserError) as error:
+            self.refused[key] = one_line(error)
+            logger.error("node %s is left out: %s", key, self.refused[key])
+            self.run.log_event("node_refused", node=key, reason=self.refused[key])
+            return
+        self.known[key] = Node(found["host"], slots, whole)
+        self.run.log_event("node_joined", node=key, host=found["host"], slots=len(slots))
+
+    def _check(self, key: str, found: dict[str, Any]) -> None:
+        """UserError unless driver and node read what the other wrote and run the same distseg."""
+        host, there, path = found["host"], found["versions"], self.folder / key
+        if not found["sees"] or not path.is_file() or path.read_text("utf-8") != self.token:
+            raise UserError(
+                f"{host} does not see the run folder {self.folder.parent}: --out must lie on a "
+                "file system that all nodes share, at the same path"
+            )
+        if not found["here"]:
+            raise UserError(
+                f"{host} has no folder {Path.cwd()}, from which relative paths of the config and "
+                "the run count: start distseg in a folder that all nodes have"
+            )
+        if there["distseg"] != __version__:
+            raise UserError(
+                f"{host} has distseg {there['distseg']}, the driver {__version__}: install the "
+                "same on all nodes"
+            )
+        for name, version in package_versions().items():
+            if version != there[name]:
+                text = "%s has %s %s, the driver %s: weights may differ in their last bits"
+                logger.warning(text, host, name, there[name], version)
+
+
+def node_slots(
+    compute: ComputeConfig, resources: dict[str, float], key: str, host: str
+) -> tuple[list[Slot], list[Slot]]:
+    """(slots of jobs, one slot of the whole node) of a node with these Ray resources; empty for a
+    node without cores and GPUs (a head that only coordinates). UserError: a job does not fit."""
+    cores, count = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+    if not cores and not count:
+        return [], []
+    gpus = [Gpu(str(number), "GPU", 0) for number in range(count)]
+    slots = make_slots(compute, gpus, max(1, cores))
+    needed = slots[0].processes * slots[0].threads
+    if needed > max(1, cores):
+        raise UserError(
+            f"{host} has {cores} cores, a job needs {needed} (compute.cpu_threads x processes)"
+        )
+    slots = slots[: max(1, cores) // needed]  # what Ray can place
+    whole = whole_machine(slots, max(1, cores))
+    return [replace(s, node=key, host=host) for s in slots], [replace(whole, node=key, host=host)]
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message on one line of a decent length; of another machine's traceback its end."""
+    text = COLORS.sub("", str(error)) or type(error).__name__
+    if "Traceback (most recent call last)" in text:
+        text = text.strip().splitlines()[-1]
+    text = " ".join(text.split())
+    return text if len(text) <= 300 else f"{text[:300]}..."

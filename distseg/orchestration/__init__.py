@@ -1,2 +1,0 @@
-"""What starts processes: the plan, the jobs, the pipeline. The only place with subprocess,
-os.environ and GPU numbers."""

@@ -1,0 +1,183 @@
+"""The Manifest: the train set as an ordered, immutable table, one row a sample."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import combinations
+from pathlib import Path
+
+from distseg.records.errors import UserError
+from distseg.records.paths import atomic_write
+
+ORIGINS = ("labeled", "pseudo", "distilled")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One row.
+
+    target: "" (none), "file:PATH" (mask image) or "rle:R" (one RLE per class, joined by "|").
+    fold: 0..k-1, or -1: trained on in every fold, validated in none.
+    weight: factor of the sample's loss, >= 0.
+    teacher_folds: folds that the models behind a made label, or behind the choice of this row
+    and its weight, had *trained on*, directly or through a teacher of theirs; empty where nobody
+    but a person has judged.
+    height, width: native size in pixels.
+    soft: "" or "PATH", the folder of Predictions (raw logits, relative to the run folder) that
+    hold this row's soft target.
+    soft_weight: share of the soft target in the sample's loss, 0..1.
+    """
+
+    id: str
+    image: str
+    target: str = ""
+    fold: int = -1
+    weight: float = 1.0
+    origin: str = "labeled"
+    teacher_folds: tuple[int, ...] = ()
+    height: int = 0
+    width: int = 0
+    soft: str = ""
+    soft_weight: float = 0.0
+
+
+COLUMNS = tuple(field.name for field in fields(Sample))
+_OPTIONAL = ("soft", "soft_weight")
+
+
+class Manifest(Sequence[Sample]):
+    """Rows in a fixed order; every change makes a new Manifest."""
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self.samples = tuple(samples)
+        twice = [name for name, n in Counter(s.id for s in self.samples).items() if n > 1]
+        if twice:
+            raise UserError(f"manifest: id {twice[0]!r} stands in several rows ({len(twice)} such)")
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, row: int) -> Sample:  # type: ignore[override]
+        return self.samples[row]
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(self.samples)
+
+    @property
+    def folds(self) -> list[int]:
+        """The folds that are validated, ascending."""
+        return sorted({s.fold for s in self.samples if s.fold >= 0})
+
+    def val_rows(self, fold: int) -> list[int]:
+        """Rows that fold `fold` validates: human labels only."""
+        return [
+            row
+            for row, s in enumerate(self.samples)
+            if s.fold == fold and s.origin == "labeled" and s.target
+        ]
+
+    def train_rows(self, fold: int, *, leaky: bool = False) -> list[int]:
+        """Rows that fold `fold` trains on. Refuses a leak (see `leaks`) unless `leaky`: the
+        config asks for teachers that leak, and the score says so."""
+        leaked = [] if leaky else self.leaks(fold)
+        if leaked:
+            sample = self.samples[leaked[0]]
+            raise UserError(
+                f"manifest: row {sample.id!r} may not train fold {fold}: its label was made or "
+                f"judged by a model that trained on fold {fold} (teacher_folds "
+                f"{list(sample.teacher_folds)}); {len(leaked)} such rows"
+            )
+        return [
+            row
+            for row, s in enumerate(self.samples)
+            if s.fold != fold and s.target and s.weight > 0
+        ]
+
+    def leaks(self, fold: int) -> list[int]:
+        """Rows whose label, or whose weight, carries fold `fold`'s labels to its student through
+        a teacher. A row that was dropped (weight 0) says as much as one that was kept."""
+        return [
+            row for row, s in enumerate(self.samples) if s.fold != fold and fold in s.teacher_folds
+        ]
+
+    def seen(self, fold: int) -> set[int]:
+        """Folds whose labels reach the student of `fold`: its rows' own and their teachers'."""
+        trained = [s for s in self.samples if s.fold != fold]
+        own = {s.fold for s in trained if s.target and s.fold >= 0}
+        return own.union(*(s.teacher_folds for s in trained))
+
+    def replace_folds(self, folds: Sequence[int]) -> Manifest:
+        return Manifest([replace(s, fold=int(f)) for s, f in zip(self.samples, folds, strict=True)])
+
+    def write(self, path: Path) -> None:
+        """CSV with the columns of `Sample`, written atomically."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for s in self.samples:
+            teachers = " ".join(map(str, s.teacher_folds))
+            writer.writerow(
+                [
+                    s.id,
+                    s.image,
+                    s.target,
+                    s.fold,
+                    f"{s.weight:g}",
+                    s.origin,
+                    teachers,
+                    s.height,
+                    s.width,
+                    s.soft,
+                    f"{s.soft_weight:g}",
+                ]
+            )
+        atomic_write(path, text.getvalue())
+
+    @classmethod
+    def read(cls, path: Path) -> Manifest:
+        """Read a CSV that `write` made, or that a person edited. UserError names the bad row."""
+        csv.field_size_limit(1 << 30)  # one RLE of a large mask exceeds the 128 kB default
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            needed = [name for name in COLUMNS if name not in _OPTIONAL]
+            missing = [name for name in needed if name not in (reader.fieldnames or [])]
+            if missing:
+                raise UserError(f"{path}: column {missing[0]!r} is missing; needs {COLUMNS}")
+            return cls([_sample(path, line, row) for line, row in enumerate(reader, start=2)])
+
+
+def pair_folds(folds: Sequence[int]) -> dict[int, tuple[int, int]]:
+    """The two folds that each pair teacher leaves out, by the fold that it validates instead: a
+    number of its own, above all others."""
+    ordered = sorted(folds)
+    return dict(enumerate(combinations(ordered, 2), start=max(ordered, default=-1) + 1))
+
+
+def _sample(path: Path, line: int, row: dict[str, str]) -> Sample:
+    try:
+        sample = Sample(
+            id=row["id"],
+            image=row["image"],
+            target=row["target"],
+            fold=int(row["fold"]),
+            weight=float(row["weight"]),
+            origin=row["origin"],
+            teacher_folds=tuple(int(f) for f in row["teacher_folds"].split()),
+            height=int(row["height"]),
+            width=int(row["width"]),
+            soft=row.get("soft") or "",
+            soft_weight=float(row.get("soft_weight") or 0.0),
+        )
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}, line {line}: {error}") from None
+    if sample.origin not in ORIGINS:
+        raise UserError(f"{path}, line {line}: origin {sample.origin!r}; valid: {ORIGINS}")
+    if not sample.weight >= 0:
+        raise UserError(f"{path}, line {line}: weight {sample.weight} is below 0")
+    if not 0 <= sample.soft_weight <= 1:
+        raise UserError(f"{path}, line {line}: soft_weight {sample.soft_weight} is not in 0..1")
+    return sample

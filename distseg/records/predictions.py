@@ -1,0 +1,93 @@
+"""Predictions: a table of ids bound row to row to raw logits at the images' native size."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from distseg.records.errors import UserError
+
+LOGIT_LIMIT = 65504.0  # the largest finite float16
+
+
+class PredictionsWriter:
+    """Append float16 logits row by row; the folder appears, whole, when the writer closes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.temporary = folder.with_name(folder.name + ".tmp")
+        shutil.rmtree(self.temporary, ignore_errors=True)
+        self.temporary.mkdir(parents=True)
+        self.file = (self.temporary / "logits.f16").open("wb")
+        self.rows: list[tuple[str, int, int, int]] = []
+
+    def add(self, name: str, logits_CHW: np.ndarray) -> None:
+        """logits_CHW: any float dtype, finite or clipped to float16's range."""
+        clipped = np.clip(logits_CHW, -LOGIT_LIMIT, LOGIT_LIMIT).astype(np.float16)
+        self.file.write(np.ascontiguousarray(clipped).tobytes())
+        channels, height, width = clipped.shape
+        self.rows.append((name, channels, height, width))
+
+    def close(self) -> None:
+        self.file.close()
+        with (self.temporary / "index.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["id", "channels", "height", "width"])
+            writer.writerows(self.rows)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.temporary.rename(self.folder)
+
+
+class Predictions:
+    """Rows of logits, memory-mapped: `predictions[row]` is float16 (C, H, W), never a copy."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        index_path = folder / "index.csv"
+        if not index_path.is_file():
+            raise UserError(f"{folder}: no predictions here (index.csv is missing)")
+        with index_path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        self.ids = [row["id"] for row in rows]
+        self.shapes = [(int(r["channels"]), int(r["height"]), int(r["width"])) for r in rows]
+        sizes = np.array([c * h * w for c, h, w in self.shapes], dtype=np.int64)
+        self.offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        self.index = {name: row for row, name in enumerate(self.ids)}
+        path = folder / "logits.f16"
+        if path.stat().st_size != 2 * int(self.offsets[-1]):
+            raise UserError(f"{path}: {path.stat().st_size} bytes, its index says otherwise")
+        empty = np.zeros(0, dtype=np.float16)
+        self.flat = np.memmap(path, dtype=np.float16, mode="r") if len(rows) else empty
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        start, stop = self.offsets[row], self.offsets[row + 1]
+        return self.flat[start:stop].reshape(self.shapes[row])
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[row] for row in range(len(self)))
+
+    def of(self, name: str) -> np.ndarray:
+        """Logits of the sample `name`, float16 (C, H, W)."""
+        return self[self.index[name]]
+
+
+def merge(parts: Sequence[Path], folder: Path, order: Iterable[str]) -> None:
+    """Join the parts that ranks wrote into one folder, in `order`; the parts are removed.
+
+    An id that several parts hold (a padded duplicate) is taken once.
+    """
+    found = {name: (p, p.index[name]) for p in map(Predictions, parts) for name in p.ids}
+    writer = PredictionsWriter(folder)
+    for name in order:
+        predictions, row = found[name]
+        writer.add(name, predictions[row])
+    writer.close()
+    for part in parts:
+        shutil.rmtree(part)

@@ -1,0 +1,1 @@
+"""New train sets out of a round's own predictions."""

@@ -1,0 +1,38 @@
+"""One round against the one before, and which ensemble makes the submission."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from distseg.config.schema import Config
+from distseg.ensemble.out_of_fold_set import read_counts
+from distseg.functional.bootstrap import standard_error_of_gain
+from distseg.functional.greedy import TIE
+from distseg.functional.metrics import summarize
+from distseg.records.paths import ALL_ROUNDS, Run, read_json, write_json
+
+
+def gain(run: Run, config: Config, round: int) -> tuple[float, float]:
+    """(score of a round less that of the round before, standard error of the difference), on the
+    images that both have; drawn together, so that what an image adds to both cancels."""
+    now, before = (read_counts(run.ensemble(n).with_name("oof.csv")) for n in (round, round - 1))
+    names = [name for name in now if name in before]
+    tables = [np.stack([table[name] for name in names]) for table in (now, before)]
+    scores = [summarize(table, config.metric)["score"] for table in tables]
+    error = standard_error_of_gain(tables[0], tables[1], config.metric, seed=config.seed)
+    return scores[0] - scores[1], error
+
+
+def choose_final(run: Run, round: int) -> dict[str, Any]:
+    """The record of the ensemble that makes the submission, written to `run.final`: that of the
+    last round, or of all rounds where that scores higher out of fold."""
+    chosen = read_json(run.ensemble(round))
+    if round and run.ensemble(ALL_ROUNDS).is_file():
+        together = read_json(run.ensemble(ALL_ROUNDS))
+        if together["scores"]["final"]["score"] > chosen["scores"]["final"]["score"] + TIE:
+            chosen = together
+    if not run.final.is_file() or read_json(run.final) != chosen:
+        write_json(run.final, chosen)
+    return dict(chosen)

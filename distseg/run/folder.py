@@ -1,0 +1,130 @@
+"""The run folder as a driver takes it: same config, one driver at a time, signals."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from distseg.config.schema import Config, dump_config, load_config
+from distseg.jobs.job import die_with_parent
+from distseg.jobs.versions import environment_record
+from distseg.records.errors import UserError
+from distseg.records.paths import Run, atomic_write, write_json
+from distseg.run.plan import amount, free_bytes
+
+logger = logging.getLogger("distseg.run")
+
+# What may change between two starts of one run: it does not change what is computed.
+FREE_KEYS = (
+    *("compute.", "name", "data.cache_dir", "predict.batch_size"),
+    *("predict.every_round", "stop", "tune"),
+)
+
+
+class Stopped(BaseException):
+    """SIGINT or SIGTERM reached the driver; `status` is the exit status to leave with."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.status = 128 + number
+
+
+def open_run(config: Config, run: Run) -> None:
+    """Write config.yaml and env.json; UserError when the folder holds another config's run."""
+    check_same(config, run)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    atomic_write(run.config, dump_config(config))
+    write_json(run.env, environment_record())
+    logger.info("run %s, %s free", run.folder, amount(free_bytes(run.folder)))
+
+
+def check_same(config: Config, run: Run) -> None:
+    """UserError naming the first keys that differ from the run's own config.
+
+    Rounds may be added at the end: what is computed stays as it is. The accumulation is free in a
+    launched job: after running out of memory it is doubled.
+    """
+    if not run.config.is_file():
+        return
+    free = (*FREE_KEYS, "train.accumulation") if "DISTSEG_JOB" in os.environ else FREE_KEYS
+    before = load_config(run.config)
+    kept = config.model_copy(update={"rounds": config.rounds[: len(before.rounds)]})
+    old, new = _flat(before.model_dump()), _flat(kept.model_dump())
+    keys = [key for key in {**new, **old} if old.get(key) != new.get(key)]
+    changed = [key for key in keys if not key.startswith(free)]
+    if changed:
+        shown = "; ".join(f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in changed[:5])
+        more = f"; and {len(changed) - 5} more" if len(changed) > 5 else ""
+        raise UserError(
+            f"{run.folder} holds a run of another config ({shown}{more}). "
+            "Use another --out, or remove the folder"
+        )
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """{"a.b.0": value} of nested dicts and lists."""
+    if isinstance(tree, dict):
+        items = [(str(key), value) for key, value in tree.items()]
+    elif isinstance(tree, list | tuple):
+        items = [(str(number), value) for number, value in enumerate(tree)]
+    else:
+        return {prefix: tree}
+    if not items:
+        return {prefix: tree}
+    dot = "." if prefix else ""
+    return {k: v for key, value in items for k, v in _flat(value, f"{prefix}{dot}{key}").items()}
+
+
+@contextlib.contextmanager
+def driver_lock(run: Run, patience_s: float = 0.0) -> Iterator[None]:
+    """One driver per run folder; the lock goes with the process that holds it."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(run.lock)
+    try:
+        lock.acquire(timeout=patience_s)
+    except Timeout:
+        raise UserError(
+            f"{run.folder}: another `distseg run` works on this folder; "
+            f"see `distseg status {run.folder}`"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[None]:
+    """Within: SIGINT and SIGTERM raise Stopped, and children that are forked die with us."""
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        raise Stopped(number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, stop) for number in numbers}
+    _mark_forks()
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@functools.cache
+def _mark_forks() -> None:
+    """Pools that read images are forked from the driver: killed, it must not leave them."""
+    os.register_at_fork(after_in_child=_in_fork)
+
+
+def _in_fork() -> None:
+    die_with_parent()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)

@@ -1,0 +1,87 @@
+"""What a plan needs to know about data and models: counts, sizes, parameters, activations."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from distseg.config.schema import Config
+from distseg.records.manifest import Manifest
+from distseg.records.paths import Run
+from distseg.run.plan import DataSize, ModelSize
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+BYTES_PER_VALUE = 4  # float32
+
+
+def data_size(config: Config, run: Run) -> DataSize:
+    """From the run's Manifest where there is one, else from the files' list: nothing is decoded,
+    the first train image's header gives the size. The synthetic data set is not made."""
+    if run.truth.is_file() and (run.data / "test.csv").is_file():
+        train = Manifest.read(run.truth)
+        test = Manifest.read(run.data / "test.csv")
+        heights, widths = sorted(s.height for s in train), sorted(s.width for s in train)
+        middle = len(train) // 2
+        return DataSize(len(train), len(test), heights[middle], widths[middle])
+    if config.data.format == "synthetic":
+        made = config.data.synthetic
+        size = DataSize(made.num_train, made.num_test, made.height, made.width)
+    else:
+        size = _listed_size(config)
+    limit = config.data.limit or max(size.num_train, size.num_test)
+    return DataSize(min(limit, size.num_train), min(limit, size.num_test), size.height, size.width)
+
+
+def _listed_size(config: Config) -> DataSize:
+    from distseg.data.formats import layout
+    from distseg.data.read_input import image_size
+    from distseg.records.errors import UserError
+
+    form = layout(config.data.format)
+    train = [row for row in form.train(config) if not row.problem]
+    for row in train:
+        try:
+            height, width = image_size(row.image)
+        except (UserError, OSError):
+            continue  # `inspect` is the one to complain
+        return DataSize(len(train), len(form.test(config)), height, width)
+    raise UserError(f"{config.data.root}: no train image here can be read; see `distseg inspect`")
+
+
+def model_sizes(config: Config) -> dict[str, ModelSize]:
+    """Parameters and activation bytes of one image, by model. Imports torch, a few seconds."""
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    from distseg.models.build import build_model, count_parameters
+
+    sizes = {}
+    for name, member in config.members.items():
+        size = config.input_of(name)
+        shape = (size.height, size.width)
+        model = build_model(member, size.channels, config.num_outputs, shape, pretrained=False)
+        activations = _activation_bytes(model, (1, size.channels, *shape))
+        sizes[name] = ModelSize(count_parameters(model), activations)
+    return sizes
+
+
+def _activation_bytes(model: nn.Module, shape: tuple[int, ...]) -> int:
+    """Bytes that a backward pass keeps for one image: the outputs of all leaf modules, without
+    those that work in place."""
+    import torch
+
+    total = 0
+
+    def count(module: nn.Module, _inputs: object, output: object) -> None:
+        nonlocal total
+        if isinstance(output, torch.Tensor) and not getattr(module, "inplace", False):
+            total += output.numel() * BYTES_PER_VALUE
+
+    leaves = [m for m in model.modules() if next(m.children(), None) is None]
+    hooks = [leaf.register_forward_hook(count) for leaf in leaves]
+    image: Tensor = torch.zeros(shape)
+    with torch.inference_mode():
+        model.eval()(image)  # in training mode, batch norm refuses a single 1 x 1 map
+    for hook in hooks:
+        hook.remove()
+    return total

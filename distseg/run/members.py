@@ -1,0 +1,47 @@
+"""What a run trains: members, which are (model, fold), by round."""
+
+from __future__ import annotations
+
+import csv
+
+from distseg.config.schema import Config
+from distseg.data.folds import find_file
+from distseg.records.manifest import Manifest, pair_folds
+from distseg.records.paths import RoundKey, Run, is_teachers, round_number
+
+MemberKey = tuple[str, int]
+
+
+def configured_folds(config: Config) -> list[int]:
+    """The folds that the config makes, before any data is read."""
+    folds = config.data.folds
+    if folds.kind == "file" and folds.path and (path := find_file(config, folds.path)).is_file():
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            found = {str(row.get("fold", "")) for row in csv.DictReader(file)}
+        return sorted(int(fold) for fold in found if fold.isdigit())
+    return [0] if folds.kind in ("holdout", "split") else list(range(folds.num))
+
+
+def known_folds(config: Config, run: Run) -> list[int]:
+    """By the Manifest where there is one, else by the config."""
+    return Manifest.read(run.truth).folds if run.truth.is_file() else configured_folds(config)
+
+
+def known_members(config: Config, run: Run, round: RoundKey = 0) -> list[MemberKey]:
+    """Members of a round, or of the pair teachers of a round."""
+    folds = known_folds(config, run)
+    if not is_teachers(round):
+        return config.planned_members(folds, round)
+    students = {fold for _, fold in config.planned_members(folds, round_number(round))}
+    numbers = [number for number, pair in pair_folds(folds).items() if students & set(pair)]
+    return [(name, number) for name in config.members for number in numbers]
+
+
+def round_keys(config: Config, run: Run) -> list[RoundKey]:
+    """All that is trained, in order: rounds, each after the pair teachers that it needs."""
+    keys: list[RoundKey] = []
+    for number, entry in enumerate(config.rounds):
+        if entry.judges_labeled and entry.judge == "pair":
+            keys.append(run.teachers(number))
+        keys.append(number)
+    return keys

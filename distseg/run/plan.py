@@ -1,0 +1,274 @@
+"""What `run` would do: the jobs, and what they need. Arithmetic; starts nothing."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from distseg.config.schema import Config
+from distseg.jobs.hardware import Slot
+from distseg.jobs.job import Job, train_job
+from distseg.records.log import duration
+from distseg.records.paths import RoundKey, Run, is_teachers, member_id, round_number
+from distseg.run.members import MemberKey, known_folds, known_members, round_keys
+from distseg.run.pace import longest_first, member_costs, shown_paces
+
+PROCESS_BYTES = 700 << 20  # a Python with torch, timm, smp and albumentations imported, measured
+
+
+@dataclass(frozen=True, slots=True)
+class DataSize:
+    """The data: train and test images, typical native height and width in pixels."""
+
+    num_train: int
+    num_test: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSize:
+    """One model entry: parameters, and bytes of activations of one image in float32."""
+
+    parameters: int
+    activation_bytes: int
+
+
+def make_jobs(
+    config: Config, run: Run, members: Sequence[MemberKey], num_slots: int, round: RoundKey = 0
+) -> list[Job]:
+    """Jobs for the members that are not done, longest first: `members_per_job` in a row, and fewer
+    where slots would stay empty."""
+    todo = [member for member in members if not run.member(round, *member).done.is_file()]
+    costs = member_costs(config, run, round)
+    todo = longest_first(todo, [costs[name] for name, _ in todo])
+    size = min(config.compute.members_per_job, math.ceil(len(todo) / max(1, num_slots)))
+    return [
+        train_job(run, round, todo[start : start + size])
+        for start in range(0, len(todo), max(1, size))
+    ]
+
+
+def member_images(
+    config: Config, name: str, size: DataSize, num_folds: int, key: RoundKey = 0
+) -> int:
+    """Images that training one member reads: train rows x epochs, at most: what rules drop is not
+    known before. Pseudo-labels are counted as all test images, or what `top` leaves of them."""
+    missing = 2 if is_teachers(key) else 1
+    share = 1 - config.data.folds.fraction if num_folds == 1 else (num_folds - missing) / num_folds
+    own, extra = round(size.num_train * share), _pseudo_rows(config, size, key)
+    recipe, total = config.recipe(key), 0
+    for number, stage in enumerate(config.stages_of(name, key)):
+        which = config.rows_of_stage(name, key, number)
+        rows = {"labeled": own, "pseudo": extra}.get(which, own + extra)
+        if which == "all" and recipe.mix == "ratio" and extra:
+            rows = round(own / (1 - recipe.share))
+        total += rows * stage.schedule.epochs
+    return total
+
+
+def _pseudo_rows(config: Config, size: DataSize, key: RoundKey) -> int:
+    """Pseudo-labels of a round at most; rounds inherit them from the one before."""
+    if is_teachers(key):
+        return 0
+    for entry in reversed(config.rounds[: round_number(key) + 1]):
+        if entry.kind == "supervised":
+            return 0
+        if entry.uses_unlabeled:
+            most = int((entry.top_share or 1.0) * size.num_test)
+            return min(most, entry.top or most)
+    return 0
+
+
+def num_snapshots(config: Config, name: str, key: RoundKey = 0) -> int:
+    """Snapshots that a member keeps: those of its last stage."""
+    stage = config.stages_of(name, key)[-1]
+    if stage.swa:
+        return 1
+    return {"cycles": stage.schedule.cycles, "top_k": stage.top_k}.get(stage.keep, 1)
+
+
+def disk_bytes(
+    config: Config,
+    size: DataSize,
+    models: Mapping[str, ModelSize],
+    planned: Mapping[RoundKey, Sequence[MemberKey]],
+    num_slots: int,
+    num_folds: int,
+) -> dict[str, int]:
+    """Bytes on disk by what they hold. planned: members by round."""
+    pixels = size.height * size.width
+    targets = len(config.classes) if config.task == "multilabel" else 1
+    weights = {name: 4 * models[name].parameters for name in config.members}
+    oof_images = size.num_train / max(1, num_folds) if num_folds > 1 else (
+        size.num_train * config.data.folds.fraction
+    )  # fmt: skip
+    everyone = [(key, name) for key, members in planned.items() for name, _ in members]
+    logits = sum(oof_images * (2 if is_teachers(key) else 1) for key, _ in everyone)
+    unlabeled = any(entry.uses_unlabeled for entry in config.rounds) * size.num_test
+    return {
+        "decode cache": (size.num_train + unlabeled) * pixels * (config.input.channels + targets),
+        "out-of-fold logits (float16)": round(logits * pixels * config.num_outputs * 2),
+        "soft targets (float16)": _soft_rows(config, size, num_folds)
+        * pixels
+        * config.num_outputs
+        * 2,
+        "snapshots": sum(
+            num_snapshots(config, name, key) * weights[name] for key, name in everyone
+        ),
+        # weights, two moments and averaged weights, and the copy that is being written
+        "resume states": num_slots * max(weights.values()) * 8,
+        "test masks": size.num_test * pixels // 8,
+    }
+
+
+def _soft_rows(config: Config, size: DataSize, num_folds: int) -> int:
+    """Rows of logits that teachers leave, over all rounds and students."""
+    rows = 0
+    for entry in config.rounds:
+        if not entry.makes_soft:
+            continue
+        students = 1 if entry.judge == "all" else num_folds
+        rows += students * size.num_test * entry.uses_unlabeled
+        rows += (1 if entry.judge in ("all", "oof") else num_folds) * size.num_train * (
+            entry.judges_labeled
+        )  # fmt: skip
+    return rows
+
+
+def memory_bytes(config: Config, models: Mapping[str, ModelSize], slot: Slot) -> dict[str, int]:
+    """Bytes of one rank while it trains, by model: weights, gradients, two moments; activations
+    of a micro-batch in float32."""
+    needed = {}
+    for name, model in models.items():
+        micro = config.batch_size_of(name) / (config.train.accumulation * slot.processes)
+        needed[name] = 16 * model.parameters + round(micro * model.activation_bytes)
+    return needed
+
+
+def plan_text(
+    config: Config, run: Run, slots: Sequence[Slot], size: DataSize, models: Mapping[str, ModelSize]
+) -> str:
+    """What `distseg plan` prints."""
+    planned = {key: known_members(config, run, key) for key in round_keys(config, run)}
+    num_folds = (
+        1 if config.data.folds.kind in ("holdout", "split") else len(known_folds(config, run))
+    )
+    jobs = [j for key, own in planned.items() for j in make_jobs(config, run, own, len(slots), key)]
+    total = sum(map(len, planned.values()))
+    rounds = f", {len(config.rounds)} rounds" if len(config.rounds) > 1 else ""
+    lines = [
+        f"{config.name}: {len(config.members)} models x {num_folds} folds{rounds} = "
+        f"{total} members",
+        f"data: {size.num_train} train and {size.num_test} test images of about "
+        f"{size.height} x {size.width} pixels",
+        _slots_line(slots),
+        "",
+    ]
+    for key, members in planned.items():
+        lines += [_round_line(config, key)] if len(planned) > 1 else []
+        lines += [*_member_lines(config, run, key, members, size, models, num_folds), ""]
+    lines += [
+        f"{len(jobs)} jobs to start, {total - sum(len(j.members) for j in jobs)} members "
+        "already done",
+        *_time_lines(config, run, planned, jobs, slots, size, num_folds),
+        "",
+        *_disk_lines(config, run, planned, slots, size, models, num_folds),
+        *_memory_lines(config, slots, models),
+    ]
+    return "\n".join(lines)
+
+
+def _round_line(config: Config, key: RoundKey) -> str:
+    if is_teachers(key):
+        return f"teachers of round {round_number(key)}, each without two folds"
+    entry = config.rounds[int(key)]
+    judge = f", teacher: {entry.judge} ({config.flag(key)})" if entry.kind != "supervised" else ""
+    return f"round {key}: {entry.kind}{judge}"
+
+
+def _slots_line(slots: Sequence[Slot]) -> str:
+    first = slots[0]
+    where = f"GPUs {' '.join(','.join(s.devices) for s in slots)}" if first.devices else "CPU"
+    return (
+        f"{len(slots)} jobs at a time on {where}: {first.processes} processes each, "
+        f"{first.threads} threads a process"
+    )
+
+
+def _member_lines(
+    config: Config, run: Run, key: RoundKey, members: Sequence[MemberKey], size: DataSize,
+    models: Mapping[str, ModelSize], num_folds: int,
+) -> list[str]:  # fmt: skip
+    header = f"{'member':<32} {'params':>8} {'epochs':>6} {'images':>10} {'snapshots':>9}  state"
+    lines = [header]
+    for name, fold in members:
+        epochs = config.epochs_of(name, key)
+        state = "done" if run.member(key, name, fold).done.is_file() else "to do"
+        lines.append(
+            f"{member_id(name, fold):<32} {models[name].parameters / 1e6:>7.1f}M {epochs:>6} "
+            f"{member_images(config, name, size, num_folds, key):>10,} "
+            f"{num_snapshots(config, name, key):>9}  {state}"
+        )
+    return lines
+
+
+def _time_lines(
+    config: Config, run: Run, planned: Mapping[RoundKey, Sequence[MemberKey]],
+    jobs: Sequence[Job], slots: Sequence[Slot], size: DataSize, num_folds: int,
+) -> list[str]:  # fmt: skip
+    pace = shown_paces(config, run, planned)
+    todo = [(job.round, name) for job in jobs for name, _ in job.members]
+    needed = [(name, member_images(config, name, size, num_folds, key)) for key, name in todo]
+    lines = [f"{sum(images for _, images in needed):,} images to train on"]
+    if not todo or any(name not in pace for name, _ in needed):
+        return [*lines, *(["time: unknown until the first epoch of each model"] if todo else [])]
+    seconds = sum(images / pace[name] for name, images in needed)
+    gpus = f", {seconds / 3600 * config.compute.gpus_per_job:.2f} GPU-hours" * bool(
+        slots[0].devices
+    )
+    return [*lines, f"time: about {duration(seconds / len(slots))}{gpus}, at the pace of this run"]
+
+
+def _disk_lines(
+    config: Config, run: Run, planned: Mapping[RoundKey, Sequence[MemberKey]],
+    slots: Sequence[Slot], size: DataSize, models: Mapping[str, ModelSize], num_folds: int,
+) -> list[str]:  # fmt: skip
+    parts = disk_bytes(config, size, models, planned, len(slots), num_folds)
+    needed, free = sum(parts.values()), free_bytes(run.folder)
+    lines = [f"disk, when finished: {amount(needed)} of {amount(free)} free at {run.folder}"]
+    lines += [f"  {name:<30} {amount(value):>9}" for name, value in parts.items()]
+    if needed > free:
+        lines.append("  NOT ENOUGH: free some, or use --out on another disk")
+    return lines
+
+
+def _memory_lines(
+    config: Config, slots: Sequence[Slot], models: Mapping[str, ModelSize]
+) -> list[str]:
+    needed = memory_bytes(config, models, slots[0])
+    worst = max(needed, key=lambda name: needed[name])
+    ranks = len(slots) * slots[0].processes
+    if slots[0].devices:
+        host = f"memory: about {amount(ranks * PROCESS_BYTES)} for {ranks} processes"
+        return [host, f"GPU memory: about {amount(needed[worst])} a process ({worst}; float32)"]
+    total = ranks * (PROCESS_BYTES + needed[worst])
+    return [f"memory: about {amount(total)} for {ranks} processes ({worst} needs most)"]
+
+
+def free_bytes(folder: Path) -> int:
+    """Free bytes of the disk that `folder` is, or will be, on."""
+    existing = next(p for p in (folder.resolve(), *folder.resolve().parents) if p.exists())
+    return shutil.disk_usage(existing).free
+
+
+def amount(num_bytes: float) -> str:
+    """Bytes as a person reads them, in powers of 1000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.1f} TB"

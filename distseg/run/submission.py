@@ -1,0 +1,78 @@
+"""The submission of a run: where it lies, which jobs make it, what it scores."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from distseg.config.schema import Config
+from distseg.jobs.hardware import Slot
+from distseg.jobs.job import Job
+from distseg.records.paths import ALL_ROUNDS, Run, atomic_write, read_json
+
+
+def written_at(path: Path) -> int:
+    """When a file was written; before all others if it is not there."""
+    return path.stat().st_mtime_ns if path.is_file() else -1
+
+
+def copy_of_round(run: Run, kind: str, path: Path) -> bool:
+    """Whether the final ensemble is a round's whose submission is there (`every_round`): it is
+    then copied to `path`, since predicting again would give the same."""
+    chosen = read_json(run.final)
+    number = chosen["round"]
+    if number == ALL_ROUNDS or chosen != read_json(run.ensemble(number)):
+        return False
+    made = submission_path(run, kind, number)
+    if not made.exists() or made.stat().st_mtime_ns < written_at(run.ensemble(number)):
+        return False
+    if made.is_file():
+        atomic_write(path, made.read_bytes())
+    else:
+        temporary = path.with_name(f"{path.name}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.copytree(made, temporary)
+        os.utime(temporary)  # younger than the ensemble, as what it stands for
+        shutil.rmtree(path, ignore_errors=True)
+        temporary.rename(path)
+    run.log_event("submission", path=str(path), round=number)
+    return True
+
+
+def prediction_jobs(run: Run, slots: Sequence[Slot], number: int | None) -> tuple[list[Job], int]:
+    """(jobs, processes in all) of the test prediction: one job a machine, each with its share."""
+    which = () if number is None else ("--round", str(number))
+    label = "predict-test" if number is None else f"predict-test-round-{number}"
+    total, jobs, first = sum(slot.processes for slot in slots), [], 0
+    for index, slot in enumerate(slots):
+        arguments = (
+            "predict-test",
+            str(run.folder),
+            *which,
+            "--share",
+            f"{first}/{slot.processes}/{total}",
+        )
+        jobs.append(Job(f"{label}-{index}", arguments, run.predict_log(index)))
+        first += slot.processes
+    return jobs, total
+
+
+def submission_path(run: Run, kind: str, number: int | None = None) -> Path:
+    path = run.test_masks if kind == "masks" else run.submission
+    return path if number is None else run.round(number) / path.name
+
+
+def score_test(config: Config, run: Run) -> dict[str, Any]:
+    """The submission against the truth, where the data set has it; else nothing."""
+    from distseg.data.formats import layout
+    from distseg.submission.score import score_rows
+
+    form = layout(config.data.format)
+    truth, spec = form.test_truth(config), form.submission(config)
+    path = submission_path(run, spec.kind)
+    if truth is None or not path.exists():
+        return {}
+    return {"test": score_rows(config, spec, path, truth)}

@@ -1,0 +1,191 @@
+"""A submission's score: tables of RLEs or folders of masks against the truth, at native size."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distseg.config.schema import Config
+from distseg.data.formats.row import Row, SubmissionSpec, image_files
+from distseg.data.read_input import image_size, read_target
+from distseg.functional.bootstrap import standard_error
+from distseg.functional.combine import VOID, count_masks
+from distseg.functional.metrics import METRICS, summarize
+from distseg.records.errors import UserError, unknown
+from distseg.submission.read import Answers, open_answers
+
+Mask = NDArray[np.uint8]
+logger = logging.getLogger("distseg.submission.score")
+
+
+def score_submission(
+    submission: Path,
+    truth: Path,
+    metric: str,
+    *,
+    images: Path | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    order: str = "column",
+    base: int = 1,
+    empty: str = "",
+    num_classes: int | None = None,
+    void: int | None = None,
+) -> dict[str, Any]:
+    """Score a submission; it and the truth are each an RLE table or a folder of masks.
+
+    Args:
+        images: folder of the images, which says how large an RLE's mask is; or else `height` and
+            `width` of all of them. Neither is needed where one side is a folder.
+        num_classes: the masks hold class indices; None: a pixel is 0 or not. A column of classes,
+            a column `ImageId_ClassId` or a folder per class score as classes.
+        void: value of the truth's pixels that count nowhere, whatever the submission holds there;
+            elsewhere in the submission it is a value as any other.
+
+    Returns:
+        `metrics.summarize`, with metric and standard_error.
+
+    Raises:
+        UserError: an unknown metric, an unreadable or malformed file, ids that do not match.
+    """
+    if metric not in METRICS:
+        raise unknown("metric", metric, METRICS, "--metric: ")
+    options: dict[str, Any] = {"order": order, "base": base, "empty": empty}
+    answers = [open_answers(Path(path), **options) for path in (submission, truth)]
+    keys = _same_keys(*answers)
+    sizes = _Sizes(answers, images, height, width)
+    counts = []
+    for key in keys:
+        size = sizes.of(key)
+        planes = [side.values(key, *size) for side in answers]
+        # the truth says what is void: in a submission of 0 and 255 the value 255 is the object
+        counted = np.ones(size, dtype=bool) if void is None else planes[1] != void
+        pred, real = (
+            _labels(side, key, values, counted, num_classes)
+            for side, values in zip(answers, planes, strict=True)
+        )
+        task = "multiclass" if num_classes else "binary"
+        counts.append(count_masks(pred[None], real[None], num_classes or 1, task))
+    return scored(np.stack(_by_class(keys, counts, answers)), metric)
+
+
+def score_rows(
+    config: Config, spec: SubmissionSpec, path: Path, truth: Sequence[Row]
+) -> dict[str, Any]:
+    """Score the run's own submission against rows of known truth; rows without are not counted,
+    nor, with a warning, those whose image or truth cannot be read."""
+    answers = open_answers(path, order=spec.order, base=spec.base, empty=spec.empty)
+    counts = []
+    for row in truth:
+        if row.problem or not row.target:
+            continue
+        try:
+            size = image_size(row.image)
+            target = read_target(row.target, config, *size)
+        except UserError as error:
+            logger.warning("%s: not scored: %s", row.id, error)
+            continue
+        planes = [answers.values(key, *size) for key in _keys(spec, config.task, row.id)]
+        masks = np.stack([plane.astype(np.uint8) for plane in planes])
+        if config.task == "multiclass" and len(masks) > 1:
+            masks = masks.argmax(axis=0)[None].astype(np.uint8)
+        counts.append(count_masks(masks, target, config.num_outputs, config.task))
+    if not counts:
+        raise UserError(f"{path}: none of the {len(truth)} test images has a known truth")
+    return scored(np.stack(counts), config.metric)
+
+
+def scored(counts_NC3: NDArray[np.int64], metric: str) -> dict[str, Any]:
+    error = standard_error(counts_NC3, metric)
+    return {"metric": metric, **summarize(counts_NC3, metric), "standard_error": error}
+
+
+def _keys(spec: SubmissionSpec, task: str, name: str) -> list[str]:
+    """Keys of one image in the file, as `open_answers` names them."""
+    if spec.class_ids is None or (spec.kind == "masks" and task == "multiclass"):
+        return [name]
+    return [f"{name}_{class_id}" for class_id in spec.class_ids]
+
+
+def _same_keys(submission: Answers, truth: Answers) -> list[str]:
+    """All keys, in the truth's order; a key on one side only is a mistake, except that tables
+    with a class column leave out pairs without an object."""
+    given, wanted = set(submission.keys), set(truth.keys)
+    missing = [key for key in truth.keys if key not in given and not submission.sparse]
+    extra = [key for key in submission.keys if key not in wanted and not truth.sparse]
+    for keys, side, other in ((missing, submission, truth), (extra, truth, submission)):
+        if keys:
+            raise UserError(
+                f"{side.path}: has no {keys[0]!r}, which {other.path} has; {len(keys)} such of "
+                f"{len(other.keys)} ids"
+            )
+    return list(dict.fromkeys([*truth.keys, *submission.keys]))
+
+
+class _Sizes:
+    """How large each mask is: given, a mask image's own, or that of the image of its id."""
+
+    def __init__(
+        self, answers: Sequence[Answers], images: Path | None, height: int | None, width: int | None
+    ) -> None:
+        if (height is None) != (width is None) or min(height or 1, width or 1) < 1:
+            raise UserError(f"--height {height} --width {width}: valid: both, each 1 or more")
+        self.answers, self.images = answers, images
+        self.fixed = None if height is None or width is None else (height, width)
+        self.files: dict[str, Path] = {}
+        for path in image_files(images, "--images") if images else []:
+            self.files |= {path.stem: path, path.name: path}
+
+    def of(self, key: str) -> tuple[int, int]:
+        if self.fixed:
+            return self.fixed
+        found = next((size for side in self.answers if (size := side.size(key))), None)
+        if found:
+            return found
+        if self.images is None:
+            raise UserError(
+                "an RLE does not say its image's size; give --images DIR, or --height and --width"
+            )
+        path = self.files.get(key) or self.files.get(key.rpartition("_")[0])
+        if path is None:
+            raise UserError(f"{self.images}: has no image of {key!r}, whose size is needed")
+        return image_size(path)
+
+
+def _labels(
+    side: Answers, key: str, values_HW: NDArray, counted_HW: NDArray[np.bool_],
+    num_classes: int | None,
+) -> Mask:  # fmt: skip
+    """uint8 (H, W): 0/1 or a class index, 255 where a pixel is not counted."""
+    kinds = np.unique(values_HW[counted_HW])
+    if num_classes is None and np.count_nonzero(kinds) > 1:
+        raise UserError(
+            f"{side.path}: {key!r} holds the values {kinds[:8].tolist()}; a binary mask has 0 and "
+            "one other value; for class indices give the number of classes"
+        )
+    if num_classes is not None and kinds.size and kinds[-1] >= num_classes:
+        raise UserError(f"{side.path}: {key!r} holds {kinds[-1]}; valid: 0..{num_classes - 1}")
+    labels = (values_HW if num_classes else values_HW != 0).astype(np.uint8)
+    return np.where(counted_HW, labels, np.uint8(VOID))
+
+
+def _by_class(
+    keys: Sequence[str], counts: list[NDArray[np.int64]], answers: Sequence[Answers]
+) -> list[NDArray[np.int64]]:
+    """Counts (1, 3) of (id, class) keys as (C, 3) of ids, where each id has the same classes."""
+    pairs = {key: pair for side in answers for key, pair in side.pairs.items()}
+    if not all(key in pairs for key in keys):
+        return counts
+    table: dict[str, dict[str, NDArray[np.int64]]] = {}
+    for key, count in zip(keys, counts, strict=True):
+        name, class_id = pairs[key]
+        table.setdefault(name, {})[class_id] = count
+    classes = sorted(next(iter(table.values())))
+    if len(classes) < 2 or any(sorted(own) != classes for own in table.values()):
+        return counts
+    return [np.concatenate([own[class_id] for class_id in classes]) for own in table.values()]

@@ -1,0 +1,250 @@
+"""Masks to a submission, streamed in any order, checked, and put in place.
+
+Each rank writes one part: encoded masks go to disk as they come, memory holds an id, a place in
+the file and a checksum of each. `merge_parts` joins them, reads the result back, compares every
+mask with its checksum, and only then renames it into place.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from distseg.data.formats.row import SubmissionSpec, locate
+from distseg.functional import rle
+from distseg.records.errors import UserError
+
+Mask = NDArray[np.uint8]
+
+
+def part_path(path: Path, number: int, total: int) -> Path:
+    return path.with_name(f"{path.name}.part{number}of{total}")
+
+
+class PartWriter:
+    """Share number share[0] of share[1] of a submission: a folder beside `path`, whole once closed.
+
+    kind "rle": encodings go to rows.jsonl; kind "masks": ID.png of 0/255 for binary, of the class
+    index for multiclass, and CLASS/ID.png of 0/255 for multilabel.
+    """
+
+    def __init__(
+        self, spec: SubmissionSpec, path: Path, *, share: tuple[int, int] = (0, 1),
+        task: str = "binary",
+    ) -> None:  # fmt: skip
+        self.spec, self.path, self.task = spec, Path(path), task
+        self.known, self.seen = frozenset(spec.ids), set[str]()
+        for name in spec.ids if spec.kind == "masks" else []:
+            if problem := locate(self.path, f"{name}.png")[1]:
+                raise UserError(f"submission {self.path.name}: {problem}")
+        self.folder = part_path(self.path, *share)
+        self.temporary = self.folder.with_name(self.folder.name + ".tmp")
+        shutil.rmtree(self.temporary, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.temporary.mkdir(parents=True)
+        self.rows = (self.temporary / "rows.jsonl").open("w", encoding="utf-8")
+
+    def add(self, name: str, mask_CHW: Mask) -> None:
+        """mask_CHW: uint8 (C, H, W) of 0 and 1, or (1, H, W) class index for multiclass.
+
+        Raises:
+            UserError: `name` is not in the submission, or was added before.
+        """
+        if name not in self.known:
+            raise UserError(f"submission {self.path.name}: {name!r} is not among its ids")
+        if name in self.seen:
+            raise UserError(f"submission {self.path.name}: {name!r} was predicted twice")
+        self.seen.add(name)
+        for key, plane in _planes(self.spec, self.task, name, mask_CHW):
+            self.write(name, key, plane)
+
+    def write(self, name: str, key: str, plane_HW: Mask) -> None:
+        row: dict[str, Any] = {
+            "id": name,
+            "key": key,
+            "size": plane_HW.shape,
+            "crc": _crc(plane_HW),
+        }
+        if self.spec.kind == "rle":
+            row["rle"] = rle.encode(plane_HW, **_rle_options(self.spec))
+        else:
+            scale = 1 if self.task == "multiclass" else 255
+            _write_png(self.temporary / f"{key}.png", plane_HW * np.uint8(scale))
+        self.rows.write(json.dumps(row) + "\n")
+
+    def close(self) -> None:
+        self.rows.close()
+        self.temporary.rename(self.folder)
+
+
+def merge_parts(spec: SubmissionSpec, path: Path, num_parts: int, *, task: str = "binary") -> None:
+    """When all shares are closed: join the parts to `path`, and remove them and those of another
+    division, which a stopped start has left.
+
+    Raises:
+        UserError: an id is missing or in two parts; the message has the first one and the count.
+            `path` is then as it was before.
+    """
+    path = Path(path)
+    parts = [part_path(path, number, num_parts) for number in range(num_parts)]
+    places = _index(parts)
+    _check_ids(spec, places, path)
+    temporary = path.with_name(path.name + ".tmp")
+    if spec.kind == "rle":
+        _write_table(spec, temporary, places)
+        _verify_table(spec, temporary, places)
+        temporary.replace(path)
+    else:
+        _join_masks(temporary, places, task)
+        old = path.with_name(path.name + ".old")
+        shutil.rmtree(old, ignore_errors=True)
+        if path.exists():
+            path.rename(old)
+        temporary.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
+    for part in path.parent.glob(f"{path.name}.part*"):
+        shutil.rmtree(part)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where one mask lies: the part, the byte of its row, and what it must decode to."""
+
+    part: Path
+    key: str
+    offset: int
+    size: tuple[int, int]
+    crc: int
+
+    def row(self) -> dict[str, Any]:
+        with (self.part / "rows.jsonl").open("rb") as file:
+            file.seek(self.offset)
+            return json.loads(file.readline())
+
+
+def _index(parts: Sequence[Path]) -> dict[str, list[_Place]]:
+    """Places of the masks by id; an id in two parts is the user's mistake."""
+    places: dict[str, list[_Place]] = {}
+    for part in (part for part in parts if not part.is_dir()):
+        raise UserError(f"{part}: this part of the submission is missing: its rank did not end")
+    for part in parts:
+        own: dict[str, list[_Place]] = {}
+        offset = 0
+        with (part / "rows.jsonl").open("rb") as file:
+            for line in file:
+                row = json.loads(line)
+                height, width = row["size"]
+                place = _Place(part, row["key"], offset, (height, width), row["crc"])
+                own.setdefault(row["id"], []).append(place)
+                offset += len(line)
+        twice = sorted(own.keys() & places.keys())
+        if twice:
+            raise UserError(f"submission: {twice[0]!r} was predicted twice, {len(twice)} such ids")
+        places |= own
+    return places
+
+
+def _check_ids(spec: SubmissionSpec, places: dict[str, list[_Place]], path: Path) -> None:
+    twice = [name for name, count in Counter(spec.ids).items() if count > 1]
+    if twice:
+        raise UserError(f"submission {path.name}: its list of ids has {twice[0]!r} twice")
+    missing = [name for name in spec.ids if name not in places]
+    extra = sorted(places.keys() - set(spec.ids))
+    for names, problem in ((missing, "has no prediction"), (extra, "is not among its ids")):
+        if names:
+            raise UserError(
+                f"submission {path.name}: {names[0]!r} {problem}; {len(names)} such of "
+                f"{len(spec.ids)} ids"
+            )
+
+
+def _write_table(spec: SubmissionSpec, path: Path, places: dict[str, list[_Place]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, delimiter=spec.separator, lineterminator="\n")
+        if spec.header:
+            writer.writerow(spec.columns)
+        for name in spec.ids:
+            for place in places[name]:
+                writer.writerow(_cells(spec, name, place.key, place.row()["rle"]))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _verify_table(spec: SubmissionSpec, path: Path, places: dict[str, list[_Place]]) -> None:
+    """Read the written file as a board would, and compare every mask."""
+    expected = ((name, place) for name in spec.ids for place in places[name])
+    csv.field_size_limit(1 << 30)
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = csv.reader(file, delimiter=spec.separator)
+        if spec.header:
+            assert next(rows) == list(spec.columns), f"{path}: the header was not written"
+        for (name, place), cells in zip(expected, rows, strict=True):
+            text = cells[spec.cells.index("rle")]
+            mask = rle.decode(text, *place.size, **_rle_options(spec))
+            same = cells == _cells(spec, name, place.key, text) and _crc(mask) == place.crc
+            assert same, f"{path}: {place.key} reads back wrong"
+
+
+def _cells(spec: SubmissionSpec, name: str, key: str, text: str) -> list[str]:
+    """One row of the table; key: `ID_CLASS` of several classes, as `_planes` makes it."""
+    values = {"id": key, "rle": text}
+    if "class" in spec.cells:
+        values |= {"id": name, "class": key.removeprefix(f"{name}_")}
+    return [values[cell] for cell in spec.cells]
+
+
+def _join_masks(folder: Path, places: dict[str, list[_Place]], task: str) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for place in (place for found in places.values() for place in found):
+        target = folder / f"{place.key}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(place.part / f"{place.key}.png", target)
+        with Image.open(target) as image:
+            pixels = np.asarray(image)
+        mask = pixels if task == "multiclass" else (pixels > 0).astype(np.uint8)
+        assert _crc(mask) == place.crc, f"{target}: reads back wrong"
+
+
+def _planes(
+    spec: SubmissionSpec, task: str, name: str, mask_CHW: Mask
+) -> Iterator[tuple[str, Mask]]:
+    """What one image is written as: (key, uint8 (H, W)). One row or file per class, except that
+    multiclass masks are one file of class indices."""
+    assert mask_CHW.dtype == np.uint8 and mask_CHW.ndim == 3, "masks are uint8 (C, H, W)"
+    if spec.class_ids is None or (spec.kind == "masks" and task == "multiclass"):
+        assert len(mask_CHW) == 1, "several classes need class_ids to be told apart"
+        yield name, mask_CHW[0]
+        return
+    for number, class_id in enumerate(spec.class_ids):
+        plane = mask_CHW[0] == number if task == "multiclass" else mask_CHW[number]
+        key = f"{name}_{class_id}" if spec.kind == "rle" else f"{class_id}/{name}"
+        yield key, plane.astype(np.uint8)
+
+
+def _rle_options(spec: SubmissionSpec) -> dict[str, Any]:
+    return {"order": spec.order, "base": spec.base, "empty": spec.empty}
+
+
+def _crc(mask_HW: Mask) -> int:
+    return zlib.crc32(np.ascontiguousarray(mask_HW, dtype=np.uint8).tobytes())
+
+
+def _write_png(path: Path, pixels_HW: Mask) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done, encoded = cv2.imencode(".png", pixels_HW)
+    assert done, f"{path}: cv2 could not encode it"
+    path.write_bytes(encoded.tobytes())

@@ -1,0 +1,1 @@
+"""Training one member: data and a fold in, snapshots out."""

@@ -1,0 +1,1 @@
+"""Sweeps with Ray Tune, and the search over a finished run."""

@@ -1,0 +1,201 @@
+"""The search space of a sweep: which settings there are, and that the config takes each of them.
+
+A setting is {dotted key: value}: what one trial changes in the config.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from distseg.config.data import Strict
+from distseg.config.load import set_key
+from distseg.config.schema import Config, DistributionConfig, TuneConfig, parse_config
+from distseg.records.errors import UserError, unknown
+
+Setting = dict[str, Any]
+Space = Mapping[str, DistributionConfig]
+
+# What no trial may change: its score would say nothing, or not be comparable.
+FIXED = {
+    "name": "is the sweep's",
+    "task": "decides what the masks mean",
+    "classes": "decides what the masks mean",
+    "void": "decides what the masks mean",
+    "metric": "is what the trials are compared by",
+    "data": "is the same for all trials, or their scores could not be compared",
+    "rounds": "is not used: a trial trains round 0",
+    "stop": "is not used: a trial trains round 0",
+    "ensemble": "is not used by a trial; `distseg tune RUN --postprocess` searches it",
+    "postprocess": "is not used by a trial; `distseg tune RUN --postprocess` searches it",
+    "tune": "is the sweep itself",
+}
+MAX_GRID = 10_000
+
+
+def sweep_of(config: Config) -> TuneConfig:
+    """The config's sweep; UserError where it has none."""
+    if config.tune is None:
+        raise UserError("tune: this key is required by `distseg tune`; see docs/tune.md")
+    return config.tune
+
+
+def with_setting(config: Config, setting: Mapping[str, Any]) -> Config:
+    """The config that a trial trains: complete, without `tune`. UserError: it is not valid."""
+    tree = config.model_dump(mode="json") | {"tune": None}
+    for path, value in setting.items():
+        set_key(tree, path, copy.deepcopy(value))
+    return parse_config(tree, ", ".join(f"{key}={value}" for key, value in setting.items()))
+
+
+def members_of(config: Config) -> list[tuple[str, int]]:
+    """(name, fold) that a trial trains, fold by fold."""
+    tune = sweep_of(config)
+    return [(name, fold) for fold in tune.folds for name in tune.members or config.members]
+
+
+def num_epochs(config: Config, members: list[tuple[str, int]]) -> int:
+    """Epochs of a trial whose config this is."""
+    return sum(config.epochs_of(name) for name, _ in members)
+
+
+def check_space(config: Config) -> int:
+    """Every key, and the config at every end of a range and at every choice. Returns the epochs
+    of the longest of these trials.
+
+    Raises:
+        UserError: naming the key, the value and what is valid.
+    """
+    tune, longest = sweep_of(config), 0
+    for path in tune.space:
+        check_path(config, path)
+    for path, value, setting in settings_to_check(tune.space):
+        try:
+            own = with_setting(config, setting)
+        except UserError as error:
+            raise UserError(f"tune.space.{path}: {value!r} is not valid: {error}") from None
+        longest = max(longest, num_epochs(own, members_of(config)))
+    return longest
+
+
+def check_path(config: Config, path: str) -> None:
+    """UserError unless the config has the key `path`, or its parent takes any key."""
+    where, parts = f"tune.space.{path}: ", path.split(".")
+    if parts[0] in FIXED:
+        raise UserError(f"{where}{parts[0]!r} {FIXED[parts[0]]}")
+    node: Any = config
+    for number, part in enumerate(parts):
+        if isinstance(node, Strict):
+            if part not in type(node).model_fields:
+                raise unknown("key", part, type(node).model_fields, where)
+            node = getattr(node, part)
+        elif isinstance(node, list | tuple):
+            if not part.isdigit() or int(part) >= len(node):
+                raise unknown("item", part, range(len(node)), where)
+            node = node[int(part)]
+        elif node is config.members and part not in node:
+            raise unknown("member", part, node, where)
+        elif isinstance(node, dict) and (part in node or number + 1 == len(parts)):
+            node = node.get(part)  # options: any key may be new
+        else:
+            before = ".".join(parts[:number])
+            raise UserError(f"{where}{before} is {node!r} here, it has no key {part!r}")
+
+
+def settings_to_check(space: Space) -> Iterator[tuple[str, Any, Setting]]:
+    """(key, value, a whole setting with it) for every end of every key.
+
+    The setting holds what must hold for the key to be drawn; the other keys that are then drawn
+    get the first of their ends.
+    """
+    for path, entry in space.items():
+        for value in entry.ends():
+            fixed = {**_conditions(space, path), path: value}
+            setting: Setting = {}
+            for other, its in space.items():
+                if other in fixed or its.applies(setting):
+                    setting[other] = fixed.get(other, its.ends()[0])
+            yield path, value, setting
+
+
+def _conditions(space: Space, path: str) -> Setting:
+    """What a key's `when` asks for, and what that asks for in turn."""
+    found: Setting = {}
+    for key, value in space[path].when.items():
+        found |= {**_conditions(space, key), key: value}
+    return found
+
+
+def grid(space: Space) -> list[Setting]:
+    """Every combination, the last key changing fastest. UserError: more than MAX_GRID."""
+    settings: list[Setting] = [{}]
+    for path, entry in space.items():
+        grown = []
+        for setting in settings:
+            values = entry.values() if entry.applies(setting) else None
+            grown += [{**setting, path: v} for v in values] if values else [setting]
+        settings = grown
+        if len(settings) > MAX_GRID:
+            raise UserError(f"tune.space: a grid of more than {MAX_GRID:,} settings; use optuna")
+    return settings
+
+
+def random_setting(space: Space, seed: int, number: int) -> Setting:
+    """Setting `number` of a random search: a pure function of its arguments."""
+    rng, setting = np.random.default_rng([seed, number]), Setting()
+    for path, entry in space.items():
+        if entry.applies(setting):
+            setting[path] = _draw(entry, rng)
+    return setting
+
+
+def _draw(entry: DistributionConfig, rng: np.random.Generator) -> Any:
+    values = entry.values()
+    if values is not None:
+        return values[int(rng.integers(len(values)))]
+    low, high = entry.bounds
+    if entry.kind == "loguniform":
+        return float(np.clip(math.exp(rng.uniform(math.log(low), math.log(high))), low, high))
+    return float(rng.uniform(low, high))
+
+
+class Suggester(Protocol):
+    """What draws values one by one, as an Optuna trial does."""
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float: ...
+    def suggest_int(self, name: str, low: int, high: int) -> int: ...
+    def suggest_categorical(self, name: str, choices: list[Any]) -> Any: ...
+
+
+def suggest(space: Space, trial: Suggester) -> Setting:
+    """The setting that `trial` suggests, key by key."""
+    setting: Setting = {}
+    for path, entry in space.items():
+        if entry.applies(setting):
+            setting[path] = _suggest(entry, path, trial)
+    return setting
+
+
+def _suggest(entry: DistributionConfig, path: str, trial: Suggester) -> Any:
+    if entry.choice is not None:
+        return trial.suggest_categorical(path, entry.choice)
+    low, high = entry.bounds[0], entry.ends()[-1]
+    if entry.randint is not None:
+        return trial.suggest_int(path, low, high)
+    step = entry.quniform[2] if entry.quniform else None
+    return trial.suggest_float(path, low, high, step=step, log=entry.kind == "loguniform")
+
+
+def listed(tune: TuneConfig) -> list[Setting] | None:
+    """The settings that are known before the first trial; None for optuna, which learns."""
+    if tune.search == "grid":
+        return grid(tune.space)[: tune.num_trials]
+    if tune.search == "random":
+        return [random_setting(tune.space, tune.seed, i) for i in range(tune.num_trials)]
+    return None

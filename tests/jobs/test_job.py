@@ -1,0 +1,187 @@
+"""The command and the environment of a job, and that no process outlives what started it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from distseg.jobs.hardware import Slot
+from distseg.jobs.job import (
+    JOB_MARK,
+    RUN_MARK,
+    end_leftovers,
+    find_processes,
+    launch_command,
+    launch_environment,
+    train_job,
+    write_launch_yaml,
+)
+from distseg.records.paths import Run, read_lines
+from tests.jobs.driver import scripted
+
+DRIVER = Path(__file__).with_name("driver.py")
+LIMIT_S = 10.0
+
+
+def flags(command: list[str]) -> str:
+    return " ".join(command[: command.index("-m", 3)])
+
+
+def test_command(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    job = train_job(run, 0, [("a", 0), ("b", 2)])
+    assert job.label == "a_fold0+1"
+    one = launch_command(job, Slot(0, (), 1, 2), tmp_path / "x.yaml")
+    assert "--cpu" in one
+    assert "--num_processes 1" in flags(one)
+    assert "--multi_gpu" not in one
+    two = launch_command(job, Slot(0, (), 2, 1), tmp_path / "x.yaml")
+    assert "--multi_gpu --main_process_port 0 --num_processes 2" in flags(two)
+    assert "--cpu" not in two
+    gpu = launch_command(job, Slot(0, ("3",), 1, 4), tmp_path / "x.yaml")
+    assert "--cpu" not in gpu
+    assert "--multi_gpu" not in gpu
+    after = one[one.index("-m", 3) :]
+    assert after[:3] == ["-m", "distseg", "train"]
+    assert after[-2:] == ["--members", "a:0,b:2"]
+
+
+def test_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+    run = Run(tmp_path)
+    cpu = launch_environment(Slot(0, (), 2, 3), run, "m")
+    assert cpu["ACCELERATE_USE_CPU"] == "true"
+    assert cpu["CUDA_VISIBLE_DEVICES"] == ""
+    assert cpu["OMP_NUM_THREADS"] == "3"
+    assert not {"RANK", "TORCHELASTIC_RUN_ID"} & set(cpu)
+    gpus = launch_environment(Slot(0, ("2", "3"), 2, 3), run, "m")
+    assert gpus["CUDA_VISIBLE_DEVICES"] == "2,3"
+    assert "ACCELERATE_USE_CPU" not in gpus
+
+
+class Started:
+    """A driver process with one job: driver, launcher, rank, loader."""
+
+    def __init__(self, run: Run, session: str) -> None:
+        self.run = run
+        command = [sys.executable, str(DRIVER), str(run.folder), session, "a:0", "1"]
+        self.driver = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        wait_for((run.member(0, "a", 0).folder / "ready").is_file)
+        self.launcher = read_lines(run.ledger)[0]["pid"]
+        self.rank = psutil.Process(self.launcher).children()[0].pid
+
+    def alive(self) -> list[psutil.Process]:
+        return find_processes(RUN_MARK, str(self.run.folder))
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 30.0) -> float:
+    """Seconds until the condition held."""
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() - start < seconds
+        time.sleep(0.05)
+    return time.monotonic() - start
+
+
+@pytest.mark.parametrize("session", ["same", "session"])
+def test_kill_9_of_the_driver_leaves_nothing(tmp_path: Path, session: str) -> None:
+    started = Started(scripted(tmp_path, a0=["sleep"]), session)
+    assert len(started.alive()) == 3
+    started.driver.kill()
+    started.driver.wait()
+    wait_for(lambda: not started.alive(), LIMIT_S)
+
+
+def runs(process: psutil.Process) -> bool:
+    """A zombie that its new parent has not collected yet does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.mark.parametrize("victim", ["launcher", "rank"])
+def test_kill_9_inside_a_job_starts_it_again(tmp_path: Path, victim: str) -> None:
+    started = Started(scripted(tmp_path, a0=["sleep", "done"]), "session")
+    before = started.alive()
+    os.kill(getattr(started, victim), signal.SIGKILL)
+    assert started.driver.wait(30) == 0
+    assert not [p for p in before if runs(p)]
+    assert started.run.member(0, "a", 0).done.is_file()
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_lets_the_ranks_save(tmp_path: Path, number: signal.Signals, status: int) -> None:
+    started = Started(scripted(tmp_path, a0=["save"]), "same")
+    started.driver.send_signal(number)
+    assert started.driver.wait(LIMIT_S) == status
+    assert started.run.member(0, "a", 0).state.is_dir()
+    assert not started.alive()
+
+
+def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
+    started = Started(scripted(tmp_path, a0=["sleep"]), "session")
+    started.driver.send_signal(signal.SIGTERM)
+    time.sleep(1.0)  # the rank is deaf: the driver waits for it
+    assert started.driver.poll() is None
+    started.driver.send_signal(signal.SIGTERM)
+    assert started.driver.wait(LIMIT_S) == 143
+    assert not started.alive()
+
+
+def test_leftovers_of_a_killed_driver_are_ended(tmp_path: Path) -> None:
+    """A process that carries the run's mark and has no watch of its own."""
+    run = Run(tmp_path)
+    environment = {**os.environ, RUN_MARK: str(tmp_path.resolve()), JOB_MARK: "x"}
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+    stray = subprocess.Popen([sys.executable, "-c", code], env=environment)
+    wait_for(lambda: find_processes(RUN_MARK, str(tmp_path.resolve())))
+    assert end_leftovers(run, grace_s=0.5) == 1
+    assert stray.wait() == -signal.SIGKILL
+    assert end_leftovers(run) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_real_launch_leaves_nothing(tmp_path: Path, ranks: int) -> None:
+    """`accelerate launch` itself, its ranks asleep after the imports: kill -9 of the driver."""
+    script = tmp_path / "rank.py"
+    script.write_text(
+        "import os, pathlib, time\n"
+        "from distseg.jobs.job import watch_parent\n"
+        "watch_parent()\n"
+        f"pathlib.Path({str(tmp_path)!r}, 'ready' + os.environ.get('RANK', '0')).touch()\n"
+        "time.sleep(600)\n"
+    )
+    driver = tmp_path / "driver.py"
+    driver.write_text(
+        "import time\nfrom pathlib import Path\n"
+        "from distseg.jobs.hardware import Slot\n"
+        "from distseg.jobs.job import Job, launch_command\n"
+        "from distseg.jobs.local import LocalExecutor\n"
+        "from distseg.records.paths import Run\n"
+        f"run, slot = Run(Path({str(tmp_path)!r})), Slot(0, (), {ranks}, 1)\n"
+        "def command(*args):\n"
+        "    full = launch_command(*args)\n"
+        f"    return [*full[:full.index('-m', 3)], {str(script)!r}]\n"
+        "job = Job('x', (), run.folder / 'launch.log')\n"
+        "handle = LocalExecutor(run, [slot], command).start(job, slot)\n"
+        "time.sleep(600)\n"
+    )
+    write_launch_yaml(Run(tmp_path))
+    process = subprocess.Popen([sys.executable, str(driver)])
+    wait_for(lambda: len(list(tmp_path.glob("ready*"))) == ranks, 120)
+    assert len(find_processes(RUN_MARK, str(tmp_path.resolve()))) >= 1 + ranks
+    process.kill()
+    process.wait()
+    wait_for(lambda: not find_processes(RUN_MARK, str(tmp_path.resolve())), LIMIT_S)

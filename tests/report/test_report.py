@@ -1,0 +1,174 @@
+"""The report of a made-up run: complete JSON, one HTML file without network."""
+
+from __future__ import annotations
+
+import base64
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from distseg.config.schema import Config
+from distseg.ensemble.fit import fit_ensemble
+from distseg.records.errors import UserError
+from distseg.records.paths import Run, append_line, read_json, write_json
+from distseg.report.pictures import PREDICTION_RGB, TRUTH_RGB, draw
+from distseg.report.report import chart, stage_seconds, write_report
+from distseg.rounds.choose import choose_final
+from tests.made_run import made_config, made_run, write_data
+
+
+class Tags(HTMLParser):
+    """All tags with their attributes; fails on one that is closed but not open."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        if tag not in ("meta", "img", "br", "line"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, f"</{tag}> closes another tag"
+
+
+def reported(
+    tmp_path: Path, extra: dict[str, Any] | None = None, **changes: Any
+) -> tuple[Run, Config]:
+    write_data(tmp_path / "data")
+    (tmp_path / "data" / "images" / "broken.png").write_bytes(b"no image")
+    rules = {"threshold": "search", "min_area": "search"}
+    config = made_config(tmp_path / "data", postprocess=rules)
+    run = made_run(tmp_path, config, offset=0.6)
+    for fold in (0, 1, 2):
+        for epoch in range(3):
+            row = {"epoch": epoch, "loss": 1 / (epoch + 1), "score": 0.2 * epoch if epoch else None}
+            append_line(run.member(0, "a", fold).metrics, row)
+    shutil.rmtree(run.member(0, "b", 2).folder)
+    write_json(run.env, {"cpu": "a <b>CPU</b>", "cores": 2, "gpus": [], "packages": {}})
+    run.submission.write_text("id,rle_mask\nx,1 2\ny,\n")
+    fit_ensemble(config, run, 0)
+    choose_final(run, 0)
+    write_report(config, run, extra)
+    return run, config
+
+
+def test_the_json_holds_everything(tmp_path: Path) -> None:
+    run, _ = reported(tmp_path, {"test": {"score": 0.75}})
+    record, ensemble = read_json(run.report_json), read_json(run.ensemble(0))
+    assert record["score"] == ensemble["scores"]["final"]["score"]
+    assert record["standard_error"] > 0 and record["flag"] == "honest"
+    assert record["scores"] == ensemble["scores"] and record["test"] == {"score": 0.75}
+    assert record["chosen"]["weights"] == {"a": 1, "b": 1}
+    assert record["chosen"]["rule"]["threshold"][0] > 0
+    assert record["data"]["train"] == 24 and record["data"]["quarantine"] == 1
+    assert "broken" in record["data"]["quarantine_first"][0]["id"]
+    assert record["data"]["sizes"] == {"12x10": 24}
+    assert sum(record["data"]["folds"].values()) == 24
+    assert record["left_out"] == [{"name": "b", "fold": 2, "reason": "it has not finished"}]
+    member = record["members"]["a_fold1"]
+    assert (member["epochs"], member["best_epoch_score"], member["snapshots"]) == (3, 0.4, 2)
+    assert member["curve"][0] == [0, 1.0, None]
+    assert record["prediction"] == {"path": "submission.csv", "rows": 2, "empty": 1}
+    assert record["seconds"]["ensemble"] > 0 and record["hardware"]["cores"] == 2
+
+
+def test_the_page_is_one_file_that_is_whole(tmp_path: Path) -> None:
+    run, _ = reported(tmp_path, {"test": {"score": 0.75}})
+    text = run.report_html.read_text(encoding="utf-8")
+    tags = Tags(text)
+    assert tags.open == []
+    assert not {tag for tag, _ in tags.found} & {"script", "link", "iframe", "object"}
+    for _, attributes in tags.found:
+        for key in ("src", "href", "data", "srcset"):
+            value = attributes.get(key)
+            assert value is None or value.startswith("data:image/png;base64,")
+    assert not re.search(r"https?://|@import|url\(", text)
+    assert "prefers-color-scheme: dark" in text
+    assert "a &lt;b&gt;CPU&lt;/b&gt;" in text and "<b>CPU" not in text
+    pictures = [a["src"] for tag, a in tags.found if tag == "img"]
+    assert len(pictures) == 12
+    for source in pictures:
+        data = np.frombuffer(base64.b64decode(str(source).split(",")[1]), np.uint8)
+        assert cv2.imdecode(data, cv2.IMREAD_COLOR).shape == (240, 200, 3)
+    assert sum(tag == "polyline" for tag, _ in tags.found) == 6  # 3 members: loss and score
+    for shown in ("0.7500", "Left out: b, fold 2", "in quarantine", "nested: honest", "worst"):
+        assert shown in text
+
+
+def test_it_comes_without_what_is_gone_and_before_the_test_prediction(tmp_path: Path) -> None:
+    run, config = reported(tmp_path)
+    for name in ("a", "b"):
+        for fold in range(3):
+            shutil.rmtree(run.member(0, name, fold).oof, ignore_errors=True)
+            run.member(0, name, fold).metrics.unlink(missing_ok=True)
+    for path in (run.submission, run.env, run.data / "quarantine.csv"):
+        path.unlink()
+    record = write_report(config, run)
+    assert record["prediction"] is None and record["members"] == {} and record["hardware"] == {}
+    text = run.report_html.read_text(encoding="utf-8")
+    assert "<img" not in text and "no member is usable" in text
+    run.final.unlink()
+    with pytest.raises(UserError, match="no ensemble yet"):
+        write_report(config, run)
+
+
+def test_multiclass_page(tmp_path: Path) -> None:
+    write_data(tmp_path / "data", num_labels=3)
+    loss = [{"loss": {"cross_entropy": 1.0}}]
+    classes = ["ground", "x", "y"]
+    config = made_config(
+        tmp_path / "data", task="multiclass", classes=classes, stages=loss, metric="miou"
+    )
+    run = made_run(tmp_path, config)
+    fit_ensemble(config, run, 0)
+    choose_final(run, 0)
+    assert write_report(config, run)["metric"] == "miou"
+    assert run.report_html.read_text(encoding="utf-8").count("<img") == 12
+
+
+def test_outlines_lie_on_the_borders() -> None:
+    config = made_config(Path())
+    image = np.full((24, 20, 1), 90, dtype=np.uint8)
+    truth, mask = np.zeros((2, 1, 24, 20), dtype=np.uint8)
+    truth[0, 2:8, 2:8], mask[0, 12:20, 4:16], truth[0, 22:] = 1, 1, 255
+    drawn = draw(image, truth, mask, config)
+    assert drawn.shape == (240, 200, 3) and drawn[0, 0].tolist() == [90, 90, 90]
+    assert drawn[20, 50].tolist() == list(TRUTH_RGB)
+    assert drawn[120, 100].tolist() == list(PREDICTION_RGB)
+    assert drawn[50, 50].tolist() == [90, 90, 90] and drawn[230, 100].tolist() == [90, 90, 90]
+
+
+def test_seconds_leave_out_the_pause_between_two_starts() -> None:
+    ledger = [
+        {"time": 100, "event": "run_started"},
+        {"time": 103, "event": "prepared"},
+        {"time": 110, "event": "job_failed", "job": "a_fold0", "seconds": 6},
+        {"time": 1000, "event": "run_started"},
+        {"time": 1010, "event": "job_done", "job": "a_fold0", "seconds": 9},
+        {"time": 1012, "event": "ensemble", "seconds": 1.5},
+        {"time": 1020, "event": "job_done", "job": "predict-test", "seconds": 7},
+    ]
+    expected = {"data": 3, "train": 15, "ensemble": 1.5, "predict": 7, "wall": 30}
+    assert stage_seconds(ledger) == expected
+    assert stage_seconds([]) == {}
+
+
+def test_charts_survive_what_training_can_write() -> None:
+    curve = [[0, float("nan"), None], [1, 2.0, None], [2, 2.0, None]]
+    drawn = chart({"a": {"curve": curve}}, 1, "loss")
+    assert drawn["lines"][0]["points"].count(",") == 2
+    assert chart({"a": {"curve": curve}}, 2, "score")["lines"] == []
+    assert chart({}, 1, "loss")["lines"] == []

@@ -1,0 +1,395 @@
+"""Rounds: train sets made by the models themselves, and that no label leaks on the way."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from distseg.config.schema import Config, parse_config
+from distseg.data.formats.synthetic import picture
+from distseg.data.prepare import open_unlabeled_cache, prepare
+from distseg.ensemble.fit import fit_ensemble
+from distseg.models import checkpoint
+from distseg.records.errors import UserError
+from distseg.records.manifest import Manifest, pair_folds
+from distseg.records.paths import ALL_ROUNDS, Run, read_json, read_lines, write_json
+from distseg.report.report import write_report
+from distseg.rounds.choose import choose_final, gain
+from distseg.rounds.predict_teachers import teach
+from distseg.rounds.select import select, write_pair_sets
+from distseg.rounds.teacher_predictions import Teaching
+from distseg.run.members import known_members, round_keys
+from distseg.training.train import train_member
+from tests.tiny import tiny_tree
+
+NUM, FOLDS = 30, 3
+PSEUDO = {"kind": "pseudo_label", "rules": {}, "match_strata": False}
+BLEND = {"kind": "self_distill", "rules": {"worst": 0.5}, "action": "blend", "targets": "soft"}
+
+
+def write_images(root: Path, *, noisy_fold: int | None = None) -> None:
+    """Textured images with their folds; the masks of one fold are noise, when asked."""
+    tree = tiny_tree()
+    options = parse_config(tree, "t").data.synthetic
+    for name in ("images", "masks", "test_images"):
+        (root / name).mkdir(parents=True)
+    rows = []
+    for i in range(NUM + 6):
+        image, mask = picture(np.random.default_rng(i), options, 1, empty=i % 5 == 0)
+        if i >= NUM:
+            Image.fromarray(image).save(root / "test_images" / f"t{i}.png")
+            continue
+        fold = i % FOLDS
+        if fold == noisy_fold:
+            mask = np.random.default_rng(1000 + i).integers(0, 2, mask.shape, dtype=np.uint8)
+        Image.fromarray(image).save(root / "images" / f"a{i}.png")
+        Image.fromarray(mask * np.uint8(255)).save(root / "masks" / f"a{i}.png")
+        rows.append(f"a{i},{fold}")
+    (root / "folds.csv").write_text("\n".join(["id,fold", *rows]) + "\n")
+
+
+def config_of(root: Path, *rounds: dict[str, Any], **changes: Any) -> Config:
+    data = {"format": "folder", "root": str(root),
+            "folds": {"kind": "file", "path": str(root / "folds.csv")}}  # fmt: skip
+    tree = tiny_tree(data=data, rounds=[{"kind": "supervised"}, *rounds], **changes)
+    return parse_config(tree, "test")
+
+
+def play(config: Config, run: Run, rounds: int, folds: list[int] | None = None) -> None:
+    """What the pipeline does up to a round, in this process."""
+    torch.set_num_threads(1)
+    prepare(config, run)
+    for key in round_keys(config, run):
+        number = int(str(key).partition("/")[0])
+        if number > rounds:
+            return
+        if "/" in str(key):
+            write_pair_sets(run, number)
+        elif number:
+            open_unlabeled_cache(config, run)
+            teach(run.folder, config, number)
+            select(config, run, number)
+        for name, fold in known_members(config, run, key):
+            if "/" in str(key) or number < rounds or folds is None or fold in folds:
+                train_member(config, run.folder, key, name, fold)
+        if "/" not in str(key) and folds is None:
+            fit_ensemble(config, run, key)
+
+
+def weights(run: Run, round: int, fold: int) -> dict[str, torch.Tensor]:
+    paths = run.member(round, "a", fold)
+    name = read_json(paths.done)["snapshots"][-1]
+    return checkpoint.load_snapshot(paths.snapshots / name)[0]
+
+
+def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(left[key], right[key]) for key in left)
+
+
+def test_a_run_of_three_rounds(tmp_path: Path) -> None:
+    """By the command line: teachers, train sets, students, ensembles, submissions, report."""
+    write_images(tmp_path / "data")
+    rounds = [
+        {"kind": "self_distill", "rules": {"worst": 0.2}, "init": "previous"},
+        {**PSEUDO, "mix": "ratio", "share": 0.5},
+    ]
+    data = {"format": "folder", "root": str(tmp_path / "data"),
+            "folds": {"kind": "file", "path": str(tmp_path / "data/folds.csv")}}  # fmt: skip
+    tree = tiny_tree(data=data, rounds=[{"kind": "supervised"}, *rounds],
+                     predict={"tta": [], "every_round": True})  # fmt: skip
+    tree["stages"][0]["schedule"] = {"kind": "cosine", "epochs_per_cycle": 1}
+    tree["compute"] |= {"members_per_job": 9}
+    path, run = tmp_path / "tiny.yaml", Run(tmp_path / "run")
+    path.write_text(yaml.safe_dump(tree))
+
+    def distseg(*arguments: str) -> str:
+        command = [sys.executable, "-m", "distseg", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    planned = distseg("plan", str(path), "--out", str(run.folder))
+    assert "= 12 members" in planned and "teachers of round 1" in planned
+    output = distseg("run", str(path), "--out", str(run.folder))
+    for line in ("round 0: dice", "round 1: dice", "round 2: dice", "all rounds: dice"):
+        assert line in output
+    assert "(nested: honest)" in output
+    for number in range(3):
+        assert len(list((run.round(number) / "test_masks").iterdir())) == 6
+    assert len(list(run.test_masks.iterdir())) == 6
+    for fold in range(FOLDS):
+        manifest = Manifest.read(run.train_set(2, fold))
+        origins = [s.origin for s in manifest]
+        assert origins.count("labeled") == NUM and origins.count("pseudo") == 6
+        dropped = [s for s in manifest if s.weight == 0]
+        assert len(dropped) == int(0.2 * 16) and all(s.fold != fold for s in dropped)
+        for sample in manifest:
+            assert (fold in sample.teacher_folds) is False or sample.fold == fold
+        assert read_json(run.member(2, "a", fold).done)["trained_on"] == [
+            f for f in range(FOLDS) if f != fold
+        ]
+    report = read_json(run.report_json)
+    assert report["flag"] == "honest" and len(report["rounds"]) == 4
+    assert report["rounds"][1]["selection"]["0"] == {"labeled_kept": 17, "labeled_dropped": 3}
+    status = distseg("status", str(run.folder))
+    assert status.count("done") >= 12 and "round 1/teachers: 3 of 3" in status
+    before = len(read_lines(run.ledger))
+    distseg("run", str(path), "--out", str(run.folder))
+    events = [line["event"] for line in read_lines(run.ledger)[before:]]
+    assert "job_started" not in events
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two data sets that differ in the labels of fold 0 alone, and runs of their first round and
+    their pair teachers, which all canaries share."""
+    found = []
+    for noisy in (None, 0):
+        folder = tmp_path_factory.mktemp(f"noisy_{noisy}")
+        write_images(folder / "data", noisy_fold=noisy)
+        config = config_of(folder / "data", {**BLEND, "teacher": "pair"})
+        play(config, Run(folder / "run"), 1, folds=[])
+        found.append(folder)
+    return found[0], found[1]
+
+
+@pytest.mark.parametrize(
+    ("entry", "flag"),
+    [
+        ({**PSEUDO, "teacher": "fold"}, "honest"),
+        ({**PSEUDO, "teacher": "all"}, "leaky"),
+        ({**BLEND, "teacher": "pair"}, "honest"),
+        ({**BLEND, "teacher": "oof"}, "indirect"),
+        ({**BLEND, "teacher": "all"}, "leaky"),
+        ({"kind": "distill", "teacher": "pair", "temperature": 2.0}, "honest"),
+    ],
+    ids=lambda value: f"{value['kind']}-{value['teacher']}" if isinstance(value, dict) else value,
+)
+def test_canary(both: tuple[Path, Path], tmp_path: Path, entry: dict, flag: str) -> None:
+    """Fold 0's labels become noise: its student must not notice, or the score says so."""
+    students = []
+    for number, folder in enumerate(both):
+        run = Run(tmp_path / f"run{number}")
+        shutil.copytree(folder / "run", run.folder)
+        for path in [run.select(1), *run.round(1).glob("train_fold*.csv")]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        config = config_of(folder / "data", entry)
+        play(config, run, 1, folds=[0])
+        students.append(weights(run, 1, 0))
+    assert config.flag(1) == flag
+    assert same(*students) == (flag == "honest")
+    truth = [weights(Run(folder / "run"), 0, 0) for folder in both]
+    assert same(*truth)  # round 0's student of fold 0 has never seen them
+    others = [weights(Run(folder / "run"), 0, 1) for folder in both]
+    assert not same(*others)
+
+
+def test_a_leak_by_hand_is_refused(both: tuple[Path, Path], tmp_path: Path) -> None:
+    """A Manifest that says that the teacher of a row has seen the student's fold."""
+    run = Run(tmp_path / "run")
+    shutil.copytree(both[0] / "run", run.folder)
+    config = config_of(both[0] / "data", {**BLEND, "teacher": "pair"})
+    path = run.train_set(1, 0)
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    judged = next(row for row in rows if row["teacher_folds"] and row["fold"] != "0")
+    judged["teacher_folds"] += " 0"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    with pytest.raises(UserError, match=f"{judged['id']}.*may not train fold 0"):
+        train_member(config, run.folder, 1, "a", 0)
+
+
+def test_pair_teachers_see_neither_fold(both: tuple[Path, Path]) -> None:
+    run = Run(both[0] / "run")
+    assert pair_folds(range(FOLDS)) == {3: (0, 1), 4: (0, 2), 5: (1, 2)}
+    for number, pair in pair_folds(range(FOLDS)).items():
+        done = read_json(run.member(run.teachers(1), "a", number).done)
+        assert set(done["trained_on"]) | set(pair) == set(range(FOLDS))
+        assert len(done["trained_on"]) == FOLDS - 2
+    manifest = Manifest.read(run.train_set(1, 0))
+    for sample in manifest:
+        if sample.fold in (1, 2):
+            assert sample.teacher_folds == ({1: 2, 2: 1}[sample.fold],)
+
+
+@pytest.mark.parametrize(
+    ("change", "check"),
+    [
+        ({"action": "drop"}, lambda s: s.weight == 0 and s.origin == "labeled"),
+        ({"action": "weight", "weight": 0.25}, lambda s: s.weight == 0.25),
+        (
+            {"action": "replace"},
+            lambda s: s.origin == "distilled" and s.target.startswith("rle:") and not s.soft,
+        ),
+        (
+            {"action": "replace", "targets": "soft"},
+            lambda s: s.origin == "distilled" and s.soft and s.soft_weight == 1,
+        ),
+        ({"action": "blend", "soft_weight": 0.3}, lambda s: s.soft and s.soft_weight == 0.3),
+    ],
+    ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
+)
+def test_what_happens_to_suspicious_rows(
+    both: tuple[Path, Path], tmp_path: Path, change: dict, check: Any
+) -> None:
+    run = Run(tmp_path / "run")
+    shutil.copytree(both[0] / "run", run.folder)
+    for path in [run.select(1), *run.round(1).glob("train_fold*.csv")]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    entry = {"kind": "self_distill", "rules": {"worst": 0.5}, **change}
+    config = config_of(both[0] / "data", entry)
+    select(config, run, 1)
+    manifest = Manifest.read(run.train_set(1, 0))
+    with (run.select(1) / "fold0.csv").open(newline="") as file:
+        decisions = {row["id"]: row for row in csv.DictReader(file)}
+    suspicious = {name for name, row in decisions.items() if row["kept"] == "0"}
+    assert len(decisions) == 20 and len(suspicious) == 8
+    for sample in manifest:
+        assert bool(check(sample)) == (sample.id in suspicious), sample
+    assert {row["reason"] for row in decisions.values()} == {"", "worst"}
+    for name in ("labeled_kept_fold0.png", "labeled_dropped_fold0.png", "balance_fold0.csv"):
+        assert (run.select(1) / name).stat().st_size > 0
+    assert read_json(run.select(1) / "rule.json")["checks"] == {"worst": 0.5}
+    if change["action"] in ("blend", "replace"):
+        train_member(config, run.folder, 1, "a", 0)
+        assert run.member(1, "a", 0).done.is_file()
+
+
+def test_pseudo_labels_are_the_teachers_masks(both: tuple[Path, Path], tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    shutil.copytree(both[0] / "run", run.folder)
+    shutil.rmtree(run.round(1))
+    entry = {**PSEUDO, "top": 4, "pseudo_weight": 0.7, "targets": "soft"}
+    config = config_of(both[0] / "data", entry)
+    play(config, run, 1, folds=[0])
+    taught = Teaching(run.taught(1, "unlabeled", "fold0"))
+    rows = [s for s in Manifest.read(run.train_set(1, 0)) if s.origin == "pseudo"]
+    order = np.argsort(-taught.table["decided"], kind="stable")[:4]
+    assert {s.id for s in rows} == {f"test:{taught.ids[i]}" for i in order}
+    for sample in rows:
+        assert sample.fold == -1 and sample.weight == 0.7 and sample.teacher_folds == (1, 2)
+        assert sample.target == f"rle:{taught.masks[taught.ids.index(sample.id[5:])]}"
+        assert sample.soft and sample.soft_weight == 1
+
+
+def test_ratio_trains_on_two_ranks_as_on_one(
+    both: tuple[Path, Path], tmp_path: Path, launch: Any
+) -> None:
+    entry = {**PSEUDO, "mix": "ratio", "share": 0.5}
+    config = config_of(both[0] / "data", entry)
+    losses = []
+    for ranks in (1, 2):
+        run = Run(tmp_path / f"run{ranks}")
+        shutil.copytree(both[0] / "run", run.folder)
+        shutil.rmtree(run.round(1))
+        run.config.unlink(missing_ok=True)
+        play(config, run, 1, folds=[])
+        path = tmp_path / "tiny.yaml"
+        path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+        process = launch(ranks, str(path), "--member", "a", "--fold", "0", "--round", "1",
+                         "--out", str(run.folder))  # fmt: skip
+        output = process.communicate(timeout=300)[0]
+        assert process.returncode == 0, output
+        losses.append([row["loss"] for row in read_lines(run.member(1, "a", 0).metrics)])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_rounds_together_and_gain(both: tuple[Path, Path], tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    shutil.copytree(both[0] / "run", run.folder)
+    shutil.rmtree(run.round(1))
+    config = config_of(both[0] / "data", PSEUDO)
+    play(config, run, 1)
+    together = fit_ensemble(config, run, ALL_ROUNDS)
+    assert [m["name"] for m in together["members"]][:1] == ["a@0"]
+    assert set(together["weights"]) == {"a@0", "a@1"}
+    value, error = gain(run, config, 1)
+    scores = [read_json(run.ensemble(n))["scores"]["final"]["score"] for n in (0, 1)]
+    assert value == pytest.approx(scores[1] - scores[0]) and error > 0
+    chosen = choose_final(run, 1)
+    best = max((read_json(run.ensemble(k)) for k in (1, ALL_ROUNDS)),
+               key=lambda r: r["scores"]["final"]["score"])  # fmt: skip
+    assert chosen["scores"]["final"]["score"] == best["scores"]["final"]["score"]
+    record = write_report(config, run)
+    assert [r["round"] for r in record["rounds"]] == [0, 1, "all"]
+
+
+@pytest.mark.parametrize(("last", "together", "chosen"), [
+    (0.62, 0.68, ALL_ROUNDS), (0.68, 0.62, 1), (0.65, 0.65, 1),
+])  # fmt: skip
+def test_the_higher_ensemble_submits(
+    tmp_path: Path, last: float, together: float, chosen: int | str
+) -> None:
+    run = Run(tmp_path / "run")
+    for number, score in ((1, last), (ALL_ROUNDS, together)):
+        run.ensemble(number).parent.mkdir(parents=True)
+        write_json(run.ensemble(number), {"round": number, "scores": {"final": {"score": score}}})
+    assert choose_final(run, 1)["round"] == chosen
+    assert read_json(run.final)["round"] == chosen
+
+
+def test_without_teachers_rows_stay(both: tuple[Path, Path], tmp_path: Path) -> None:
+    """Pair teachers failed: what they would have judged is kept, and not silently."""
+    run = Run(tmp_path / "run")
+    shutil.copytree(both[0] / "run", run.folder)
+    for path in [run.select(1), *run.round(1).glob("train_fold*.csv")]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    run.member(run.teachers(1), "a", 3).done.unlink()  # the pair (0, 1)
+    config = config_of(both[0] / "data", {**BLEND, "teacher": "pair"})
+    select(config, run, 1)
+    manifest = Manifest.read(run.train_set(1, 0))
+    assert all(not s.teacher_folds for s in manifest if s.fold == 1)
+    assert all(s.teacher_folds for s in manifest if s.fold == 2)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "changes", "said"),
+    [
+        ([{"kind": "pseudo_label", "teacher": "pair"}], {}, "valid: fold, all"),
+        ([{"kind": "self_distill", "teacher": "fold"}], {}, "valid: pair, oof, all"),
+        ([{"kind": "self_distill", "rules": {"min_io": 1}}], {}, "min_iou"),
+        ([{"kind": "pseudo_label", "rules": {"min_iou": 0.4}}], {}, "unknown rule"),
+        ([{"kind": "pseudo_label", "rank_by": "luck"}], {}, "decided"),
+        ([{"kind": "pseudo_label", "mix": "ratio", "share": 0.3}], {}, "2.4 images"),
+        ([{"kind": "pseudo_label", "mix": "pretrain_then_finetune"}], {}, "two stages"),
+        ([{"kind": "pseudo_label", "members": ["b"]}], {}, "rounds.1.members"),
+        ([{"kind": "pseudo_label", "rules": {"min_head_certainty": 0.5}}], {}, "image_head"),
+        (
+            [{"kind": "self_distill"}],
+            {"data": {"format": "synthetic", "folds": {"kind": "stratified", "num": 2}}},
+            "num of 3",
+        ),
+        (
+            [{"kind": "self_distill"}],
+            {"data": {"format": "synthetic", "folds": {"kind": "holdout"}}},
+            "hold-out",
+        ),
+        ([{"kind": "pseudo_label"}], {"stages": [{"keep": "best"}]}, "keep: best"),
+        (
+            [{"kind": "pseudo_label"}],
+            {"stages": [{"schedule": {"kind": "plateau"}}]},
+            "schedule.kind: plateau",
+        ),
+    ],
+)
+def test_impossible_rounds_are_refused(rounds: list, changes: dict, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        parse_config(tiny_tree(rounds=[{"kind": "supervised"}, *rounds], **changes), "test")
+
+
+def test_the_first_round_is_supervised() -> None:
+    with pytest.raises(UserError, match="first round is supervised"):
+        parse_config(tiny_tree(rounds=[{"kind": "pseudo_label"}]), "test")

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from distseg.config.schema import Config, parse_config
+from distseg.jobs.hardware import Slot
+from distseg.records.manifest import Manifest, Sample
+from distseg.records.paths import Run, append_line, mark_done
+from distseg.run.members import known_members
+from distseg.run.pace import measured_pace
+from distseg.run.plan import (
+    DataSize,
+    ModelSize,
+    amount,
+    disk_bytes,
+    make_jobs,
+    member_images,
+    memory_bytes,
+    plan_text,
+)
+from tests.tiny import tiny_tree
+
+SIZE = DataSize(100, 20, 10, 10)
+MODELS = {"a": ModelSize(1000, 4000), "b": ModelSize(3000, 8000)}
+
+
+def config_of(**changes: object) -> Config:
+    tree = tiny_tree(**changes)
+    tree["members"]["b"] = tree["members"]["a"]
+    return parse_config(tree, "test")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path / "run")
+
+
+def test_members_are_models_by_folds(run: Run) -> None:
+    config = config_of()
+    assert known_members(config, run) == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
+    folds = {**tiny_tree()["data"], "folds": {"kind": "stratified", "num": 4, "use": [1, 3]}}
+    assert config_of(data=folds).planned_members(range(4)) == [
+        ("a", 1), ("a", 3), ("b", 1), ("b", 3),
+    ]  # fmt: skip
+
+
+def test_the_manifest_says_which_folds_there_are(run: Run) -> None:
+    Manifest([Sample("x", "x.png", fold=2), Sample("y", "y.png", fold=-1)]).write(run.truth)
+    assert known_members(config_of(), run) == [("a", 2), ("b", 2)]
+
+
+def test_jobs_leave_out_what_is_done(run: Run) -> None:
+    config = config_of()
+    mark_done(run.member(0, "a", 1).done, {})
+    jobs = make_jobs(config, run, known_members(config, run), 1)
+    assert [job.members for job in jobs] == [(("a", 0),), (("b", 0),), (("b", 1),)]
+
+
+@pytest.mark.parametrize(("num_slots", "sizes"), [(1, [3, 1]), (2, [2, 2]), (4, [1, 1, 1, 1])])
+def test_members_in_a_row_leave_no_slot_empty(run: Run, num_slots: int, sizes: list[int]) -> None:
+    config = config_of(compute={"members_per_job": 3})
+    jobs = make_jobs(config, run, known_members(config, run), num_slots)
+    assert [len(job.members) for job in jobs] == sizes
+
+
+def test_estimates() -> None:
+    config = config_of()
+    members = config.planned_members([0, 1])
+    assert member_images(config, "a", SIZE, 2) == 50 * 2  # half the rows, two epochs
+    parts = disk_bytes(config, SIZE, MODELS, {0: members}, 1, 2)
+    assert parts["decode cache"] == 100 * 100 * 2
+    assert parts["out-of-fold logits (float16)"] == 4 * 50 * 100 * 2
+    assert parts["snapshots"] == 2 * 2 * 4 * (1000 + 3000)
+    slot = Slot(0, (), 2, 1)
+    assert memory_bytes(config, MODELS, slot)["a"] == 16 * 1000 + 4 * 4000  # 8 images, 2 ranks
+
+
+def test_pace_comes_from_the_first_epoch(run: Run) -> None:
+    config = config_of()
+    slots, members = [Slot(0, (), 1, 2)], config.planned_members([0, 1])
+    text = plan_text(config, run, slots, SIZE, MODELS)
+    assert "unknown until the first epoch" in text
+    assert "4 jobs to start" in text
+    assert not run.folder.exists()
+    for name, pace in (("a", 10.0), ("b", 5.0)):
+        append_line(run.member(0, name, 0).metrics, {"epoch": 0, "images_per_s": pace})
+    assert measured_pace(run, members) == {"a": 10.0, "b": 5.0}
+    assert "about 1m00s" in plan_text(config, run, slots, SIZE, MODELS)
+
+
+def test_amount() -> None:
+    assert [amount(n) for n in (0, 999, 1500, 2.5e9)] == ["0 B", "999 B", "1.5 kB", "2.5 GB"]

@@ -1,0 +1,403 @@
+"""Training: ranks, accumulation, resume and faults, with the real launcher."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from filelock import FileLock
+
+from distseg.config.schema import Config, parse_config
+from distseg.data.prepare import open_cache, prepare
+from distseg.data.read_input import VOID
+from distseg.inference.load import load_snapshot_model
+from distseg.models import checkpoint
+from distseg.records.errors import UserError
+from distseg.records.manifest import Manifest
+from distseg.records.paths import MemberPaths, Run, read_json, read_lines
+from distseg.training.member import Member, Progress, make_accelerator, seed_of
+from distseg.training.stage import StageTrainer, StopSignal, image_loss
+from distseg.training.train import NonFiniteLoss, train_member
+from tests.tiny import tiny_tree
+
+Launch = Callable[..., subprocess.Popen[str]]
+
+
+def set_up(folder: Path, **changes: Any) -> tuple[Config, Run]:
+    config = parse_config(tiny_tree(**changes), "test")
+    run = Run(folder / "run")
+    run.folder.mkdir(parents=True)
+    prepare(config, run)
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(tiny_tree(**changes)))
+    return config, run
+
+
+def train_here(folder: Path, **changes: Any) -> MemberPaths:
+    torch.set_num_threads(1)
+    config, run = set_up(folder, **changes)
+    train_member(config, run.folder, 0, "a", 0)
+    return run.member(0, "a", 0)
+
+
+def train_there(launch: Launch, folder: Path, ranks: int, **changes: Any) -> MemberPaths:
+    _, run = set_up(folder, **changes)
+    process = launch(ranks, *arguments(folder))
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, output
+    return run.member(0, "a", 0)
+
+
+def arguments(folder: Path) -> list[str]:
+    config = str(folder / "tiny.yaml")
+    return [config, "--member", "a", "--fold", "0", "--out", str(folder / "run")]
+
+
+def losses(paths: MemberPaths) -> list[float]:
+    return [row["loss"] for row in read_lines(paths.metrics)]
+
+
+def weights(paths: MemberPaths) -> dict[str, torch.Tensor]:
+    names = read_json(paths.done)["snapshots"]
+    states = [checkpoint.load_snapshot(paths.snapshots / name)[0] for name in names]
+    return {f"{i}.{key}": value for i, state in enumerate(states) for key, value in state.items()}
+
+
+def assert_same_bits(left: MemberPaths, right: MemberPaths) -> None:
+    a, b = weights(left), weights(right)
+    assert a.keys() == b.keys()
+    different = [key for key in a if not torch.equal(a[key], b[key])]
+    assert not different, f"{len(different)} of {len(a)} tensors differ, first {different[0]}"
+
+
+def test_what_fills_the_last_step_does_not_count(tmp_path: Path) -> None:
+    """As the loop reads it: progress moves on between two batches."""
+    config, run = set_up(tmp_path)
+    member = Member(config, run, 0, "a", 0, make_accelerator(config, cpu=True))
+    progress = Progress()
+    trainer = StageTrainer(member, member.stages[0], progress)
+    seen = []
+    for number, _batch, counts in trainer.micro_batches(progress):
+        seen.append(int(counts.sum()))
+        progress.step = number + 1
+    left = len(member.rows) % member.batch_size
+    assert left and seen == [8] * (len(seen) - 1) + [left]
+
+
+def test_a_frozen_encoder_stays_for_the_first_epochs(tmp_path: Path) -> None:
+    stage = {"freeze_encoder": 1, "schedule": {"epochs_per_cycle": 2}}
+    stage |= {"optimizer": {"name": "adamw", "lr": 1e-2, "weight_decay": 0.1}}
+    config, run = set_up(tmp_path, stages=[stage])
+    member, progress = (
+        Member(config, run, 0, "a", 0, make_accelerator(config, cpu=True)),
+        Progress(),
+    )
+    trainer = StageTrainer(member, member.stages[0], progress)
+    states = [checkpoint.clean_state_dict(member.model)]
+    with StopSignal() as stop:
+        for epoch in range(2):
+            progress.epoch, progress.total_epochs, progress.step = epoch, epoch, 0
+            assert trainer.epoch(progress, stop)
+            states.append(checkpoint.clean_state_dict(member.model))
+    inside = [name for name in states[0] if name.startswith("net.encoder.")]
+    changed = [{n for n in a if not torch.equal(a[n], b[n])} for a, b in pairwise(states)]
+    assert inside and not changed[0].intersection(inside) and changed[0]
+    assert changed[1].intersection(inside)
+
+
+def test_each_members_mean_and_std_are_those_of_its_train_folds(tmp_path: Path) -> None:
+    """A snapshot's record holds the numbers: prediction needs no train set."""
+    size = {**tiny_tree()["input"], "normalize": "train"}
+    paths = train_here(tmp_path, input=size)
+    _, record = checkpoint.load_snapshot(next(paths.snapshots.glob("*.safetensors")))
+    config, run = parse_config(tiny_tree(input=size), "test"), Run(tmp_path / "run")
+    manifest, cache = Manifest.read(run.truth), open_cache(config, run)
+    seen = np.stack([cache.image(s.id) for s in manifest if s.fold != 0]) / 255
+    assert record["input"]["mean"] == pytest.approx([seen.mean()], abs=1e-5)
+    assert record["input"]["std"] == pytest.approx([seen.std()], abs=1e-5)
+
+
+def test_a_stage_slides_its_share_of_positives(tmp_path: Path) -> None:
+    stage = {**tiny_tree()["stages"][0], "positive_share": [0.9, 0.4]}
+    config, run = set_up(tmp_path, stages=[stage])
+    member = Member(config, run, 0, "a", 0, make_accelerator(config, cpu=True))
+    plan = member.plan(0)
+    assert 0 < len(plan.positives) < len(plan.rows) and plan.slide is not None
+    assert (plan.slide.at(0), plan.slide.at(1)) == (0.9, 0.4)
+
+
+def test_hard_rows_are_drawn_by_the_scores_of_the_round_before(tmp_path: Path) -> None:
+    rounds = [{"kind": "supervised"}, {"kind": "supervised", "hard_mining": 3.0}]
+    config, run = set_up(tmp_path, rounds=rounds)
+    assert (config.flag(0), config.flag(1)) == ("honest", "indirect")
+    member = Member(config, run, 0, "a", 0, make_accelerator(config, cpu=True))
+    assert member.plan(0).draw == []
+    member.round, member.recipe = 1, config.recipe(1)
+    with pytest.raises(UserError, match=r"oof\.csv"):
+        member.plan(0)
+    path = run.ensemble(0).with_name("oof.csv")
+    path.parent.mkdir(parents=True)
+    first, second = (member.manifest[row].id for row in member.rows[:2])
+    path.write_text(f"id,score\n{first},0.0\n{second},0.5\n")
+    assert list(member.plan(0).draw) == [4.0, 2.5, *[1.0] * (len(member.rows) - 2)]
+    with pytest.raises(UserError, match=r"rounds\.0\.hard_mining"):
+        parse_config(tiny_tree(rounds=[{"hard_mining": 1.0}]), "t")
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_signal_after_any_step_of_an_epoch_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    whole = train_here(tmp_path / "whole")
+    config, run = set_up(tmp_path / "cut")
+    step, done = StageTrainer.step, []
+
+    def stop_after(trainer: StageTrainer, clip_norm: float | None) -> torch.Tensor:
+        result = step(trainer, clip_norm)
+        if len(done) == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        done.append(result)
+        return result
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(StageTrainer, "step", stop_after)
+        train_member(config, run.folder, 0, "a", 0)
+    assert len(done) == at + 1
+    train_member(config, run.folder, 0, "a", 0)
+    assert_same_bits(whole, run.member(0, "a", 0))
+
+
+def test_two_ranks_train_and_evaluate_as_one(tmp_path: Path, launch: Launch) -> None:
+    two = train_there(launch, tmp_path / "two", 2)
+    one = train_here(tmp_path / "one")
+    assert read_json(two.done)["ranks"] == 2
+    assert len(losses(two)) == 2
+    assert losses(two) == pytest.approx(losses(one), abs=1e-5)
+
+    scores = read_json(two.folder / "oof_scores.json")
+    assert len(scores["ids"]) % 2 == 1, "the point is a count that two ranks cannot share evenly"
+    for path in (one.folder / "oof_scores.json", one.done):
+        path.unlink()
+    for snapshot in two.snapshots.iterdir():  # the same weights, evaluated by one rank
+        (one.snapshots / snapshot.name).write_bytes(snapshot.read_bytes())
+    counts = evaluate_here(tmp_path / "one")
+    assert counts["variants"] == scores["variants"]
+
+
+def test_two_ranks_freeze_an_encoder_as_one(tmp_path: Path, launch: Launch) -> None:
+    """Parameters without a gradient in the first epoch, with Lookahead, which they join late."""
+    optimizer = {"name": "lookahead_adamw", "lr": 1e-3, "options": {"lookahead_k": 2}}
+    stage = {**tiny_tree()["stages"][0], "freeze_encoder": 1, "optimizer": optimizer}
+    two = train_there(launch, tmp_path / "two", 2, stages=[stage])
+    one = train_here(tmp_path / "one", stages=[stage])
+    assert losses(two) == pytest.approx(losses(one), abs=1e-5)
+
+
+def evaluate_here(folder: Path) -> dict[str, Any]:
+    from distseg.inference.out_of_fold import predict_out_of_fold
+    from distseg.training.member import Member, make_accelerator
+
+    config, run = parse_config(tiny_tree(), "test"), Run(folder / "run")
+    accelerator = make_accelerator(config)
+    member = Member(config, run, 0, "a", 0, accelerator)
+    files = sorted(member.paths.snapshots.glob("*.safetensors"))
+    snapshots = [{"file": path.name} for path in files]
+    predict_out_of_fold(
+        config, member.paths, member.evaluator, member.manifest, member.val_rows, snapshots
+    )
+    return read_json(member.paths.folder / "oof_scores.json")
+
+
+def test_accumulation_changes_nothing(tmp_path: Path) -> None:
+    whole = train_here(tmp_path / "whole")
+    split = train_here(tmp_path / "split", train={"batch_size": 8, "accumulation": 4})
+    assert losses(split) == pytest.approx(losses(whole), abs=1e-5)
+
+
+def test_two_ranks_without_the_variable_are_refused(tmp_path: Path, launch: Launch) -> None:
+    set_up(tmp_path)
+    process = launch(2, *arguments(tmp_path), env={"ACCELERATE_USE_CPU": "false"})
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode != 0
+    assert "ACCELERATE_USE_CPU" in output
+    assert not (tmp_path / "run/round_0/members/a_fold0/DONE").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_and_resumed_is_bit_equal(tmp_path: Path, launch: Launch, number: int) -> None:
+    whole = train_here(tmp_path / "whole")
+    _, run = set_up(tmp_path / "cut")
+    paths = run.member(0, "a", 0)
+    process = launch(1, *arguments(tmp_path / "cut"))
+    wait_for(lambda: len(read_lines(paths.metrics)) >= 1, 120)
+    kill_tree(process.pid, number)
+    process.wait(60)
+    assert not paths.done.exists(), "it ended before it was killed: the test shows nothing"
+    again = launch(1, *arguments(tmp_path / "cut"))
+    output = again.communicate(timeout=300)[0]
+    assert again.returncode == 0, output
+    assert "resumes at epoch" in output
+    assert_same_bits(paths, whole)
+    assert losses(paths) == pytest.approx(losses(whole), abs=1e-7)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def kill_tree(pid: int, number: int) -> None:
+    import psutil
+
+    for child in psutil.Process(pid).children(recursive=True):
+        os.kill(child.pid, number)
+    if number == signal.SIGKILL:
+        os.kill(pid, number)
+
+
+def test_a_stages_first_epoch_rolls_back_to_its_own_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With an optimizer that remembers nothing of the epoch that failed."""
+    stage = tiny_tree()["stages"][0]
+    stage |= {"schedule": {"kind": "constant", "epochs_per_cycle": 1}, "keep": "last"}
+    step, seen = StageTrainer.step, []
+
+    def fail_once(trainer: StageTrainer, clip_norm: float | None) -> torch.Tensor:
+        seen.append((trainer.number, len(trainer.engine.optimizer.state)))
+        for parameter in trainer.engine.module.parameters():
+            if trainer.number == 1 and sum(stage for stage, _ in seen) in (3, 4):
+                parameter.grad.fill_(float("nan"))
+        return step(trainer, clip_norm)
+
+    monkeypatch.setattr(StageTrainer, "step", fail_once)
+    train_here(tmp_path, stages=[stage, stage], train={"batch_size": 4, "max_bad_steps": 2})
+    second = [states for number, states in seen if number == 1]
+    log = (tmp_path / "run/round_0/members/a_fold0/train.log").read_text()
+    assert log.count("rolled back") == 1
+    assert second[0] == 0 and second[3] > 0 and second[4] == 0
+
+
+def test_a_signal_after_a_skipped_step_leaves_the_last_whole_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, run = set_up(tmp_path)
+    step, done = StageTrainer.step, []
+
+    def spoil_and_stop(trainer: StageTrainer, clip_norm: float | None) -> torch.Tensor:
+        if len(done) == 1:
+            next(iter(trainer.engine.module.parameters())).grad.fill_(float("nan"))
+            os.kill(os.getpid(), signal.SIGTERM)
+        done.append(step(trainer, clip_norm))
+        return done[-1]
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(StageTrainer, "step", spoil_and_stop)
+        train_member(config, run.folder, 0, "a", 0)
+    assert int(done[1]) == 1
+    assert read_json(run.member(0, "a", 0).state / "state.json")["record"]["step"] == 0
+
+
+def test_two_jobs_never_train_one_member(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, run = set_up(tmp_path)
+    monkeypatch.setattr("distseg.training.train.LEAVING_S", 0.1)
+    paths = run.member(0, "a", 0)
+    paths.folder.mkdir(parents=True)
+    with FileLock(paths.lock), pytest.raises(RuntimeError, match="another process trains this"):
+        train_member(config, run.folder, 0, "a", 0)
+
+
+def test_non_finite_loss_rolls_back_then_names_the_samples(tmp_path: Path) -> None:
+    stage = tiny_tree()["stages"][0]
+    stage["optimizer"] = {"name": "sgd", "lr": 1e30}
+    with pytest.raises(NonFiniteLoss, match=r"epoch 0, step \d+, samples \w+"):
+        train_here(tmp_path, stages=[stage], train={"batch_size": 4, "max_bad_steps": 2})
+    failure = read_json(tmp_path / "run/round_0/members/a_fold0/failure.json")
+    assert failure["kind"] == "non_finite"
+    log = (tmp_path / "run/round_0/members/a_fold0/train.log").read_text()
+    assert log.count("rolled back") == 2
+
+
+@pytest.mark.parametrize("name", ["adamw", "lookahead_adamw", "lookahead_radam"])
+def test_a_gradient_that_is_not_finite_moves_nothing(name: str, tmp_path: Path) -> None:
+    """Fused and not, and with an optimizer inside another."""
+    stage = {**tiny_tree()["stages"][0], "optimizer": {"name": name, "lr": 1e-2}}
+    config, run = set_up(tmp_path, stages=[stage])
+    member = Member(config, run, 0, "a", 0, make_accelerator(config, cpu=True))
+    engine = StageTrainer(member, member.stages[0], Progress()).engine
+    images = torch.rand(2, 1, 32, 32)
+    states = [checkpoint.clean_state_dict(member.model)]
+    for bad in (1.0, float("inf"), 1.0):
+        engine.backward((engine(images)[0] * bad).sum())
+        assert int(engine.step(None)) == int(bad != 1.0)
+        states.append(checkpoint.clean_state_dict(member.model))
+    names = [n for n, _ in member.model.named_parameters()]
+    moved = [any(not torch.equal(a[n], b[n]) for n in names) for a, b in pairwise(states)]
+    assert moved == [True, False, True]
+    assert all(torch.isfinite(states[-1][n]).all() for n in names)
+
+
+def test_the_image_head_learns_nothing_from_void() -> None:
+    target = torch.full((3, 1, 4, 4), VOID, dtype=torch.uint8)
+    target[1, 0, 0, 0], target[2] = 1, 0
+    logits = torch.full((3, 1), 2.0)
+    expected = [0.0, math.log1p(math.exp(-2)), 2 + math.log1p(math.exp(-2))]
+    assert image_loss(logits, target, "binary").tolist() == pytest.approx(expected)
+    assert image_loss(logits.repeat(1, 2), target, "multiclass")[0] == 0
+
+
+def test_features_train_together(tmp_path: Path) -> None:
+    """EMA, SWA, two stages, image head, plateau, bootstrap, top-k: each leaves what it should."""
+    tree = tiny_tree()
+    member = {**tree["members"]["a"], "image_head": 0.1}
+    first = {"schedule": {"kind": "plateau", "epochs_per_cycle": 2, "patience": 0, "factor": 0.1}}
+    second = {"loss": {"bce": 0.5, "lovasz": 0.5}, "keep": "top_k", "top_k": 2, "swa": True}
+    second |= {"optimizer": {"name": "radam", "lr": 1e-3}, "schedule": {"epochs_per_cycle": 3}}
+    paths = train_here(
+        tmp_path,
+        members={"a": member},
+        stages=[first, second],
+        train={"batch_size": 8, "ema_decay": 0.9},
+        data={**tree["data"], "folds": {"kind": "bootstrap", "num": 2}},
+    )
+    done = read_json(paths.done)
+    assert done["epochs"] == 5
+    assert done["snapshots"] == ["stage1_swa.safetensors"]
+    _, record = checkpoint.load_snapshot(paths.snapshots / done["snapshots"][0])
+    assert len(record["average_of"]) == 2
+    assert [row["stage"] for row in read_lines(paths.metrics)] == [0, 0, 1, 1, 1]
+    assert not paths.state.exists()
+
+
+def test_every_head_and_dropout_views_from_training_to_prediction(tmp_path: Path) -> None:
+    decoder = {"encoder_depth": 3, "decoder_channels": [16, 8, 8], "hypercolumn": True}
+    decoder |= {"dropout": 0.3, "attention": "scse", "center": "ppm"}
+    member = {"arch": "ComposedUnet", "encoder": "resnet18", "decoder": decoder}
+    member |= {"image_head": 0.1, "deep_supervision": 0.1, "coordinates": True}
+    stage = {"schedule": {"epochs_per_cycle": 1}}
+    changes = {"members": {"a": member}, "stages": [stage], "predict": {"tta": ["dropout:2"]}}
+    paths = train_here(tmp_path, **changes)
+    snapshot = next(paths.snapshots.glob("*.safetensors"))
+    model, _ = load_snapshot_model(snapshot, torch.device("cpu"), False)
+    assert len(model(torch.zeros(1, 1, 32, 32))) == 2
+    variants = read_json(paths.folder / "oof_scores.json")["variants"]
+    assert variants["mean_tta"] != variants["mean_plain"]
+    plain = {**member, "deep_supervision": 0.0}
+    other = train_here(tmp_path / "other", **{**changes, "members": {"a": plain}})
+    assert losses(other)[0] < losses(paths)[0], "a weight of 0 adds no loss"
+
+
+def test_seeds_are_pure_functions() -> None:
+    assert seed_of(1, "a") == seed_of(1, "a") != seed_of(1, "b")
