@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from distseg.records.paths import Run, read_json
+from distseg.records.files import read_json
+from distseg.records.paths import Run
 
 DECODER = {"encoder_depth": 4, "decoder_channels": [48, 32, 24, 16]}
 BCE: dict[str, Any] = {"bce": 1.0}

@@ -25,12 +25,13 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from distseg.config.schema import parse_config
+from distseg.config.load import parse_config
 from distseg.data.formats import layout
 from distseg.data.formats.synthetic import picture
 from distseg.functional.rle import decode
 from distseg.functional.rules import RULES, objections
-from distseg.records.paths import Run, read_json
+from distseg.records.files import read_json
+from distseg.records.paths import Run
 from distseg.rounds.teacher_predictions import Teaching
 
 FAULTS = ("emptied", "shifted", "rectangle")

@@ -57,7 +57,7 @@ def find_config(name: str) -> Path:
 
 
 def _load(args: argparse.Namespace) -> Config:
-    from distseg.config.schema import load_config
+    from distseg.config.load import load_config
 
     return load_config(find_config(args.config), args.overrides)
 
@@ -71,7 +71,7 @@ def _load_run(args: argparse.Namespace) -> tuple[Config, Run]:
 
 def _open_run(folder: Path) -> tuple[Config, Run]:
     """A run that exists, by its own config."""
-    from distseg.config.schema import load_config
+    from distseg.config.load import load_config
     from distseg.records.paths import Run
 
     run = Run(folder)
@@ -248,10 +248,10 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _config(args: argparse.Namespace) -> int:
-    from distseg.config.schema import dump_config, schema
+    from distseg.config.load import dump_config, json_schema
 
     if args.what == "schema":
-        print(json.dumps(schema(), indent=2))
+        print(json.dumps(json_schema(), indent=2))
         return 0
     if args.config is None:
         raise UserError("config show: needs a CONFIG")

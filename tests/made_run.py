@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from distseg.config.schema import Config, parse_config
+from distseg.config.load import parse_config
+from distseg.config.schema import Config
 from distseg.data.prepare import open_cache, prepare
 from distseg.functional.combine import count_masks, to_masks
+from distseg.records.files import mark_done, write_json
 from distseg.records.manifest import Manifest
-from distseg.records.paths import Run, mark_done, write_json
+from distseg.records.paths import Run
 from distseg.records.predictions import PredictionsWriter
 
 HEIGHT, WIDTH = 12, 10

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from distseg.config.training import MemberConfig
 from distseg.records.errors import UserError, unknown
-
-if TYPE_CHECKING:
-    from distseg.config.schema import MemberConfig
 
 COMPOSED = "ComposedUnet"
 # Choices of ComposedUnet's decoder, the default first; see docs/models.md.

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from distseg.config.checks import check_stage_list
+from distseg.config.schema import Config
+from distseg.config.training import RoundConfig
+from distseg.config.validate import check_stage_list
 from distseg.functional.rules import RANKED_BY, check_rules
 from distseg.records.errors import UserError, unknown
-
-if TYPE_CHECKING:
-    from distseg.config.schema import Config, RoundConfig
 
 
 def check_rounds(config: Config) -> None:

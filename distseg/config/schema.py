@@ -6,66 +6,27 @@ docs/config.md is generated from it.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-import pydantic
-import yaml
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field
 
-from distseg.config.checks import check_member, check_names, check_tune
 from distseg.config.data import (
     Count,
     DataConfig,
-    FolderConfig,
-    FoldsConfig,
     InputConfig,
     Name,
     Probability,
     Strict,
-    SyntheticConfig,
 )
-from distseg.config.load import apply_overrides, load_yaml
-from distseg.config.rounds import check_rounds
 from distseg.config.training import (
     MemberConfig,
-    OptimizerConfig,
     RoundConfig,
-    ScheduleConfig,
     StageConfig,
     TrainConfig,
 )
-from distseg.config.tune import DistributionConfig, TuneConfig
-from distseg.config.zero import check_zero
-from distseg.records.errors import UserError, nearest
+from distseg.config.tune import TuneConfig
 from distseg.records.paths import RoundKey, is_teachers, round_number
-
-__all__ = [
-    "ComputeConfig",
-    "Config",
-    "DataConfig",
-    "DistributionConfig",
-    "EnsembleConfig",
-    "FolderConfig",
-    "FoldsConfig",
-    "InputConfig",
-    "MemberConfig",
-    "OptimizerConfig",
-    "PostprocessConfig",
-    "PredictConfig",
-    "RoundConfig",
-    "ScheduleConfig",
-    "StageConfig",
-    "SyntheticConfig",
-    "TrainConfig",
-    "TuneConfig",
-    "dump_config",
-    "load_config",
-    "parse_config",
-    "schema",
-]
 
 
 class PredictConfig(Strict):
@@ -237,76 +198,3 @@ class Config(Strict):
             and (member.folds is None or fold in member.folds)
             and (chosen is None or name in chosen)
         ]
-
-    @model_validator(mode="after")
-    def _check(self) -> Config:
-        check_names(self)
-        for name in self.members:
-            check_member(self, name)
-        check_rounds(self)
-        check_tune(self)
-        check_zero(self)
-        return self
-
-
-def load_config(path: Path | str, overrides: list[str] | None = None) -> Config:
-    """Read, override and check a config. UserError lists every mistake, one line each."""
-    tree = apply_overrides(load_yaml(Path(path)), overrides or [])
-    return parse_config(tree, str(path))
-
-
-def parse_config(tree: Mapping[str, Any], where: str) -> Config:
-    try:
-        return Config.model_validate(tree)
-    except pydantic.ValidationError as error:
-        lines = [_explain(item) for item in error.errors(include_url=False)]
-        raise UserError("\n".join(f"{where}: {line}" for line in lines)) from None
-
-
-def _explain(item: Any) -> str:
-    """One line for one pydantic error: key, value, what is valid, the nearest name."""
-    location = [str(part) for part in item["loc"] if not str(part).startswith("function-")]
-    key = ".".join(location)
-    kind, value = item["type"], item.get("input")
-    if kind == "extra_forbidden":
-        valid = _keys_at(item["loc"][:-1])
-        close = nearest(location[-1], valid)
-        hint = f" Did you mean {close!r}?" if close else ""
-        return f"{key}: unknown key (value {value!r}).{hint} Valid: {', '.join(valid)}"
-    if kind == "literal_error":
-        expected = re.findall(r"'([^']*)'", item["ctx"]["expected"])
-        close = nearest(value, expected)
-        hint = f" Did you mean {close!r}?" if close else ""
-        return f"{key}: {value!r} is not valid.{hint} Valid: {item['ctx']['expected']}"
-    if kind == "missing":
-        return f"{key}: this key is required"
-    message = item["msg"].removeprefix("Value error, ")
-    shown = "" if not location or kind == "value_error" else f" (value {value!r})"
-    return f"{key}: {message}{shown}" if key else message
-
-
-def _keys_at(location: tuple[Any, ...]) -> list[str]:
-    """Names of the keys that the config has at `location`."""
-    model: type[BaseModel] = Config
-    for part in location:
-        if part in model.model_fields:
-            model = _model_in(model.model_fields[part].annotation) or model
-    return list(model.model_fields)
-
-
-def _model_in(annotation: Any) -> Any:
-    """The model inside `X | None`, `list[X]` or `dict[str, X]`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    found = [_model_in(inner) for inner in getattr(annotation, "__args__", ())]
-    return next((model for model in found if model is not None), None)
-
-
-def dump_config(config: Config) -> str:
-    """The resolved config as YAML, every key written out."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=100)
-
-
-def schema() -> dict[str, Any]:
-    """JSON schema of a config, for editors and docs/config.md."""
-    return Config.model_json_schema()

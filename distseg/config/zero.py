@@ -3,12 +3,8 @@ why). Each mistake is one UserError."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from distseg.config.schema import Config
 from distseg.records.errors import UserError
-
-if TYPE_CHECKING:
-    from distseg.config.schema import Config
 
 # Optimizers that update each weight by itself, and so also shards of flattened weights (measured
 # against whole weights: tests/test_zero.py). Those that look at layers cannot, nor those that count

@@ -26,8 +26,8 @@ from distseg.config.schema import Config
 from distseg.data.depths import load_depths, read_input
 from distseg.data.read_input import read_target
 from distseg.records.errors import UserError
+from distseg.records.files import atomic_write, read_json, write_json
 from distseg.records.manifest import Manifest, Sample
-from distseg.records.paths import atomic_write, read_json, write_json
 
 logger = logging.getLogger(__name__)
 VERSION = 1  # of the files; a change makes old caches be built again

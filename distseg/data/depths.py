@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distseg.config.schema import Config
-from distseg.data.formats.row import read_table
 from distseg.data.read_input import BadFile, read_image
 from distseg.records.errors import UserError
+from distseg.records.tables import read_table
 
 Depths = dict[str, int]  # stem of the image's file: 0..255
 

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from distseg.config.schema import InputConfig
+from distseg.config.data import InputConfig
 from distseg.data.inpaint import biharmonic_border
 from distseg.data.read_input import VOID
 

@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from distseg.config.schema import Config, FoldsConfig
-from distseg.data.formats.row import Row, read_table
+from distseg.config.data import FoldsConfig
+from distseg.config.schema import Config
+from distseg.data.formats.row import Row
 from distseg.records.errors import UserError
-from distseg.records.paths import atomic_write
+from distseg.records.files import atomic_write
+from distseg.records.tables import read_table
 
 _BINS = 30  # at most so many strata of the non-empty masks, by coverage
 

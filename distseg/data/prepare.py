@@ -22,8 +22,9 @@ from distseg.data.formats import Row, layout
 from distseg.data.inspect import Bad, Checked, inspect
 from distseg.data.read_input import image_size
 from distseg.records.errors import UserError
+from distseg.records.files import atomic_write, read_json, write_json
 from distseg.records.manifest import Manifest, Sample
-from distseg.records.paths import Run, atomic_write, read_json, write_json
+from distseg.records.paths import Run
 
 logger = logging.getLogger(__name__)
 

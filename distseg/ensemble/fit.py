@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distseg.config.schema import Config
-from distseg.ensemble.out_of_fold_set import OutOfFold, hash_key, split, write_rows
+from distseg.ensemble.out_of_fold_set import OutOfFold, hash_key, split
 from distseg.functional.bootstrap import standard_error
 from distseg.functional.cleaning import KEYS, tune_by_grid
 from distseg.functional.combine import SPACES, count_many, count_masks, to_masks
@@ -29,12 +29,13 @@ from distseg.functional.greedy import Weights, greedy_weights
 from distseg.functional.metrics import METRICS, miou, per_image, summarize
 from distseg.functional.nesting import part_scores, verdict
 from distseg.functional.tuning import Rule, default_rule, tune_double, tune_single
+from distseg.records.files import write_json
+from distseg.records.oof_table import write_rows
 from distseg.records.paths import (
     ALL_ROUNDS,
     RoundKey,
     Run,
     rounds_on_disk,
-    write_json,
 )
 
 log = logging.getLogger(__name__)

@@ -5,12 +5,11 @@ Reads records and the data cache; imports no torch.
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -20,18 +19,17 @@ from numpy.typing import NDArray
 
 from distseg.config.schema import Config
 from distseg.data.prepare import open_cache
-from distseg.functional.combine import combine, from_space, highest_only, to_space
-from distseg.functional.metrics import per_image, summarize
+from distseg.functional.combine import combine, from_space, highest_only, to_masks, to_space
+from distseg.functional.metrics import summarize
 from distseg.records.errors import UserError
+from distseg.records.files import read_json
 from distseg.records.manifest import Manifest, Sample
 from distseg.records.paths import (
     ALL_ROUNDS,
     MemberPaths,
     RoundKey,
     Run,
-    atomic_write,
     member_id,
-    read_json,
     rounds_on_disk,
 )
 from distseg.records.predictions import Predictions
@@ -199,6 +197,34 @@ class OutOfFold:
         return float(summarize(np.concatenate(counts), self.config.metric)["score"])
 
 
+def scored_masks(
+    config: Config, run: Run, record: Mapping[str, Any]
+) -> Callable[[Mapping[str, str]], NDArray[np.uint8]]:
+    """A function from a row of oof.csv to the masks uint8 (K, H, W) that its score is of: those of
+    its split's nested choice.
+
+    Args:
+        record: of ensemble.json.
+
+    The members are opened at the first call, which raises UserError where they are gone.
+    """
+
+    @cache
+    def opened() -> tuple[OutOfFold, dict[str, int]]:
+        oof = OutOfFold(config, run, record["round"])
+        return oof, {oof.manifest[place].id: place for place in oof.rows}
+
+    def masks_of(row: Mapping[str, str]) -> NDArray[np.uint8]:
+        oof, places = opened()
+        choice = record["scores"]["nested"]["folds"][row["part"]]
+        weights = tuple(choice["weights"].get(name, 0) for name in oof.names)
+        space = choice.get("space", record["space"])
+        logits = oof.combined(places[row["id"]], weights, space)
+        return to_masks(logits, choice["rule"], config.task)
+
+    return masks_of
+
+
 def split(oof: OutOfFold) -> dict[str, list[int]]:
     """Rows by the label of their part: the fold, or for a single fold `part0`.. by id's hash."""
     if len(oof.folds) > 1:
@@ -211,33 +237,6 @@ def split(oof: OutOfFold) -> dict[str, list[int]]:
 def hash_key(sample: Sample) -> tuple[int, str]:
     """An order that has nothing to do with the data's own."""
     return zlib.crc32(sample.id.encode()), sample.id
-
-
-def write_rows(
-    path: Path, manifest: Manifest, rows: Sequence[int], part_of: Sequence[str],
-    counts_NC3: NDArray[np.int64], metric: str,
-) -> None:  # fmt: skip
-    """oof.csv: each image's honest score, for a look at the worst and for later selection."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", "fold", "part", "score", "inter", "pred", "truth"])
-    scores = per_image(counts_NC3, metric).mean(axis=1)
-    for row, part, score, table in zip(rows, part_of, scores, counts_NC3, strict=True):
-        sums = [" ".join(map(str, column)) for column in table.T]
-        sample = manifest[row]
-        writer.writerow([sample.id, sample.fold, part, f"{score:.6f}", *sums])
-    atomic_write(path, text.getvalue())
-
-
-def read_counts(path: Path) -> dict[str, NDArray[np.int64]]:
-    """Counts (C, 3) by id of an oof.csv."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return {
-            row["id"]: np.array(
-                [[int(v) for v in row[key].split()] for key in ("inter", "pred", "truth")]
-            ).T
-            for row in csv.DictReader(file)
-        }
 
 
 def _some(weights: list[int]) -> list[int]:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distseg.config.schema import Config
-from distseg.ensemble.out_of_fold_set import OutOfFold, hash_key, read_counts, split, write_rows
+from distseg.ensemble.out_of_fold_set import OutOfFold, hash_key, split
 from distseg.functional.bootstrap import standard_error
 from distseg.functional.combine import SPACES, VOID, count_masks, is_highest, to_masks
 from distseg.functional.greedy import TIE, Weights
@@ -29,7 +29,9 @@ from distseg.functional.metrics import summarize
 from distseg.functional.nesting import part_scores, verdict
 from distseg.functional.tuning import TOP_PROBS, Rule, area_candidates, logit
 from distseg.records.errors import UserError
-from distseg.records.paths import Run, read_json, write_json
+from distseg.records.files import write_json
+from distseg.records.oof_table import read_counts, write_rows
+from distseg.records.paths import Run, final_ensemble
 
 log = logging.getLogger(__name__)
 
@@ -66,9 +68,7 @@ def search_joint(config: Config, run: Run) -> dict[str, Any]:
     Raises:
         UserError: the run has no ensemble yet, or one row, of which nothing can be nested.
     """
-    if not run.final.is_file():
-        raise UserError(f"{run.folder}: no ensemble yet; `distseg run` makes it")
-    final = read_json(run.final)
+    final = final_ensemble(run)
     oof, path = OutOfFold(config, run, final["round"]), run.ensemble(final["round"])
     search = JointSearch(config, oof, rules_of(final))
     if len(search.parts) < 2:

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from distseg.config.schema import InputConfig
+from distseg.config.data import InputConfig
 from distseg.data.dataset import worker_init
 from distseg.data.fit import STRIDE, Fit
 from distseg.data.read_input import VOID

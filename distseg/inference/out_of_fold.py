@@ -13,8 +13,9 @@ from distseg.config.schema import Config
 from distseg.functional.metrics import summarize
 from distseg.inference.evaluate import Evaluator, native_logits, tta_logits
 from distseg.inference.load import load_snapshot_model
+from distseg.records.files import write_json
 from distseg.records.manifest import Manifest
-from distseg.records.paths import MemberPaths, write_json
+from distseg.records.paths import MemberPaths
 from distseg.records.predictions import PredictionsWriter, merge
 
 

@@ -21,20 +21,22 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from distseg.config.schema import Config, load_config
+from distseg.config.load import load_config
+from distseg.config.schema import Config
 from distseg.data.dataset import ImageFiles
 from distseg.data.depths import load_depths
 from distseg.data.fit import Fit
 from distseg.data.formats.row import image_files
 from distseg.data.read_input import image_size
+from distseg.distributed import default_workers, make_accelerator
 from distseg.functional.combine import PROB_LIMIT, highest_only, to_masks
 from distseg.functional.rle import encode
 from distseg.inference.evaluate import canvas_batches
 from distseg.inference.load import TrainedMember, decode_batches
 from distseg.records.errors import UserError
+from distseg.records.files import atomic_write, read_json
 from distseg.records.manifest import Manifest, Sample
-from distseg.records.paths import Run, atomic_write, read_json
-from distseg.training.member import default_workers, make_accelerator
+from distseg.records.paths import Run, final_ensemble
 
 logger = logging.getLogger("distseg.inference.predict")
 
@@ -194,7 +196,7 @@ def predict_test(
     `predict_images`."""
     run = Run(Path(run_dir))
     config = load_config(run.config)
-    ensemble = finished_ensemble(run) if round is None else read_json(run.ensemble(round))
+    ensemble = final_ensemble(run) if round is None else read_json(run.ensemble(round))
     accelerator = make_accelerator(config)
     workers = default_workers(config, accelerator)
     samples = list(Manifest.read(run.data / "test.csv"))
@@ -212,7 +214,7 @@ def predict_folder(
     """Masks of all images of a folder as PNG (0/255; one folder per class when there are several;
     class numbers for multiclass), and an RLE table `id,rle` (`id,class,rle`) when asked."""
     run = Run(Path(run_dir))
-    config, ensemble = load_config(run.config), finished_ensemble(run)
+    config, ensemble = load_config(run.config), final_ensemble(run)
     samples = image_samples(Path(images_dir))
     accelerator = make_accelerator(config)
     if rle_path is not None and accelerator.num_processes > 1:
@@ -223,14 +225,6 @@ def predict_folder(
         return predict_images(
             config, run.folder, ensemble, samples, sink, accelerator, workers, share
         )
-
-
-def finished_ensemble(run: Run) -> dict[str, Any]:
-    """The record of the run's ensemble; UserError if there is none yet."""
-    if not run.final.is_file():
-        raise UserError(f"{run.folder}: no ensemble yet; `distseg run` makes it")
-    record: dict[str, Any] = read_json(run.final)
-    return record
 
 
 def image_samples(folder: Path) -> list[Sample]:

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from distseg.records.paths import RoundKey, Run, atomic_write, member_id
+from distseg.records.files import atomic_write
+from distseg.records.paths import RoundKey, Run, member_id
 
 if TYPE_CHECKING:  # a rank imports this file first: it must be quick
     from distseg.jobs.hardware import Slot

@@ -20,7 +20,8 @@ from distseg.config.schema import ComputeConfig
 from distseg.jobs.hardware import Gpu, Slot, make_slots, whole_machine
 from distseg.jobs.versions import package_versions
 from distseg.records.errors import UserError
-from distseg.records.paths import Run, atomic_write
+from distseg.records.files import atomic_write
+from distseg.records.paths import Run
 
 logger = logging.getLogger("distseg.run")
 

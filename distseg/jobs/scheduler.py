@@ -17,8 +17,9 @@ from typing import Protocol
 from distseg.config.schema import Config
 from distseg.jobs.hardware import Slot
 from distseg.jobs.job import Job, narrow
-from distseg.records.paths import Run, member_id, read_json
-from distseg.run.pace import measured_pace
+from distseg.jobs.pace import measured_pace
+from distseg.records.files import read_json
+from distseg.records.paths import Run, member_id
 
 POLL_S = 0.2
 STOP_GRACE_S = 30.0

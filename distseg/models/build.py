@@ -21,9 +21,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from distseg.config.checks import ARCHITECTURES, OWN_ENCODER
+from distseg.config.data import InputConfig
 from distseg.config.parts import COMPOSED
-from distseg.config.schema import InputConfig, MemberConfig
+from distseg.config.training import MemberConfig
+from distseg.config.validate import ARCHITECTURES, OWN_ENCODER
 from distseg.models.composed import ComposedUnet
 from distseg.models.fcn import FCN
 from distseg.models.refinenet import RefineNet

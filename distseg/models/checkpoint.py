@@ -20,7 +20,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from distseg.records.errors import UserError
-from distseg.records.paths import atomic_write, read_json, temporary_name, write_json
+from distseg.records.files import (
+    atomic_write,
+    read_json,
+    temporary_name,
+    write_json,
+)
 
 StateDict = dict[str, Tensor]
 

@@ -11,7 +11,7 @@ from itertools import combinations
 from pathlib import Path
 
 from distseg.records.errors import UserError
-from distseg.records.paths import atomic_write
+from distseg.records.files import atomic_write
 
 ORIGINS = ("labeled", "pseudo", "distilled")
 

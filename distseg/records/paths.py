@@ -1,64 +1,15 @@
-"""A run on disk: the one place that names its files, and how they are written."""
+"""A run on disk: the one place that names its files."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-
-def atomic_write(path: Path, data: str | bytes) -> None:
-    """Write a temporary file beside `path`, flush it to disk, and rename it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_name(path)
-    payload = data.encode() if isinstance(data, str) else data
-    with temporary.open("wb") as file:
-        file.write(payload)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def temporary_name(path: Path) -> Path:
-    """A name beside `path` that no other process has, on this machine or another."""
-    return path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.tmp")
-
-
-def write_json(path: Path, record: Any) -> None:
-    atomic_write(path, json.dumps(record, indent=2, sort_keys=False) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def append_line(path: Path, record: Mapping[str, Any]) -> None:
-    """Append one JSON line with a single O_APPEND write: lines of several processes of a machine
-    do not mix. Each file is written on one machine: NFS promises this for no other."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    line = (json.dumps(record) + "\n").encode()
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        os.write(descriptor, line)
-    finally:
-        os.close(descriptor)
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON lines of a file; a half line at the end (a kill while writing) is left out."""
-    if not path.is_file():
-        return []
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            records.append(json.loads(line))
-    return records
-
+from distseg.records.errors import UserError
+from distseg.records.files import append_line, read_json
 
 # A round's number, or "NUMBER/teachers": the pair teachers that were trained for that round.
 RoundKey = int | str
@@ -237,11 +188,6 @@ def member_id(name: str, fold: int) -> str:
     return f"{name}_fold{fold}"
 
 
-def mark_done(path: Path, record: Mapping[str, Any]) -> None:
-    """Written last, by rename: what it says is whole."""
-    write_json(path, record)
-
-
 def round_number(key: RoundKey) -> int:
     """The number of a round, or of the round that teachers are for."""
     return int(str(key).partition("/")[0])
@@ -251,3 +197,11 @@ def rounds_on_disk(run: Run) -> Iterator[int]:
     """Numbers of the rounds that a run holds, ascending."""
     numbers = [p.name.removeprefix("round_") for p in run.folder.glob("round_*") if p.is_dir()]
     yield from sorted(int(n) for n in numbers if n.isdigit())
+
+
+def final_ensemble(run: Run) -> dict[str, Any]:
+    """The record of the ensemble that makes the submission. UserError: there is none yet."""
+    if not run.final.is_file():
+        raise UserError(f"{run.folder}: no ensemble yet; `distseg run` makes it")
+    record: dict[str, Any] = read_json(run.final)
+    return record

@@ -11,38 +11,36 @@ import jinja2
 
 from distseg.config.schema import Config
 from distseg.records.errors import UserError
-from distseg.records.log import duration
-from distseg.records.manifest import Manifest
-from distseg.records.paths import (
-    ALL_ROUNDS,
-    Run,
+from distseg.records.files import (
     atomic_write,
-    member_id,
     read_json,
     read_lines,
     write_json,
 )
-from distseg.report.pictures import pictures, read_csv
-from distseg.submission.read import MaskFolder, open_answers
+from distseg.records.log import duration
+from distseg.records.manifest import Manifest
+from distseg.records.paths import ALL_ROUNDS, Run, final_ensemble, member_id
+from distseg.records.tables import read_rows
+from distseg.report.pictures import MasksOf, pictures
 
 CHART = (560, 200, 44, 24)  # width, height, left and bottom margin
 PREDICT_JOB, TEACH_JOB = "predict-test", "teach-round"
 
 
 def write_report(
-    config: Config, run: Run, extra: Mapping[str, Any] | None = None
+    config: Config, run: Run, masks_of: MasksOf, extra: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Write report.json and report.html from what the run holds on disk; returns the former.
 
     Args:
-        extra: more top-level keys, such as `test`: the score against the known truth.
+        masks_of: the scored masks of a row of oof.csv. UserError: they cannot be had.
+        extra: more top-level keys, such as `test`, the score against the known truth, and
+            `prediction`, what the submission holds.
 
     Raises:
         UserError: there is no ensemble yet.
     """
-    if not run.final.is_file():
-        raise UserError(f"{run.folder}: no ensemble yet, nothing to report; see `distseg status`")
-    manifest, ensemble = Manifest.read(run.truth), read_json(run.final)
+    ensemble, manifest = final_ensemble(run), Manifest.read(run.truth)
     final, nested = ensemble["scores"]["final"], ensemble["scores"]["nested"]
     record = {
         "name": config.name,
@@ -60,13 +58,13 @@ def write_report(
         "chosen": {key: ensemble[key] for key in ("space", "tta", "weights", "rule")},
         "left_out": ensemble["left_out"],
         "members": member_curves(config, run, manifest),
-        "prediction": prediction_record(run),
+        "prediction": None,
         "seconds": stage_seconds(read_lines(run.ledger)),
         "hardware": read_json(run.env) if run.env.is_file() else {},
         **(extra or {}),
     }
     write_json(run.report_json, record)
-    atomic_write(run.report_html, render(config, run, record))
+    atomic_write(run.report_html, render(config, run, record, masks_of))
     return record
 
 
@@ -97,7 +95,7 @@ def selection_record(config: Config, run: Run, number: int) -> dict[str, dict[st
     """Rows that teachers judged and that were kept, by fold and by what they are."""
     found: dict[str, dict[str, int]] = {}
     for path in sorted(run.select(number).glob("fold*.csv")):
-        rows = read_csv(path)
+        rows = read_rows(path)
         counts = Counter(f"{r['what']}_{'kept' if r['kept'] == '1' else 'dropped'}" for r in rows)
         kinds = sorted({row["what"] for row in rows})
         names = [f"{kind}_{end}" for kind in kinds for end in ("kept", "dropped")]
@@ -111,7 +109,7 @@ def data_record(run: Run, manifest: Manifest) -> dict[str, Any]:
     statistics = read_json(path) if path.is_file() else {}
     statistics.pop("key", None)
     sizes = Counter(f"{s.height}x{s.width}" for s in manifest)
-    quarantine = read_csv(run.data / "quarantine.csv")
+    quarantine = read_rows(run.data / "quarantine.csv")
     return {
         "train": len(manifest),
         **statistics,
@@ -152,18 +150,6 @@ def member_curves(config: Config, run: Run, manifest: Manifest) -> dict[str, dic
     return members
 
 
-def prediction_record(run: Run) -> dict[str, Any] | None:
-    """The submission's rows, and how many have no object; None where there is none yet."""
-    path = next((p for p in (run.submission, run.test_masks) if p.exists()), None)
-    if path is None:
-        return None
-    answers = open_answers(path)
-    record: dict[str, Any] = {"path": path.name, "rows": len(answers.keys)}
-    if not isinstance(answers, MaskFolder):
-        record["empty"] = sum(not text.strip() for _, text in answers.rows.values())
-    return record
-
-
 def stage_seconds(ledger: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Seconds by stage. train is the sum over jobs that may have run at once, failed ones too;
     wall is the time that drivers were at work, so without the pauses between two starts."""
@@ -192,7 +178,7 @@ def stage_seconds(ledger: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 # -- what report.html shows -----------------------------------------------------------------------
 
 
-def render(config: Config, run: Run, record: Mapping[str, Any]) -> str:
+def render(config: Config, run: Run, record: Mapping[str, Any], masks_of: MasksOf) -> str:
     """The page: values are escaped by the template, pictures and curves are inline."""
     loader = jinja2.PackageLoader("distseg", "report")
     environment = jinja2.Environment(
@@ -200,7 +186,7 @@ def render(config: Config, run: Run, record: Mapping[str, Any]) -> str:
     )
     environment.filters |= {"score": _score, "duration": duration, "prob": _prob}
     try:
-        shown, problem = pictures(config, run, record), ""
+        shown, problem = pictures(config, run, record, masks_of), ""
     except UserError as error:  # such as out-of-fold logits that were removed to save disk
         shown, problem = [], str(error)
     return environment.get_template("report.html").render(

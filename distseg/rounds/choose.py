@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from distseg.config.schema import Config
-from distseg.ensemble.out_of_fold_set import read_counts
 from distseg.functional.bootstrap import standard_error_of_gain
 from distseg.functional.greedy import TIE
 from distseg.functional.metrics import summarize
-from distseg.records.paths import ALL_ROUNDS, Run, read_json, write_json
+from distseg.records.files import read_json, write_json
+from distseg.records.oof_table import read_counts
+from distseg.records.paths import ALL_ROUNDS, Run
 
 
 def gain(run: Run, config: Config, round: int) -> tuple[float, float]:

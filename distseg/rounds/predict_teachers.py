@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 
 from distseg.config.schema import Config
 from distseg.data.cache import Cache
 from distseg.data.dataset import EvalSet
 from distseg.data.fit import Fit
 from distseg.data.prepare import open_cache, open_unlabeled_cache
+from distseg.distributed import Accelerator, default_workers, make_accelerator
 from distseg.inference.evaluate import canvas_batches
 from distseg.inference.load import TrainedMember, decode_batches
 from distseg.records.manifest import Manifest
@@ -33,7 +33,6 @@ from distseg.rounds.teacher_predictions import (
     students,
     teachers_record,
 )
-from distseg.training.member import default_workers, make_accelerator
 
 logger = logging.getLogger("distseg.rounds.predict_teachers")
 

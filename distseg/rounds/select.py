@@ -17,17 +17,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distseg.config.schema import Config, RoundConfig
+from distseg.config.schema import Config
+from distseg.config.training import RoundConfig
 from distseg.data.cache import Cache
 from distseg.data.dataset import PSEUDO
 from distseg.data.prepare import open_cache, open_unlabeled_cache
 from distseg.data.read_input import read_target
+from distseg.functional.drawing import sheet
 from distseg.functional.rules import balanced, objections, ranking, strata, top
 from distseg.functional.statistics import planes_of_target
 from distseg.records.errors import UserError
+from distseg.records.files import atomic_write, write_json
 from distseg.records.manifest import Manifest, Sample, pair_folds
-from distseg.records.paths import Run, atomic_write, write_json
-from distseg.report.pictures import sheet
+from distseg.records.paths import Run
 from distseg.rounds.teacher_predictions import Teaching, judge_out_of_fold, students
 
 logger = logging.getLogger("distseg.rounds.select")
@@ -281,5 +283,5 @@ def _tile(config: Config, decision: Decision, cache: Cache) -> dict[str, Any]:
     )
     key = "iou" if decision.what == "labeled" else "decided"
     label = f"{sample.id} {key} {decision.statistics[key]:.2f}"
-    return {"image": cache.image(sample.id), "target": own, "masks": masks, "config": config,
+    return {"image": cache.image(sample.id), "target": own, "masks": masks, "task": config.task,
             "lines": [label, decision.reason or "kept"]}  # fmt: skip

@@ -18,13 +18,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distseg.config.schema import Config, RoundConfig
+from distseg.config.schema import Config
+from distseg.config.training import RoundConfig
 from distseg.data.prepare import open_cache
 from distseg.functional.rle import encode
 from distseg.functional.statistics import STATISTICS, image_statistics
 from distseg.records.errors import UserError
+from distseg.records.files import read_json, write_json
 from distseg.records.manifest import Manifest, pair_folds
-from distseg.records.paths import RoundKey, Run, read_json, write_json
+from distseg.records.paths import RoundKey, Run
 from distseg.records.predictions import Predictions, PredictionsWriter, merge
 
 logger = logging.getLogger("distseg.rounds.select")

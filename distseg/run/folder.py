@@ -13,11 +13,13 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from distseg.config.schema import Config, dump_config, load_config
+from distseg.config.load import dump_config, load_config
+from distseg.config.schema import Config
 from distseg.jobs.job import die_with_parent
 from distseg.jobs.versions import environment_record
 from distseg.records.errors import UserError
-from distseg.records.paths import Run, atomic_write, write_json
+from distseg.records.files import atomic_write, write_json
+from distseg.records.paths import Run
 from distseg.run.plan import amount, free_bytes
 
 logger = logging.getLogger("distseg.run")

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from filelock import FileLock
 
-from distseg.config.schema import Config, load_config
+from distseg.config.load import load_config
+from distseg.config.schema import Config
 from distseg.records.errors import UserError
 from distseg.records.manifest import Manifest
 from distseg.records.paths import RoundKey, Run

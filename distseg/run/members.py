@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable
 
 from distseg.config.schema import Config
 from distseg.data.folds import find_file
+from distseg.jobs.pace import measured_pace
 from distseg.records.manifest import Manifest, pair_folds
 from distseg.records.paths import RoundKey, Run, is_teachers, round_number
 
@@ -45,3 +47,27 @@ def round_keys(config: Config, run: Run) -> list[RoundKey]:
             keys.append(run.teachers(number))
         keys.append(number)
     return keys
+
+
+def member_costs(config: Config, run: Run, round: RoundKey = 0) -> dict[str, float]:
+    """How long a member of each model takes, in units of its own: epochs by the pace that an
+    earlier round has shown, and where none has, epochs x pixels of the canvas."""
+    pace = shown_paces(config, run, round_keys(config, run)) if round != 0 else {}
+    known = all(name in pace for name in config.members)
+    costs = {}
+    for name in config.members:
+        size, stages = config.input_of(name), config.stages_of(name, round)
+        pixels = [s.input_size or (size.height, size.width) for s in stages]
+        costs[name] = sum(
+            stage.schedule.epochs * (1.0 / pace[name] if known else height * width)
+            for stage, (height, width) in zip(stages, pixels, strict=True)
+        )
+    return costs
+
+
+def shown_paces(config: Config, run: Run, keys: Iterable[RoundKey]) -> dict[str, float]:
+    """Images per second by model, by the first round that has trained it."""
+    found: dict[str, float] = {}
+    for key in keys:
+        found = {**measured_pace(run, known_members(config, run, key), key), **found}
+    return found

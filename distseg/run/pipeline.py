@@ -18,14 +18,15 @@ from distseg.jobs.local import LocalExecutor
 from distseg.jobs.scheduler import POLL_S, Executor, Failure, Scheduler
 from distseg.records import log
 from distseg.records.errors import UserError
+from distseg.records.files import read_json
 from distseg.records.manifest import Manifest
 from distseg.records.paths import (
     ALL_ROUNDS,
     RoundKey,
     Run,
+    final_ensemble,
     is_teachers,
     member_id,
-    read_json,
     round_number,
 )
 from distseg.run.folder import driver_lock, open_run, stop_on_signals
@@ -34,6 +35,7 @@ from distseg.run.plan import make_jobs
 from distseg.run.submission import (
     copy_of_round,
     prediction_jobs,
+    prediction_record,
     score_test,
     submission_path,
     written_at,
@@ -269,13 +271,9 @@ def report(config: Config, run: Run, extra: dict[str, Any] | None = None) -> str
 
     extra: what is known beside the run's records; the score on the test images by default.
     """
-    if not run.final.is_file():
-        raise UserError(f"{run.folder}: no ensemble yet; `distseg run` makes it")
-    from distseg.report.report import write_report
-
+    record = final_ensemble(run)
     extra = score_test(config, run) if extra is None else extra
     write_report(config, run, extra)
-    record = read_json(run.final)
     lines = [f"{_round_label(n)}: {_score_text(config, one)}" for n, one in _records(config, run)]
     lines.append(f"out-of-fold {_score_text(config, record)}")
     if "test" in extra:
@@ -283,6 +281,20 @@ def report(config: Config, run: Run, extra: dict[str, Any] | None = None) -> str
     for path in (run.submission, run.test_masks, run.report_html, run.folder):
         lines += [f"{_label(run, path)}: {path}"] if path.exists() else []
     return "\n".join(lines)
+
+
+def write_report(config: Config, run: Run, extra: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Write report.html and report.json, with `extra` keys; returns what report.json holds.
+
+    UserError: there is no ensemble yet.
+    """
+    from distseg.ensemble.out_of_fold_set import scored_masks
+    from distseg.report.report import write_report
+
+    masks_of = scored_masks(config, run, final_ensemble(run))
+    return write_report(
+        config, run, masks_of, {"prediction": prediction_record(run), **(extra or {})}
+    )
 
 
 def _records(config: Config, run: Run) -> list[tuple[RoundKey, dict[str, Any]]]:

@@ -11,10 +11,17 @@ from pathlib import Path
 from distseg.config.schema import Config
 from distseg.jobs.hardware import Slot
 from distseg.jobs.job import Job, train_job
+from distseg.jobs.pace import longest_first
 from distseg.records.log import duration
 from distseg.records.paths import RoundKey, Run, is_teachers, member_id, round_number
-from distseg.run.members import MemberKey, known_folds, known_members, round_keys
-from distseg.run.pace import longest_first, member_costs, shown_paces
+from distseg.run.members import (
+    MemberKey,
+    known_folds,
+    known_members,
+    member_costs,
+    round_keys,
+    shown_paces,
+)
 
 PROCESS_BYTES = 700 << 20  # a Python with torch, timm, smp and albumentations imported, measured
 

@@ -8,10 +8,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from distseg.config.schema import Config, load_config
+from distseg.config.load import load_config
+from distseg.config.schema import Config
 from distseg.records.errors import UserError
+from distseg.records.files import read_json, read_lines
 from distseg.records.log import duration
-from distseg.records.paths import RoundKey, Run, member_id, read_json, read_lines
+from distseg.records.paths import RoundKey, Run, member_id
 from distseg.run.members import known_members, round_keys
 
 

@@ -11,7 +11,8 @@ from typing import Any
 from distseg.config.schema import Config
 from distseg.jobs.hardware import Slot
 from distseg.jobs.job import Job
-from distseg.records.paths import ALL_ROUNDS, Run, atomic_write, read_json
+from distseg.records.files import atomic_write, read_json
+from distseg.records.paths import ALL_ROUNDS, Run
 
 
 def written_at(path: Path) -> int:
@@ -76,3 +77,17 @@ def score_test(config: Config, run: Run) -> dict[str, Any]:
     if truth is None or not path.exists():
         return {}
     return {"test": score_rows(config, spec, path, truth)}
+
+
+def prediction_record(run: Run) -> dict[str, Any] | None:
+    """The submission's rows, and how many have no object; None where there is none yet."""
+    from distseg.submission.read import MaskFolder, open_answers
+
+    path = next((p for p in (run.submission, run.test_masks) if p.exists()), None)
+    if path is None:
+        return None
+    answers = open_answers(path)
+    record: dict[str, Any] = {"path": path.name, "rows": len(answers.keys)}
+    if not isinstance(answers, MaskFolder):
+        record["empty"] = sum(not text.strip() for _, text in answers.rows.values())
+    return record

@@ -18,8 +18,9 @@ from distseg.config.schema import Config
 from distseg.jobs.hardware import Slot
 from distseg.jobs.job import Job
 from distseg.jobs.scheduler import Failure, tail
+from distseg.records.files import read_lines
 from distseg.records.log import duration
-from distseg.records.paths import RoundKey, Run, member_id, read_lines
+from distseg.records.paths import RoundKey, Run, member_id
 from distseg.run.members import MemberKey
 from distseg.run.status import MemberStatus, member_status, remaining_s
 

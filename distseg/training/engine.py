@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from distseg.config.schema import OptimizerConfig
+from distseg.config.training import OptimizerConfig
 from distseg.training.member import Member
 from distseg.training.optim import build_optimizer
 

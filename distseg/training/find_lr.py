@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from distseg.config.schema import Config
+from distseg.distributed import make_accelerator
 from distseg.records.errors import UserError
-from distseg.records.paths import MemberPaths, Run, atomic_write, write_json
-from distseg.training.member import Member, Progress, make_accelerator
+from distseg.records.files import atomic_write, write_json
+from distseg.records.paths import MemberPaths, Run
+from distseg.training.member import Member, Progress
 from distseg.training.stage import StageTrainer, StopSignal
 
 LOW, HIGH = 1e-6, 1.0  # learning rates that the ramp goes through

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from distseg.config.schema import OptimizerConfig, ScheduleConfig
+from distseg.config.training import OptimizerConfig, ScheduleConfig
 from distseg.models.checkpoint import unwrap
 from distseg.records.errors import UserError, nearest, unknown
 

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 
-from distseg.config.schema import StageConfig
+from distseg.config.training import StageConfig
 from distseg.functional.metrics import summarize
 from distseg.models import checkpoint
 from distseg.training.member import Member, Progress

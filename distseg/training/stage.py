@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distseg.config.schema import OptimizerConfig, StageConfig
+from distseg.config.training import OptimizerConfig, StageConfig
 from distseg.data.augment import Augment
 from distseg.data.dataset import SOFT_SCALE, TrainSet
 from distseg.data.fit import Fit

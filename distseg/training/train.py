@@ -19,20 +19,20 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from distseg.config.schema import Config, StageConfig, dump_config
+from distseg.config.load import dump_config
+from distseg.config.schema import Config
+from distseg.config.training import StageConfig
 from distseg.functional.metrics import summarize
 from distseg.inference.out_of_fold import predict_out_of_fold
 from distseg.records import log
 from distseg.records.errors import UserError
-from distseg.records.paths import (
-    MemberPaths,
-    RoundKey,
-    Run,
+from distseg.records.files import (
     append_line,
     atomic_write,
     mark_done,
     read_lines,
 )
+from distseg.records.paths import MemberPaths, RoundKey, Run
 from distseg.training.member import Member, Progress, load, restore, round_to, save
 from distseg.training.snapshots import average_snapshots, keep_snapshots, sync_buffers
 from distseg.training.stage import Interrupted, StageTrainer, StopSignal

@@ -24,10 +24,12 @@ from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from distseg.config.schema import ComputeConfig, Config, OptimizerConfig
+from distseg.config.schema import ComputeConfig, Config
+from distseg.config.training import OptimizerConfig
+from distseg.distributed import check_ranks, make_accelerator, resolve_precision
 from distseg.records.errors import UserError
 from distseg.training.engine import Engine
-from distseg.training.member import Member, check_ranks, make_accelerator, resolve_precision
+from distseg.training.member import Member
 from distseg.training.optim import build_optimizer
 
 BUCKET = 50_000_000  # elements of a communication buffer: 200 MB; DeepSpeed's own is 2 GB

@@ -14,12 +14,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from distseg.config.schema import ComputeConfig, Config, TuneConfig, dump_config, load_config
+from distseg.config.load import dump_config, load_config
+from distseg.config.schema import ComputeConfig, Config
+from distseg.config.tune import TuneConfig
 from distseg.jobs.hardware import Gpu, Slot, make_slots
 from distseg.records import log
 from distseg.records.errors import UserError, unknown
+from distseg.records.files import atomic_write
 from distseg.records.manifest import Manifest
-from distseg.records.paths import atomic_write
 from distseg.run.folder import check_same, driver_lock, stop_on_signals
 from distseg.tune.space import Space, check_space, listed, suggest, sweep_of
 from distseg.tune.table import Sweep, Trial, write_results

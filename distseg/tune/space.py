@@ -13,8 +13,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from distseg.config.data import Strict
-from distseg.config.load import set_key
-from distseg.config.schema import Config, DistributionConfig, TuneConfig, parse_config
+from distseg.config.load import parse_config, set_key
+from distseg.config.schema import Config
+from distseg.config.tune import DistributionConfig, TuneConfig
 from distseg.records.errors import UserError, unknown
 
 Setting = dict[str, Any]

@@ -12,8 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from distseg.config.schema import Config, DistributionConfig, dump_config
-from distseg.records.paths import Run, atomic_write
+from distseg.config.load import dump_config
+from distseg.config.schema import Config
+from distseg.config.tune import DistributionConfig
+from distseg.records.files import atomic_write
+from distseg.records.paths import Run
 from distseg.tune.space import Setting, sweep_of, with_setting
 
 COLORS = {"finished": "tab:blue", "stopped": "tab:gray", "failed": "tab:red"}

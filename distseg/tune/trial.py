@@ -6,12 +6,19 @@ import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from distseg.config.schema import Config, dump_config
+from distseg.config.load import dump_config
+from distseg.config.schema import Config
 from distseg.jobs.hardware import Slot
 from distseg.jobs.job import RUN_MARK, Job, end_leftovers, end_processes, train_job
 from distseg.jobs.local import CommandBuilder, LocalExecutor, launch_command
 from distseg.jobs.scheduler import Failure, Scheduler
-from distseg.records.paths import Run, atomic_write, read_json, read_lines, write_json
+from distseg.records.files import (
+    atomic_write,
+    read_json,
+    read_lines,
+    write_json,
+)
+from distseg.records.paths import Run
 from distseg.run.folder import driver_lock
 from distseg.run.members import MemberKey
 from distseg.tune.space import Setting, members_of, with_setting

@@ -11,7 +11,13 @@ from typing import Any
 import pytest
 import yaml
 
-from distseg.config.schema import apply_overrides, dump_config, load_config, parse_config, schema
+from distseg.config.load import (
+    apply_overrides,
+    dump_config,
+    json_schema,
+    load_config,
+    parse_config,
+)
 from distseg.records.errors import UserError
 from tests.tiny import ROOT, tiny_tree
 
@@ -47,9 +53,9 @@ def test_overrides_reach_lists_and_new_keys() -> None:
 
 
 def test_schema_is_json_and_names_every_top_level_key() -> None:
-    text = json.dumps(schema())
+    text = json.dumps(json_schema())
     assert '"additionalProperties": false' in text
-    assert set(tiny_tree()) <= set(schema()["properties"])
+    assert set(tiny_tree()) <= set(json_schema()["properties"])
 
 
 # (override, what the message must contain): key, value, what is valid, the nearest match

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from distseg.config.schema import Config, parse_config
+from distseg.config.load import parse_config
+from distseg.config.schema import Config
 
 
 def config(root: Path, **changes: Any) -> Config:

@@ -101,7 +101,7 @@ cache.build_cache(load_config(root / "c.yaml"), Manifest.read(root / "m.csv"), r
 
 
 def test_a_killed_builder_leaves_nothing_that_passes_for_a_cache(tmp_path: Path) -> None:
-    from distseg.config.schema import dump_config
+    from distseg.config.load import dump_config
 
     c, m = made(tmp_path)
     (tmp_path / "c.yaml").write_text(dump_config(c))

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distseg.config.schema import Config, parse_config
+from distseg.config.load import parse_config
+from distseg.config.schema import Config
 from distseg.data.dataset import ImageFiles
 from distseg.data.depths import load_depths, read_input
 from distseg.data.fit import Fit

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from distseg.config.schema import InputConfig
+from distseg.config.data import InputConfig
 from distseg.data.fit import Fit
 
 MODES = ["reflect", "edge", "constant"]

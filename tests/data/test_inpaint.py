@@ -7,7 +7,8 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 
-from distseg.config.schema import InputConfig, parse_config
+from distseg.config.data import InputConfig
+from distseg.config.load import parse_config
 from distseg.data import inpaint
 from distseg.data.fit import Fit
 from distseg.data.inpaint import biharmonic_border

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distseg.config.schema import Config, parse_config
+from distseg.config.load import parse_config
+from distseg.config.schema import Config
 from distseg.data.folds import assign_folds
 from distseg.data.formats import layout
 from distseg.data.formats.row import SubmissionSpec

@@ -9,8 +9,9 @@ from distseg.data.formats import layout
 from distseg.data.inspect import inspect
 from distseg.data.prepare import open_cache, prepare
 from distseg.records.errors import UserError
+from distseg.records.files import read_json, read_lines
 from distseg.records.manifest import Manifest
-from distseg.records.paths import Run, read_json, read_lines
+from distseg.records.paths import Run
 from tests.data.data_helpers import config, folder, gray, save, tgs
 
 

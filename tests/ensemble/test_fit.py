@@ -32,8 +32,9 @@ from distseg.functional.components import remove_small
 from distseg.functional.metrics import per_image, summarize
 from distseg.functional.tuning import BOTTOM_PROBS, TOP_PROBS, area_candidates, logit
 from distseg.records.errors import UserError
+from distseg.records.files import read_json, read_lines
 from distseg.records.manifest import Manifest
-from distseg.records.paths import Run, read_json, read_lines
+from distseg.records.paths import Run
 from distseg.records.predictions import Predictions
 from tests.made_run import made_config, made_run, write_data, write_member
 

@@ -34,8 +34,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run of one member on both folds, with its ensemble."""
     torch.set_num_threads(1)
     config, run = set_up(tmp_path_factory.mktemp("predict"))
-    from distseg.config.schema import dump_config
-    from distseg.records.paths import atomic_write
+    from distseg.config.load import dump_config
+    from distseg.records.files import atomic_write
 
     atomic_write(run.config, dump_config(config))
     for fold in (0, 1):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from distseg.config.schema import load_config
+from distseg.config.load import load_config
 from distseg.jobs.hardware import Slot
 from distseg.jobs.job import Job, train_job
 from distseg.jobs.local import LocalExecutor

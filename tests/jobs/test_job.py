@@ -24,7 +24,8 @@ from distseg.jobs.job import (
     train_job,
     write_launch_yaml,
 )
-from distseg.records.paths import Run, read_lines
+from distseg.records.files import read_lines
+from distseg.records.paths import Run
 from tests.jobs.driver import scripted
 
 DRIVER = Path(__file__).with_name("driver.py")

@@ -26,7 +26,8 @@ ray = pytest.importorskip("ray")
 
 from ray.cluster_utils import Cluster  # noqa: E402
 
-from distseg.config.schema import Config, load_config  # noqa: E402
+from distseg.config.load import load_config  # noqa: E402
+from distseg.config.schema import Config  # noqa: E402
 from distseg.data.prepare import prepare  # noqa: E402
 from distseg.doctor.ray import examine_cluster  # noqa: E402
 from distseg.jobs import ray as ours  # noqa: E402
@@ -37,7 +38,8 @@ from distseg.jobs.local import LocalExecutor  # noqa: E402
 from distseg.jobs.ray import RayExecutor, with_own_cache  # noqa: E402
 from distseg.jobs.ray_nodes import node_slots  # noqa: E402
 from distseg.jobs.scheduler import Failure, Scheduler  # noqa: E402
-from distseg.records.paths import Run, read_json, read_lines  # noqa: E402
+from distseg.records.files import read_json, read_lines  # noqa: E402
+from distseg.records.paths import Run  # noqa: E402
 from distseg.run.folder import open_run  # noqa: E402
 from distseg.run.status import status_text  # noqa: E402
 from distseg.run.view import LineProgress  # noqa: E402

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from distseg.config.schema import Config, load_config
+from distseg.config.load import load_config
+from distseg.config.schema import Config
 from distseg.jobs.hardware import Slot
 from distseg.jobs.job import RUN_MARK, Job, find_processes, train_job
 from distseg.jobs.local import LocalExecutor
 from distseg.jobs.scheduler import Failure, Scheduler, cause_in_log, smaller_batch
-from distseg.records.paths import Run, read_lines
+from distseg.records.files import read_lines
+from distseg.records.paths import Run
 from distseg.run.status import left_out, started_members
 from distseg.run.view import LineProgress
 from tests.jobs.driver import scripted, worker_command

@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 
 from distseg.jobs.job import watch_parent
-from distseg.records.paths import Run, append_line, mark_done, write_json
+from distseg.records.files import append_line, mark_done, write_json
+from distseg.records.paths import Run
 
 
 def rank(run: Run, members: str, overrides: list[str]) -> None:

@@ -12,8 +12,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from distseg.config.checks import ARCHITECTURES, OWN_ENCODER
-from distseg.config.schema import InputConfig, MemberConfig, load_config
+from distseg.config.data import InputConfig
+from distseg.config.load import load_config
+from distseg.config.training import MemberConfig
+from distseg.config.validate import ARCHITECTURES, OWN_ENCODER
 from distseg.data.fit import Fit
 from distseg.models import SegmentationNet, build_model, count_parameters
 from distseg.models.build import check_fixed_size

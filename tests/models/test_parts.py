@@ -15,7 +15,9 @@ from segmentation_models_pytorch.decoders.pspnet.decoder import PSPModule
 from torch import Tensor, nn
 from torchvision.models.segmentation import fcn
 
-from distseg.config.schema import InputConfig, MemberConfig, parse_config
+from distseg.config.data import InputConfig
+from distseg.config.load import parse_config
+from distseg.config.training import MemberConfig
 from distseg.inference.load import load_snapshot_model
 from distseg.models import checkpoint
 from distseg.models.build import SegmentationNet, build_model, count_parameters

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from distseg.config.schema import MemberConfig, parse_config
+from distseg.config.load import parse_config
+from distseg.config.training import MemberConfig
 from distseg.models.build import build_model, count_parameters
 from distseg.models.unet import PlainUnet, ResidualUnet
 from distseg.records.errors import UserError

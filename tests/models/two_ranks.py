@@ -8,11 +8,12 @@ from __future__ import annotations
 import torch
 from accelerate import Accelerator
 
-from distseg.config.schema import MemberConfig, parse_config
+from distseg.config.load import parse_config
+from distseg.config.training import MemberConfig
+from distseg.distributed import make_accelerator
 from distseg.functional.deep_supervision import deep_loss
 from distseg.functional.losses import weighted_sum
 from distseg.models.build import build_model
-from distseg.training.member import make_accelerator
 from tests.models.parts import MEMBERS
 from tests.tiny import tiny_tree
 

@@ -16,10 +16,11 @@ import pytest
 from distseg.config.schema import Config
 from distseg.ensemble.fit import fit_ensemble
 from distseg.records.errors import UserError
-from distseg.records.paths import Run, append_line, read_json, write_json
-from distseg.report.pictures import PREDICTION_RGB, TRUTH_RGB, draw
-from distseg.report.report import chart, stage_seconds, write_report
+from distseg.records.files import append_line, read_json, write_json
+from distseg.records.paths import Run
+from distseg.report.report import chart, stage_seconds
 from distseg.rounds.choose import choose_final
+from distseg.run.pipeline import write_report
 from tests.made_run import made_config, made_run, write_data
 
 
@@ -137,18 +138,6 @@ def test_multiclass_page(tmp_path: Path) -> None:
     choose_final(run, 0)
     assert write_report(config, run)["metric"] == "miou"
     assert run.report_html.read_text(encoding="utf-8").count("<img") == 12
-
-
-def test_outlines_lie_on_the_borders() -> None:
-    config = made_config(Path())
-    image = np.full((24, 20, 1), 90, dtype=np.uint8)
-    truth, mask = np.zeros((2, 1, 24, 20), dtype=np.uint8)
-    truth[0, 2:8, 2:8], mask[0, 12:20, 4:16], truth[0, 22:] = 1, 1, 255
-    drawn = draw(image, truth, mask, config)
-    assert drawn.shape == (240, 200, 3) and drawn[0, 0].tolist() == [90, 90, 90]
-    assert drawn[20, 50].tolist() == list(TRUTH_RGB)
-    assert drawn[120, 100].tolist() == list(PREDICTION_RGB)
-    assert drawn[50, 50].tolist() == [90, 90, 90] and drawn[230, 100].tolist() == [90, 90, 90]
 
 
 def test_seconds_leave_out_the_pause_between_two_starts() -> None:

@@ -15,20 +15,22 @@ import torch
 import yaml
 from PIL import Image
 
-from distseg.config.schema import Config, parse_config
+from distseg.config.load import parse_config
+from distseg.config.schema import Config
 from distseg.data.formats.synthetic import picture
 from distseg.data.prepare import open_unlabeled_cache, prepare
 from distseg.ensemble.fit import fit_ensemble
 from distseg.models import checkpoint
 from distseg.records.errors import UserError
+from distseg.records.files import read_json, read_lines, write_json
 from distseg.records.manifest import Manifest, pair_folds
-from distseg.records.paths import ALL_ROUNDS, Run, read_json, read_lines, write_json
-from distseg.report.report import write_report
+from distseg.records.paths import ALL_ROUNDS, Run
 from distseg.rounds.choose import choose_final, gain
 from distseg.rounds.predict_teachers import teach
 from distseg.rounds.select import select, write_pair_sets
 from distseg.rounds.teacher_predictions import Teaching
 from distseg.run.members import known_members, round_keys
+from distseg.run.pipeline import write_report
 from distseg.training.train import train_member
 from tests.tiny import tiny_tree
 

@@ -14,7 +14,7 @@ import torch
 import yaml
 from PIL import Image
 
-from distseg.config.schema import load_config
+from distseg.config.load import load_config
 from distseg.data.dataset import ImageFiles
 from distseg.data.fit import Fit
 from distseg.data.read_input import read_target
@@ -23,8 +23,9 @@ from distseg.functional.losses import weighted_sum
 from distseg.functional.tiles import tile_starts
 from distseg.inference.evaluate import pixel_counts, training_target
 from distseg.inference.load import TrainedMember
+from distseg.records.files import read_json
 from distseg.records.manifest import Manifest
-from distseg.records.paths import Run, read_json
+from distseg.records.paths import Run
 from distseg.records.predictions import Predictions
 from tests.tiny import ROOT
 

@@ -20,7 +20,8 @@ import yaml
 
 from distseg.jobs.job import JOB_MARK, RUN_MARK, find_processes
 from distseg.models import checkpoint
-from distseg.records.paths import Run, read_json, read_lines
+from distseg.records.files import read_json, read_lines
+from distseg.records.paths import Run
 from tests.tiny import tiny_tree
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,8 @@ import numpy as np
 import yaml
 
 from distseg.functional.rle import decode
-from distseg.records.paths import Run, read_json
+from distseg.records.files import read_json
+from distseg.records.paths import Run
 from tests.data.test_layouts import CLASSES, save_image, severstal
 
 

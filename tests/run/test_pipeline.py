@@ -10,9 +10,16 @@ import pytest
 from filelock import FileLock
 
 from distseg import cli
-from distseg.config.schema import Config, parse_config
+from distseg.config.load import parse_config
+from distseg.config.schema import Config
 from distseg.records.errors import UserError
-from distseg.records.paths import Run, append_line, mark_done, read_json, write_json
+from distseg.records.files import (
+    append_line,
+    mark_done,
+    read_json,
+    write_json,
+)
+from distseg.records.paths import Run
 from distseg.run import folder, pipeline
 from distseg.run.status import is_alive, remaining_s, status_text
 from tests.tiny import tiny_tree

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from distseg.config.schema import Config, parse_config
+from distseg.config.load import parse_config
+from distseg.config.schema import Config
 from distseg.jobs.hardware import Slot
+from distseg.jobs.pace import measured_pace
+from distseg.records.files import append_line, mark_done
 from distseg.records.manifest import Manifest, Sample
-from distseg.records.paths import Run, append_line, mark_done
+from distseg.records.paths import Run
 from distseg.run.members import known_members
-from distseg.run.pace import measured_pace
 from distseg.run.plan import (
     DataSize,
     ModelSize,

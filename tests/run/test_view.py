@@ -7,11 +7,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from distseg.config.schema import load_config
+from distseg.config.load import load_config
 from distseg.jobs.hardware import Slot
 from distseg.jobs.job import train_job
 from distseg.jobs.scheduler import Failure
-from distseg.records.paths import append_line, mark_done
+from distseg.records.files import append_line, mark_done
 from distseg.run.view import LiveProgress
 from tests.jobs.driver import scripted
 

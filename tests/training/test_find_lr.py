@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from distseg.cli import main
-from distseg.records.paths import read_json
+from distseg.records.files import read_json
 from distseg.training.find_lr import HIGH, LOW, Ramp, find_lr, picture, suggest
 from tests.tiny import tiny_tree
 from tests.training.test_train import set_up

@@ -18,15 +18,18 @@ import torch
 import yaml
 from filelock import FileLock
 
-from distseg.config.schema import Config, parse_config
+from distseg.config.load import parse_config
+from distseg.config.schema import Config
 from distseg.data.prepare import open_cache, prepare
 from distseg.data.read_input import VOID
+from distseg.distributed import make_accelerator
 from distseg.inference.load import load_snapshot_model
 from distseg.models import checkpoint
 from distseg.records.errors import UserError
+from distseg.records.files import read_json, read_lines
 from distseg.records.manifest import Manifest
-from distseg.records.paths import MemberPaths, Run, read_json, read_lines
-from distseg.training.member import Member, Progress, make_accelerator, seed_of
+from distseg.records.paths import MemberPaths, Run
+from distseg.training.member import Member, Progress, seed_of
 from distseg.training.stage import StageTrainer, StopSignal, image_loss
 from distseg.training.train import NonFiniteLoss, train_member
 from tests.tiny import tiny_tree
@@ -204,8 +207,9 @@ def test_two_ranks_freeze_an_encoder_as_one(tmp_path: Path, launch: Launch) -> N
 
 
 def evaluate_here(folder: Path) -> dict[str, Any]:
+    from distseg.distributed import make_accelerator
     from distseg.inference.out_of_fold import predict_out_of_fold
-    from distseg.training.member import Member, make_accelerator
+    from distseg.training.member import Member
 
     config, run = parse_config(tiny_tree(), "test"), Run(folder / "run")
     accelerator = make_accelerator(config)

@@ -18,12 +18,14 @@ import pytest
 import torch
 import yaml
 
-from distseg.config.schema import ComputeConfig, parse_config
+from distseg.config.load import parse_config
+from distseg.config.schema import ComputeConfig
 from distseg.config.zero import ZERO_OPTIMIZERS
 from distseg.data.prepare import prepare
 from distseg.models import checkpoint
 from distseg.records.errors import UserError
-from distseg.records.paths import MemberPaths, Run, read_json, read_lines
+from distseg.records.files import read_json, read_lines
+from distseg.records.paths import MemberPaths, Run
 from distseg.training.zero import check_launch, launch_file, make_zero_accelerator, set_environment
 from tests.tiny import ROOT, tiny_tree
 from tests.training.test_train import assert_same_bits, kill_tree, losses, wait_for

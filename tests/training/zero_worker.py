@@ -12,7 +12,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from distseg.config.schema import Config, OptimizerConfig, load_config
+from distseg.config.load import load_config
+from distseg.config.schema import Config
+from distseg.config.training import OptimizerConfig
 from distseg.config.zero import ZERO_OPTIMIZERS
 from distseg.inference.load import load_snapshot_model
 from distseg.models import checkpoint

@@ -11,12 +11,14 @@ import pytest
 
 from distseg.cli import main
 from distseg.ensemble.fit import fit_ensemble
-from distseg.ensemble.out_of_fold_set import OutOfFold, read_counts
+from distseg.ensemble.out_of_fold_set import OutOfFold
 from distseg.ensemble.search import ALL, JointSearch, rules_of, search_joint
 from distseg.functional.cleaning import KEYS
 from distseg.functional.combine import combine, count_masks, to_masks
 from distseg.functional.metrics import summarize
-from distseg.records.paths import Run, read_json
+from distseg.records.files import read_json
+from distseg.records.oof_table import read_counts
+from distseg.records.paths import Run
 from distseg.rounds.choose import choose_final
 from distseg.tune.postprocess import tune_postprocess
 from tests.brute import every_rule

@@ -17,12 +17,18 @@ import pytest
 import yaml
 
 from distseg.cli import main
-from distseg.config.schema import Config, load_config, parse_config
+from distseg.config.load import load_config, parse_config
+from distseg.config.schema import Config
 from distseg.data.prepare import prepare
 from distseg.jobs.hardware import Slot
 from distseg.jobs.job import RUN_MARK, find_processes
 from distseg.records.errors import UserError
-from distseg.records.paths import append_line, mark_done, read_lines, write_json
+from distseg.records.files import (
+    append_line,
+    mark_done,
+    read_lines,
+    write_json,
+)
 from distseg.tune.search import _resources, shared_config, slot_here
 from distseg.tune.space import (
     check_space,

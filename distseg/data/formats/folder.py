@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from distseg.config.schema import Config, FolderConfig
+from distseg.config.data import FolderConfig
+from distseg.config.schema import Config
 from distseg.data.formats.row import Row, SubmissionSpec, image_files, locate
 from distseg.records.errors import UserError
 

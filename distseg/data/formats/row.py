@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -95,21 +93,3 @@ def image_files(folder: Path, what: str) -> list[Path]:
     if not found:
         raise UserError(f"{folder}: no image files here ({what})")
     return found
-
-
-def read_table(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str | None]]]:
-    """(line number, cells) of a CSV with a header; UserError names the file and the line."""
-    csv.field_size_limit(1 << 30)  # one RLE of a large mask exceeds the 128 kB default
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            names = list(reader.fieldnames or [])
-            for column in columns:
-                if column not in names:
-                    raise UserError(f"{path}: column {column!r} is missing; it has {names}")
-            for cells in reader:
-                if None in cells:
-                    raise UserError(f"{path}, line {reader.line_num}: more cells than columns")
-                yield reader.line_num, cells
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read as a CSV: {error}") from None

@@ -12,8 +12,15 @@ import csv
 from pathlib import Path
 
 from distseg.config.schema import Config
-from distseg.data.formats.row import Cell, Row, SubmissionSpec, image_files, locate, read_table
+from distseg.data.formats.row import (
+    Cell,
+    Row,
+    SubmissionSpec,
+    image_files,
+    locate,
+)
 from distseg.records.errors import UserError
+from distseg.records.tables import read_table
 
 # the two forms, and what a submission writes into each column
 JOINED: dict[str, Cell] = {"ImageId_ClassId": "id", "EncodedPixels": "rle"}

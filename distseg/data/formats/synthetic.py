@@ -18,7 +18,8 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 
-from distseg.config.schema import Config, FolderConfig, SyntheticConfig
+from distseg.config.data import FolderConfig, SyntheticConfig
+from distseg.config.schema import Config
 from distseg.data.formats import folder
 from distseg.data.formats.row import Row, SubmissionSpec
 

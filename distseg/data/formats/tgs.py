@@ -9,8 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from distseg.config.schema import Config
-from distseg.data.formats.row import Row, SubmissionSpec, image_files, locate, read_table
+from distseg.data.formats.row import (
+    Row,
+    SubmissionSpec,
+    image_files,
+    locate,
+)
 from distseg.records.errors import UserError
+from distseg.records.tables import read_table
 
 
 def train(config: Config) -> list[Row]:

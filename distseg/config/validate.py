@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from distseg.config.parts import check_parts
+from distseg.config.schema import Config
+from distseg.config.training import MemberConfig, StageConfig
 from distseg.functional.loss_names import check_loss_spec
 from distseg.functional.metrics import METRICS
 from distseg.functional.tta_names import check_modes
 from distseg.records.errors import UserError, unknown
-
-if TYPE_CHECKING:
-    from distseg.config.schema import Config, MemberConfig, StageConfig
 
 # What the input size must be a multiple of, where it is not 2 ** encoder_depth.
 STRIDES = {

@@ -1,0 +1,63 @@
+"""Images with the outlines of truth and prediction, and sheets of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from distseg.functional.combine import VOID
+
+PICTURE_SIDE = 240  # pixels of the longer side
+TRUTH_RGB, PREDICTION_RGB = (0, 190, 110), (255, 60, 150)
+
+
+def draw(
+    image_HWC: NDArray[np.uint8],
+    target_KHW: NDArray[np.uint8],
+    masks_KHW: NDArray[np.uint8],
+    task: str,
+) -> NDArray[np.uint8]:
+    """Outlines over an image, RGB uint8 (h, w, 3) with the longer side at PICTURE_SIDE pixels."""
+    height, width = image_HWC.shape[:2]
+    scale = PICTURE_SIDE / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    color = image_HWC[:, :, :3] if image_HWC.shape[2] >= 3 else image_HWC[:, :, :1].repeat(3, 2)
+    way = cv2.INTER_NEAREST if scale > 1 else cv2.INTER_AREA
+    canvas = np.ascontiguousarray(cv2.resize(np.ascontiguousarray(color), size, interpolation=way))
+    for values, rgb in ((target_KHW, TRUTH_RGB), (masks_KHW, PREDICTION_RGB)):
+        for plane in _planes(values, task):
+            large = cv2.resize(plane, size, interpolation=cv2.INTER_NEAREST)
+            outlines = cv2.findContours(large, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)[0]
+            cv2.drawContours(canvas, outlines, -1, rgb, 1)
+    return canvas
+
+
+def sheet(tiles: Sequence[Mapping[str, Any]], columns: int = 6) -> bytes:
+    """PNG of pictures in rows. A tile: image, target, masks, task (see `draw`), and lines of
+    text under it."""
+    line = 16
+    depth = line * max(len(tile["lines"]) for tile in tiles)
+    height, width = PICTURE_SIDE + depth + 6, PICTURE_SIDE + 6
+    rows = -(-len(tiles) // columns)
+    page = np.full((rows * height, min(columns, len(tiles)) * width, 3), 255, np.uint8)
+    for number, tile in enumerate(tiles):
+        top, left = number // columns * height, number % columns * width
+        drawn = draw(tile["image"], tile["target"], tile["masks"], tile["task"])
+        page[top : top + drawn.shape[0], left : left + drawn.shape[1]] = drawn
+        for place, text in enumerate(tile["lines"]):
+            at = (left + 2, top + PICTURE_SIDE + line * (place + 1) - 4)
+            cv2.putText(page, text[:40], at, cv2.FONT_HERSHEY_SIMPLEX, 0.38, (30, 30, 30), 1,
+                        cv2.LINE_AA)  # fmt: skip
+    return bytes(cv2.imencode(".png", page[:, :, ::-1])[1].tobytes())
+
+
+def _planes(values_KHW: NDArray[np.uint8], task: str) -> list[NDArray[np.uint8]]:
+    """One 0/1 mask per class; of class indices all but the first, which is the background."""
+    if task == "multiclass":
+        present = np.unique(values_KHW[0])
+        return [(values_KHW[0] == k).astype(np.uint8) for k in present if 0 < k < VOID]
+    return [(plane == 1).astype(np.uint8) for plane in values_KHW]

@@ -1,0 +1,96 @@
+"""How files are written and read: whole or not at all, under one name.
+
+What is half-written has another name until it is whole, so a kill at any moment leaves the file or
+folder that was there before, or the new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def atomic_write(path: Path, data: str | bytes) -> None:
+    """Write a temporary file beside `path`, flush it to disk, and rename it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(path)
+    payload = data.encode() if isinstance(data, str) else data
+    with temporary.open("wb") as file:
+        file.write(payload)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def temporary_name(path: Path) -> Path:
+    """A name beside `path` that no other process has, on this machine or another."""
+    return path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.tmp")
+
+
+def write_json(path: Path, record: Any) -> None:
+    atomic_write(path, json.dumps(record, indent=2, sort_keys=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def append_line(path: Path, record: Mapping[str, Any]) -> None:
+    """Append one JSON line with a single O_APPEND write: lines of several processes of a machine
+    do not mix. Each file is written on one machine: NFS promises this for no other."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = (json.dumps(record) + "\n").encode()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.write(descriptor, line)
+    finally:
+        os.close(descriptor)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON lines of a file; a half line at the end (a kill while writing) is left out."""
+    if not path.is_file():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            records.append(json.loads(line))
+    return records
+
+
+def mark_done(path: Path, record: Mapping[str, Any]) -> None:
+    """Written last, by rename: what it says is whole."""
+    write_json(path, record)
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Fill a temporary folder beside `folder`; it takes the name when the block ends.
+
+    A `folder` that exists is replaced. When the block raises, `folder` is as it was before. The
+    caller is the only writer of `folder`: its lock, or its rank.
+    """
+    temporary = folder.with_name(f"{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a writer that was killed
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    put_folder(temporary, folder)
+
+
+def put_folder(temporary: Path, folder: Path) -> None:
+    """Rename `temporary` to `folder`; a `folder` that exists is moved aside first, and removed."""
+    old = folder.with_name(f"{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    temporary.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)

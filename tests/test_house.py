@@ -1,0 +1,137 @@
+"""The house rule: rooms in order, imports down only, no circle, and each package in its room."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "distseg"
+
+# From the roof to the ground. A room imports rooms of lower lines only; rooms of one line meet on
+# disk, through a Manifest, snapshots or Predictions.
+HOUSE = """
+__main__
+cli
+arguments
+doctor
+tune
+run
+rounds report training ensemble submission
+inference
+jobs
+data
+models
+distributed
+config
+records
+functional
+distseg
+"""
+LEVEL = {
+    room: level for level, line in enumerate(reversed(HOUSE.split("\n"))) for room in line.split()
+}
+
+# Where a package, or a standard module that starts processes, may be imported: path prefixes.
+PACKAGES = {
+    "accelerate": ("distributed", "training/", "inference/"),
+    "deepspeed": ("distributed", "training/"),
+    "albumentations": ("data/augment",),
+    "timm": ("models/",),
+    "segmentation_models_pytorch": ("models/",),
+    "ray": ("jobs/ray", "tune/", "doctor/ray"),
+    "optuna": ("tune/",),
+    "matplotlib": ("tune/",),
+    "subprocess": ("jobs/", "doctor/"),
+    "psutil": ("jobs/", "doctor/"),
+    "rich": ("run/view",),
+    "pydantic": ("config/",),
+    "yaml": ("config/",),
+    "jinja2": ("report/",),
+    "safetensors": ("models/",),
+    "pickle": (),
+    "joblib": (),
+}
+# Rooms that the driver, `--help` and `config` read: without torch and its kin at module level.
+LIGHT = {"__main__", "cli", "doctor", "tune", "run", "jobs", "config", "records", "distseg"}
+HEAVY = {"torch", "torchvision", "timm", "accelerate", "albumentations"}
+# Names that say nothing about what lies in a file.
+EMPTY_NAMES = {"utils", "util", "core", "common", "helpers", "base", "misc"}
+
+
+def modules() -> dict[str, Path]:
+    """Every file of the package by its dotted name; a package's __init__ by the package's."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def room(module: str) -> str:
+    """`data` for distseg.data.fit, `distseg` for the package itself."""
+    return [*module.split("."), ""][1] or "distseg"
+
+
+def imports(path: Path, *, at_import: bool = False) -> Iterator[tuple[int, str]]:
+    """(line, dotted name) of what a file imports; at_import: only what importing it imports."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in _nodes(tree, at_import):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}, line {node.lineno}: imports here are absolute"
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def _nodes(node: ast.AST, at_import: bool) -> Iterator[ast.AST]:
+    for child in ast.iter_child_nodes(node):
+        typing_only = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
+        if at_import and (typing_only or isinstance(child, ast.FunctionDef)):
+            continue
+        yield child
+        yield from _nodes(child, at_import)
+
+
+def graph() -> dict[str, dict[str, int]]:
+    """By file: the files of distseg that it imports, anywhere in it, with the line."""
+    known = modules()
+    edges: dict[str, dict[str, int]] = {}
+    for module, path in known.items():
+        edges[module] = {}
+        for line, name in imports(path):
+            target = name if name in known else name.rpartition(".")[0]
+            if target in known and target != module:
+                edges[module][target] = line
+    return edges
+
+
+def test_the_rule() -> None:
+    known, problems = modules(), []
+    for module, path in known.items():
+        relative = path.relative_to(PACKAGE).with_suffix("").as_posix()
+        if room(module) not in LEVEL:
+            problems.append(f"{relative}: a room that HOUSE does not list")
+        if EMPTY_NAMES & set(relative.split("/")):
+            problems.append(f"{relative}: a name that says nothing")
+        for line, name in imports(path):
+            top = name.split(".")[0]
+            if not any(relative.startswith(place) for place in PACKAGES.get(top, ("",))):
+                problems.append(f"{relative}, line {line}: {top} belongs to {PACKAGES[top]}")
+        for line, name in imports(path, at_import=True):
+            if room(module) in LIGHT and name.split(".")[0] in HEAVY:
+                problems.append(f"{relative}, line {line}: {name} at module level")
+    for module, targets in graph().items():
+        for target, line in targets.items():
+            own, other = room(module), room(target)
+            if own != other and LEVEL[other] >= LEVEL[own]:
+                problems.append(f"{module}, line {line}: {own} does not lie above {other}")
+    assert not problems, "\n".join(problems)
+    assert {room(module) for module in known} == set(LEVEL), "HOUSE lists a room that is gone"
+
+
+def test_no_circle_between_files() -> None:
+    edges = {module: set(targets) for module, targets in graph().items()}
+    graphlib.TopologicalSorter(edges).prepare()  # CycleError names the files
