@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from distseg.config.data import InputConfig
 from distseg.data.dataset import worker_init
 from distseg.data.fit import STRIDE, Fit
-from distseg.data.read_input import VOID
+from distseg.functional.combine import VOID
 from distseg.functional.tiles import tiled
 from distseg.functional.tta import views
 from distseg.functional.tta_names import MAX_PASSES, dropout_passes

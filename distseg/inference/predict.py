@@ -27,7 +27,7 @@ from distseg.data.dataset import ImageFiles
 from distseg.data.depths import load_depths
 from distseg.data.fit import Fit
 from distseg.data.formats.row import image_files
-from distseg.data.read_input import image_size
+from distseg.data.image_file import image_size
 from distseg.distributed import default_workers, make_accelerator
 from distseg.functional.combine import PROB_LIMIT, highest_only, to_masks
 from distseg.functional.rle import encode

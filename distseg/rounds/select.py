@@ -22,7 +22,7 @@ from distseg.config.training import RoundConfig
 from distseg.data.cache import Cache
 from distseg.data.dataset import PSEUDO
 from distseg.data.prepare import open_cache, open_unlabeled_cache
-from distseg.data.read_input import read_target
+from distseg.data.read_target import read_target
 from distseg.functional.drawing import sheet
 from distseg.functional.rules import balanced, objections, ranking, strata, top
 from distseg.functional.statistics import planes_of_target

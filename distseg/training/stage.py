@@ -14,8 +14,8 @@ from distseg.config.training import OptimizerConfig, StageConfig
 from distseg.data.augment import Augment
 from distseg.data.dataset import SOFT_SCALE, TrainSet
 from distseg.data.fit import Fit
-from distseg.data.read_input import VOID
 from distseg.data.sampling import epoch_steps
+from distseg.functional.combine import VOID
 from distseg.functional.deep_supervision import deep_loss
 from distseg.functional.losses import distill, weighted_sum
 from distseg.inference.evaluate import loader, training_target
