@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.lib import format as npy
@@ -75,7 +76,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
     """(height, width) in pixels from the file's header, without decoding; BadFile without one."""
     with open_file(path) as file:
         if _is_array(path):
-            height, width = _map_array(file, path).shape[:2]
+            height, width = _read_header(file, path).shape[:2]
             return height, width
         try:
             with Image.open(file) as image:
@@ -94,26 +95,43 @@ def _is_array(path: str | Path) -> bool:
     return str(path).endswith(".npy")
 
 
-def _map_array(file: BufferedReader, path: str | Path) -> NDArray:
-    """The array of a .npy file, mapped: a file may claim any size, so nothing is allocated here.
-    (`np.load` maps a path only, which would open the file twice more.)"""
+class _Header(NamedTuple):
+    """What a .npy file says of its array, before its values."""
+
+    shape: tuple[int, ...]  # (H, W) or (H, W, C)
+    is_fortran: bool
+    dtype: np.dtype
+
+
+def _read_header(file: BufferedReader, path: str | Path) -> _Header:
     try:
         version = npy.read_magic(file)
         if version not in ((1, 0), (2, 0)):
             raise ValueError(f"version {version} of the format holds no image")
         read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, is_fortran, dtype = read(file)
-        if dtype.kind not in "biuf":
-            raise ValueError(f"values of type {dtype} are no pixels")
-        if len(shape) not in (2, 3) or 0 in shape:
-            raise BadFile(path, f"an array of shape {shape} is no image")
-        return np.memmap(
-            file, dtype, "r", offset=file.tell(), shape=shape, order="F" if is_fortran else "C"
-        )
-    except BadFile:
-        raise
-    except (OSError, ValueError, EOFError, OverflowError) as error:
-        raise BadFile(path, f"cannot be read as an array: {_short(error)}") from None
+        header = _Header(*read(file))
+    except (OSError, ValueError, EOFError) as error:
+        raise _no_array(path, error) from None
+    if len(header.shape) not in (2, 3) or 0 in header.shape:
+        raise BadFile(path, f"an array of shape {header.shape} is no image")
+    if header.dtype.kind not in "biuf":  # objects would be unpickled
+        raise BadFile(path, f"an array of type {header.dtype} is no image")
+    return header
+
+
+def _map_array(file: BufferedReader, path: str | Path) -> NDArray:
+    """The array of a .npy file, mapped: a file may claim any size, so nothing is allocated here.
+    (`np.load` maps a path only, which would open the file twice more.)"""
+    shape, is_fortran, dtype = _read_header(file, path)
+    order: Literal["F", "C"] = "F" if is_fortran else "C"
+    try:
+        return np.memmap(file, dtype, "r", offset=file.tell(), shape=shape, order=order)
+    except (OSError, ValueError, OverflowError) as error:
+        raise _no_array(path, error) from None
+
+
+def _no_array(path: str | Path, error: Exception) -> BadFile:
+    return BadFile(path, f"cannot be read as an array: {_short(error)}")
 
 
 def _unreadable(path: str | Path, error: Exception) -> BadFile:
