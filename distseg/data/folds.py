@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,8 +12,7 @@ from distseg.config.data import FoldsConfig
 from distseg.config.schema import Config
 from distseg.data.formats.row import Row
 from distseg.records.errors import UserError
-from distseg.records.files import atomic_write
-from distseg.records.tables import read_table
+from distseg.records.tables import read_table, write_table
 
 _BINS = 30  # at most so many strata of the non-empty masks, by coverage
 
@@ -214,7 +211,7 @@ def _check_together(
 
 def write_folds(path: Path, ids: Sequence[str], folds: Sequence[int]) -> None:
     """A CSV `id,fold`, written atomically; -1: trains in every fold."""
-    _write_csv(path, [("id", "fold"), *zip(ids, folds, strict=True)])
+    write_table(path, ("id", "fold"), zip(ids, folds, strict=True))
 
 
 def balance(
@@ -238,7 +235,9 @@ def balance(
 
 
 def write_balance(path: Path, table: Sequence[Sequence[str | int | float]]) -> None:
-    _write_csv(path, table)
+    """Write the balance table as a CSV, atomically."""
+    header, *lines = table
+    write_table(path, header, lines)
 
 
 def balance_text(table: Sequence[Sequence[str | int | float]]) -> str:
@@ -249,9 +248,3 @@ def balance_text(table: Sequence[Sequence[str | int | float]]) -> str:
         "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
         for line in cells
     )
-
-
-def _write_csv(path: Path, table: Sequence[Sequence[str | int | float]]) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(table)
-    atomic_write(path, text.getvalue())

@@ -8,7 +8,6 @@ submission is in the form of sample_submission.csv, with a row for each class of
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 from distseg.config.schema import Config
@@ -20,7 +19,7 @@ from distseg.data.formats.row import (
     locate,
 )
 from distseg.records.errors import UserError
-from distseg.records.tables import read_table
+from distseg.records.tables import read_header, read_table
 
 # the two forms, and what a submission writes into each column
 JOINED: dict[str, Cell] = {"ImageId_ClassId": "id", "EncodedPixels": "rle"}
@@ -35,11 +34,11 @@ def train(config: Config) -> list[Row]:
     joined = _is_joined(table)
     found, rows = _table(table, joined, len(config.classes), images)
     for name, path in images.items():
-        parts, problem = found.get(name, {}), locate(path.parent, name)[1]
-        if joined and len(parts) < len(config.classes):
-            lacking = next(n for n in range(1, len(config.classes) + 1) if n not in parts)
+        codes, problem = found.get(name, {}), locate(path.parent, name)[1]
+        if joined and len(codes) < len(config.classes):
+            lacking = next(n for n in range(1, len(config.classes) + 1) if n not in codes)
             problem = problem or f"{table.name}: no row {name}_{lacking}; each class has one"
-        text = "|".join(parts.get(number, "") for number in range(1, len(config.classes) + 1))
+        text = "|".join(codes.get(number, "") for number in range(1, len(config.classes) + 1))
         rows.append(Row(name, str(path), f"rle:{text}", problem=problem))
     rows.sort(key=lambda row: row.id)
     return rows[: config.data.limit]
@@ -81,15 +80,7 @@ def _pair(cells: dict[str, str | None], joined: bool) -> tuple[str, str]:
 
 
 def _is_joined(table: Path) -> bool:
-    return "ImageId_ClassId" in _header(table)
-
-
-def _header(table: Path) -> list[str]:
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            return next(csv.reader(file), [])
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{table}: cannot be read: {error}") from None
+    return "ImageId_ClassId" in read_header(table)
 
 
 def test(config: Config) -> list[Row]:
@@ -121,7 +112,7 @@ def submission(config: Config) -> SubmissionSpec:
     form, columns = JOINED, list(JOINED)
     if rows and sample.is_file():
         form = JOINED if _is_joined(sample) else APART
-        columns = [name for name in _header(sample) if name in form]
+        columns = [name for name in read_header(sample) if name in form]
     return SubmissionSpec(
         columns=tuple(columns), cells=tuple(form[name] for name in columns),
         ids=[row.id for row in rows], class_ids=tuple(map(str, numbers)),

@@ -5,13 +5,13 @@ Tables are tab separated and have no header: file name and RLE (column-major, fr
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 
 from distseg.config.schema import Config
 from distseg.data.formats.row import Row, SubmissionSpec, image_files, locate
 from distseg.records.errors import UserError
+from distseg.records.tables import read_table
 
 
 def train(config: Config) -> list[Row]:
@@ -33,21 +33,13 @@ def train(config: Config) -> list[Row]:
 
 def _lines(table: Path) -> Iterator[tuple[int, str, str]]:
     """(line number, name, RLE); an empty RLE is an image without a building."""
-    csv.field_size_limit(1 << 30)
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, delimiter="\t", strict=True)
-            for cells in reader:
-                if not cells:
-                    continue
-                if len(cells) > 2 or (len(cells) == 2 and "," in cells[0]):
-                    raise UserError(
-                        f"{table}, line {reader.line_num}: {len(cells)} cells; valid: name and "
-                        "RLE, separated by a tab"
-                    )
-                yield reader.line_num, cells[0], cells[1] if len(cells) == 2 else ""
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{table}: cannot be read as a table: {error}") from None
+    for line, cells in read_table(table, ("name", "rle"), separator="\t", header=False):
+        name, text = cells["name"] or "", cells["rle"]
+        if text is not None and "," in name:  # a table of commas whose line holds a tab
+            raise UserError(
+                f"{table}, line {line}: {name[:80]!r}; valid: name and RLE, separated by a tab"
+            )
+        yield line, name, text or ""
 
 
 def test(config: Config) -> list[Row]:
