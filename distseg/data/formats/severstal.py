@@ -27,7 +27,8 @@ APART: dict[str, Cell] = {"ImageId": "id", "ClassId": "class", "EncodedPixels": 
 
 
 def train(config: Config) -> list[Row]:
-    """A row per image of train_images; what the table says wrongly is a row with its problem."""
+    """A row for each image of train_images, and a row with a problem for each image of which the
+    table says something wrong."""
     root = Path(config.data.root)
     table = root / (config.data.table or "train.csv")
     images = {path.name: path for path in image_files(root / "train_images", "train images")}
@@ -47,7 +48,8 @@ def train(config: Config) -> list[Row]:
 def _table(
     table: Path, joined: bool, num_classes: int, images: dict[str, Path]
 ) -> tuple[dict[str, dict[int, str]], list[Row]]:
-    """RLEs by image and class, and a row with a problem for each line that cannot be used."""
+    """RLEs by image and class number, and a row with a problem for each image that has a line which
+    cannot be used. Takes these images out of `images`."""
     found: dict[str, dict[int, str]] = {}
     bad: dict[str, Row] = {}
     for line, cells in read_table(table, [*(JOINED if joined else APART)]):
@@ -72,7 +74,7 @@ def _table(
 
 
 def _pair(cells: dict[str, str | None], joined: bool) -> tuple[str, str]:
-    """Image and class of a line."""
+    """The image and the class number of a line."""
     if joined:
         name, _, number = (cells["ImageId_ClassId"] or "").rpartition("_")
         return name, number

@@ -28,7 +28,7 @@ def train(config: Config) -> list[Row]:
 
 
 def _from_masks(images: list[Path], folder: Path) -> list[Row]:
-    """A row per image, and one with a problem per mask that has no image."""
+    """A row for each image, and a row with a problem for each mask that has no image."""
     masks = {path.name: path for path in image_files(folder, "masks of data.format: tgs")}
     rows = []
     for path in images:
@@ -44,7 +44,8 @@ def _from_masks(images: list[Path], folder: Path) -> list[Row]:
 
 
 def _from_table(images: list[Path], table: Path) -> list[Row]:
-    """A row per line of train.csv, and one with a problem per image that it does not name."""
+    """A row for each line of train.csv, and a row with a problem for each image that it does not
+    name."""
     left = {path.name: path for path in images}
     folder, rows = images[0].parent, []
     for line, cells in read_table(table, ("id", "rle_mask")):

@@ -15,7 +15,8 @@ from distseg.records.tables import read_table
 
 
 def train(config: Config) -> list[Row]:
-    """A row per line of train_mask.csv, and one with a problem per image that it does not name."""
+    """A row for each line of train_mask.csv, and a row with a problem for each image that it does
+    not name."""
     root = Path(config.data.root)
     table = root / (config.data.table or "train_mask.csv")
     left = {path.name: path for path in image_files(root / "train", "train images of tianchi")}
