@@ -50,6 +50,11 @@ class MemberPaths:
         return self.folder / "oof"
 
     @property
+    def oof_scores(self) -> Path:
+        """Pixel counts of the out-of-fold predictions, of each snapshot and of their mean."""
+        return self.folder / "oof_scores.json"
+
+    @property
     def done(self) -> Path:
         return self.folder / "DONE"
 
