@@ -11,7 +11,8 @@ from PIL import Image
 from distseg.config.load import parse_config
 from distseg.config.schema import Config
 from distseg.data.prepare import open_cache, prepare
-from distseg.functional.combine import count_masks, to_masks
+from distseg.functional.metrics import count_masks
+from distseg.functional.postprocess import to_masks
 from distseg.records.files import mark_done, write_json
 from distseg.records.manifest import Manifest
 from distseg.records.paths import Run

@@ -14,7 +14,7 @@ from PIL import Image
 
 from distseg.config.schema import Config
 from distseg.functional import rle
-from distseg.functional.combine import VOID
+from distseg.functional.metrics import VOID
 from distseg.records.errors import UserError
 
 _GRAY_16 = ("I;16", "I;16L", "I;16B", "I;16N", "I")

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from distseg.config.schema import Config
 from distseg.data.prepare import open_cache
-from distseg.functional.combine import combine, from_space, highest_only, to_masks, to_space
+from distseg.functional.combine import combine, from_space, highest_only, to_space
 from distseg.functional.metrics import summarize
+from distseg.functional.postprocess import to_masks
 from distseg.records.errors import UserError
 from distseg.records.finished_member import FinishedMember, UnusableMember
 from distseg.records.manifest import Manifest, Sample

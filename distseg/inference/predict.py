@@ -29,7 +29,8 @@ from distseg.data.fit import Fit
 from distseg.data.formats.row import image_files
 from distseg.data.read_input import image_size
 from distseg.distributed import default_workers, make_accelerator
-from distseg.functional.combine import PROB_LIMIT, highest_only, to_masks
+from distseg.functional.combine import PROB_LIMIT, highest_only
+from distseg.functional.postprocess import to_masks
 from distseg.functional.rle import encode
 from distseg.inference.evaluate import canvas_batches
 from distseg.inference.load import TrainedMember, decode_batches
