@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
-import io
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from distseg.records.errors import UserError
-from distseg.records.files import atomic_write
+from distseg.records.files import temporary_name
 
 MAX_CELL = 1 << 30  # characters: one RLE of a large mask exceeds the 128 kB of Python's csv
+WriteRow = Callable[[Sequence[object]], Any]
 
 
 def read_table(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str | None]]]:
@@ -40,10 +43,30 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@contextlib.contextmanager
+def table_writer(path: Path, header: Sequence[object]) -> Iterator[WriteRow]:
+    """A function that appends a row to a CSV; the file takes its name when the block ends.
+
+    Rows go to a temporary file as they come, so memory does not grow with their number. When the
+    block raises, `path` is as it was before. Lines end with a line feed on every system.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(path)
+    try:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(header)
+            yield writer.writerow
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    temporary.replace(path)
+
+
 def write_table(path: Path, header: Sequence[object], rows: Iterable[Sequence[object]]) -> None:
-    """Write a CSV with a header, atomically; lines end with a line feed on every system."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    atomic_write(path, text.getvalue())
+    """Write a CSV with a header, whole or not at all."""
+    with table_writer(path, header) as write_row:
+        for row in rows:
+            write_row(row)
