@@ -21,10 +21,10 @@ from pathlib import Path
 from distseg.config.schema import Config
 from distseg.jobs.hardware import Slot
 from distseg.jobs.job import Job
-from distseg.jobs.pace import longest_first
 from distseg.jobs.scheduler import Scheduler, Started
 from distseg.records.files import read_lines, write_json
 from distseg.records.paths import Run
+from distseg.run.plan import longest_first
 
 
 class Clock:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from distseg.records.files import atomic_write
+from distseg.records.files import atomic_write, read_lines
 from distseg.records.paths import RoundKey, Run, member_id
 
 if TYPE_CHECKING:  # a rank imports this file first: it must be quick
@@ -77,6 +77,17 @@ def train_job(run: Run, round: RoundKey, members: Sequence[tuple[str, int]]) -> 
 def narrow(job: Job, run: Run, members: Sequence[tuple[str, int]]) -> Job:
     """The same job for fewer members."""
     return replace(train_job(run, job.round, members), overrides=job.overrides)
+
+
+def measured_pace(
+    run: Run, members: Sequence[tuple[str, int]], round: RoundKey = 0
+) -> dict[str, float]:
+    """Images per second by model, as the run's own epochs show it; nothing before the first."""
+    seen: dict[str, list[float]] = {}
+    for name, fold in members:
+        rows = read_lines(run.member(round, name, fold).metrics)
+        seen.setdefault(name, []).extend(r["images_per_s"] for r in rows if r.get("images_per_s"))
+    return {name: sum(values) / len(values) for name, values in seen.items() if values}
 
 
 def launch_command(job: Job, slot: Slot, config_file: Path) -> list[str]:
@@ -218,6 +229,12 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 def is_launched(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether this process is a rank of an `accelerate launch`, which sets this variable."""
     return "ACCELERATE_DYNAMO_BACKEND" in environment
+
+
+def watch_launcher() -> None:
+    """In a rank: end it when its launcher or the driver of the run is gone."""
+    if is_launched():
+        watch_parent()
 
 
 def watch_parent(environment: Mapping[str, str] = os.environ) -> None:

@@ -16,8 +16,7 @@ from typing import Protocol
 
 from distseg.config.schema import Config
 from distseg.jobs.hardware import Slot
-from distseg.jobs.job import Job, narrow
-from distseg.jobs.pace import measured_pace
+from distseg.jobs.job import Job, measured_pace, narrow
 from distseg.records.files import read_json
 from distseg.records.paths import Run, member_id
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from distseg.config.schema import Config
 from distseg.data.folds import find_file
-from distseg.jobs.pace import measured_pace
+from distseg.jobs.job import measured_pace
 from distseg.records.manifest import Manifest, pair_folds
 from distseg.records.paths import RoundKey, Run, is_teachers, round_number
 

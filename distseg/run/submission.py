@@ -49,13 +49,8 @@ def prediction_jobs(run: Run, slots: Sequence[Slot], number: int | None) -> tupl
     label = "predict-test" if number is None else f"predict-test-round-{number}"
     total, jobs, first = sum(slot.processes for slot in slots), [], 0
     for index, slot in enumerate(slots):
-        arguments = (
-            "predict-test",
-            str(run.folder),
-            *which,
-            "--share",
-            f"{first}/{slot.processes}/{total}",
-        )
+        share = (str(number) for number in (first, slot.processes, total))
+        arguments = ("predict-test", str(run.folder), *which, "--share", *share)
         jobs.append(Job(f"{label}-{index}", arguments, run.predict_log(index)))
         first += slot.processes
     return jobs, total

@@ -14,8 +14,9 @@ from distseg.jobs.hardware import Slot
 from distseg.jobs.job import Job, train_job
 from distseg.jobs.local import LocalExecutor
 from distseg.jobs.scheduler import Scheduler
+from distseg.records.errors import Stopped
 from distseg.records.paths import Run
-from distseg.run.folder import Stopped, driver_lock, stop_on_signals
+from distseg.run.folder import driver_lock, stop_on_signals
 from distseg.run.view import LineProgress
 
 WORKER = Path(__file__).with_name("worker.py")
