@@ -61,7 +61,7 @@ class SimulatedExecutor:
         self.clock, self.seconds = clock, seconds
         self.all = [Slot(number, (str(number),), 1, 1) for number in range(num_slots)]
 
-    def slots(self, wide: bool = False) -> list[Slot]:
+    def slots(self, whole_machine: bool = False) -> list[Slot]:
         return self.all
 
     def start(self, job: Job, slot: Slot) -> Handle:

@@ -23,7 +23,7 @@ COLORS = {"finished": "tab:blue", "stopped": "tab:gray", "failed": "tab:red"}
 
 
 @dataclass(frozen=True, slots=True)
-class Sweep:
+class SweepFolder:
     """Names of everything below a sweep's folder."""
 
     folder: Path
@@ -78,7 +78,7 @@ def best_trial(trials: Sequence[Trial]) -> Trial | None:
     return max(finished or scored, key=lambda trial: trial.score or 0.0, default=None)
 
 
-def write_results(config: Config, sweep: Sweep, trials: Sequence[Trial]) -> Trial | None:
+def write_results(config: Config, sweep: SweepFolder, trials: Sequence[Trial]) -> Trial | None:
     """Write trials.csv, tune.png and, where a trial has a score, best.yaml; returns the best."""
     _write_table(config, sweep, trials)
     best = best_trial(trials)
@@ -90,7 +90,7 @@ def write_results(config: Config, sweep: Sweep, trials: Sequence[Trial]) -> Tria
     return best
 
 
-def _write_table(config: Config, sweep: Sweep, trials: Sequence[Trial]) -> None:
+def _write_table(config: Config, sweep: SweepFolder, trials: Sequence[Trial]) -> None:
     paths, text = list(sweep_of(config).space), io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["id", "status", "score", "epochs", "seconds", *paths, "error"])
@@ -105,7 +105,7 @@ def _write_table(config: Config, sweep: Sweep, trials: Sequence[Trial]) -> None:
 # -- the picture ----------------------------------------------------------------------------------
 
 
-def _draw(config: Config, sweep: Sweep, trials: Sequence[Trial]) -> None:
+def _draw(config: Config, sweep: SweepFolder, trials: Sequence[Trial]) -> None:
     """Score against each key, and below it every trial as a line across all keys."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
