@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import math
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from distseg.config.schema import Config
 from distseg.config.tune import DistributionConfig
 from distseg.records.files import atomic_write
 from distseg.records.paths import Run
+from distseg.records.tables import write_table
 from distseg.tune.space import Setting, sweep_of, with_setting
 
 COLORS = {"finished": "tab:blue", "stopped": "tab:gray", "failed": "tab:red"}
@@ -91,15 +91,13 @@ def write_results(config: Config, sweep: SweepFolder, trials: Sequence[Trial]) -
 
 
 def _write_table(config: Config, sweep: SweepFolder, trials: Sequence[Trial]) -> None:
-    paths, text = list(sweep_of(config).space), io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", "status", "score", "epochs", "seconds", *paths, "error"])
+    paths, rows = list(sweep_of(config).space), []
     for t in trials:
         score = "" if t.score is None else f"{t.score:.6f}"
         values = [t.setting.get(path, "") for path in paths]
-        row = [t.name, t.status, score, t.epochs, f"{t.seconds:.1f}", *values, t.error]
-        writer.writerow(row)
-    atomic_write(sweep.table, text.getvalue())
+        rows.append([t.name, t.status, score, t.epochs, f"{t.seconds:.1f}", *values, t.error])
+    header = ["id", "status", "score", "epochs", "seconds", *paths, "error"]
+    write_table(sweep.table, header, rows)
 
 
 # -- the picture ----------------------------------------------------------------------------------
