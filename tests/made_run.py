@@ -11,7 +11,8 @@ from PIL import Image
 from distseg.config.load import parse_config
 from distseg.config.schema import Config
 from distseg.data.prepare import open_cache, prepare
-from distseg.functional.combine import count_masks, to_masks
+from distseg.functional.metrics import count_masks
+from distseg.functional.postprocess import to_masks
 from distseg.records.files import mark_done, write_json
 from distseg.records.manifest import Manifest
 from distseg.records.paths import Run
@@ -82,7 +83,9 @@ def write_member(
     ids = [sample.id for sample in samples]
     write_json(paths.folder / "oof_scores.json", {"ids": ids, "variants": tables})
     files = [f"{stem}.safetensors" for stem in stems]
-    mark_done(paths.done, {"snapshots": files, "seconds": 1.5, "epochs": 2, "score": 0.5})
+    seen = sorted(manifest.seen(fold))
+    record = {"snapshots": files, "seconds": 1.5, "epochs": 2, "score": 0.5, "trained_on": seen}
+    mark_done(paths.done, record)
 
 
 def made_run(tmp_path: Path, config: Config, **options: Any) -> Run:

@@ -19,7 +19,7 @@ from distseg.data.depths import Depths
 from distseg.data.fit import Fit
 from distseg.data.read_input import read_input
 from distseg.data.read_target import read_target
-from distseg.functional.combine import VOID
+from distseg.functional.metrics import VOID
 from distseg.records.errors import UserError
 from distseg.records.manifest import Manifest, Sample
 from distseg.records.predictions import Predictions

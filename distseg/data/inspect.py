@@ -18,7 +18,7 @@ from distseg.data.image_file import BadFile, decode, file_hash, open_file
 from distseg.data.read_input import to_input
 from distseg.data.read_target import read_target
 from distseg.data.threads import in_threads
-from distseg.functional.combine import VOID
+from distseg.functional.metrics import VOID
 from distseg.records.errors import UserError
 
 Bad = tuple[str, str, str]  # id, file, reason

@@ -11,7 +11,7 @@ from PIL import Image
 from distseg.config.schema import Config
 from distseg.data.image_file import BadFile, decode, open_file
 from distseg.functional import rle
-from distseg.functional.combine import VOID
+from distseg.functional.metrics import VOID
 from distseg.records.errors import UserError
 
 

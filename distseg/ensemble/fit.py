@@ -24,10 +24,18 @@ from distseg.config.schema import Config
 from distseg.ensemble.out_of_fold_set import OutOfFold, hash_key, split
 from distseg.functional.bootstrap import standard_error
 from distseg.functional.cleaning import KEYS, tune_by_grid
-from distseg.functional.combine import SPACES, count_many, count_masks, to_masks
+from distseg.functional.combine import SPACES, hard_masks
 from distseg.functional.greedy import Weights, greedy_weights
-from distseg.functional.metrics import METRICS, miou, per_image, summarize
+from distseg.functional.metrics import (
+    METRICS,
+    count_masks,
+    count_planes,
+    miou,
+    per_image,
+    summarize,
+)
 from distseg.functional.nesting import part_scores, verdict
+from distseg.functional.postprocess import to_masks
 from distseg.functional.tuning import Rule, default_rule, tune_double, tune_single
 from distseg.records.files import write_json
 from distseg.records.oof_table import write_rows
@@ -246,10 +254,11 @@ class Fitting:
         for part, own in rows.items():
             counts = np.concatenate(
                 [
-                    count_many(
-                        self.oof.mixtures(block, trials, self.space),
+                    count_planes(
+                        hard_masks(
+                            self.oof.mixtures(block, trials, self.space), self.task, threshold
+                        ),
                         np.stack([self.oof.target(row) for row in block]),
-                        threshold,
                         self.task,
                     )
                     for block in self.oof.blocks(own)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -19,45 +18,25 @@ from numpy.typing import NDArray
 
 from distseg.config.schema import Config
 from distseg.data.prepare import open_cache
-from distseg.functional.combine import combine, from_space, highest_only, to_masks, to_space
+from distseg.functional.combine import combine, from_space, highest_only, to_space
 from distseg.functional.metrics import summarize
+from distseg.functional.postprocess import to_masks
 from distseg.records.errors import UserError
-from distseg.records.files import read_json
+from distseg.records.finished_member import FinishedMember, UnusableMember
 from distseg.records.manifest import Manifest, Sample
 from distseg.records.paths import (
     ALL_ROUNDS,
-    MemberPaths,
     RoundKey,
     Run,
     member_id,
     rounds_on_disk,
 )
-from distseg.records.predictions import Predictions
 
 log = logging.getLogger(__name__)
 
 Weights = tuple[int, ...]
 BLOCK_VALUES = 1 << 20  # logits of a block of rows
 HOLDOUT_PARTS = 2
-
-
-class Unusable(Exception):
-    """Why a member cannot be in the ensemble."""
-
-
-@dataclass(frozen=True)
-class Member:
-    """A finished member: one model entry on one fold.
-
-    snapshots: paths relative to the run folder. variants: counts (N, C, 3) at logit 0 by
-    `mean_tta`, `mean_plain`, `SNAPSHOT_tta`, `SNAPSHOT_plain`.
-    """
-
-    name: str
-    fold: int
-    snapshots: list[str]
-    predictions: Predictions
-    variants: dict[str, NDArray[np.int64]]
 
 
 class OutOfFold:
@@ -77,7 +56,7 @@ class OutOfFold:
         """round: a number, or ALL_ROUNDS for the members of every round that has an ensemble."""
         self.config = config
         self.manifest = Manifest.read(run.truth)
-        self.members: dict[tuple[str, int], Member] = {}
+        self.members: dict[tuple[str, int], FinishedMember] = {}
         self.left_out: list[dict[str, Any]] = []
         together = round == ALL_ROUNDS
         numbers = [n for n in rounds_on_disk(run) if run.ensemble(n).is_file()]
@@ -89,11 +68,12 @@ class OutOfFold:
         for number, own, fold in planned:
             name = f"{own}@{number}" if together else own
             try:
-                member = _open_member(config, run, number, own, fold, self.manifest)
-                self.members[name, fold] = replace(member, name=name)
-            except (Unusable, OSError, KeyError, ValueError) as error:
-                # whatever is wrong with a member's files, the rest goes on without it
-                reason = str(error) or type(error).__name__
+                validated = [self.manifest[row] for row in self.manifest.val_rows(fold)]
+                self.members[name, fold] = FinishedMember.read(
+                    run, number, own, fold, rows=validated, num_outputs=config.num_outputs
+                )
+            except UnusableMember as error:  # the rest goes on without it
+                reason = str(error)
                 self.left_out.append({"name": name, "fold": fold, "reason": reason})
                 log.warning("left out of the ensemble: %s: %s", member_id(name, fold), reason)
         self.names = list(dict.fromkeys(name for name, _ in self.members))
@@ -181,13 +161,13 @@ class OutOfFold:
             if by_name[name] > 0
         ]
 
-    def _snapshot(self, members: Sequence[Member], place: int) -> dict[str, Any]:
+    def _snapshot(self, members: Sequence[FinishedMember], place: int) -> dict[str, Any]:
         found = [(m, Path(m.snapshots[place]).stem) for m in members if place < len(m.snapshots)]
         stems = {stem for _, stem in found}
         name = stems.pop() if len(stems) == 1 else f"snapshot_{place}"
         return {"name": name, **self._variants(found)}
 
-    def _variants(self, found: Sequence[tuple[Member, str]]) -> dict[str, float]:
+    def _variants(self, found: Sequence[tuple[FinishedMember, str]]) -> dict[str, float]:
         return {
             key: self._score([member.variants[f"{stem}_{key}"] for member, stem in found])
             for key in ("tta", "plain")
@@ -241,52 +221,3 @@ def hash_key(sample: Sample) -> tuple[int, str]:
 
 def _some(weights: list[int]) -> list[int]:
     return weights if any(weights) else [1] * len(weights)
-
-
-def _open_member(
-    config: Config, run: Run, round: RoundKey, name: str, fold: int, manifest: Manifest
-) -> Member:
-    paths = run.member(round, name, fold)
-    if not paths.done.is_file():
-        raise Unusable(_why_not_done(paths))
-    done, predictions = read_json(paths.done), Predictions(paths.oof)
-    samples = [manifest[row] for row in manifest.val_rows(fold)]
-    for s in samples:
-        shape = (config.num_outputs, s.height, s.width)
-        found = predictions.shapes[predictions.index[s.id]] if s.id in predictions.index else None
-        if found != shape:
-            raise Unusable(f"its out-of-fold logits of {s.id!r} are {found}, not {shape}")
-    files = [paths.snapshots / name for name in done["snapshots"]]
-    stems = ["mean", *(file.stem for file in files)]
-    return Member(
-        name=name,
-        fold=fold,
-        snapshots=[_relative(run, file) for file in files],
-        predictions=predictions,
-        variants=_read_variants(paths.folder / "oof_scores.json", stems, len(samples)),
-    )
-
-
-def _why_not_done(paths: MemberPaths) -> str:
-    if not paths.failure.is_file():
-        return "it has not finished"
-    failure = read_json(paths.failure)
-    return f"it failed ({failure.get('kind', 'error')}): {failure.get('message', '')}"
-
-
-def _relative(run: Run, path: Path) -> str:
-    if not path.is_file():
-        raise Unusable(f"its snapshot {path.name} is missing")
-    return path.relative_to(run.folder).as_posix()
-
-
-def _read_variants(path: Path, stems: list[str], num_rows: int) -> dict[str, NDArray[np.int64]]:
-    variants = {
-        key: np.array(counts, dtype=np.int64) for key, counts in read_json(path)["variants"].items()
-    }
-    for key in (f"{stem}_{kind}" for stem in stems for kind in ("tta", "plain")):
-        if key not in variants:
-            raise Unusable(f"{path.name} has no counts of {key!r}")
-        if variants[key].ndim != 3 or len(variants[key]) != num_rows:
-            raise Unusable(f"{path.name}: counts of {key!r} are not of {num_rows} images")
-    return variants

@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 from distseg.config.schema import Config
 from distseg.ensemble.out_of_fold_set import OutOfFold, hash_key, split
 from distseg.functional.bootstrap import standard_error
-from distseg.functional.combine import SPACES, VOID, count_masks, is_highest, to_masks
+from distseg.functional.combine import SPACES, is_highest
 from distseg.functional.greedy import TIE, Weights
 from distseg.functional.joint import JointChoice, JointSweep, RuleGrid, weightings
-from distseg.functional.metrics import summarize
+from distseg.functional.metrics import VOID, count_masks, summarize
 from distseg.functional.nesting import part_scores, verdict
+from distseg.functional.postprocess import to_masks
 from distseg.functional.tuning import TOP_PROBS, Rule, area_candidates, logit
 from distseg.records.errors import UserError
 from distseg.records.files import write_json

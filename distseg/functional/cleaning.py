@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distseg.functional.components import apply_postprocess
+from distseg.functional.postprocess import apply_postprocess
 from distseg.functional.thresholds import score_levels, score_sums
 from distseg.functional.tuning import Image, Options, Rule, area_candidates
 

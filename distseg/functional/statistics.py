@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from distseg.functional.combine import VOID, combine
+from distseg.functional.combine import combine
+from distseg.functional.metrics import VOID
 
 DECIDED = 0.8  # a pixel with an answer likelier than this is decided
 BOUNDARY_SHARE = 0.02  # of the diagonal: the width of the boundary (Cheng et al., CVPR 2021)

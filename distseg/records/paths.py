@@ -50,6 +50,11 @@ class MemberPaths:
         return self.folder / "oof"
 
     @property
+    def oof_scores(self) -> Path:
+        """Pixel counts of the out-of-fold predictions, of each snapshot and of their mean."""
+        return self.folder / "oof_scores.json"
+
+    @property
     def done(self) -> Path:
         return self.folder / "DONE"
 
@@ -191,6 +196,14 @@ def member_id(name: str, fold: int) -> str:
 def round_number(key: RoundKey) -> int:
     """The number of a round, or of the round that teachers are for."""
     return int(str(key).partition("/")[0])
+
+
+def find_run(folder: Path) -> Run:
+    """The run that a folder holds. UserError: it holds none."""
+    run = Run(folder)
+    if not run.config.is_file():
+        raise UserError(f"{folder}: no run here (config.yaml is missing)")
+    return run
 
 
 def rounds_on_disk(run: Run) -> Iterator[int]:

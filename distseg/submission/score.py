@@ -15,8 +15,7 @@ from distseg.data.formats.row import Row, SubmissionSpec, image_files
 from distseg.data.image_file import image_size
 from distseg.data.read_target import read_target
 from distseg.functional.bootstrap import standard_error
-from distseg.functional.combine import VOID, count_masks
-from distseg.functional.metrics import METRICS, summarize
+from distseg.functional.metrics import METRICS, VOID, count_masks, summarize
 from distseg.records.errors import UserError, unknown
 from distseg.submission.read import Answers, open_answers
 

@@ -22,14 +22,10 @@ from distseg.functional.combine import (
     LOWEST,
     SPACES,
     combine,
-    count_many,
-    count_masks,
-    from_space,
-    to_masks,
-    to_space,
+    hard_masks,
 )
-from distseg.functional.components import remove_small
-from distseg.functional.metrics import per_image, summarize
+from distseg.functional.metrics import count_masks, count_planes, per_image, summarize
+from distseg.functional.postprocess import remove_small, to_masks
 from distseg.functional.tuning import BOTTOM_PROBS, TOP_PROBS, area_candidates, logit
 from distseg.records.errors import UserError
 from distseg.records.files import read_json, read_lines
@@ -77,44 +73,6 @@ def without(rows: dict[int, list[Any]], fold: int) -> list[Any]:
 
 
 # -- formulas -------------------------------------------------------------------------------------
-
-
-def test_combine_is_its_formula() -> None:
-    rng = np.random.default_rng(0)
-    logits = rng.normal(0, 3, (3, 2, 4, 5)).astype(np.float16)
-    weights = [2, 0, 1]
-    x = logits.astype(np.float64)
-    assert np.allclose(
-        combine(logits, weights, "logit", "binary"), (2 * x[0] + x[2]) / 3, atol=1e-5
-    )
-    p = 1 / (1 + np.exp(-x))
-    q = (2 * p[0] + p[2]) / 3
-    prob = combine(logits, weights, "prob", "multilabel")
-    assert np.allclose(prob, np.log(q / (1 - q)), atol=1e-4)
-    votes = np.clip((2 * (x[0] > 0) + (x[2] > 0)) / 3, 1e-6, 1 - 1e-6)
-    vote = combine(logits, weights, "vote", "binary")
-    assert np.allclose(vote, np.log(votes / (1 - votes)), rtol=1e-2)
-    assert prob.dtype == np.float32 and np.isfinite(vote).all()
-
-
-def test_a_running_sum_of_what_prediction_does_is_the_same() -> None:
-    logits = np.random.default_rng(1).normal(0, 3, (3, 2, 4, 5)).astype(np.float32)
-    for space, task in product(SPACES, ("binary", "multilabel", "multiclass")):
-        total = sum(w * to_space(x, space, task) for w, x in zip([1, 3, 2], logits, strict=True))
-        running = from_space(np.asarray(total) / np.float32(6), space)
-        assert np.array_equal(running, combine(logits, [1, 3, 2], space, task))
-
-
-def test_a_tied_vote_is_no_object_and_multiclass_votes_for_one_class() -> None:
-    tie = combine([np.ones((1, 1, 1)), -np.ones((1, 1, 1))], [1, 1], "vote", "binary")
-    assert tie.item() == 0.0
-    one = to_space(np.array([1.0, 3.0, 2.0]).reshape(3, 1, 1), "vote", "multiclass")
-    assert one.ravel().tolist() == [0, 1, 0]
-    soft = to_space(np.array([900.0, -900.0]).reshape(2, 1, 1), "prob", "multiclass")
-    assert soft.ravel().tolist() == [1, 0]
-    for weights in ([0, 0], [-1, 2], [1]):
-        with pytest.raises(ValueError, match="weights"):
-            combine([np.ones((1, 1, 1))] * 2, weights, "logit", "binary")
 
 
 def test_the_bootstrap_agrees_with_the_textbook_and_with_a_loop() -> None:
@@ -484,7 +442,11 @@ def test_mixtures_are_combined_and_weigh_what_is_there(tmp_path: Path) -> None:
     assert [len(block) for block in blocks] == [8, 8, 8]  # one fold and one size each
     for block, space in product(blocks, SPACES):
         mixtures = oof.mixtures(block, trials, space)
-        counts = count_many(mixtures, np.stack([oof.target(row) for row in block]), [0.1], "binary")
+        counts = count_planes(
+            hard_masks(mixtures, "binary", [0.1]),
+            np.stack([oof.target(row) for row in block]),
+            "binary",
+        )
         for (t, weights), (i, row) in product(enumerate(trials), enumerate(block)):
             logits = oof.combined(row, weights, space)
             assert np.allclose(mixtures[t, i], logits, atol=1e-5)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from distseg.functional import metrics as M
-from distseg.functional.components import apply_postprocess
 from distseg.functional.joint import JointSweep, RuleGrid, weightings
+from distseg.functional.postprocess import apply_postprocess
 from tests.brute import every_rule
 
 GRID = RuleGrid((-0.5, 0.0, 0.25, 1.0), (0, 6, 12), (0.5, 1.5), (2, 8))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from distseg.functional import metrics as M
-from distseg.functional.components import apply_postprocess
 from distseg.functional.double_thresholds import DoubleChoice, DoubleSweep
+from distseg.functional.postprocess import apply_postprocess
 from distseg.functional.thresholds import (
     NUM_CODES,
     Sweep,

@@ -14,8 +14,9 @@ from distseg.ensemble.fit import fit_ensemble
 from distseg.ensemble.out_of_fold_set import OutOfFold
 from distseg.ensemble.search import ALL, JointSearch, rules_of, search_joint
 from distseg.functional.cleaning import KEYS
-from distseg.functional.combine import combine, count_masks, to_masks
-from distseg.functional.metrics import summarize
+from distseg.functional.combine import combine
+from distseg.functional.metrics import count_masks, summarize
+from distseg.functional.postprocess import to_masks
 from distseg.records.files import read_json
 from distseg.records.oof_table import read_counts
 from distseg.records.paths import Run

@@ -19,7 +19,7 @@ from distseg.data.formats.row import (
     locate,
 )
 from distseg.records.errors import UserError
-from distseg.records.tables import read_header, read_table
+from distseg.records.tables import read_cells, read_table
 
 # the two forms, and what a submission writes into each column
 JOINED: dict[str, Cell] = {"ImageId_ClassId": "id", "EncodedPixels": "rle"}
@@ -81,8 +81,14 @@ def _pair(cells: dict[str, str | None], joined: bool) -> tuple[str, str]:
     return cells["ImageId"] or "", cells["ClassId"] or ""
 
 
+def _header(table: Path) -> list[str]:
+    _, names = next(read_cells(table), (1, []))
+    return names
+
+
 def _is_joined(table: Path) -> bool:
-    return "ImageId_ClassId" in read_header(table)
+    """Whether a table has the form with one id for image and class."""
+    return "ImageId_ClassId" in _header(table)
 
 
 def test(config: Config) -> list[Row]:
@@ -114,7 +120,7 @@ def submission(config: Config) -> SubmissionSpec:
     form, columns = JOINED, list(JOINED)
     if rows and sample.is_file():
         form = JOINED if _is_joined(sample) else APART
-        columns = [name for name in read_header(sample) if name in form]
+        columns = [name for name in _header(sample) if name in form]
     return SubmissionSpec(
         columns=tuple(columns), cells=tuple(form[name] for name in columns),
         ids=[row.id for row in rows], class_ids=tuple(map(str, numbers)),

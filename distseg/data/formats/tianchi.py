@@ -11,7 +11,7 @@ from pathlib import Path
 from distseg.config.schema import Config
 from distseg.data.formats.row import Row, SubmissionSpec, image_files, locate
 from distseg.records.errors import UserError
-from distseg.records.tables import read_table
+from distseg.records.tables import read_cells
 
 
 def train(config: Config) -> list[Row]:
@@ -34,13 +34,12 @@ def train(config: Config) -> list[Row]:
 
 def _lines(table: Path) -> Iterator[tuple[int, str, str]]:
     """(line number, name, RLE); an empty RLE is an image without a building."""
-    for line, cells in read_table(table, ("name", "rle"), separator="\t", header=False):
-        name, text = cells["name"] or "", cells["rle"]
-        if text is not None and "," in name:  # a table of commas whose line holds a tab
+    for line, cells in read_cells(table, "\t"):
+        if len(cells) > 2 or (len(cells) == 2 and "," in cells[0]):
             raise UserError(
-                f"{table}, line {line}: {name[:80]!r}; valid: name and RLE, separated by a tab"
+                f"{table}, line {line}: {len(cells)} cells; valid: name and RLE, separated by a tab"
             )
-        yield line, name, text or ""
+        yield line, cells[0], cells[1] if len(cells) == 2 else ""
 
 
 def test(config: Config) -> list[Row]:

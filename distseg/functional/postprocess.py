@@ -74,6 +74,17 @@ def apply_postprocess(logits_CHW: NDArray, rule: Mapping[str, Any]) -> Mask:
     return np.stack(masks)
 
 
+def to_masks(logits_CHW: NDArray, rule: Mapping[str, Any], task: str) -> Mask:
+    """Combined logits to the predicted masks.
+
+    Returns:
+        uint8: (1, H, W) class index for multiclass (the rule has no say), else (C, H, W) of 0, 1.
+    """
+    if task == "multiclass":
+        return logits_CHW.argmax(axis=0)[None].astype(np.uint8)
+    return apply_postprocess(logits_CHW, rule)
+
+
 def check_rule(rule: Mapping[str, Any], num_classes: int) -> None:
     """Raise ValueError unless the rule of `apply_postprocess` fits this many classes."""
     for key, values in rule.items():
