@@ -15,9 +15,11 @@ from torch.utils.data import Dataset
 
 from distseg.config.schema import Config
 from distseg.data.cache import Cache
-from distseg.data.depths import Depths, read_input
+from distseg.data.depths import Depths
 from distseg.data.fit import Fit
-from distseg.data.read_input import VOID, read_target
+from distseg.data.read_input import read_input
+from distseg.data.read_target import read_target
+from distseg.functional.metrics import VOID
 from distseg.records.errors import UserError
 from distseg.records.manifest import Manifest, Sample
 from distseg.records.predictions import Predictions

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from distseg.config.data import InputConfig
 from distseg.data.inpaint import biharmonic_border
-from distseg.data.read_input import VOID
+from distseg.functional.metrics import VOID
 
 STRIDE = 32  # what a canvas that follows the image is a multiple of
 _BORDERS = {

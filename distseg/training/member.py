@@ -18,7 +18,8 @@ from distseg.data.prepare import open_cache, open_unlabeled_cache
 from distseg.data.sampling import Plan, Slide
 from distseg.distributed import default_workers
 from distseg.functional.tta_names import dropout_passes
-from distseg.inference.evaluate import Evaluator, Normalizer, dropout_layers
+from distseg.inference.evaluate import Evaluator
+from distseg.inference.forward import Normalizer, dropout_layers
 from distseg.models import checkpoint
 from distseg.models.build import build_model, check_fixed_size
 from distseg.records.errors import UserError

@@ -14,11 +14,12 @@ from distseg.config.training import OptimizerConfig, StageConfig
 from distseg.data.augment import Augment
 from distseg.data.dataset import SOFT_SCALE, TrainSet
 from distseg.data.fit import Fit
-from distseg.data.read_input import VOID
+from distseg.data.loader import loader
 from distseg.data.sampling import epoch_steps
 from distseg.functional.deep_supervision import deep_loss
 from distseg.functional.losses import distill, weighted_sum
-from distseg.inference.evaluate import loader, training_target
+from distseg.functional.metrics import VOID
+from distseg.functional.targets import training_target
 from distseg.training.engine import DdpEngine, Engine
 from distseg.training.member import Member, Progress, round_to, save, seed_of
 from distseg.training.optim import Schedule, set_lr

@@ -24,7 +24,7 @@ from distseg.records.files import atomic_write
 from distseg.records.manifest import Manifest
 from distseg.run.folder import check_same, driver_lock, stop_on_signals
 from distseg.tune.space import Space, check_space, listed, suggest, sweep_of
-from distseg.tune.table import Sweep, Trial, write_results
+from distseg.tune.table import SweepFolder, Trial, write_results
 from distseg.tune.trial import run_trial
 
 logger = logging.getLogger("distseg.tune")
@@ -53,7 +53,7 @@ def tune(config: Config, folder: Path) -> int:
 
     longest = check_space(config)
     _require_ray()
-    sweep = Sweep(folder.resolve())
+    sweep = SweepFolder(folder.resolve())
     with driver_lock(sweep.run), stop_on_signals():
         log.setup(sweep.run.log)
         _open(config, sweep)
@@ -67,7 +67,7 @@ def tune(config: Config, folder: Path) -> int:
     return 1 if best is None else 0
 
 
-def _summary(config: Config, sweep: Sweep, trials: list[Trial], best: Trial | None) -> str:
+def _summary(config: Config, sweep: SweepFolder, trials: list[Trial], best: Trial | None) -> str:
     """The last lines that `distseg tune` prints."""
     counts = {s: sum(t.status == s for t in trials) for s in ("finished", "stopped", "failed")}
     lines = [", ".join(f"{number} trials {status}" for status, number in counts.items())]
@@ -88,7 +88,7 @@ def _require_ray() -> None:
         raise UserError(f"distseg tune needs {names}: pip install '.[ray]' in the checkout")
 
 
-def _check_folds(config: Config, sweep: Sweep) -> None:
+def _check_folds(config: Config, sweep: SweepFolder) -> None:
     """UserError for a fold that the data does not have."""
     known = Manifest.read(sweep.run.truth).folds
     for fold in sweep_of(config).folds:
@@ -96,7 +96,7 @@ def _check_folds(config: Config, sweep: Sweep) -> None:
             raise unknown("fold", fold, known, "tune.folds: ")
 
 
-def _open(config: Config, sweep: Sweep) -> None:
+def _open(config: Config, sweep: SweepFolder) -> None:
     """Write the sweep's config; UserError when the folder holds another sweep."""
     path = sweep.run.config
     check_same(config, sweep.run)
@@ -106,7 +106,7 @@ def _open(config: Config, sweep: Sweep) -> None:
     atomic_write(path, dump_config(config))
 
 
-def shared_config(sweep: Sweep) -> Config:
+def shared_config(sweep: SweepFolder) -> Config:
     """The sweep's config with one decode cache for all of its trials."""
     config = load_config(sweep.run.config)
     folder = str(Path(config.data.cache_dir or sweep.run.cache).resolve())
@@ -117,7 +117,7 @@ def shared_config(sweep: Sweep) -> Config:
 # -- the driver -----------------------------------------------------------------------------------
 
 
-def _fit(config: Config, sweep: Sweep, longest: int) -> list[Trial]:
+def _fit(config: Config, sweep: SweepFolder, longest: int) -> list[Trial]:
     """Run or resume the experiment; all trials, in the order in which they were made."""
     import ray
     from ray import tune as ray_tune
@@ -161,7 +161,7 @@ def _resources(compute: ComputeConfig) -> dict[str, float]:
     return found | ({"GPU": compute.gpus_per_job} if gpus else {})
 
 
-def _make_tuner(trainable: Any, tune: TuneConfig, sweep: Sweep, longest: int) -> Any:
+def _make_tuner(trainable: Any, tune: TuneConfig, sweep: SweepFolder, longest: int) -> Any:
     import optuna
     from ray import tune as ray_tune
     from ray.tune.search.optuna import OptunaSearch
@@ -220,7 +220,7 @@ def _scheduler(tune: TuneConfig, longest: int) -> Any:
     return FIFOScheduler()
 
 
-def _lines_callback(sweep: Sweep) -> Any:
+def _lines_callback(sweep: SweepFolder) -> Any:
     """One line of the log for each trial that ends."""
     from ray import tune as ray_tune
 
@@ -266,7 +266,7 @@ def trial(setting: dict[str, Any], *, folder: str, start: str, cores: int) -> No
     from ray import tune as ray_tune
 
     os.chdir(start)  # Ray moves each trial into a folder of its own
-    sweep = Sweep(Path(folder))
+    sweep = SweepFolder(Path(folder))
     config, name = shared_config(sweep), ray_tune.get_context().get_trial_id()
     run_trial(config, sweep, name, setting, slot_here(config.compute, cores), ray_tune.report)
 

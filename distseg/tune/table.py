@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import math
 from collections.abc import Sequence
@@ -17,13 +16,14 @@ from distseg.config.schema import Config
 from distseg.config.tune import DistributionConfig
 from distseg.records.files import atomic_write
 from distseg.records.paths import Run
+from distseg.records.tables import write_table
 from distseg.tune.space import Setting, sweep_of, with_setting
 
 COLORS = {"finished": "tab:blue", "stopped": "tab:gray", "failed": "tab:red"}
 
 
 @dataclass(frozen=True, slots=True)
-class Sweep:
+class SweepFolder:
     """Names of everything below a sweep's folder."""
 
     folder: Path
@@ -78,7 +78,7 @@ def best_trial(trials: Sequence[Trial]) -> Trial | None:
     return max(finished or scored, key=lambda trial: trial.score or 0.0, default=None)
 
 
-def write_results(config: Config, sweep: Sweep, trials: Sequence[Trial]) -> Trial | None:
+def write_results(config: Config, sweep: SweepFolder, trials: Sequence[Trial]) -> Trial | None:
     """Write trials.csv, tune.png and, where a trial has a score, best.yaml; returns the best."""
     _write_table(config, sweep, trials)
     best = best_trial(trials)
@@ -90,22 +90,20 @@ def write_results(config: Config, sweep: Sweep, trials: Sequence[Trial]) -> Tria
     return best
 
 
-def _write_table(config: Config, sweep: Sweep, trials: Sequence[Trial]) -> None:
-    paths, text = list(sweep_of(config).space), io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", "status", "score", "epochs", "seconds", *paths, "error"])
+def _write_table(config: Config, sweep: SweepFolder, trials: Sequence[Trial]) -> None:
+    paths, rows = list(sweep_of(config).space), []
     for t in trials:
         score = "" if t.score is None else f"{t.score:.6f}"
         values = [t.setting.get(path, "") for path in paths]
-        row = [t.name, t.status, score, t.epochs, f"{t.seconds:.1f}", *values, t.error]
-        writer.writerow(row)
-    atomic_write(sweep.table, text.getvalue())
+        rows.append([t.name, t.status, score, t.epochs, f"{t.seconds:.1f}", *values, t.error])
+    header = ["id", "status", "score", "epochs", "seconds", *paths, "error"]
+    write_table(sweep.table, header, rows)
 
 
 # -- the picture ----------------------------------------------------------------------------------
 
 
-def _draw(config: Config, sweep: Sweep, trials: Sequence[Trial]) -> None:
+def _draw(config: Config, sweep: SweepFolder, trials: Sequence[Trial]) -> None:
     """Score against each key, and below it every trial as a line across all keys."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

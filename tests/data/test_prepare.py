@@ -146,7 +146,7 @@ def test_all_of_tgs_survives(tmp_path: Path, data_root: Path) -> None:
 
 @pytest.mark.data
 def test_tgs_masks_are_what_the_table_says(data_root: Path) -> None:
-    from distseg.data.read_input import read_target
+    from distseg.data.read_target import read_target
 
     root = data_root / "tgs"
     if not root.is_dir():

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distseg.data.read_input import image_size, read_image, read_target
+from distseg.data.image_file import image_size
+from distseg.data.read_input import read_input
+from distseg.data.read_target import read_target
 from distseg.records.errors import UserError
 from tests.data.data_helpers import config, gray, save
 
@@ -18,15 +20,15 @@ LABELS = {"task": "multilabel", "classes": ["a", "b"]}
 def test_16_bit_is_scaled_not_cut(tmp_path: Path) -> None:
     values = np.array([[0, 257, 32768], [65535, 255, 25700]], dtype=np.uint16)
     path = save(tmp_path / "a.png", values)
-    assert read_image(path, 1)[..., 0].tolist() == [[0, 1, 128], [255, 1, 100]]
-    assert read_image(path, 3).shape == (2, 3, 3)
+    assert read_input(path, 1)[..., 0].tolist() == [[0, 1, 128], [255, 1, 100]]
+    assert read_input(path, 3).shape == (2, 3, 3)
 
 
 def test_a_palette_image_has_its_colors_and_a_palette_mask_its_indices(tmp_path: Path) -> None:
     image = Image.fromarray(np.array([[0, 1], [2, 0]], dtype=np.uint8), "P")
     image.putpalette([10, 20, 30, 200, 0, 0, 0, 0, 250])
     image.save(tmp_path / "p.png")
-    assert read_image(tmp_path / "p.png", 3)[0].tolist() == [[10, 20, 30], [200, 0, 0]]
+    assert read_input(tmp_path / "p.png", 3)[0].tolist() == [[10, 20, 30], [200, 0, 0]]
     target = read_target(f"file:{tmp_path / 'p.png'}", config(tmp_path, **MULTI), 2, 2)
     assert target.tolist() == [[[0, 1], [2, 0]]]
 
@@ -38,8 +40,8 @@ def test_any_lossless_kind_of_file(tmp_path: Path, suffix: str) -> None:
         np.save(path, array)
     else:
         Image.fromarray(array).save(path, **({"lossless": True} if suffix == ".webp" else {}))
-    assert np.array_equal(read_image(path, 1)[..., 0], array)
-    assert read_image(path, 3).shape == (9, 14, 3) and image_size(path) == (9, 14)
+    assert np.array_equal(read_input(path, 1)[..., 0], array)
+    assert read_input(path, 3).shape == (9, 14, 3) and image_size(path) == (9, 14)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I", "F"])
@@ -52,7 +54,7 @@ def test_any_mode_becomes_the_channels_asked_for(tmp_path: Path, mode: str, chan
     suffix = {"CMYK": "jpg", "YCbCr": "jpg", "F": "tif", "I": "tif"}.get(mode, "png")
     path = tmp_path / f"a.{suffix}"
     image.save(path)
-    array = read_image(path, channels)
+    array = read_input(path, channels)
     assert array.shape == (4, 5, channels) and array.dtype == np.uint8
     assert array.min() >= 254 and array.flags.c_contiguous
 
@@ -60,16 +62,16 @@ def test_any_mode_becomes_the_channels_asked_for(tmp_path: Path, mode: str, chan
 def test_color_becomes_luma_and_equal_channels_stay(tmp_path: Path) -> None:
     array = gray(3)
     path = save(tmp_path / "a.png", np.stack([array] * 3, axis=2))
-    assert np.array_equal(read_image(path, 1)[..., 0], array)  # TGS: gray stored as RGB
+    assert np.array_equal(read_input(path, 1)[..., 0], array)  # TGS: gray stored as RGB
 
 
 def test_other_numbers_of_channels(tmp_path: Path) -> None:
     rgba = np.random.default_rng(0).integers(0, 255, (4, 4, 4), dtype=np.uint8)
-    assert np.array_equal(read_image(save(tmp_path / "a.png", rgba), 4), rgba)
+    assert np.array_equal(read_input(save(tmp_path / "a.png", rgba), 4), rgba)
     np.save(tmp_path / "a.npy", rgba[..., :2].astype(np.uint16) * 257)
-    assert np.array_equal(read_image(tmp_path / "a.npy", 2), rgba[..., :2])
+    assert np.array_equal(read_input(tmp_path / "a.npy", 2), rgba[..., :2])
     with pytest.raises(UserError, match=r"has 2 channels; input\.channels is 5"):
-        read_image(tmp_path / "a.npy", 5)
+        read_input(tmp_path / "a.npy", 5)
 
 
 MASK = (gray(5) > 100).astype(np.uint8)
