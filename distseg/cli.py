@@ -62,7 +62,30 @@ def _load(args: argparse.Namespace) -> Config:
     return load_config(find_config(args.config), args.overrides)
 
 
+def _check(args: argparse.Namespace, *, sweep: bool = False) -> Config:
+    """The config, after everything has been looked at that can be known before the first job.
+    sweep: `tune` needs more than the others. UserError lists all mistakes."""
+    from distseg.config.load import load_tree, read_tree
+    from distseg.run.check import refuse, run_of
+    from distseg.tune.space import space_mistakes, sweep_mistakes
+
+    path = find_config(args.config)
+    read = read_tree(load_tree(path, args.overrides))
+    extra = space_mistakes(read.config) if read.config else []
+    extra += sweep_mistakes(read.config) if read.config and sweep else []
+    folder = getattr(args, "out", None)
+    return refuse(read, str(path), run_of(folder, read.config), extra)
+
+
+def _check_run(args: argparse.Namespace) -> tuple[Config, Run]:
+    from distseg.records.paths import Run
+
+    config = _check(args)
+    return config, Run(args.out or Path("runs") / config.name)
+
+
 def _load_run(args: argparse.Namespace) -> tuple[Config, Run]:
+    """Without a look at this machine: a job that a run has started, which has looked."""
     from distseg.records.paths import Run
 
     config = _load(args)
@@ -84,7 +107,7 @@ def _run(args: argparse.Namespace) -> int:
     from distseg.run import pipeline
     from distseg.run.folder import Stopped
 
-    config, run = _load_run(args)
+    config, run = _check_run(args)
     try:
         return pipeline.run(config, run.folder)
     except Stopped as stopped:
@@ -97,7 +120,7 @@ def _plan(args: argparse.Namespace) -> int:
     from distseg.run.measure import data_size, model_sizes
     from distseg.run.plan import plan_text
 
-    config, run = _load_run(args)
+    config, run = _check_run(args)
     slots = make_slots(config.compute, visible_gpus(), num_cores())
     print(plan_text(config, run, slots, data_size(config, run), model_sizes(config)))
     return 0
@@ -107,7 +130,7 @@ def _inspect(args: argparse.Namespace) -> int:
     from distseg.data.formats import layout
     from distseg.data.inspect import inspect, report
 
-    config = _load(args)
+    config = _check(args)
     form = layout(config.data.format)
     print(report(config, inspect(config, form.train(config)), len(form.test(config))))
     return 0
@@ -115,9 +138,10 @@ def _inspect(args: argparse.Namespace) -> int:
 
 def _train(args: argparse.Namespace) -> int:
     _watch_launcher()
+    from distseg.jobs.job import is_driven
     from distseg.run.launched import train_here
 
-    config, run = _load_run(args)
+    config, run = _load_run(args) if is_driven() else _check_run(args)
     train_here(config, run, args.round, _members(args, config))
     return 0
 
@@ -136,7 +160,7 @@ def _find_lr(args: argparse.Namespace) -> int:
     from distseg.records.manifest import Manifest
     from distseg.training.find_lr import find_lr
 
-    config, run = _load_run(args)
+    config, run = _check_run(args)
     if args.member not in config.members:
         raise unknown("member", args.member, config.members, "--member: ")
     if args.steps < 10:
@@ -204,7 +228,7 @@ def _tune(args: argparse.Namespace) -> int:
     from distseg.run.folder import Stopped
     from distseg.tune import search
 
-    config = _load(args)
+    config = _check(args, sweep=True)
     try:
         return search.tune(config, args.out or Path("runs") / f"{config.name}-tune")
     except Stopped as stopped:
@@ -262,7 +286,16 @@ def _config(args: argparse.Namespace) -> int:
 def _doctor(args: argparse.Namespace) -> int:
     from distseg.doctor.machine import examine
 
-    return examine(_load(args) if args.config else None, launch=args.launch)
+    config, mistakes = None, None
+    if args.config:
+        try:
+            config = _check(args)
+        except UserError as error:  # after what can be said of the machine
+            mistakes = error
+    status = examine(config, launch=args.launch)
+    if mistakes is not None:
+        raise mistakes
+    return status
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {

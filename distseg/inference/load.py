@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from distseg.config.data import InputConfig
-from distseg.config.training import MemberConfig
+from distseg.config.member import MemberConfig
 from distseg.data.fit import Fit
 from distseg.inference.evaluate import Normalizer, canvas_key, loader, native_logits, tta_logits
 from distseg.models import checkpoint

@@ -18,6 +18,7 @@ from distseg.config.schema import Config
 from distseg.jobs.hardware import Slot
 from distseg.jobs.job import Job, narrow
 from distseg.jobs.pace import measured_pace
+from distseg.records.errors import UserError
 from distseg.records.files import read_json
 from distseg.records.paths import Run, member_id
 
@@ -117,7 +118,8 @@ class Scheduler:
 
     def execute(self, jobs: Sequence[Job], wide: bool = False) -> list[Failure]:
         """Run all jobs, in this order; returns the final failures. Whatever interrupts this ends
-        all jobs. wide: each gets a whole machine."""
+        all jobs. wide: each gets a whole machine. UserError: a job has found a mistake of the
+        user's."""
         queue = deque(self._adopt(jobs))
         try:
             while queue or self.running:
@@ -195,6 +197,9 @@ class Scheduler:
         # The job's own log, which several members may share, is where the cause stands.
         failure = replace(failure, job=replace(head, log=job.log))
         self.view.failed(failure)
+        if failure.kind == "user":
+            # the same config waits for every other member: nothing is gained by going on
+            raise UserError(f"{_head(head)}: {failure.message} (its log: {job.log})")
         if failure.final:
             self.left_out.append(failure)
             for member in _labels(head):
@@ -204,8 +209,8 @@ class Scheduler:
 
     def _judge(self, job: Job, status: int, entry: Started) -> tuple[Job | None, Failure]:
         """The retry rule. A node that is gone: again, and it does not count. Out of memory: half
-        the micro-batch, twice the accumulation. The user's mistake: no retry. All else: again,
-        from the last saved state."""
+        the micro-batch, twice the accumulation. The user's mistake: no retry, and the run ends.
+        All else: again, from the last saved state."""
         kind, message = self._cause(job, status, entry)
         if kind == "node_lost":
             return job, Failure(job, kind, message, status, final=False)

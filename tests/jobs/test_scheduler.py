@@ -14,6 +14,7 @@ from distseg.jobs.hardware import Slot
 from distseg.jobs.job import RUN_MARK, Job, find_processes, train_job
 from distseg.jobs.local import LocalExecutor
 from distseg.jobs.scheduler import Failure, Scheduler, cause_in_log, smaller_batch
+from distseg.records.errors import UserError
 from distseg.records.files import read_lines
 from distseg.records.paths import Run
 from distseg.run.status import left_out, started_members
@@ -119,11 +120,17 @@ def test_a_broken_member_is_left_out_and_the_rest_goes_on(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("act", ["fail:user", "user_in_log"])
-def test_a_users_mistake_is_not_tried_again(tmp_path: Path, act: str) -> None:
-    run = scripted(tmp_path, a0=[act] * 9)
-    failures, _ = execute(run, [[("a", 0)]])
-    assert [f.kind for f in failures] == ["user"]
+def test_a_users_mistake_ends_the_run(tmp_path: Path, act: str) -> None:
+    """Not one member after another: the second, which would go on for minutes, is stopped, and
+    the third never begins."""
+    run = scripted(tmp_path, a0=[act] * 9, a1=["save"])
+    with pytest.raises(UserError, match="a_fold0: "):
+        execute(run, [[("a", 0)], [("a", 1)], [("b", 0)]], slots=2)
+    assert find_processes(RUN_MARK, str(run.folder)) == []
     assert len(attempts(run, "a", 0)) == 1
+    assert attempts(run, "b", 0) == []
+    assert not is_done(run, "a", 1)
+    assert [e["kind"] for e in read_lines(run.ledger) if e["event"] == "job_failed"] == ["user"]
 
 
 def test_no_done_is_a_failure(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from distseg.config.schema import Config
 from distseg.data.formats import folder
 from distseg.data.formats.row import Row, SubmissionSpec
 
+READS = ("synthetic",)  # keys of `data` that only some layouts read
 VERSION = 1  # of the pictures: a change makes them anew
 _KINDS = {"binary": 0, "multilabel": 0, "multiclass": 1}  # classes that are no object
 

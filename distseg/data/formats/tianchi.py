@@ -13,6 +13,8 @@ from distseg.config.schema import Config
 from distseg.data.formats.row import Row, SubmissionSpec, image_files, locate
 from distseg.records.errors import UserError
 
+READS = ("root", "table")  # keys of `data` that only some layouts read
+
 
 def train(config: Config) -> list[Row]:
     """A row per line of train_mask.csv, and one with a problem per image that it does not name."""
