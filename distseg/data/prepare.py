@@ -12,7 +12,6 @@ from filelock import FileLock
 
 from distseg.config.schema import Config
 from distseg.data import folds
-from distseg.data.augment import check_augment
 from distseg.data.cache import (
     Cache,
     CacheWriter,
@@ -61,23 +60,6 @@ def check_settings(config: Config) -> None:
     """What the schema cannot see. UserError names the key."""
     layout(config.data.format)
     load_depths(config)
-    for specs in [
-        config.augment,
-        *(
-            stage.augment
-            for name in config.members
-            for number in range(len(config.rounds))
-            for stage in config.stages_of(name, number)
-        ),
-    ]:
-        check_augment(specs or [])
-    for name in config.members:
-        channels = config.input_of(name).channels
-        if channels != config.input.channels:
-            raise UserError(
-                f"members.{name}.input.channels: {channels}: all members read one cache of "
-                f"input.channels {config.input.channels}"
-            )
 
 
 def _prepare(config: Config, run: Run, statistics: Path) -> None:

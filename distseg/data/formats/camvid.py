@@ -13,6 +13,9 @@ from distseg.config.schema import Config
 from distseg.data.formats.folder import paired
 from distseg.data.formats.row import Row, SubmissionSpec, image_files
 
+# keys of `data` that only some layouts read
+READS = ("root", "mask_values", "folder.mask_suffix", "folder.inverted", "folder.threshold")
+
 
 def train(config: Config) -> list[Row]:
     """The rows of train, and of val where it is there; those validate with `kind: split`.

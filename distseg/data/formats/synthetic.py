@@ -23,6 +23,7 @@ from distseg.data.formats.row import Row, SubmissionSpec
 from distseg.records.files import whole_folder
 from distseg.records.tables import write_table
 
+READS = ("synthetic",)  # keys of `data` that only some layouts read
 VERSION = 1  # of the pictures: a change makes them anew
 _KINDS = {"binary": 0, "multilabel": 0, "multiclass": 1}  # classes that are no object
 

@@ -18,6 +18,9 @@ from distseg.data.formats.row import (
 from distseg.records.errors import UserError
 from distseg.records.tables import read_table
 
+# keys of `data` that only some layouts read
+READS = ("root", "mask_values", "folder.inverted", "folder.threshold")
+
 
 def train(config: Config) -> list[Row]:
     root = Path(config.data.root)

@@ -13,6 +13,8 @@ from distseg.data.formats.row import Row, SubmissionSpec, image_files, locate
 from distseg.records.errors import UserError
 from distseg.records.tables import read_cells
 
+READS = ("root", "table")  # keys of `data` that only some layouts read
+
 
 def train(config: Config) -> list[Row]:
     """A row for each line of train_mask.csv, and a row with a problem for each image that it does
