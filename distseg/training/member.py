@@ -185,7 +185,7 @@ class Member:
         strength = self.recipe.hard_mining
         if not strength or is_teachers(self.round):
             return []
-        path = self.run.ensemble(round_number(self.round) - 1).with_name("oof.csv")
+        path = self.run.oof_table(round_number(self.round) - 1)
         if not path.is_file():
             raise UserError(f"rounds.{self.round}.hard_mining: {path} is missing: no scores to use")
         with path.open(newline="", encoding="utf-8") as file:

@@ -148,7 +148,7 @@ def test_hard_rows_are_drawn_by_the_scores_of_the_round_before(tmp_path: Path) -
     member.round, member.recipe = 1, config.recipe(1)
     with pytest.raises(UserError, match=r"oof\.csv"):
         member.plan(0)
-    path = run.ensemble(0).with_name("oof.csv")
+    path = run.oof_table(0)
     path.parent.mkdir(parents=True)
     first, second = (member.manifest[row].id for row in member.rows[:2])
     path.write_text(f"id,score\n{first},0.0\n{second},0.5\n")
