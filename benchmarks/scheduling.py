@@ -21,10 +21,10 @@ from pathlib import Path
 from distseg.config.schema import Config
 from distseg.jobs.hardware import Slot
 from distseg.jobs.job import Job
-from distseg.jobs.pace import longest_first
 from distseg.jobs.scheduler import Scheduler, Started
 from distseg.records.files import read_lines, write_json
 from distseg.records.paths import Run
+from distseg.run.plan import longest_first
 
 
 class Clock:
@@ -61,7 +61,7 @@ class SimulatedExecutor:
         self.clock, self.seconds = clock, seconds
         self.all = [Slot(number, (str(number),), 1, 1) for number in range(num_slots)]
 
-    def slots(self, wide: bool = False) -> list[Slot]:
+    def slots(self, whole_machine: bool = False) -> list[Slot]:
         return self.all
 
     def start(self, job: Job, slot: Slot) -> Handle:

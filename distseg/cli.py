@@ -1,6 +1,8 @@
-"""The front door. Imports nothing heavy before it knows what is asked for.
+"""The front door: every command, its arguments, and what it calls.
 
-Exit status: 0 done, 1 failed, 2 the user's mistake.
+A command is a function of the parsed arguments that returns the exit status (0 done, 1 failed, 2
+the user's mistake); its docstring is its help. `distseg --help` must come at once, so a function
+imports what it needs itself, and nothing heavy is imported here.
 """
 
 from __future__ import annotations
@@ -11,25 +13,47 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from distseg.arguments import parse
-from distseg.records.errors import UserError, nearest
+from distseg import __version__
+from distseg.records.errors import Stopped, UserError
 
 if TYPE_CHECKING:
     from distseg.config.schema import Config
     from distseg.records.paths import Run
+
+Function = Callable[[argparse.Namespace], int]
+Argument = tuple[str, dict[str, Any]]  # a name or a flag, and what argparse is to do with it
+
+
+# By name: the function and its arguments.
+COMMANDS: dict[str, tuple[Function, tuple[Argument, ...]]] = {}
+HIDDEN = ("predict-test", "teach")  # what the driver launches; no command for a person
+
+
+def command(name: str, *arguments: Argument) -> Callable[[Function], Function]:
+    """Make the decorated function the command `distseg NAME`."""
+
+    def add(function: Function) -> Function:
+        COMMANDS[name] = function, arguments
+        return function
+
+    return add
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     args = parse(list(sys.argv[1:] if argv is None else argv))
     try:
-        return COMMANDS[args.command](args)
+        return COMMANDS[args.command][0](args)
     except UserError as error:
         for line in str(error).splitlines():
             print(f"distseg: error: {line}", file=sys.stderr)
         return 2
+    except Stopped as stopped:
+        text = f"distseg: {stopped}: the jobs have saved their state; run it again to resume"
+        print(text, file=sys.stderr)
+        return stopped.status
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `distseg status | head`
@@ -37,26 +61,57 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-# -- commands -------------------------------------------------------------------------------------
+# -- arguments ------------------------------------------------------------------------------------
 
 
-def find_config(name: str) -> Path:
-    """A path, or a name in configs/. UserError with the nearest name."""
-    if Path(name).is_file():
-        return Path(name)
-    folders = [Path("configs"), Path(__file__).resolve().parents[1] / "configs"]
-    for folder in folders:
-        for path in (folder / name, folder / f"{name}.yaml"):
-            if path.is_file():
-                return path
-    known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
-    close = nearest(Path(name).stem, known)
-    hint = f" Did you mean {close!r}?" if close else ""
-    listed = f" In configs/: {', '.join(known)}" if known else ""
-    raise UserError(f"{name}: no such config.{hint}{listed}")
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Arguments; overrides `key=value` may stand anywhere after the config."""
+    parser = make_parser()
+    args, extra = parser.parse_known_args(argv)
+    wrong = [text for text in extra if text.startswith("-") or "=" not in text]
+    if wrong or (extra and not hasattr(args, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(wrong or extra)}")
+    if extra:
+        args.overrides = [*args.overrides, *extra]
+    return args
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="distseg",
+        description="From a segmentation competition's files to an ensembled submission.",
+    )
+    parser.add_argument("--version", action="version", version=f"distseg {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (function, arguments) in COMMANDS.items():
+        text = " ".join((function.__doc__ or "").split())
+        # argparse lists a command that has a help, and leaves out one that has none.
+        own = (
+            commands.add_parser(name, description=text)
+            if name in HIDDEN
+            else commands.add_parser(name, description=text, help=text.rstrip("."))
+        )
+        for argument, options in arguments:
+            own.add_argument(argument, **options)
+    return parser
+
+
+def arg(name: str, help: str, **options: Any) -> Argument:
+    return name, {"help": help, **options}
+
+
+CONFIG = arg("config", "a YAML file, or a name in configs/", metavar="CONFIG")
+MAYBE_CONFIG = arg("config", "a YAML file, or a name in configs/", metavar="CONFIG", nargs="?")
+OVERRIDES = arg("overrides", "change a key of the config", metavar="key=value", nargs="*")
+OUT = arg("--out", "the run folder (default: runs/<name>)", type=Path, metavar="DIR")
+RUN = arg("run", "a run folder", type=Path, metavar="RUN")
+
+
+# -- what commands open ---------------------------------------------------------------------------
 
 
 def _load(args: argparse.Namespace) -> Config:
+    from distseg.config.find import find_config
     from distseg.config.load import load_config
 
     return load_config(find_config(args.config), args.overrides)
@@ -69,41 +124,39 @@ def _load_run(args: argparse.Namespace) -> tuple[Config, Run]:
     return config, Run(args.out or Path("runs") / config.name)
 
 
-def _open_run(folder: Path) -> tuple[Config, Run]:
+def _read_run(folder: Path) -> tuple[Config, Run]:
     """A run that exists, by its own config."""
     from distseg.config.load import load_config
-    from distseg.records.paths import Run
+    from distseg.records.paths import find_run
 
-    run = Run(folder)
-    if not run.config.is_file():
-        raise UserError(f"{folder}: no run here (config.yaml is missing)")
+    run = find_run(folder)
     return load_config(run.config), run
 
 
+# -- commands -------------------------------------------------------------------------------------
+
+
+@command("run", CONFIG, OVERRIDES, OUT)
 def _run(args: argparse.Namespace) -> int:
+    """Train, ensemble, predict and report. Finished steps are skipped: to resume, run it again."""
     from distseg.run import pipeline
-    from distseg.run.folder import Stopped
 
     config, run = _load_run(args)
-    try:
-        return pipeline.run(config, run.folder)
-    except Stopped as stopped:
-        print(f"distseg: {stopped}: jobs have saved; run it again to go on", file=sys.stderr)
-        return stopped.status
+    return pipeline.run(config, run.folder)
 
 
+@command("plan", CONFIG, OVERRIDES, OUT)
 def _plan(args: argparse.Namespace) -> int:
-    from distseg.jobs.hardware import make_slots, num_cores, visible_gpus
-    from distseg.run.measure import data_size, model_sizes
-    from distseg.run.plan import plan_text
+    """Show what `run` would do: jobs, time, disk and memory."""
+    from distseg.run.plan import plan
 
-    config, run = _load_run(args)
-    slots = make_slots(config.compute, visible_gpus(), num_cores())
-    print(plan_text(config, run, slots, data_size(config, run), model_sizes(config)))
+    print(plan(*_load_run(args)))
     return 0
 
 
+@command("inspect", CONFIG, OVERRIDES)
 def _inspect(args: argparse.Namespace) -> int:
+    """Show what the data holds, and what is wrong with it."""
     from distseg.data.formats import layout
     from distseg.data.inspect import inspect, report
 
@@ -113,103 +166,100 @@ def _inspect(args: argparse.Namespace) -> int:
     return 0
 
 
+@command(
+    "train", CONFIG, OVERRIDES, OUT,
+    arg("--member", "a key of the config's `members`", metavar="NAME"),
+    arg("--fold", "the fold to leave out", type=int, metavar="K"),
+    arg("--members", "several members, one after another", metavar="NAME:K,..."),
+    arg("--round", "the round that they belong to (default: 0)", default="0"),
+)  # fmt: skip
 def _train(args: argparse.Namespace) -> int:
-    _watch_launcher()
-    from distseg.run.launched import train_here
+    """Train one member in this process group (what `accelerate launch` starts)."""
+    from distseg.run.launched import parse_members, parse_round, train_here
 
+    if args.members is None and (args.member is None or args.fold is None):
+        raise UserError("train: needs --member NAME and --fold K, or --members NAME:K,...")
     config, run = _load_run(args)
-    train_here(config, run, args.round, _members(args, config))
+    members = parse_members(config, args.members or f"{args.member}:{args.fold}")
+    train_here(config, run, parse_round(args.round), members)
     return 0
 
 
-def _watch_launcher() -> None:
-    """A rank goes with its launcher, also in the seconds that importing torch takes."""
-    from distseg.jobs.job import is_launched, watch_parent
-
-    if is_launched():
-        watch_parent()
-
-
+@command(
+    "find-lr", CONFIG, OVERRIDES, OUT,
+    arg("--member", "a key of the config's `members`", metavar="NAME", required=True),
+    arg("--fold", "the fold to leave out (default: 0)", type=int, metavar="K", default=0),
+    arg("--steps", "updates at most (default: 100)", type=int, default=100),
+)  # fmt: skip
 def _find_lr(args: argparse.Namespace) -> int:
-    from distseg.data.prepare import prepare
-    from distseg.records.errors import unknown
-    from distseg.records.manifest import Manifest
-    from distseg.training.find_lr import find_lr
+    """Suggest a learning rate: draw the loss while the rate grows."""
+    from distseg.run.launched import find_lr_here
 
     config, run = _load_run(args)
-    if args.member not in config.members:
-        raise unknown("member", args.member, config.members, "--member: ")
-    if args.steps < 10:
-        raise UserError(f"--steps: {args.steps}: needs 10 or more")
-    run.folder.mkdir(parents=True, exist_ok=True)
-    prepare(config, run)
-    known = Manifest.read(run.truth).folds
-    if args.fold not in known:
-        raise UserError(f"--fold {args.fold}: no such fold; valid: {known}")
-    record = find_lr(config, run, args.member, args.fold, args.steps)
+    record = find_lr_here(config, run, args.member, args.fold, args.steps)
     folder = run.folder / "find_lr"
     print(f"suggested learning rate: {record['suggested']:.1e} (pictures in {folder})")
     return 0
 
 
-def _members(args: argparse.Namespace, config: Config) -> list[tuple[str, int]]:
-    """--member and --fold, or --members, checked against the config."""
-    from distseg.records.errors import unknown
-
-    texts = args.members.split(",") if args.members else []
-    if not texts:
-        if args.member is None or args.fold is None:
-            raise UserError("train: needs --member NAME and --fold K, or --members NAME:K,...")
-        texts = [f"{args.member}:{args.fold}"]
-    members = []
-    for text in texts:
-        name, _, fold = text.rpartition(":")
-        if not name or not fold.isdigit():
-            raise UserError(f"train: {text!r}: write a member as NAME:FOLD")
-        if name not in config.members:
-            raise unknown("member", name, config.members, "--member: ")
-        members.append((name, int(fold)))
-    return members
-
-
+@command(
+    "predict-test", RUN,
+    arg("--round", "the round whose ensemble predicts (default: the final one)", type=int),
+    arg("--share", "which share, of how many", nargs=3, type=int, required=True,
+        metavar=("FIRST", "COUNT", "TOTAL")),
+)  # fmt: skip
 def _predict_test(args: argparse.Namespace) -> int:
-    _watch_launcher()
+    """Predict a share of the test images for the submission."""
+    from distseg.records.paths import find_run
     from distseg.run.launched import predict_test_here
 
-    _, run = _open_run(args.run)
-    predict_test_here(run, args.round, *args.share)
+    predict_test_here(find_run(args.run), args.round, *args.share)
     return 0
 
 
+@command(
+    "teach", RUN, arg("--round", "the round that learns from it", type=int, required=True),
+)  # fmt: skip
 def _teach(args: argparse.Namespace) -> int:
-    _watch_launcher()
+    """Predict what the students of a round learn from."""
+    from distseg.records.paths import find_run
     from distseg.run.launched import teach_here
 
-    _, run = _open_run(args.run)
-    teach_here(run, args.round)
+    teach_here(find_run(args.run), args.round)
     return 0
 
 
+@command(
+    "predict", RUN,
+    arg("--images", "folder of images", type=Path, required=True, metavar="DIR"),
+    arg("--out", "folder for the masks, PNG", type=Path, required=True, metavar="DIR"),
+    arg("--rle", "write a table of RLEs too", type=Path, metavar="FILE"),
+)  # fmt: skip
 def _predict(args: argparse.Namespace) -> int:
+    """Predict new images with the ensemble of a finished run: masks, and a table of RLEs."""
     from distseg.inference.predict import predict_folder
+    from distseg.records.paths import find_run
 
-    _open_run(args.run)
-    predict_folder(args.run, args.images, args.out, rle_path=args.rle)
+    predict_folder(find_run(args.run).folder, args.images, args.out, rle_path=args.rle)
     return 0
 
 
+@command(
+    "tune", CONFIG, OVERRIDES, OUT,
+    arg(
+        "--postprocess",
+        "CONFIG is a finished run: search space, weights, threshold, area and gate jointly",
+        action="store_true",
+    ),
+)  # fmt: skip
 def _tune(args: argparse.Namespace) -> int:
+    """Search the space of the config's `tune` section with Ray Tune. To resume, run it again."""
     if args.postprocess:
         return _tune_postprocess(args)
-    from distseg.run.folder import Stopped
     from distseg.tune import search
 
     config = _load(args)
-    try:
-        return search.tune(config, args.out or Path("runs") / f"{config.name}-tune")
-    except Stopped as stopped:
-        print(f"distseg: {stopped}: the same command goes on", file=sys.stderr)
-        return stopped.status
+    return search.tune(config, args.out or Path("runs") / f"{config.name}-tune")
 
 
 def _tune_postprocess(args: argparse.Namespace) -> int:
@@ -217,12 +267,27 @@ def _tune_postprocess(args: argparse.Namespace) -> int:
 
     if args.overrides or args.out:
         raise UserError("tune RUN --postprocess: takes a run folder, nothing else")
-    config, run = _open_run(Path(args.config))
+    config, run = _read_run(Path(args.config))
     print(tune_postprocess(config, run))
     return 0
 
 
+@command(
+    "score",
+    arg("submission", "CSV or folder of masks", type=Path, metavar="SUBMISSION"),
+    arg("truth", "CSV or folder of masks", type=Path, metavar="TRUTH"),
+    arg("--metric", "name of the metric, such as dice", required=True, metavar="NAME"),
+    arg("--images", "folder of the images, whose sizes RLE masks have", type=Path, metavar="DIR"),
+    arg("--height", "pixels of every RLE mask, instead of --images", type=int),
+    arg("--width", "pixels of every RLE mask, instead of --images", type=int),
+    arg("--num-classes", "masks hold this many class indices", type=int, metavar="N"),
+    arg("--void", "value of the truth's pixels that do not count", type=int, metavar="N"),
+    arg("--order", "how RLEs count (default: column)", choices=["column", "row"], default="column"),
+    arg("--base", "number of the first pixel (default: 1)", type=int, choices=[0, 1], default=1),
+    arg("--empty", "an RLE without an object (default: nothing)", default="", metavar="TEXT"),
+)  # fmt: skip
 def _score(args: argparse.Namespace) -> int:
+    """Score a submission against the truth."""
     from distseg.submission.score import score_submission
 
     options = ("images", "height", "width", "num_classes", "void", "order", "base", "empty")
@@ -232,22 +297,30 @@ def _score(args: argparse.Namespace) -> int:
     return 0
 
 
+@command("status", RUN)
 def _status(args: argparse.Namespace) -> int:
+    """Show where a run stands."""
     from distseg.run.status import status_text
 
     print(status_text(args.run))
     return 0
 
 
+@command("report", RUN)
 def _report(args: argparse.Namespace) -> int:
+    """Write report.html and report.json of a run again."""
     from distseg.run.pipeline import report
 
-    config, run = _open_run(args.run)
+    config, run = _read_run(args.run)
     print(report(config, run))
     return 0
 
 
+@command(
+    "config", arg("what", "what to print", choices=["schema", "show"]), MAYBE_CONFIG, OVERRIDES
+)
 def _config(args: argparse.Namespace) -> int:
+    """Print the JSON schema, or with `show CONFIG` a config with every default."""
     from distseg.config.load import dump_config, json_schema
 
     if args.what == "schema":
@@ -259,25 +332,12 @@ def _config(args: argparse.Namespace) -> int:
     return 0
 
 
+@command(
+    "doctor", MAYBE_CONFIG, OVERRIDES,
+    arg("--launch", "really start two ranks (15 s)", action="store_true"),
+)  # fmt: skip
 def _doctor(args: argparse.Namespace) -> int:
+    """Check whether this machine can run distseg, or CONFIG, and say what to mend."""
     from distseg.doctor.machine import examine
 
     return examine(_load(args) if args.config else None, launch=args.launch)
-
-
-COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
-    "run": _run,
-    "plan": _plan,
-    "inspect": _inspect,
-    "train": _train,
-    "find-lr": _find_lr,
-    "predict": _predict,
-    "tune": _tune,
-    "score": _score,
-    "status": _status,
-    "report": _report,
-    "config": _config,
-    "doctor": _doctor,
-    "predict-test": _predict_test,
-    "teach": _teach,
-}

@@ -12,7 +12,10 @@ import pytest
 import yaml
 
 from distseg import cli
+from distseg.config.find import find_config
+from distseg.config.load import load_config
 from distseg.records.errors import UserError
+from distseg.run.launched import parse_members
 from tests.tiny import ROOT, tiny_tree
 
 
@@ -72,6 +75,7 @@ def test_driver_needs_no_torch(tiny: Path) -> None:
         (["train", "{tiny}"], ["--member"]),
         (["train", "{tiny}", "--member", "b", "--fold", "0"], ["'b'", "Valid: a"]),
         (["train", "{tiny}", "--members", "a:x"], ["'a:x'", "NAME:FOLD"]),
+        (["train", "{tiny}", "--members", "a:0", "--round", "1x"], ["'1x'", "1/teachers"]),
         (["status", "{dir}"], ["no run here"]),
         (["report", "{dir}"], ["no run here"]),
         (["predict", "{dir}", "--images", "x", "--out", "y"], ["no run here"]),
@@ -114,10 +118,10 @@ def test_config_names_are_found_in_configs(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "mine.yaml").write_text("name: x\n")
     monkeypatch.chdir(tmp_path)
-    assert cli.find_config("mine") == Path("configs/mine.yaml")
-    assert cli.find_config("configs/mine.yaml") == Path("configs/mine.yaml")
+    assert find_config("mine") == Path("configs/mine.yaml")
+    assert find_config("configs/mine.yaml") == Path("configs/mine.yaml")
     with pytest.raises(UserError, match="'mine'"):
-        cli.find_config("mien")
+        find_config("mien")
 
 
 def test_config_schema_and_show(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,5 +134,5 @@ def test_config_schema_and_show(tiny: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_members_of_a_job(tiny: Path) -> None:
-    args = cli.parse(["train", str(tiny), "--members", "a:1,a:0"])
-    assert cli._members(args, cli._load(args)) == [("a", 1), ("a", 0)]
+    config = load_config(tiny)
+    assert parse_members(config, "a:1,a:0") == [("a", 1), ("a", 0)]

@@ -15,7 +15,6 @@ PACKAGE = ROOT / "distseg"
 HOUSE = """
 __main__
 cli
-arguments
 doctor
 tune
 run

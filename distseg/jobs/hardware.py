@@ -108,7 +108,7 @@ def make_slots(compute: ComputeConfig, gpus: list[Gpu], cores: int) -> list[Slot
     return slots
 
 
-def whole_machine(slots: Sequence[Slot], cores: int) -> Slot:
+def machine_slot(slots: Sequence[Slot], cores: int) -> Slot:
     """One slot with all GPUs, a rank on each; on CPU a rank for each slot, all cores shared."""
     devices = tuple(dict.fromkeys(device for slot in slots for device in slot.devices))
     processes = len(devices) or len(slots)

@@ -1,8 +1,15 @@
 """How a job is started, watched and ended: the exact command, its environment, its processes.
 
-A job is one `accelerate launch`: a launcher and its ranks. torchrun puts the ranks into sessions
-of their own, so a process group is not enough to find them: every process of a job carries two
-marks in its environment, DISTSEG_RUN (the run folder) and DISTSEG_JOB (this start of the job).
+A job is one `accelerate launch`: a launcher and its ranks, and the loader processes of the ranks.
+It must leave no process behind, whoever dies first, for what stays holds its GPU and writes into
+the run folder. Two mechanisms see to that, one from outside and one from inside:
+
+- torchrun puts the ranks into sessions of their own, so that a process group is not enough to find
+  them. Every process of a job carries two marks in its environment, which its children inherit:
+  DISTSEG_RUN (the run folder) and DISTSEG_JOB (this start of the job). Whoever ends a job looks
+  for the marks (`end_processes`, `end_leftovers`).
+- The driver itself may be killed. So a rank watches its launcher and the driver, and leaves by
+  itself when one of them is gone (`watch_parent`).
 """
 
 from __future__ import annotations
@@ -21,7 +28,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from distseg.records.files import atomic_write
+from distseg.records.files import atomic_write, read_lines
 from distseg.records.paths import RoundKey, Run, member_id
 
 if TYPE_CHECKING:  # a rank imports this file first: it must be quick
@@ -79,6 +86,17 @@ def narrow(job: Job, run: Run, members: Sequence[tuple[str, int]]) -> Job:
     return replace(train_job(run, job.round, members), overrides=job.overrides)
 
 
+def measured_pace(
+    run: Run, members: Sequence[tuple[str, int]], round: RoundKey = 0
+) -> dict[str, float]:
+    """Images per second by model, as the run's own epochs show it; nothing before the first."""
+    seen: dict[str, list[float]] = {}
+    for name, fold in members:
+        rows = read_lines(run.member(round, name, fold).metrics)
+        seen.setdefault(name, []).extend(r["images_per_s"] for r in rows if r.get("images_per_s"))
+    return {name: sum(values) / len(values) for name, values in seen.items() if values}
+
+
 def launch_command(job: Job, slot: Slot, config_file: Path) -> list[str]:
     """The exact `accelerate launch` of a job on a slot.
 
@@ -108,7 +126,9 @@ def write_launch_yaml(run: Run) -> Path:
 def launch_environment(slot: Slot, run: Run, mark: str) -> dict[str, str]:
     """The environment of a job: its GPUs, its threads, and the marks of its processes."""
     environment = dict(os.environ)
-    for name in list(environment):  # of a launcher that we may have been started by
+    # A driver that is itself a rank of some launch would hand its world size and its rendezvous
+    # to the job's ranks, which would then wait for ranks that are not theirs.
+    for name in list(environment):
         if name in RANK_VARIABLES or name.startswith("TORCHELASTIC_"):
             del environment[name]
     environment |= {
@@ -118,10 +138,14 @@ def launch_environment(slot: Slot, run: Run, mark: str) -> dict[str, str]:
         "OMP_NUM_THREADS": str(slot.threads),
         "NO_ALBUMENTATIONS_UPDATE": "1",
         "PYTHONUNBUFFERED": "1",
-        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "5",  # seconds; a rank that hangs on a dead one goes
+        # Seconds that torchrun gives to ranks once one has failed: they hang in a collective with
+        # the dead one, deaf to SIGTERM. Its default is 30.
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "5",
+        # Empty on a CPU slot: a job that was not given a GPU must not see one.
         "CUDA_VISIBLE_DEVICES": ",".join(slot.devices),
     }
     if not slot.devices:
+        # accelerate's own `--cpu` starts a single process, whatever --num_processes says.
         environment["ACCELERATE_USE_CPU"] = "true"
     return environment
 
@@ -130,9 +154,14 @@ def launch_environment(slot: Slot, run: Run, mark: str) -> dict[str, str]:
 
 
 def find_processes(mark: str, value: str) -> list[psutil.Process]:
-    """Living processes, other than this one, that have `mark=value` in their environment."""
+    """Living processes, other than this one, that have `mark=value` in their environment.
+
+    The environment is read from the kernel: a process that has changed its name, its group or its
+    session, or that has lost its parent, is found all the same. A zombie holds nothing.
+    """
     found = []
     for process in psutil.process_iter():
+        # Processes of other users cannot be read, and any may end while it is looked at.
         with contextlib.suppress(psutil.Error, OSError):
             if process.pid != os.getpid() and process.environ().get(mark) == value:
                 found.append(process)
@@ -172,6 +201,7 @@ def end_processes(mark: str, value: str, grace_s: float) -> int:
 def _end(find: Callable[[], list[psutil.Process]], grace_s: float) -> int:
     deadline = time.monotonic() + grace_s
     killed: set[int] = set()
+    # Again and again, as a process may have forked between the look and its end.
     while alive := find():
         if time.monotonic() >= deadline:
             killed |= {process.pid for process in alive}
@@ -206,18 +236,29 @@ def _is_driven(process: psutil.Process) -> bool:
 # -- inside a job ---------------------------------------------------------------------------------
 
 
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
 def die_with_parent(number: signal.Signals = signal.SIGKILL) -> None:
-    """Ask the kernel for `number` when the parent dies (Linux; elsewhere nothing happens)."""
+    """Ask the kernel to send `number` to this process when its parent dies.
+
+    Linux only; elsewhere nothing happens, and an orphan is found by its marks at the next start.
+    It is called between fork and exec, where a lock that another thread held stays locked for
+    ever: it must not import or log, so _LIBC is loaded beforehand.
+    """
     if _LIBC is not None:
         _LIBC.prctl(PR_SET_PDEATHSIG, int(number))
-
-
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def is_launched(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether this process is a rank of an `accelerate launch`, which sets this variable."""
     return "ACCELERATE_DYNAMO_BACKEND" in environment
+
+
+def watch_launcher() -> None:
+    """`watch_parent` in a rank; nothing in a process that a person has started."""
+    if is_launched():
+        watch_parent()
 
 
 def watch_parent(environment: Mapping[str, str] = os.environ) -> None:
@@ -227,12 +268,14 @@ def watch_parent(environment: Mapping[str, str] = os.environ) -> None:
     The kernel's signal covers the launcher, the thread covers the driver. Without a driver
     (`accelerate launch` by hand) only the launcher counts.
     """
+    # The kernel's signal comes at once, but only for the parent, the launcher. The driver is a
+    # grandparent, for which there is no such signal: a thread looks twice a second.
     driver = environment.get(DRIVER_MARK, "")
     watched = [os.getppid(), *([int(driver)] if driver.isdigit() else [])]
     die_with_parent(signal.SIGTERM)
     try:
         alive = [psutil.Process(pid) for pid in watched]
-    except psutil.NoSuchProcess:
+    except psutil.NoSuchProcess:  # gone before we asked: nothing is trained yet, nothing to save
         _leave(0.0)
     threading.Thread(target=_watch, args=(os.getppid(), alive), daemon=True).start()
 
@@ -247,6 +290,8 @@ def _watch(parent: int, alive: Sequence[psutil.Process]) -> None:
 
 
 def _leave(grace_s: float) -> None:
+    """End this process: SIGTERM to itself, which saves the state, and SIGKILL after grace_s. The
+    children, loader processes, go first: nothing would end them afterwards."""
     if grace_s:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(grace_s)

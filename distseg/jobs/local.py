@@ -1,4 +1,8 @@
-"""The local executor: a job is a child process of the driver, on a slot of this machine."""
+"""The local executor: a job is a child process of the driver, on a slot of this machine.
+
+The driver polls its children; nothing else connects them. When the driver dies, the kernel kills
+the launcher, and the ranks notice (see jobs/job.py): a job never outlives its driver here.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from distseg.jobs.hardware import Slot, num_cores, whole_machine
+from distseg.jobs.hardware import Slot, machine_slot, num_cores
 from distseg.jobs.job import (
     JOB_MARK,
     Job,
@@ -37,11 +41,14 @@ class LocalHandle:
         """Exit status once every process of the job is gone, None before."""
         status = self.process.poll()
         if status is not None:
+            # The slot is about to be given to another job: a rank that hangs, or a loader process
+            # whose rank was killed, would share its GPU.
             end_processes(JOB_MARK, self.mark, 0.0)
         return status
 
     def terminate(self) -> None:
         """Ask the ranks to save their state and leave."""
+        # Not the launcher: it would pass the signal on and kill the ranks before they have saved.
         for process in ranks_of(self.pid) if self.process.poll() is None else []:
             if process.is_running():
                 process.terminate()
@@ -57,9 +64,9 @@ class LocalExecutor:
     def __init__(self, run: Run, slots: list[Slot], command: CommandBuilder = launch_command):
         self.run, self._slots, self.command = run, slots, command
 
-    def slots(self, wide: bool = False) -> list[Slot]:
-        """The slots of this machine. wide: one, with all that it has."""
-        return [whole_machine(self._slots, num_cores())] if wide else self._slots
+    def slots(self, whole_machine: bool = False) -> list[Slot]:
+        """The slots of this machine. whole_machine: one slot, with all that it has."""
+        return [machine_slot(self._slots, num_cores())] if whole_machine else self._slots
 
     def adopt(self) -> list[Started]:
         """Jobs do not outlive their driver here."""
@@ -75,7 +82,9 @@ class LocalExecutor:
             log.write(f"\n$ {' '.join(command)}\n# {time.ctime()}\n".encode())
             log.flush()
             # A process group of its own keeps Ctrl-C away from the launcher, which would leave
-            # before its ranks have saved; a session of its own would hide it from Ray and Slurm.
+            # before its ranks have saved: the driver alone gets it, and asks the ranks. A session
+            # of its own (start_new_session) would hide the job from Ray and Slurm, which end what
+            # belongs to their session.
             process = subprocess.Popen(
                 command,
                 env=environment,

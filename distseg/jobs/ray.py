@@ -39,7 +39,7 @@ from distseg.records.paths import Run
 logger = logging.getLogger("distseg.run")
 
 NAMESPACE = "distseg"
-KNOCK_S = 10.0
+KNOCK_S = 10.0  # what the cluster's address gets to answer
 FORGOTTEN_S = 600.0  # an ended job's actor leaves when no driver has asked for its status
 LOST = -9  # exit status of a job whose node or actor is gone
 
@@ -54,6 +54,7 @@ def connect() -> bool:
     address = os.environ.get("RAY_ADDRESS")
     ours = {"num_cpus": num_cores(), "num_gpus": len(visible_gpus()), "include_dashboard": False}
     handler = signal.getsignal(signal.SIGTERM)
+    # These are read when Ray starts.
     # Ray's workers are niced by 15, and so would all that a job starts be.
     os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -98,12 +99,14 @@ class JobActor:
     ) -> None:  # fmt: skip
         os.chdir(start)  # relative paths count from where the driver was started
         run = Run(folder)
-        end_leftovers(run, orphans=True)  # an earlier actor of this job may have died here
+        # An earlier actor of this job may have died here (Ray kills one when memory is short);
+        # its ranks take some seconds to notice. Jobs of this run whose actors live stay.
+        end_leftovers(run, orphans=True)
         self.described = job, slot, log_start
-        if slot.devices:  # Ray decides which they are
+        if slot.devices:  # Ray decides which they are: several runs may share the node
             listed = os.environ.get("CUDA_VISIBLE_DEVICES", "")
             slot = replace(slot, devices=tuple(listed.split(",")))
-        self.asked = time.monotonic()
+        self.asked = time.monotonic()  # when a driver was last seen waiting
         executor = LocalExecutor(run, [slot], command)
         self.handle = executor.start(with_own_cache(job, folder, home), slot)
         threading.Thread(target=self._leave_when_forgotten, daemon=True).start()
@@ -113,19 +116,27 @@ class JobActor:
 
     def wait(self) -> int:
         """Exit status of the job, when all of its processes are gone."""
+        # This call outlives the driver that made it: the actor goes on waiting, and the next
+        # driver's own call returns the same status.
         while (status := self.handle.poll()) is None:
             time.sleep(0.1)
             self.asked = time.monotonic()
         return status
 
     def terminate(self) -> None:
+        """Ask the job's ranks to save their state and leave."""
         self.handle.terminate()
 
     def kill(self) -> None:
+        """End all processes of the job now."""
         self.handle.kill()
 
     def _leave_when_forgotten(self) -> None:
-        """The driver was killed, and none came to take its place: free what Ray keeps for us."""
+        """The driver was killed, and none came to take its place: free what Ray keeps for us.
+
+        A detached actor holds its cores and GPUs until somebody kills it, also when its job has
+        ended.
+        """
         while self.handle.poll() is None or time.monotonic() - self.asked < FORGOTTEN_S:
             time.sleep(1.0)
         os._exit(0)
@@ -164,6 +175,7 @@ class RayHandle:
         """Exit status; LOST, with `cause`, some seconds after the node or the actor is gone: that
         long its processes may live."""
         if self.lost_at is None:
+            # Without blocking: the driver polls all its jobs in one loop.
             if not ray.wait([self.result], timeout=0)[0]:
                 return None
             try:
@@ -174,9 +186,12 @@ class RayHandle:
             except RayError as error:
                 self.lost_at, self.cause = time.monotonic(), self._cause(error)
                 return None
-            ray.kill(self.actor)
+            ray.kill(self.actor)  # detached: nothing else would end it
             self.ended = True
             return status
+        # A node that Ray cannot reach may still run, and so may a job whose actor was killed: its
+        # ranks leave ORPHAN_GRACE_S after they notice. Only then may the member start elsewhere,
+        # or two jobs would write into its folder.
         return LOST if time.monotonic() - self.lost_at > 2 * ORPHAN_GRACE_S else None
 
     def _cause(self, error: RayError) -> tuple[str, str]:
@@ -187,6 +202,7 @@ class RayHandle:
         return "error", one_line(error)
 
     def terminate(self) -> None:
+        """Ask the job to save its state and leave; the answer is not waited for."""
         self.actor.terminate.remote()
 
     def kill(self) -> None:
@@ -219,9 +235,9 @@ class RayExecutor:
         if self.ours:
             ray.shutdown()
 
-    def slots(self, wide: bool = False) -> list[Slot]:
-        """Room for jobs now, on the nodes that are there. wide: one slot a node, all of it."""
-        return self.nodes.slots(wide)
+    def slots(self, whole_machine: bool = False) -> list[Slot]:
+        """Room for jobs now, on the nodes that are there. whole_machine: one slot a node."""
+        return self.nodes.slots(whole_machine)
 
     def start(self, job: Job, slot: Slot) -> RayHandle:
         """Start a job on a free slot and return at once."""
@@ -232,11 +248,15 @@ class RayExecutor:
         options: dict[str, Any] = {
             "name": f"{_key(self.folder)}/{job.label}/{uuid.uuid4().hex[:8]}",
             "namespace": NAMESPACE,
+            # It outlives the driver; the name is how the next driver finds it.
             "lifetime": "detached",
             "num_cpus": slot.processes * slot.threads,
             "num_gpus": per_job if shared else len(slot.devices),
+            # The scheduler has chosen the node: it knows which one holds the decode cache.
             "scheduling_strategy": NodeAffinitySchedulingStrategy(slot.node, soft=False),
+            # What failed is judged and started again by the scheduler, which counts attempts.
             "max_restarts": 0,
+            # `wait` occupies one thread; `terminate`, `kill` and `describe` need others.
             "max_concurrency": 8,
         }
         log_start = job.log.stat().st_size if job.log.is_file() else 0
@@ -254,10 +274,8 @@ class RayExecutor:
             try:
                 actor = ray.get_actor(name, NAMESPACE)
                 job, slot, log_start = ray.get(actor.describe.remote(), timeout=ANSWER_S)
-            except (
-                GetTimeoutError
-            ):  # it has no room yet, or its node hangs: the job is started anew
-                ray.kill(actor)
+            except GetTimeoutError:
+                ray.kill(actor)  # it has no room yet, or its node hangs: the job is started anew
                 continue
             except (RayError, ValueError):
                 continue  # it is going

@@ -17,7 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distseg import __version__
 from distseg.config.schema import ComputeConfig
-from distseg.jobs.hardware import Gpu, Slot, make_slots, whole_machine
+from distseg.jobs.hardware import Gpu, Slot, machine_slot, make_slots
 from distseg.jobs.versions import package_versions
 from distseg.records.errors import UserError
 from distseg.records.files import atomic_write
@@ -68,15 +68,15 @@ class Nodes:
         atomic_write(self.folder / "driver", self.token)
         self.look(ANSWER_S)
 
-    def slots(self, wide: bool = False) -> list[Slot]:
+    def slots(self, whole_machine: bool = False) -> list[Slot]:
         """Those of nodes that hold the decode cache first, and one of every node before the second
-        of any. wide: one slot a node, with all that it has."""
+        of any. whole_machine: one slot a node, with all that it has."""
         if time.monotonic() - self.looked_at > LOOK_S:
             self.look(0.0)
         ranked = [
             (not node.cached, index, place, slot)
             for place, node in enumerate(self.known.values())
-            for index, slot in enumerate(node.whole if wide else node.slots)
+            for index, slot in enumerate(node.whole if whole_machine else node.slots)
         ]
         return [slot for *_, slot in sorted(ranked, key=lambda entry: entry[:3])]
 
@@ -155,7 +155,7 @@ def node_slots(
             f"{host} has {cores} cores, a job needs {needed} (compute.cpu_threads x processes)"
         )
     slots = slots[: max(1, cores) // needed]  # what Ray can place
-    whole = whole_machine(slots, max(1, cores))
+    whole = machine_slot(slots, max(1, cores))
     return [replace(s, node=key, host=host) for s in slots], [replace(whole, node=key, host=host)]
 
 

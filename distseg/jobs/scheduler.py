@@ -6,28 +6,22 @@ How a job is started is the executor's affair: `LocalExecutor` starts child proc
 
 from __future__ import annotations
 
-import re
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Protocol
 
 from distseg.config.schema import Config
+from distseg.jobs.failure import Failure, cause_in_log, smaller_batch
 from distseg.jobs.hardware import Slot
-from distseg.jobs.job import Job, narrow
-from distseg.jobs.pace import measured_pace
+from distseg.jobs.job import Job, measured_pace, narrow
+from distseg.records.errors import UserError
 from distseg.records.files import read_json
 from distseg.records.paths import Run, member_id
 
-POLL_S = 0.2
-STOP_GRACE_S = 30.0
-ACCUMULATION = "train.accumulation="
-LOG_BYTES = 64_000  # of a log's end, where its errors stand
-USER_ERROR = "distseg: error: "  # how cli.main begins the line
-ERROR_LINE = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)\b")
-LAUNCHER_ERRORS = ("subprocess.CalledProcessError", "torch.distributed.elastic")
+POLL_S = 0.2  # between two looks at the jobs
+STOP_GRACE_S = 30.0  # what jobs get to save their state when the run is stopped
 
 
 class Handle(Protocol):
@@ -64,9 +58,9 @@ class Started:
 class Executor(Protocol):
     """Where jobs run."""
 
-    def slots(self, wide: bool = False) -> list[Slot]:
-        """Room for jobs, best first; one job per slot at a time. It may be another each time:
-        nodes come and go. wide: one slot a machine, with all of it."""
+    def slots(self, whole_machine: bool = False) -> list[Slot]:
+        """Room for jobs, best first; one job per slot at a time. The list may differ each time:
+        nodes come and go. whole_machine: one slot a machine, with all that it has."""
 
     def start(self, job: Job, slot: Slot) -> Handle:
         """Start a job on a free slot and return at once."""
@@ -75,22 +69,8 @@ class Executor(Protocol):
         """Jobs that an earlier driver of the run has started and that it has left behind."""
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a job ended without its work.
-
-    kind: out_of_memory | non_finite | user | node_lost | error.
-    """
-
-    job: Job
-    kind: str
-    message: str
-    status: int
-    final: bool  # the member is left out; else it is tried again
-
-
-class View(Protocol):
-    """What shows the progress to a person."""
+class SchedulerObserver(Protocol):
+    """What is told of every job: a view for a person, or a sweep's trial."""
 
     def started(self, job: Job, slot: Slot, attempt: int) -> None: ...
 
@@ -103,35 +83,50 @@ class View(Protocol):
 
 @dataclass
 class Scheduler:
-    """Runs jobs until each is done or given up. `left_out` holds what was given up. `sleep` waits
-    between two looks at the jobs; a simulation moves its clock with it."""
+    """Runs jobs until each is done or given up.
+
+    running: the jobs that have been started and have not ended.
+    left_out: what was given up.
+    attempts: failed attempts by member (of a job without members, by its label).
+    sleep: waits between two looks at the jobs; a simulation moves its clock with it.
+    """
 
     config: Config
     run: Run
     executor: Executor
-    view: View
+    observer: SchedulerObserver
     running: list[Started] = field(default_factory=list)
     left_out: list[Failure] = field(default_factory=list)
     attempts: dict[str, int] = field(default_factory=dict)
     sleep: Callable[[float], None] = time.sleep
 
-    def execute(self, jobs: Sequence[Job], wide: bool = False) -> list[Failure]:
-        """Run all jobs, in this order; returns the final failures. Whatever interrupts this ends
-        all jobs. wide: each gets a whole machine."""
+    def execute(self, jobs: Sequence[Job], whole_machine: bool = False) -> list[Failure]:
+        """Run all jobs, in this order; returns the final failures.
+
+        Whatever interrupts this ends all jobs. whole_machine: each job gets a whole machine.
+
+        Raises:
+            UserError: a job has found a mistake of the user's, which the next would find, too.
+        """
         queue = deque(self._adopt(jobs))
         try:
             while queue or self.running:
-                busy = {entry.slot for entry in self.running}
-                free = [s for s in self.executor.slots(wide) if s not in busy] if queue else []
-                for slot in free[: len(queue)]:
+                # The slots are asked for anew each time: on a cluster nodes come and go, and a
+                # job whose node is gone must find another.
+                busy = {started.slot for started in self.running}
+                slots = self.executor.slots(whole_machine) if queue else []
+                for slot in [slot for slot in slots if slot not in busy][: len(queue)]:
                     self._start(queue.popleft(), slot)
-                ended = [(entry, entry.handle.poll()) for entry in self.running]
-                for entry, status in ended:
-                    if status is not None:
-                        self.running.remove(entry)
-                        queue.extendleft(reversed(self._ended(entry, status)))
-                self.view.tick()
-                if not any(status is not None for _, status in ended):
+                # All are polled before any is judged: one that is judged may raise.
+                statuses = [(started, started.handle.poll()) for started in self.running]
+                ended = [(started, code) for started, code in statuses if code is not None]
+                for started, status in ended:
+                    self.running.remove(started)
+                    # To the front: the queue goes from the longest job to the shortest, and this
+                    # one was longer than all that are left.
+                    queue.extendleft(reversed(self._ended(started, status)))
+                self.observer.tick()
+                if not ended:  # a slot that has become free is filled without waiting
                     self.sleep(POLL_S)
         finally:
             self._stop()
@@ -139,20 +134,26 @@ class Scheduler:
 
     def _adopt(self, jobs: Sequence[Job]) -> list[Job]:
         """Take over what an earlier driver has started, and end what is not wanted any more.
-        Returns the jobs that are left to start."""
+        Returns the jobs that are left to start.
+
+        Only on a cluster do jobs outlive their driver. To start a member that such a job is
+        training would put two writers into one folder.
+        """
         todo = list(jobs)
-        for entry in self.executor.adopt():
-            job = entry.job
+        for started in self.executor.adopt():
+            job = started.job
             wanted = [one for one in todo if _overlap(one, job)]
-            if not wanted:
-                entry.handle.kill()
+            if not wanted:  # of a round that is done, or of members that the config has no more
+                started.handle.kill()
                 continue
-            self.running.append(entry)
+            self.running.append(started)
             self.run.log_event(
                 "job_adopted", job=job.label, round=job.round, members=_labels(job),
-                node=entry.slot.node, host=entry.slot.host,
+                node=started.slot.node, host=started.slot.host,
             )  # fmt: skip
-            self.view.started(job, entry.slot, 1)
+            self.observer.started(job, started.slot, 1)
+            # This driver may have packed the members into other jobs: what the adopted job
+            # trains is taken out of them.
             for one in wanted:
                 rest = [member for member in one.members if member not in job.members]
                 place = todo.index(one)
@@ -160,6 +161,8 @@ class Scheduler:
         return todo
 
     def _start(self, job: Job, slot: Slot) -> None:
+        # What an earlier attempt has left would be taken for this one's cause: its failure.json
+        # goes, and its lines of the log, which is appended to, are skipped.
         for member in job.members:
             self.run.member(job.round, *member).failure.unlink(missing_ok=True)
         log_start = job.log.stat().st_size if job.log.is_file() else 0
@@ -171,123 +174,96 @@ class Scheduler:
             pid=handle.pid, attempt=attempt, slot=slot.number, devices=list(slot.devices),
             node=slot.node, host=slot.host, overrides=list(job.overrides),
         )  # fmt: skip
-        self.view.started(job, slot, attempt)
+        self.observer.started(job, slot, attempt)
 
-    def _ended(self, entry: Started, status: int) -> list[Job]:
-        """Note how a job ended; returns what has to be started next in its place."""
-        job, seconds = entry.job, round(time.monotonic() - entry.since, 3)
+    def _ended(self, started: Started, status: int) -> list[Job]:
+        """Note how a job ended; returns what has to be started next in its place.
+
+        DONE counts, not the exit status: a launcher may fail after its ranks have finished.
+        """
+        job, seconds = started.job, round(time.monotonic() - started.since, 3)
         todo = [m for m in job.members if not self.run.member(job.round, *m).done.is_file()]
         if not todo and (job.members or status == 0):
             self.run.log_event(
                 "job_done", job=job.label, round=job.round, members=_labels(job), seconds=seconds,
                 images_per_s=measured_pace(self.run, job.members, job.round),
             )  # fmt: skip
-            self.view.finished(job)
+            self.observer.finished(job)
             return []
+        # Members are trained in a row: the first one without DONE has failed, the others have
+        # not begun, and must not be given up with it.
         rest = [narrow(job, self.run, todo[1:])] if todo[1:] else []
         head = narrow(job, self.run, todo[:1]) if todo else job
-        again, failure = self._judge(head, status, entry)
+        again, failure = self._judge(head, status, started)
         self.run.log_event(
             "job_failed", job=job.label, round=job.round, members=_labels(job), seconds=seconds,
             status=status, kind=failure.kind, message=failure.message, log=str(job.log),
-            final=failure.final, node=entry.slot.node, host=entry.slot.host,
+            final=failure.final, node=started.slot.node, host=started.slot.host,
         )  # fmt: skip
         # The job's own log, which several members may share, is where the cause stands.
-        failure = replace(failure, job=replace(head, log=job.log))
-        self.view.failed(failure)
-        if failure.final:
-            self.left_out.append(failure)
-            for member in _labels(head):
-                reason = {"kind": failure.kind, "message": failure.message}
-                self.run.log_event("member_left_out", round=head.round, member=member, **reason)
+        self._give_notice(replace(failure, job=replace(head, log=job.log)))
         return [*([again] if again else []), *rest]
 
-    def _judge(self, job: Job, status: int, entry: Started) -> tuple[Job | None, Failure]:
-        """The retry rule. A node that is gone: again, and it does not count. Out of memory: half
-        the micro-batch, twice the accumulation. The user's mistake: no retry. All else: again,
-        from the last saved state."""
-        kind, message = self._cause(job, status, entry)
+    def _give_notice(self, failure: Failure) -> None:
+        """Tell of a failure; a final one leaves its members out. UserError: the user's mistake."""
+        self.observer.failed(failure)
+        if not failure.final:
+            return
+        self.left_out.append(failure)
+        for member in _labels(failure.job):
+            reason = {"kind": failure.kind, "message": failure.message}
+            self.run.log_event("member_left_out", round=failure.job.round, member=member, **reason)
+        if failure.kind == "user":
+            # The members share the config and the data: each would find the same mistake, after
+            # some minutes of its own.
+            raise UserError(f"{_head(failure.job)}: {failure.message}")
+
+    def _judge(self, job: Job, status: int, started: Started) -> tuple[Job | None, Failure]:
+        """(the job to try again, or None; the failure): the retry rule.
+
+        A node that is gone: again, and it does not count as an attempt. Out of memory: half the
+        micro-batch, twice the accumulation. The user's mistake: no retry. All else: again, from
+        the last saved state.
+        """
+        kind, message = self._cause(job, status, started)
         if kind == "node_lost":
             return job, Failure(job, kind, message, status, final=False)
         attempt = self.attempts[_head(job)] = self.attempts.get(_head(job), 0) + 1
         again: Job | None = job
         if kind == "out_of_memory":
-            again = smaller_batch(job, self.config, entry.slot.processes)
+            again = smaller_batch(job, self.config, started.slot.processes)
         if kind == "user" or attempt > self.config.compute.retries:
             again = None
         return again, Failure(job, kind, message, status, final=again is None)
 
-    def _cause(self, job: Job, status: int, entry: Started) -> tuple[str, str]:
-        """(kind, message): what the handle knows, failure.json, or what this attempt wrote to its
-        log."""
-        if entry.handle.cause is not None:
-            return entry.handle.cause
+    def _cause(self, job: Job, status: int, started: Started) -> tuple[str, str]:
+        """(kind, message), from the surest witness: the handle, which knows of a node that is
+        gone; failure.json, which the rank wrote; what this attempt wrote to its log."""
+        if started.handle.cause is not None:
+            return started.handle.cause
         path = self.run.member(job.round, *job.members[0]).failure if job.members else None
         if path and path.is_file():
             record = read_json(path)
             return str(record.get("kind", "error")), str(record.get("message", ""))
         if status == 0:
             return "error", "the job ended without DONE"
-        return cause_in_log(entry.job.log, entry.log_start) or ("error", f"exit status {status}")
+        found = cause_in_log(started.job.log, started.log_start)
+        return found or ("error", f"exit status {status}")
 
     def _stop(self) -> None:
         """End what still runs: SIGTERM, wait for the states to be saved, SIGKILL."""
         try:
-            for entry in self.running:
-                entry.handle.terminate()
+            for started in self.running:
+                started.handle.terminate()
             deadline = time.monotonic() + STOP_GRACE_S
-            waiting = [entry.handle for entry in self.running]
+            waiting = [started.handle for started in self.running]
             while waiting and time.monotonic() < deadline:
                 waiting = [handle for handle in waiting if handle.poll() is None]
                 time.sleep(0.05)
-        finally:  # a second signal lands here too
-            for entry in self.running:
-                entry.handle.kill()
+        finally:  # a second signal raises out of the wait: it means at once
+            for started in self.running:
+                started.handle.kill()
             self.running.clear()
-
-
-def smaller_batch(job: Job, config: Config, processes: int) -> Job | None:
-    """The job with half the micro-batch and twice the accumulation: the same global batch. None
-    when the batch cannot be divided further. A job without members, which has none, as it is."""
-    if not job.members:
-        return job
-    now = config.train.accumulation
-    for text in job.overrides:
-        if text.startswith(ACCUMULATION):
-            now = int(text.removeprefix(ACCUMULATION))
-    recipe = config.recipe(job.round)
-    for size in [config.batch_size_of(name) for name, _ in job.members]:
-        share = round(size * recipe.share) if recipe.mix == "ratio" else 0
-        if size % (2 * now * processes) or share % (2 * now * processes):
-            return None
-    kept = tuple(text for text in job.overrides if not text.startswith(ACCUMULATION))
-    return replace(job, overrides=(*kept, f"{ACCUMULATION}{2 * now}"))
-
-
-def cause_in_log(path: Path, start: int) -> tuple[str, str] | None:
-    """(kind, message) of the last error that a rank wrote after byte `start`. The launcher's own
-    error, which only says that a rank has failed, comes after it and does not count."""
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        file.seek(max(start, path.stat().st_size - LOG_BYTES))
-        lines = file.read().decode("utf-8", errors="replace").splitlines()
-    for line in reversed(lines):
-        if line.startswith(USER_ERROR):
-            return "user", line.removeprefix(USER_ERROR)
-        if ERROR_LINE.match(line) and not line.startswith(LAUNCHER_ERRORS):
-            return "error", line[:500]
-    return None
-
-
-def tail(path: Path, lines: int = 15) -> str:
-    """The last lines of a log."""
-    if not path.is_file():
-        return ""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - LOG_BYTES))
-        text = file.read().decode("utf-8", errors="replace")
-    return "\n".join(text.splitlines()[-lines:])
 
 
 def _head(job: Job) -> str:

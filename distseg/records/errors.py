@@ -1,13 +1,22 @@
-"""The user's mistakes: one message each, exit status 2."""
+"""What ends a command early: the user's mistakes (exit status 2), and a signal."""
 
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
 class UserError(ValueError):
     """A mistake that the user can mend; the message says what, where and what is valid."""
+
+
+class Stopped(BaseException):
+    """SIGINT or SIGTERM reached the driver; `status` is the exit status to leave with."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.status = 128 + number
 
 
 def nearest(value: object, valid: Iterable[object]) -> str | None:

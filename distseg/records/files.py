@@ -75,15 +75,22 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     A `folder` that exists is replaced. When the block raises, `folder` is as it was before. The
     caller is the only writer of `folder`: its lock, or its rank.
     """
-    temporary = folder.with_name(f"{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a writer that was killed
-    temporary.mkdir(parents=True)
+    temporary = begin_folder(folder)
     try:
         yield temporary
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     put_folder(temporary, folder)
+
+
+def begin_folder(folder: Path) -> Path:
+    """An empty folder beside `folder`, to be filled and given to `put_folder`. For a writer that
+    is an object; elsewhere `whole_folder` does both."""
+    temporary = folder.with_name(f"{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a writer that was killed
+    temporary.mkdir(parents=True)
+    return temporary
 
 
 def put_folder(temporary: Path, folder: Path) -> None:

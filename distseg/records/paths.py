@@ -198,6 +198,14 @@ def round_number(key: RoundKey) -> int:
     return int(str(key).partition("/")[0])
 
 
+def find_run(folder: Path) -> Run:
+    """The run that a folder holds. UserError: it holds none."""
+    run = Run(folder)
+    if not run.config.is_file():
+        raise UserError(f"{folder}: no run here (config.yaml is missing)")
+    return run
+
+
 def rounds_on_disk(run: Run) -> Iterator[int]:
     """Numbers of the rounds that a run holds, ascending."""
     numbers = [p.name.removeprefix("round_") for p in run.folder.glob("round_*") if p.is_dir()]

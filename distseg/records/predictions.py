@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -10,6 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from distseg.records.errors import UserError
+from distseg.records.files import begin_folder, put_folder
+from distseg.records.tables import read_rows, write_table
 
 LOGIT_LIMIT = 65504.0  # the largest finite float16
 
@@ -18,10 +19,7 @@ class PredictionsWriter:
     """Append float16 logits row by row; the folder appears, whole, when the writer closes."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.temporary = folder.with_name(folder.name + ".tmp")
-        shutil.rmtree(self.temporary, ignore_errors=True)
-        self.temporary.mkdir(parents=True)
+        self.folder, self.temporary = folder, begin_folder(folder)
         self.file = (self.temporary / "logits.f16").open("wb")
         self.rows: list[tuple[str, int, int, int]] = []
 
@@ -34,12 +32,8 @@ class PredictionsWriter:
 
     def close(self) -> None:
         self.file.close()
-        with (self.temporary / "index.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["id", "channels", "height", "width"])
-            writer.writerows(self.rows)
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.temporary.rename(self.folder)
+        write_table(self.temporary / "index.csv", ["id", "channels", "height", "width"], self.rows)
+        put_folder(self.temporary, self.folder)
 
 
 class Predictions:
@@ -50,8 +44,7 @@ class Predictions:
         index_path = folder / "index.csv"
         if not index_path.is_file():
             raise UserError(f"{folder}: no predictions here (index.csv is missing)")
-        with index_path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        rows = read_rows(index_path)
         self.ids = [row["id"] for row in rows]
         self.shapes = [(int(r["channels"]), int(r["height"]), int(r["width"])) for r in rows]
         sizes = np.array([c * h * w for c, h, w in self.shapes], dtype=np.int64)

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +17,45 @@ MAX_CELL = 1 << 30  # characters: one RLE of a large mask exceeds the 128 kB of 
 WriteRow = Callable[[Sequence[object]], Any]
 
 
-def read_table(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str | None]]]:
-    """(line number, cells) of a CSV with a header; UserError names the file and the line."""
+def read_cells(path: Path, separators: str = ",") -> Iterator[tuple[int, list[str]]]:
+    """(line number, cells) of the rows of a table that are not blank, a header's too.
+
+    separators: what may stand between cells; the first of them that the first line has does.
+
+    Raises:
+        UserError: naming the file, and the line of what is wrong in it.
+    """
     csv.field_size_limit(MAX_CELL)
+    reader = None
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            names = list(reader.fieldnames or [])
-            for column in columns:
-                if column not in names:
-                    raise UserError(f"{path}: column {column!r} is missing; it has {names}")
-            for cells in reader:
-                if None in cells:
-                    raise UserError(f"{path}, line {reader.line_num}: more cells than columns")
-                yield reader.line_num, cells
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read as a CSV: {error}") from None
+            start = file.readline()
+            file.seek(0)
+            separator = next((mark for mark in separators if mark in start), separators[0])
+            reader = csv.reader(file, delimiter=separator, strict=True)
+            yield from ((reader.line_num, cells) for cells in reader if cells)
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: cannot be read as a table: it is no text in UTF-8") from None
+    except csv.Error as error:
+        line = reader.line_num if reader else 1
+        raise UserError(f"{path}, line {line}: cannot be read as a table: {error}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def read_table(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str | None]]]:
+    """(line number, cells by column) of a CSV with a header, which has `columns` and may have
+    others; None for a cell that a short row lacks. UserError names the file and the line."""
+    rows = read_cells(path)
+    _, names = next(rows, (1, []))
+    for column in columns:
+        if column not in names:
+            found = ", ".join(names) or "no header"
+            raise UserError(f"{path}: column {column!r} is missing; it has {found}")
+    for line, cells in rows:
+        if len(cells) > len(names):
+            raise UserError(f"{path}, line {line}: more cells than columns")
+        yield line, dict(zip_longest(names, cells))
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -44,18 +68,20 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 @contextlib.contextmanager
-def table_writer(path: Path, header: Sequence[object]) -> Iterator[WriteRow]:
+def table_writer(path: Path, header: Sequence[object], separator: str = ",") -> Iterator[WriteRow]:
     """A function that appends a row to a CSV; the file takes its name when the block ends.
 
     Rows go to a temporary file as they come, so memory does not grow with their number. When the
-    block raises, `path` is as it was before. Lines end with a line feed on every system.
+    block raises, `path` is as it was before. Lines end with a line feed on every system. An empty
+    `header` writes none.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
     try:
         with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(header)
+            writer = csv.writer(file, delimiter=separator, lineterminator="\n")
+            if header:
+                writer.writerow(header)
             yield writer.writerow
             file.flush()
             os.fsync(file.fileno())

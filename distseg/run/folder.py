@@ -17,7 +17,7 @@ from distseg.config.load import dump_config, load_config
 from distseg.config.schema import Config
 from distseg.jobs.job import die_with_parent
 from distseg.jobs.versions import environment_record
-from distseg.records.errors import UserError
+from distseg.records.errors import Stopped, UserError
 from distseg.records.files import atomic_write, write_json
 from distseg.records.paths import Run
 from distseg.run.plan import amount, free_bytes
@@ -29,14 +29,6 @@ FREE_KEYS = (
     *("compute.", "name", "data.cache_dir", "predict.batch_size"),
     *("predict.every_round", "stop", "tune"),
 )
-
-
-class Stopped(BaseException):
-    """SIGINT or SIGTERM reached the driver; `status` is the exit status to leave with."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.status = 128 + number
 
 
 def open_run(config: Config, run: Run) -> None:

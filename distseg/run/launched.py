@@ -1,24 +1,33 @@
-"""What a launched job does, on every rank: train members, make teachers' or test predictions."""
+"""What a launched job does, on every rank: train members, make teachers' or test predictions.
+
+Each begins with `watch_launcher`, before the seconds that importing torch takes: a rank whose
+launcher or driver is killed meanwhile must go, too.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from filelock import FileLock
 
 from distseg.config.load import load_config
 from distseg.config.schema import Config
-from distseg.records.errors import UserError
+from distseg.jobs.job import watch_launcher
+from distseg.records.errors import UserError, unknown
 from distseg.records.manifest import Manifest
 from distseg.records.paths import RoundKey, Run
 from distseg.run.folder import check_same, open_run
 from distseg.run.members import MemberKey
 from distseg.run.submission import submission_path
 
+MIN_STEPS = 10  # updates of a learning-rate range test: with fewer the curve says nothing
+
 
 def train_here(config: Config, run: Run, round: RoundKey, members: Sequence[MemberKey]) -> None:
     """All ranks: train members in a row in this process group. UserError for unknown members."""
+    watch_launcher()
     from distseg.data.prepare import prepare
     from distseg.training.train import train_member
 
@@ -32,14 +41,54 @@ def train_here(config: Config, run: Run, round: RoundKey, members: Sequence[Memb
         path = run.train_set(round, fold)
         known = Manifest.read(path if path.is_file() else run.truth).folds
         if fold not in known:
-            raise UserError(f"--fold {fold}: no such fold in round {round}; this run has {known}")
+            raise unknown(f"fold of round {round}", fold, known, "--fold: ")
         if not path.is_file():
             raise UserError(f"--round {round}: its train sets are not made yet: `distseg run` does")
         train_member(config, run.folder, round, name, fold)
 
 
+def parse_members(config: Config, text: str) -> list[MemberKey]:
+    """("unet", 0) and ("fpn", 1) of "unet:0,fpn:1". UserError: no such member of the config."""
+    members = []
+    for part in text.split(","):
+        name, _, fold = part.rpartition(":")
+        if not name or not fold.isdigit():
+            raise UserError(f"train: {part!r}: write a member as NAME:FOLD")
+        if name not in config.members:
+            raise unknown("member", name, config.members, "--member: ")
+        members.append((name, int(fold)))
+    return members
+
+
+def parse_round(text: str) -> RoundKey:
+    """1 of "1"; "1/teachers" stays as it is. UserError: neither."""
+    number, slash, rest = text.partition("/")
+    if not number.isdigit() or (slash and rest != "teachers"):
+        raise UserError(f"--round: {text!r}: write it as 1 or 1/teachers")
+    return text if slash else int(number)
+
+
+def find_lr_here(config: Config, run: Run, name: str, fold: int, steps: int) -> dict[str, Any]:
+    """One process: the learning-rate range test of a member; its record. UserError: no such
+    member or fold, or too few steps."""
+    from distseg.data.prepare import prepare
+    from distseg.training.find_lr import find_lr
+
+    if name not in config.members:
+        raise unknown("member", name, config.members, "--member: ")
+    if steps < MIN_STEPS:
+        raise UserError(f"--steps: {steps}: needs {MIN_STEPS} or more")
+    run.folder.mkdir(parents=True, exist_ok=True)
+    prepare(config, run)
+    known = Manifest.read(run.truth).folds
+    if fold not in known:
+        raise unknown("fold", fold, known, "--fold: ")
+    return find_lr(config, run, name, fold, steps)
+
+
 def teach_here(run: Run, round: int) -> None:
     """All ranks: the teachers' predictions that a round needs."""
+    watch_launcher()
     from distseg.rounds.predict_teachers import predict_teachers
 
     predict_teachers(run.folder, load_config(run.config), round)
@@ -48,6 +97,7 @@ def teach_here(run: Run, round: int) -> None:
 def predict_test_here(run: Run, round: int | None, first: int, count: int, total: int) -> None:
     """All ranks: shares `first` to `first + count - 1` of `total` of the test images into parts of
     the submission, divided over however many ranks this launch has."""
+    watch_launcher()
     from distseg.data.formats import layout
     from distseg.inference.predict import predict_test
     from distseg.submission.write import PartWriter, part_path

@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from distseg.config.schema import Config
 from distseg.records.manifest import Manifest
 from distseg.records.paths import Run
-from distseg.run.plan import DataSize, ModelSize
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 BYTES_PER_VALUE = 4  # float32
+
+
+@dataclass(frozen=True, slots=True)
+class DataSize:
+    """The data: train and test images, typical native height and width in pixels."""
+
+    num_train: int
+    num_test: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSize:
+    """One model entry: parameters, and bytes of activations of one image in float32."""
+
+    parameters: int
+    activation_bytes: int
 
 
 def data_size(config: Config, run: Run) -> DataSize:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable
 
 from distseg.config.schema import Config
 from distseg.data.folds import find_file
-from distseg.jobs.pace import measured_pace
+from distseg.jobs.job import measured_pace
 from distseg.records.manifest import Manifest, pair_folds
 from distseg.records.paths import RoundKey, Run, is_teachers, round_number
+from distseg.records.tables import read_table
 
 MemberKey = tuple[str, int]
 
@@ -18,8 +18,7 @@ def configured_folds(config: Config) -> list[int]:
     """The folds that the config makes, before any data is read."""
     folds = config.data.folds
     if folds.kind == "file" and folds.path and (path := find_file(config, folds.path)).is_file():
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            found = {str(row.get("fold", "")) for row in csv.DictReader(file)}
+        found = {cells["fold"] or "" for _, cells in read_table(path, ["fold"])}
         return sorted(int(fold) for fold in found if fold.isdigit())
     return [0] if folds.kind in ("holdout", "split") else list(range(folds.num))
 

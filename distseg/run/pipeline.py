@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from distseg.config.schema import Config
+from distseg.jobs.failure import Failure
 from distseg.jobs.hardware import make_slots, num_cores, visible_gpus
 from distseg.jobs.job import RUN_MARK, Job, end_leftovers, end_processes
 from distseg.jobs.local import LocalExecutor
-from distseg.jobs.scheduler import POLL_S, Executor, Failure, Scheduler
+from distseg.jobs.scheduler import POLL_S, Executor, Scheduler
 from distseg.records import log
 from distseg.records.errors import UserError
 from distseg.records.files import read_json
@@ -40,7 +41,7 @@ from distseg.run.submission import (
     submission_path,
     written_at,
 )
-from distseg.run.view import make_progress
+from distseg.run.view import make_view
 
 logger = logging.getLogger("distseg.run")
 
@@ -160,7 +161,7 @@ def make_train_sets(config: Config, run: Run, number: int, executor: Executor) -
     if teacher_tasks(config, run, number, folds):
         label, log_path = f"teach-round-{number}", run.round(number) / "teach.log"
         job = Job(label, ("teach", str(run.folder), "--round", str(number)), log_path)
-        if run_jobs(config, run, [], [job], executor, wide=True):
+        if run_jobs(config, run, [], [job], executor, whole_machine=True):
             logger.error("round %d: the teachers' predictions failed: see %s", number, job.log)
             return False
     select(config, run, number)
@@ -205,10 +206,10 @@ def train_members(
 
 def run_jobs(
     config: Config, run: Run, members: Sequence[MemberKey], jobs: list[Job], executor: Executor,
-    key: RoundKey = 0, *, wide: bool = False,
+    key: RoundKey = 0, *, whole_machine: bool = False,
 ) -> list[Failure]:  # fmt: skip
-    with make_progress(config, run, members, len(executor.slots(wide)), key) as view:
-        return Scheduler(config, run, executor, view).execute(jobs, wide)
+    with make_view(config, run, members, len(executor.slots(whole_machine)), key) as view:
+        return Scheduler(config, run, executor, view).execute(jobs, whole_machine)
 
 
 def fit_ensemble(config: Config, run: Run, number: int, done: Sequence[MemberKey]) -> None:
@@ -253,11 +254,11 @@ def predict_test(
         return True
     if number is None and copy_of_round(run, spec.kind, path):
         return True
-    while not (slots := executor.slots(wide=True)):  # a cluster whose nodes are gone: others come
-        time.sleep(POLL_S)
+    while not (slots := executor.slots(whole_machine=True)):
+        time.sleep(POLL_S)  # a cluster whose nodes are all gone: others may come
     jobs, total = prediction_jobs(run, slots, number)
     logger.info("predicting the test images with %d processes", total)
-    failures = run_jobs(config, run, [], jobs, executor, wide=True)
+    failures = run_jobs(config, run, [], jobs, executor, whole_machine=True)
     if failures:
         logger.error("the test prediction failed: see %s", failures[0].job.log)
         return False

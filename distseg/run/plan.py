@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from distseg.config.schema import Config
-from distseg.jobs.hardware import Slot
+from distseg.jobs.hardware import Slot, make_slots, num_cores, visible_gpus
 from distseg.jobs.job import Job, train_job
-from distseg.jobs.pace import longest_first
 from distseg.records.log import duration
 from distseg.records.paths import RoundKey, Run, is_teachers, member_id, round_number
+from distseg.run.measure import DataSize, ModelSize, data_size, model_sizes
 from distseg.run.members import (
     MemberKey,
     known_folds,
@@ -23,25 +23,8 @@ from distseg.run.members import (
     shown_paces,
 )
 
+Item = TypeVar("Item")
 PROCESS_BYTES = 700 << 20  # a Python with torch, timm, smp and albumentations imported, measured
-
-
-@dataclass(frozen=True, slots=True)
-class DataSize:
-    """The data: train and test images, typical native height and width in pixels."""
-
-    num_train: int
-    num_test: int
-    height: int
-    width: int
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSize:
-    """One model entry: parameters, and bytes of activations of one image in float32."""
-
-    parameters: int
-    activation_bytes: int
 
 
 def make_jobs(
@@ -57,6 +40,14 @@ def make_jobs(
         train_job(run, round, todo[start : start + size])
         for start in range(0, len(todo), max(1, size))
     ]
+
+
+def longest_first(items: Sequence[Item], costs: Sequence[float]) -> list[Item]:
+    """In the order of falling costs, equal ones as they come. Each given to the first free slot,
+    the last one ends within a third of the best possible time (Graham 1969, "Bounds on
+    multiprocessing timing anomalies"), and far nearer with many items."""
+    order = sorted(range(len(items)), key=lambda index: -costs[index])
+    return [items[index] for index in order]
 
 
 def member_images(
@@ -156,10 +147,16 @@ def memory_bytes(config: Config, models: Mapping[str, ModelSize], slot: Slot) ->
     return needed
 
 
+def plan(config: Config, run: Run) -> str:
+    """What `distseg plan` prints, for this machine. Builds each model once, to count it."""
+    slots = make_slots(config.compute, visible_gpus(), num_cores())
+    return plan_text(config, run, slots, data_size(config, run), model_sizes(config))
+
+
 def plan_text(
     config: Config, run: Run, slots: Sequence[Slot], size: DataSize, models: Mapping[str, ModelSize]
 ) -> str:
-    """What `distseg plan` prints."""
+    """The plan for a machine with these slots, from counts and sizes alone."""
     planned = {key: known_members(config, run, key) for key in round_keys(config, run)}
     num_folds = (
         1 if config.data.folds.kind in ("holdout", "split") else len(known_folds(config, run))

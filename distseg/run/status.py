@@ -10,10 +10,9 @@ from filelock import FileLock, Timeout
 
 from distseg.config.load import load_config
 from distseg.config.schema import Config
-from distseg.records.errors import UserError
 from distseg.records.files import read_json, read_lines
 from distseg.records.log import duration
-from distseg.records.paths import RoundKey, Run, member_id
+from distseg.records.paths import RoundKey, Run, find_run, member_id
 from distseg.run.members import known_members, round_keys
 
 
@@ -127,9 +126,7 @@ def remaining_s(statuses: Sequence[MemberStatus], slots: int) -> float | None:
 
 def status_text(folder: Path) -> str:
     """The table that `distseg status RUN` prints. UserError when it is no run folder."""
-    run = Run(folder)
-    if not run.config.is_file():
-        raise UserError(f"{folder}: no run here (config.yaml is missing)")
+    run = find_run(folder)
     config, alive = load_config(run.config), is_alive(run)
     jobs, given_up = started_members(run) if alive else {}, left_out(run)
     started: set[str] = set().union(*jobs.values())

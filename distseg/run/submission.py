@@ -11,7 +11,7 @@ from typing import Any
 from distseg.config.schema import Config
 from distseg.jobs.hardware import Slot
 from distseg.jobs.job import Job
-from distseg.records.files import atomic_write, read_json
+from distseg.records.files import atomic_write, read_json, whole_folder
 from distseg.records.paths import ALL_ROUNDS, Run
 
 
@@ -33,12 +33,9 @@ def copy_of_round(run: Run, kind: str, path: Path) -> bool:
     if made.is_file():
         atomic_write(path, made.read_bytes())
     else:
-        temporary = path.with_name(f"{path.name}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.copytree(made, temporary)
-        os.utime(temporary)  # younger than the ensemble, as what it stands for
-        shutil.rmtree(path, ignore_errors=True)
-        temporary.rename(path)
+        with whole_folder(path) as temporary:
+            shutil.copytree(made, temporary, dirs_exist_ok=True)
+            os.utime(temporary)  # the copy is younger than the ensemble that it stands for
     run.log_event("submission", path=str(path), round=number)
     return True
 
@@ -49,13 +46,8 @@ def prediction_jobs(run: Run, slots: Sequence[Slot], number: int | None) -> tupl
     label = "predict-test" if number is None else f"predict-test-round-{number}"
     total, jobs, first = sum(slot.processes for slot in slots), [], 0
     for index, slot in enumerate(slots):
-        arguments = (
-            "predict-test",
-            str(run.folder),
-            *which,
-            "--share",
-            f"{first}/{slot.processes}/{total}",
-        )
+        share = (str(number) for number in (first, slot.processes, total))
+        arguments = ("predict-test", str(run.folder), *which, "--share", *share)
         jobs.append(Job(f"{label}-{index}", arguments, run.predict_log(index)))
         first += slot.processes
     return jobs, total

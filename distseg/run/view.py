@@ -15,9 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from distseg.config.schema import Config
+from distseg.jobs.failure import Failure, tail
 from distseg.jobs.hardware import Slot
 from distseg.jobs.job import Job
-from distseg.jobs.scheduler import Failure, tail
 from distseg.records.files import read_lines
 from distseg.records.log import duration
 from distseg.records.paths import RoundKey, Run, member_id
@@ -27,7 +27,7 @@ from distseg.run.status import MemberStatus, member_status, remaining_s
 REFRESH_S = 1.0
 
 
-class Progress(ABC):
+class ProgressView(ABC):
     """The progress of all members of a round, read from their files.
 
     Both forms keep to the log and never to the jobs: a job that writes nothing looks idle.
@@ -46,7 +46,7 @@ class Progress(ABC):
         self.active: dict[str, Job] = {}
         self.began = time.monotonic()
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressView:
         return self
 
     def __exit__(
@@ -102,7 +102,7 @@ class Progress(ABC):
         return f"{done} of {len(statuses)} members, {passed}, {eta}"
 
 
-class LineProgress(Progress):
+class LineView(ProgressView):
     """One line per epoch of any member."""
 
     def __init__(
@@ -141,7 +141,7 @@ class LineProgress(Progress):
         )
 
 
-class LiveProgress(Progress):
+class LiveView(ProgressView):
     """A table that stays in place, with events above it."""
 
     def __init__(
@@ -152,7 +152,7 @@ class LiveProgress(Progress):
         # No refresh thread: the scheduler's own loop draws, so that the driver forks safely.
         self.live = Live(console=console or Console(), auto_refresh=False)
 
-    def __enter__(self) -> LiveProgress:
+    def __enter__(self) -> LiveView:
         self.live.start()
         return self
 
@@ -194,9 +194,9 @@ def _cells(status: MemberStatus) -> tuple[str, ...]:
     )
 
 
-def make_progress(
+def make_view(
     config: Config, run: Run, members: Sequence[MemberKey], num_slots: int, round: RoundKey = 0
-) -> Progress:
+) -> ProgressView:
     """The form that suits where standard output goes."""
-    form = LiveProgress if sys.stdout.isatty() else LineProgress
+    form = LiveView if sys.stdout.isatty() else LineView
     return form(config, run, members, num_slots, round)

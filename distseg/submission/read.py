@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from distseg.data.formats.row import image_files
 from distseg.data.read_input import image_size, read_labels
 from distseg.functional import rle
 from distseg.records.errors import UserError
+from distseg.records.tables import read_cells
 
 JOINED = "imageid_classid"  # an id and a class in one cell, as Severstal has them
 ID_NAMES = ("id", "imageid", "image_id", "image", "img", "name", "filename", JOINED)
@@ -103,7 +102,7 @@ def open_answers(path: Path, *, order: str = "column", base: int = 1, empty: str
     if path.is_dir():
         return _open_folder(path)
     table = RleTable(path, {"order": order, "base": base, "empty": empty})
-    lines = _lines(path)
+    lines = read_cells(path, "\t,;")
     line, first = next(lines, (0, []))
     if not first:
         raise UserError(f"{path}: is empty; valid: lines of id and RLE")
@@ -135,26 +134,6 @@ def _open_folder(path: Path) -> MaskFolder:
     return found
 
 
-def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """(line number, cells) of the rows that are not blank."""
-    csv.field_size_limit(1 << 30)
-    reader = None
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            start = file.readline()
-            file.seek(0)
-            separator = next((s for s in "\t,;" if s in start), ",")
-            reader = csv.reader(file, delimiter=separator, strict=True)
-            yield from ((reader.line_num, cells) for cells in reader if cells)
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: is no text in UTF-8; valid: a CSV or TSV of RLEs") from None
-    except csv.Error as error:
-        where = f", line {reader.line_num}" if reader else ""
-        raise UserError(f"{path}{where}: is no CSV: {error}") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-
-
 def _is_header(cells: list[str], empty: str) -> bool:
     """Whether no cell of the first row could be an RLE, and one reads like a column's name."""
     last = cells[-1].strip()
@@ -176,7 +155,7 @@ def _columns(path: Path, names: list[str], header: bool) -> tuple[int, ...]:
     ]
     if len(names) > 2 and not classes and names[rles[0]] not in RLE_NAMES:
         raise UserError(
-            f"{path}, line 1: no column of {names} is known to hold RLEs; "
+            f"{path}, line 1: none of the columns {', '.join(names)} is known to hold RLEs; "
             f"valid: {', '.join(RLE_NAMES)}"
         )
     return (ids[0], classes[0], rles[0]) if classes else (ids[0], rles[0])

@@ -7,9 +7,7 @@ mask with its checksum, and only then renames it into place.
 
 from __future__ import annotations
 
-import csv
 import json
-import os
 import shutil
 import zlib
 from collections import Counter
@@ -26,6 +24,8 @@ from PIL import Image
 from distseg.data.formats.row import SubmissionSpec, locate
 from distseg.functional import rle
 from distseg.records.errors import UserError
+from distseg.records.files import begin_folder, put_folder, whole_folder
+from distseg.records.tables import read_cells, table_writer
 
 Mask = NDArray[np.uint8]
 
@@ -51,10 +51,7 @@ class PartWriter:
             if problem := locate(self.path, f"{name}.png")[1]:
                 raise UserError(f"submission {self.path.name}: {problem}")
         self.folder = part_path(self.path, *share)
-        self.temporary = self.folder.with_name(self.folder.name + ".tmp")
-        shutil.rmtree(self.temporary, ignore_errors=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.temporary.mkdir(parents=True)
+        self.temporary = begin_folder(self.folder)
         self.rows = (self.temporary / "rows.jsonl").open("w", encoding="utf-8")
 
     def add(self, name: str, mask_CHW: Mask) -> None:
@@ -87,7 +84,7 @@ class PartWriter:
 
     def close(self) -> None:
         self.rows.close()
-        self.temporary.rename(self.folder)
+        put_folder(self.temporary, self.folder)
 
 
 def merge_parts(spec: SubmissionSpec, path: Path, num_parts: int, *, task: str = "binary") -> None:
@@ -102,19 +99,14 @@ def merge_parts(spec: SubmissionSpec, path: Path, num_parts: int, *, task: str =
     parts = [part_path(path, number, num_parts) for number in range(num_parts)]
     places = _index(parts)
     _check_ids(spec, places, path)
-    temporary = path.with_name(path.name + ".tmp")
     if spec.kind == "rle":
+        temporary = path.with_name(path.name + ".tmp")
         _write_table(spec, temporary, places)
         _verify_table(spec, temporary, places)
         temporary.replace(path)
     else:
-        _join_masks(temporary, places, task)
-        old = path.with_name(path.name + ".old")
-        shutil.rmtree(old, ignore_errors=True)
-        if path.exists():
-            path.rename(old)
-        temporary.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
+        with whole_folder(path) as folder:
+            _join_masks(folder, places, task)
     for part in path.parent.glob(f"{path.name}.part*"):
         shutil.rmtree(part)
 
@@ -172,30 +164,24 @@ def _check_ids(spec: SubmissionSpec, places: dict[str, list[_Place]], path: Path
 
 
 def _write_table(spec: SubmissionSpec, path: Path, places: dict[str, list[_Place]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, delimiter=spec.separator, lineterminator="\n")
-        if spec.header:
-            writer.writerow(spec.columns)
+    header = spec.columns if spec.header else ()
+    with table_writer(path, header, spec.separator) as write_row:
         for name in spec.ids:
             for place in places[name]:
-                writer.writerow(_cells(spec, name, place.key, place.row()["rle"]))
-        file.flush()
-        os.fsync(file.fileno())
+                write_row(_cells(spec, name, place.key, place.row()["rle"]))
 
 
 def _verify_table(spec: SubmissionSpec, path: Path, places: dict[str, list[_Place]]) -> None:
     """Read the written file as a board would, and compare every mask."""
     expected = ((name, place) for name in spec.ids for place in places[name])
-    csv.field_size_limit(1 << 30)
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = csv.reader(file, delimiter=spec.separator)
-        if spec.header:
-            assert next(rows) == list(spec.columns), f"{path}: the header was not written"
-        for (name, place), cells in zip(expected, rows, strict=True):
-            text = cells[spec.cells.index("rle")]
-            mask = rle.decode(text, *place.size, **_rle_options(spec))
-            same = cells == _cells(spec, name, place.key, text) and _crc(mask) == place.crc
-            assert same, f"{path}: {place.key} reads back wrong"
+    rows = (cells for _, cells in read_cells(path, spec.separator))
+    if spec.header:
+        assert next(rows) == list(spec.columns), f"{path}: the header was not written"
+    for (name, place), cells in zip(expected, rows, strict=True):
+        text = cells[spec.cells.index("rle")]
+        mask = rle.decode(text, *place.size, **_rle_options(spec))
+        same = cells == _cells(spec, name, place.key, text) and _crc(mask) == place.crc
+        assert same, f"{path}: {place.key} reads back wrong"
 
 
 def _cells(spec: SubmissionSpec, name: str, key: str, text: str) -> list[str]:
@@ -207,8 +193,6 @@ def _cells(spec: SubmissionSpec, name: str, key: str, text: str) -> list[str]:
 
 
 def _join_masks(folder: Path, places: dict[str, list[_Place]], task: str) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     for place in (place for found in places.values() for place in found):
         target = folder / f"{place.key}.png"
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -21,10 +21,11 @@ from distseg.jobs.hardware import Gpu, Slot, make_slots
 from distseg.records import log
 from distseg.records.errors import UserError, unknown
 from distseg.records.files import atomic_write
+from distseg.records.log import counted
 from distseg.records.manifest import Manifest
 from distseg.run.folder import check_same, driver_lock, stop_on_signals
-from distseg.tune.space import Space, check_space, listed, suggest, sweep_of
-from distseg.tune.table import Sweep, Trial, write_results
+from distseg.tune.space import Space, check_space, grid, suggest, sweep_of
+from distseg.tune.table import SweepFolder, Trial, write_results
 from distseg.tune.trial import run_trial
 
 logger = logging.getLogger("distseg.tune")
@@ -41,19 +42,19 @@ SETTINGS = {
 
 
 def tune(config: Config, folder: Path) -> int:
-    """Run the sweep of `config.tune` in `folder`, or go on with the one that it holds.
+    """Run the sweep of `config.tune` in `folder`, or resume the one that it holds.
 
     Exit status: 0 done, 1 no trial has a score.
 
     Raises:
         UserError: a key or a value of the space is not valid, or `folder` holds another sweep.
-        Stopped: a signal came; the same command goes on.
+        Stopped: a signal came; the same command resumes the sweep.
     """
     from distseg.data.prepare import open_cache, prepare
 
     longest = check_space(config)
     _require_ray()
-    sweep = Sweep(folder.resolve())
+    sweep = SweepFolder(folder.resolve())
     with driver_lock(sweep.run), stop_on_signals():
         log.setup(sweep.run.log)
         _open(config, sweep)
@@ -67,16 +68,17 @@ def tune(config: Config, folder: Path) -> int:
     return 1 if best is None else 0
 
 
-def _summary(config: Config, sweep: Sweep, trials: list[Trial], best: Trial | None) -> str:
+def _summary(config: Config, sweep: SweepFolder, trials: list[Trial], best: Trial | None) -> str:
     """The last lines that `distseg tune` prints."""
     counts = {s: sum(t.status == s for t in trials) for s in ("finished", "stopped", "failed")}
-    lines = [", ".join(f"{number} trials {status}" for status, number in counts.items())]
+    lines = [", ".join(f"{counted(n, 'trial')} {status}" for status, n in counts.items() if n)]
     lines.append(f"trials: {sweep.table}")
     if best is None:
-        return "\n".join([*lines, "no trial has a score: the table has the reasons"])
-    luck = f"the best of {len(trials)}: a little too good"
+        return "\n".join([*lines, "no trial has a score; the table says why"])
+    luck = f"the best of {len(trials)}, so a little too good"
+    setting = ", ".join(f"{path}={value}" for path, value in best.setting.items())
     lines.append(f"best: {config.metric} {best.score:.4f} ({luck})")
-    lines.append(f"trial {best.name}, {best.status}: {best.setting}")
+    lines.append(f"trial {best.name}, {best.status}: {setting}")
     return "\n".join([*lines, f"picture: {sweep.picture}", f"config: {sweep.best}"])
 
 
@@ -88,7 +90,7 @@ def _require_ray() -> None:
         raise UserError(f"distseg tune needs {names}: pip install '.[ray]' in the checkout")
 
 
-def _check_folds(config: Config, sweep: Sweep) -> None:
+def _check_folds(config: Config, sweep: SweepFolder) -> None:
     """UserError for a fold that the data does not have."""
     known = Manifest.read(sweep.run.truth).folds
     for fold in sweep_of(config).folds:
@@ -96,7 +98,7 @@ def _check_folds(config: Config, sweep: Sweep) -> None:
             raise unknown("fold", fold, known, "tune.folds: ")
 
 
-def _open(config: Config, sweep: Sweep) -> None:
+def _open(config: Config, sweep: SweepFolder) -> None:
     """Write the sweep's config; UserError when the folder holds another sweep."""
     path = sweep.run.config
     check_same(config, sweep.run)
@@ -106,7 +108,7 @@ def _open(config: Config, sweep: Sweep) -> None:
     atomic_write(path, dump_config(config))
 
 
-def shared_config(sweep: Sweep) -> Config:
+def shared_config(sweep: SweepFolder) -> Config:
     """The sweep's config with one decode cache for all of its trials."""
     config = load_config(sweep.run.config)
     folder = str(Path(config.data.cache_dir or sweep.run.cache).resolve())
@@ -117,7 +119,7 @@ def shared_config(sweep: Sweep) -> Config:
 # -- the driver -----------------------------------------------------------------------------------
 
 
-def _fit(config: Config, sweep: Sweep, longest: int) -> list[Trial]:
+def _fit(config: Config, sweep: SweepFolder, longest: int) -> list[Trial]:
     """Run or resume the experiment; all trials, in the order in which they were made."""
     import ray
     from ray import tune as ray_tune
@@ -130,7 +132,7 @@ def _fit(config: Config, sweep: Sweep, longest: int) -> list[Trial]:
         trainable = ray_tune.with_resources(function, resources)
         path = str(sweep.ray / EXPERIMENT)
         if ray_tune.Tuner.can_restore(path):
-            logger.info("going on with the sweep of %s", sweep.folder)
+            logger.info("resuming the sweep of %s", sweep.folder)
             tuner = ray_tune.Tuner.restore(path, trainable, resume_errored=True)
         else:
             tuner = _make_tuner(trainable, sweep_of(config), sweep, longest)
@@ -161,19 +163,27 @@ def _resources(compute: ComputeConfig) -> dict[str, float]:
     return found | ({"GPU": compute.gpus_per_job} if gpus else {})
 
 
-def _make_tuner(trainable: Any, tune: TuneConfig, sweep: Sweep, longest: int) -> Any:
+def make_sampler(tune: TuneConfig) -> Any:
+    """Optuna's sampler that draws the settings. A grid's are known and handed over one by one."""
+    import optuna
+
+    kind = optuna.samplers.TPESampler if tune.search == "optuna" else optuna.samplers.RandomSampler
+    return kind(seed=tune.seed)
+
+
+def _make_tuner(trainable: Any, tune: TuneConfig, sweep: SweepFolder, longest: int) -> Any:
     import optuna
     from ray import tune as ray_tune
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    known = listed(tune)
+    known = grid(tune.space)[: tune.num_trials] if tune.search == "grid" else None
     search = OptunaSearch(
         functools.partial(_suggest, tune.space),
         metric="score",
         mode="max",
         points_to_evaluate=known,
-        sampler=optuna.samplers.TPESampler(seed=tune.seed),
+        sampler=make_sampler(tune),
     )
     return ray_tune.Tuner(
         trainable,
@@ -220,7 +230,7 @@ def _scheduler(tune: TuneConfig, longest: int) -> Any:
     return FIFOScheduler()
 
 
-def _lines_callback(sweep: Sweep) -> Any:
+def _lines_callback(sweep: SweepFolder) -> Any:
     """One line of the log for each trial that ends."""
     from ray import tune as ray_tune
 
@@ -266,7 +276,7 @@ def trial(setting: dict[str, Any], *, folder: str, start: str, cores: int) -> No
     from ray import tune as ray_tune
 
     os.chdir(start)  # Ray moves each trial into a folder of its own
-    sweep = Sweep(Path(folder))
+    sweep = SweepFolder(Path(folder))
     config, name = shared_config(sweep), ray_tune.get_context().get_trial_id()
     run_trial(config, sweep, name, setting, slot_here(config.compute, cores), ray_tune.report)
 

@@ -6,11 +6,8 @@ A setting is {dotted key: value}: what one trial changes in the config.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
-
-import numpy as np
 
 from distseg.config.data import Strict
 from distseg.config.load import parse_config, set_key
@@ -131,39 +128,6 @@ def _conditions(space: Space, path: str) -> Setting:
     return found
 
 
-def grid(space: Space) -> list[Setting]:
-    """Every combination, the last key changing fastest. UserError: more than MAX_GRID."""
-    settings: list[Setting] = [{}]
-    for path, entry in space.items():
-        grown = []
-        for setting in settings:
-            values = entry.values() if entry.applies(setting) else None
-            grown += [{**setting, path: v} for v in values] if values else [setting]
-        settings = grown
-        if len(settings) > MAX_GRID:
-            raise UserError(f"tune.space: a grid of more than {MAX_GRID:,} settings; use optuna")
-    return settings
-
-
-def random_setting(space: Space, seed: int, number: int) -> Setting:
-    """Setting `number` of a random search: a pure function of its arguments."""
-    rng, setting = np.random.default_rng([seed, number]), Setting()
-    for path, entry in space.items():
-        if entry.applies(setting):
-            setting[path] = _draw(entry, rng)
-    return setting
-
-
-def _draw(entry: DistributionConfig, rng: np.random.Generator) -> Any:
-    values = entry.values()
-    if values is not None:
-        return values[int(rng.integers(len(values)))]
-    low, high = entry.bounds
-    if entry.kind == "loguniform":
-        return float(np.clip(math.exp(rng.uniform(math.log(low), math.log(high))), low, high))
-    return float(rng.uniform(low, high))
-
-
 class Suggester(Protocol):
     """What draws values one by one, as an Optuna trial does."""
 
@@ -179,11 +143,12 @@ def suggest(space: Space, trial: Suggester) -> Setting:
     setting: Setting = {}
     for path, entry in space.items():
         if entry.applies(setting):
-            setting[path] = _suggest(entry, path, trial)
+            setting[path] = suggest_value(entry, path, trial)
     return setting
 
 
-def _suggest(entry: DistributionConfig, path: str, trial: Suggester) -> Any:
+def suggest_value(entry: DistributionConfig, path: str, trial: Suggester) -> Any:
+    """The value of the key `path` that `trial` suggests."""
     if entry.choice is not None:
         return trial.suggest_categorical(path, entry.choice)
     low, high = entry.bounds[0], entry.ends()[-1]
@@ -193,10 +158,21 @@ def _suggest(entry: DistributionConfig, path: str, trial: Suggester) -> Any:
     return trial.suggest_float(path, low, high, step=step, log=entry.kind == "loguniform")
 
 
-def listed(tune: TuneConfig) -> list[Setting] | None:
-    """The settings that are known before the first trial; None for optuna, which learns."""
-    if tune.search == "grid":
-        return grid(tune.space)[: tune.num_trials]
-    if tune.search == "random":
-        return [random_setting(tune.space, tune.seed, i) for i in range(tune.num_trials)]
-    return None
+def grid(space: Space) -> list[Setting]:
+    """Every combination, the last key changing fastest. UserError: more than MAX_GRID.
+
+    Optuna has two samplers for a grid. `GridSampler` knows no conditions: it would try the same
+    setting once for each value of a key that `when` leaves out. `BruteForceSampler` knows them,
+    but draws in a random order, so that `num_trials` would cut at random, and looks at all trials
+    for each new one. How many settings there are must be known before the first trial anyway.
+    """
+    settings: list[Setting] = [{}]
+    for path, entry in space.items():
+        grown = []
+        for setting in settings:
+            values = entry.values() if entry.applies(setting) else None
+            grown += [{**setting, path: v} for v in values] if values else [setting]
+        settings = grown
+        if len(settings) > MAX_GRID:
+            raise UserError(f"tune.space: a grid of more than {MAX_GRID:,} settings; use optuna")
+    return settings

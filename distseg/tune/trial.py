@@ -8,10 +8,11 @@ from typing import Any
 
 from distseg.config.load import dump_config
 from distseg.config.schema import Config
+from distseg.jobs.failure import Failure
 from distseg.jobs.hardware import Slot
 from distseg.jobs.job import RUN_MARK, Job, end_leftovers, end_processes, train_job
 from distseg.jobs.local import CommandBuilder, LocalExecutor, launch_command
-from distseg.jobs.scheduler import Failure, Scheduler
+from distseg.jobs.scheduler import Scheduler
 from distseg.records.files import (
     atomic_write,
     read_json,
@@ -22,7 +23,7 @@ from distseg.records.paths import Run
 from distseg.run.folder import driver_lock
 from distseg.run.members import MemberKey
 from distseg.tune.space import Setting, members_of, with_setting
-from distseg.tune.table import Sweep
+from distseg.tune.table import SweepFolder
 
 LEAVING_S = 30.0  # an earlier start of the trial that was killed is gone by then
 Report = Callable[[dict[str, Any]], None]
@@ -34,7 +35,7 @@ class TrialFailed(RuntimeError):
 
 def run_trial(
     config: Config,
-    sweep: Sweep,
+    sweep: SweepFolder,
     name: str,
     setting: Setting,
     slot: Slot,
@@ -67,7 +68,7 @@ def run_trial(
     follower.finish()
 
 
-def _prepare(sweep: Sweep, run: Run, config: Config, setting: Setting) -> None:
+def _prepare(sweep: SweepFolder, run: Run, config: Config, setting: Setting) -> None:
     """The trial's folder, with the sweep's folds and what is known of the data."""
     shared = sweep.run
     for source, target in ((shared.folds, run.folds), (shared.truth, run.truth)):

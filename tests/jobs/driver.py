@@ -14,9 +14,10 @@ from distseg.jobs.hardware import Slot
 from distseg.jobs.job import Job, train_job
 from distseg.jobs.local import LocalExecutor
 from distseg.jobs.scheduler import Scheduler
+from distseg.records.errors import Stopped
 from distseg.records.paths import Run
-from distseg.run.folder import Stopped, driver_lock, stop_on_signals
-from distseg.run.view import LineProgress
+from distseg.run.folder import driver_lock, stop_on_signals
+from distseg.run.view import LineView
 
 WORKER = Path(__file__).with_name("worker.py")
 
@@ -47,7 +48,7 @@ def main(folder: str, session: str, members: str, slots: str) -> int:
     executor = LocalExecutor(
         run, [Slot(n, (), 1, 1) for n in range(int(slots))], worker_command(run, session)
     )
-    view = LineProgress(config, run, keys, int(slots))
+    view = LineView(config, run, keys, int(slots))
     with driver_lock(run), stop_on_signals():
         try:
             jobs = [train_job(run, 0, [key]) for key in keys]

@@ -6,7 +6,7 @@ import pytest
 
 from distseg.config.schema import ComputeConfig
 from distseg.jobs import hardware
-from distseg.jobs.hardware import Gpu, Slot, make_slots, visible_gpus, whole_machine
+from distseg.jobs.hardware import Gpu, Slot, machine_slot, make_slots, visible_gpus
 from distseg.records.errors import UserError
 
 GPUS = [Gpu(str(number), "H100", 80 << 30) for number in range(4)]
@@ -85,6 +85,6 @@ def test_visible_gpus_follow_the_variable(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_whole_machine() -> None:
     halves = [Slot(0, ("0",), 1, 2), Slot(1, ("1",), 1, 2), Slot(2, ("0",), 1, 2)]
-    assert whole_machine(halves, 8) == Slot(0, ("0", "1"), 2, 4)
-    assert whole_machine([Slot(0, (), 2, 1)], 8) == Slot(0, (), 1, 8)
-    assert whole_machine([Slot(0, (), 1, 4), Slot(1, (), 1, 4)], 8) == Slot(0, (), 2, 4)
+    assert machine_slot(halves, 8) == Slot(0, ("0", "1"), 2, 4)
+    assert machine_slot([Slot(0, (), 2, 1)], 8) == Slot(0, (), 1, 8)
+    assert machine_slot([Slot(0, (), 1, 4), Slot(1, (), 1, 4)], 8) == Slot(0, (), 2, 4)

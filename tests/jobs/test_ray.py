@@ -32,17 +32,18 @@ from distseg.data.prepare import prepare  # noqa: E402
 from distseg.doctor.ray import examine_cluster  # noqa: E402
 from distseg.jobs import ray as ours  # noqa: E402
 from distseg.jobs import ray_nodes as cluster_nodes  # noqa: E402
+from distseg.jobs.failure import Failure  # noqa: E402
 from distseg.jobs.hardware import Slot  # noqa: E402
 from distseg.jobs.job import RUN_MARK, find_processes, train_job  # noqa: E402
 from distseg.jobs.local import LocalExecutor  # noqa: E402
 from distseg.jobs.ray import RayExecutor, with_own_cache  # noqa: E402
 from distseg.jobs.ray_nodes import node_slots  # noqa: E402
-from distseg.jobs.scheduler import Failure, Scheduler  # noqa: E402
+from distseg.jobs.scheduler import Scheduler  # noqa: E402
 from distseg.records.files import read_json, read_lines  # noqa: E402
 from distseg.records.paths import Run  # noqa: E402
 from distseg.run.folder import open_run  # noqa: E402
 from distseg.run.status import status_text  # noqa: E402
-from distseg.run.view import LineProgress  # noqa: E402
+from distseg.run.view import LineView  # noqa: E402
 
 LIMIT_S = 10.0  # no process outlives its job by more
 
@@ -77,7 +78,7 @@ def execute(run: Run, keys: list[tuple[str, int]]) -> list[Failure]:
     ray.cloudpickle.register_pickle_by_value(driver)  # the nodes cannot import the tests
     config = load_config(run.config, ["compute.executor=ray"])
     executor = RayExecutor(config, run, worker_command(run, "session"))
-    view = LineProgress(config, run, keys, 2, out=io.StringIO())
+    view = LineView(config, run, keys, 2, out=io.StringIO())
     try:
         jobs = [train_job(run, 0, [key]) for key in keys]
         return Scheduler(config, run, executor, view).execute(jobs)
@@ -86,7 +87,7 @@ def execute(run: Run, keys: list[tuple[str, int]]) -> list[Failure]:
 
 
 def test_policy_is_that_of_one_machine(tmp_path: Path, nodes: Cluster) -> None:
-    run = scripted(tmp_path, a0=["crash"], a1=["fail:out_of_memory"], a2=["fail:user"] * 9)
+    run = scripted(tmp_path, a0=["crash"], a1=["fail:out_of_memory"], a2=["fail:non_finite"] * 9)
     failures = execute(run, [("a", fold) for fold in range(4)])
     assert [f.job.label for f in failures] == ["a_fold2"]
     assert all(run.member(0, "a", fold).done.is_file() for fold in (0, 1, 3))

@@ -10,14 +10,16 @@ import pytest
 
 from distseg.config.load import load_config
 from distseg.config.schema import Config
+from distseg.jobs.failure import Failure, cause_in_log, smaller_batch
 from distseg.jobs.hardware import Slot
 from distseg.jobs.job import RUN_MARK, Job, find_processes, train_job
 from distseg.jobs.local import LocalExecutor
-from distseg.jobs.scheduler import Failure, Scheduler, cause_in_log, smaller_batch
+from distseg.jobs.scheduler import Scheduler
+from distseg.records.errors import UserError
 from distseg.records.files import read_lines
 from distseg.records.paths import Run
 from distseg.run.status import left_out, started_members
-from distseg.run.view import LineProgress
+from distseg.run.view import LineView
 from tests.jobs.driver import scripted, worker_command
 from tests.tiny import tiny_tree
 
@@ -29,7 +31,7 @@ def execute(run: Run, jobs: Sequence[Keys], slots: int = 1) -> tuple[list[Failur
     config, out = load_config(run.config), io.StringIO()
     executor = LocalExecutor(run, [Slot(n, (), 1, 1) for n in range(slots)], worker_command(run))
     members = [member for job in jobs for member in job]
-    view = LineProgress(config, run, members, slots, out=out)
+    view = LineView(config, run, members, slots, out=out)
     scheduler = Scheduler(config, run, executor, view)
     failures = scheduler.execute([train_job(run, 0, job) for job in jobs])
     assert find_processes(RUN_MARK, str(run.folder)) == []
@@ -119,11 +121,14 @@ def test_a_broken_member_is_left_out_and_the_rest_goes_on(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("act", ["fail:user", "user_in_log"])
-def test_a_users_mistake_is_not_tried_again(tmp_path: Path, act: str) -> None:
+def test_a_users_mistake_ends_the_run(tmp_path: Path, act: str) -> None:
+    """The other members would find it, too: none is tried after it, and none again."""
     run = scripted(tmp_path, a0=[act] * 9)
-    failures, _ = execute(run, [[("a", 0)]])
-    assert [f.kind for f in failures] == ["user"]
+    with pytest.raises(UserError, match="a_fold0: "):
+        execute(run, [[("a", 0)], [("a", 1)], [("b", 0)]], slots=1)
     assert len(attempts(run, "a", 0)) == 1
+    assert not attempts(run, "a", 1) and not attempts(run, "b", 0)
+    assert list(left_out(run)) == ["0:a_fold0"]
 
 
 def test_no_done_is_a_failure(tmp_path: Path) -> None:

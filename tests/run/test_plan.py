@@ -7,7 +7,7 @@ import pytest
 from distseg.config.load import parse_config
 from distseg.config.schema import Config
 from distseg.jobs.hardware import Slot
-from distseg.jobs.pace import measured_pace
+from distseg.jobs.job import measured_pace
 from distseg.records.files import append_line, mark_done
 from distseg.records.manifest import Manifest, Sample
 from distseg.records.paths import Run

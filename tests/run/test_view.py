@@ -8,11 +8,11 @@ from pathlib import Path
 from rich.console import Console
 
 from distseg.config.load import load_config
+from distseg.jobs.failure import Failure
 from distseg.jobs.hardware import Slot
 from distseg.jobs.job import train_job
-from distseg.jobs.scheduler import Failure
 from distseg.records.files import append_line, mark_done
-from distseg.run.view import LiveProgress
+from distseg.run.view import LiveView
 from tests.jobs.driver import scripted
 
 
@@ -22,7 +22,7 @@ def test_live_table(tmp_path: Path) -> None:
     members = [("a", 0), ("b", 0)]
     jobs = [train_job(run, 0, [member]) for member in members]
     row = {"epoch": 4, "epochs": 10, "loss": 0.5, "score": 0.25, "seconds": 5, "eta_s": 65}
-    with LiveProgress(load_config(run.config), run, members, 2, console=console) as view:
+    with LiveView(load_config(run.config), run, members, 2, console=console) as view:
         for number, job in enumerate(jobs):
             view.started(job, Slot(number, (str(number),), 1, 1), 1)
         append_line(run.member(0, "a", 0).metrics, row)

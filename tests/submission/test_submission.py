@@ -284,16 +284,16 @@ MALFORMED = {
     "one column": ("id\na\nb\n", "line 1: 'id' is one cell; valid: id and RLE"),
     "unknown columns": (
         "x,y,z\na,1,2\n",
-        "line 1: no column of .* is known to hold RLE",
+        "line 1: none of the columns x, y, z is known to hold RLE",
     ),
     "four columns": ("1,2,3,4\n", "line 1: 4 cells; valid: id, RLE or id, class, RLE"),
     "empty file": ("", "is empty; valid: lines of id and RLE"),
     "blank lines": ("\n\n", "is empty"),
     "header only": (HEAD, "has a header and no rows"),
-    "torn quote": (HEAD + 'a,"1 2\nb,\n', "line 3: is no CSV: unexpected end"),
+    "torn quote": (HEAD + 'a,"1 2\nb,\n', "line 3: cannot be read as a table: unexpected end"),
     "missing id": (HEAD + "a,\n", "bad.csv: has no 'b', which .*truth.csv has; 1 such of 2 ids"),
     "extra id": (HEAD + "a,\nb,\nc,\nd,\n", "truth.csv: has no 'c', .*; 2 such of 4 ids"),
-    "not UTF-8": (b"id,rle_mask\n\xff\xfe,1 2\n", "is no text in UTF-8"),
+    "not UTF-8": (b"id,rle_mask\n\xff\xfe,1 2\n", "it is no text in UTF-8"),
     "zero byte": (b"id,rle_mask\na,1 \x00\nb,\n", "line 2"),
 }
 
