@@ -1,4 +1,4 @@
-"""What the tests of the joint search compare with: every rule of its grid, one at a time."""
+"""What the tests of the grid search compare with: every rule of its grid, one at a time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
-from distseg.functional.joint import RuleGrid
+from distseg.functional.sweeps import RuleGrid
 
 Place = tuple[int, int, int]  # of gate, area, threshold
 

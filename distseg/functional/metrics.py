@@ -18,6 +18,7 @@ Array = Any  # a numpy array or a torch tensor; all arrays of one call are of on
 Scores = NDArray[np.float64]
 PairMetric = Callable[[ArrayLike, ArrayLike, ArrayLike], Scores]
 VOID = 255  # a target's pixel that counts nowhere
+TIE = 1e-9  # scores that differ by no more are equal
 
 
 def pixel_counts(pred: Array, truth: Array, valid: Array | None = None) -> Array:

@@ -25,8 +25,8 @@ from distseg.data.dataset import ImageFiles
 from distseg.data.depths import load_depths
 from distseg.data.fit import Fit
 from distseg.data.formats.row import image_files
+from distseg.data.image_file import image_size
 from distseg.data.loader import canvas_batches
-from distseg.data.read_input import image_size
 from distseg.distributed import default_workers, make_accelerator
 from distseg.functional.combine import from_space, highest_only, to_space
 from distseg.functional.postprocess import to_masks

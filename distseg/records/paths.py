@@ -171,6 +171,10 @@ class Run:
         """ensemble.json of a round; of `ALL_ROUNDS`: of the members of all rounds."""
         return self.round(key) / "ensemble" / "ensemble.json"
 
+    def oof_table(self, key: RoundKey) -> Path:
+        """oof.csv beside it: each out-of-fold image's score and pixel counts."""
+        return self.ensemble(key).with_name("oof.csv")
+
     @property
     def final(self) -> Path:
         """The ensemble that makes the submission: that of the last round, or of all rounds."""

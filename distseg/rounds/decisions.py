@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from distseg.config.schema import Config
 from distseg.data.cache import Cache
 from distseg.data.prepare import open_cache, open_unlabeled_cache
-from distseg.data.read_input import read_target
+from distseg.data.read_target import read_target
 from distseg.functional.drawing import sheet
 from distseg.functional.rules import strata
 from distseg.records.files import atomic_write

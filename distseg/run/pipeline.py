@@ -80,7 +80,7 @@ def open_executor(config: Config, run: Run) -> Iterator[Executor]:
         yield LocalExecutor(run, make_slots(config.compute, visible_gpus(), num_cores()))
         return
     if importlib.util.find_spec("ray") is None:
-        raise UserError("compute.executor: ray is not installed: pip install '.[ray]'")
+        raise UserError("compute.executor: ray is not installed: pip install 'distseg[ray]'")
     from distseg.jobs.ray import RayExecutor
 
     executor = RayExecutor(config, run)
@@ -289,7 +289,7 @@ def write_report(config: Config, run: Run, extra: dict[str, Any] | None = None) 
 
     UserError: there is no ensemble yet.
     """
-    from distseg.ensemble.out_of_fold_set import scored_masks
+    from distseg.ensemble.choices import scored_masks
     from distseg.report.report import write_report
 
     masks_of = scored_masks(config, run, final_ensemble(run))

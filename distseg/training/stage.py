@@ -15,10 +15,10 @@ from distseg.data.augment import Augment
 from distseg.data.dataset import SOFT_SCALE, TrainSet
 from distseg.data.fit import Fit
 from distseg.data.loader import loader
-from distseg.data.read_input import VOID
 from distseg.data.sampling import epoch_steps
 from distseg.functional.deep_supervision import deep_loss
 from distseg.functional.losses import distill, weighted_sum
+from distseg.functional.metrics import VOID
 from distseg.functional.targets import training_target
 from distseg.training.engine import DdpEngine, Engine
 from distseg.training.member import Member, Progress, round_to, save, seed_of
@@ -56,7 +56,7 @@ class StageTrainer:
     def __init__(self, member: Member, stage: StageConfig, progress: Progress) -> None:
         self.member, self.stage, self.number = member, stage, progress.stage
         config, accelerator = member.config, member.accelerator
-        self.loss = weighted_sum(stage.loss, config.task)
+        self.loss = weighted_sum(stage.loss.spec, config.task)
         self.plan = member.plan(self.number)
         self.schedule = Schedule(stage.schedule, self.plan.steps)
         self.engine = make_engine(member, stage.optimizer)

@@ -118,25 +118,31 @@ def _draw(config: Config, sweep: SweepFolder, trials: Sequence[Trial]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of experimental functions, and of axes with one value
         study = _study(sweep_of(config).space, trials)
-        axes = [plot(study, target_name=config.metric) for plot in (
-            plots.plot_slice, plots.plot_parallel_coordinate
-        )]  # fmt: skip
-        if len(study.trials) >= ENOUGH:
+        drawn = [set(trial.params) for trial in study.trials]
+        everywhere = sorted(set.intersection(*drawn))  # a line needs a point on every axis
+        axes = [plots.plot_slice(study, target_name=config.metric)]
+        if everywhere:
+            axes.append(
+                plots.plot_parallel_coordinate(study, everywhere, target_name=config.metric)
+            )
+        if len(drawn) >= ENOUGH:
             evaluator = optuna.importance.PedAnovaImportanceEvaluator()
             axes.append(plots.plot_param_importances(study, evaluator=evaluator))
-    pictures = [_picture(np.ravel(one)[0].figure) for one in axes]  # of several, the same figure
-    width = max(picture.shape[1] for picture in pictures)
+        width = max(8.0, 3.5 * len(set.union(*drawn)))  # inches: labels must not overlap
+        pictures = [_picture(np.ravel(one)[0].figure, width) for one in axes]
+        plt.close("all")
+    pixels = max(picture.shape[1] for picture in pictures)
     padded = [
-        np.pad(p, ((0, 0), (0, width - p.shape[1]), (0, 0)), constant_values=255) for p in pictures
+        np.pad(p, ((0, 0), (0, pixels - p.shape[1]), (0, 0)), constant_values=255) for p in pictures
     ]
     image = io.BytesIO()
     Image.fromarray(np.concatenate(padded)).save(image, "PNG")
     atomic_write(sweep.picture, image.getvalue())
-    plt.close("all")
 
 
-def _picture(figure: Any) -> NDArray[np.uint8]:
-    """uint8 (H, W, 4) of a matplotlib figure, whole labels included."""
+def _picture(figure: Any, width: float) -> NDArray[np.uint8]:
+    """uint8 (H, W, 4) of a matplotlib figure `width` inches wide, whole labels included."""
+    figure.set_size_inches(width, 4.8)
     image = io.BytesIO()
     figure.savefig(image, format="png", bbox_inches="tight")
     return np.asarray(Image.open(image).convert("RGBA"))

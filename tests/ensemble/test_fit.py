@@ -14,10 +14,12 @@ import pytest
 
 from distseg.config.schema import Config, PostprocessConfig
 from distseg.data.prepare import open_cache
-from distseg.ensemble.fit import ALL, Choice, Fitting, fit_ensemble, split
+from distseg.ensemble.choices import ALL, Choices, EnsembleChoice, choices_of, scored_masks
+from distseg.ensemble.fit import fit_ensemble
+from distseg.ensemble.nesting import Nesting
 from distseg.ensemble.out_of_fold_set import OutOfFold
+from distseg.ensemble.steps import steps_of
 from distseg.functional.bootstrap import standard_error
-from distseg.functional.cleaning import KEYS
 from distseg.functional.combine import (
     LOWEST,
     SPACES,
@@ -25,13 +27,15 @@ from distseg.functional.combine import (
     hard_masks,
 )
 from distseg.functional.metrics import count_masks, count_planes, per_image, summarize
-from distseg.functional.postprocess import remove_small, to_masks
-from distseg.functional.tuning import BOTTOM_PROBS, TOP_PROBS, area_candidates, logit
+from distseg.functional.postprocess import default_rule, logit, remove_small, to_masks
+from distseg.functional.tuning import BOTTOM_PROBS, CLEANING_KEYS, TOP_PROBS, area_candidates
 from distseg.records.errors import UserError
 from distseg.records.files import read_json, read_lines
 from distseg.records.manifest import Manifest
+from distseg.records.oof_table import read_counts
 from distseg.records.paths import Run
 from distseg.records.predictions import Predictions
+from distseg.records.tables import read_rows
 from tests.made_run import made_config, made_run, write_data, write_member
 
 FOLDS = [0, 1, 2]
@@ -70,6 +74,14 @@ def mixed(rows: list[Any], weights: dict[str, int], space: str = "logit") -> lis
 
 def without(rows: dict[int, list[Any]], fold: int) -> list[Any]:
     return [row for other, own in rows.items() if other != fold for row in own]
+
+
+def defaults(nesting: Nesting) -> Choices:
+    """Where tuning starts: equal weights and the config's rule."""
+    config = nesting.config
+    rule = default_rule(config.postprocess, config.num_outputs)
+    choice = EnsembleChoice(config.ensemble.space, (1,) * len(nesting.oof.names), rule)
+    return dict.fromkeys(nesting.labels, choice)
 
 
 # -- formulas -------------------------------------------------------------------------------------
@@ -234,10 +246,10 @@ def test_double_threshold_equals_a_slow_reference(tmp_path: Path) -> None:
     write_data(tmp_path / "data", num=30)
     config = made_config(tmp_path / "data", ("a",), postprocess={"double": "search"})
     run = made_run(tmp_path, config, noise=0.9)
-    oof = OutOfFold(config, run, 0)
-    fitting = Fitting(config, oof, split(oof))
-    default, _, _ = Fitting(made_config(tmp_path / "data", ("a",)), oof, split(oof)).climb()
-    tuned = fitting.tune_double(default)
+    nesting = Nesting(config, OutOfFold(config, run, 0))
+    ((name, tune),) = steps_of(nesting)
+    assert name == "double"
+    tuned = tune(defaults(nesting))
     rows = {f: mixed(own, {"a": 1}) for f, own in load(config, run).items()}
     for fold in FOLDS:
         rule = tuned[str(fold)].rule
@@ -248,10 +260,10 @@ def test_double_threshold_equals_a_slow_reference(tmp_path: Path) -> None:
         own = (gate["top"], gate["area"]) if gate else None
         assert slow_score(config, others, rule["threshold"][0], gate=own) == pytest.approx(best)
         assert rule["threshold"] == [0.0]  # the config's, which it does not say to search
-    scored = fitting.part_scores(fitting.score(tuned))
+    scored = nesting.folds_record(tuned, nesting.score(tuned))
     (gate,) = tuned["0"].rule["double"]
     slow = slow_score(config, rows[0], 0.0, gate=(gate["top"], gate["area"]))
-    assert scored["0"] == pytest.approx(slow)
+    assert scored["0"]["score"] == pytest.approx(slow)
     assert max(BOTTOM_PROBS) < max(TOP_PROBS)
 
 
@@ -261,14 +273,14 @@ def test_cleaning_equals_a_slow_reference_and_is_adopted_where_it_helps(tmp_path
     rules = {"min_component": "search", "fill_holes": "search", "full_mask": "search"}
     config = made_config(tmp_path / "data", ("a",), postprocess=rules)
     run = made_run(tmp_path, config, noise=0.5)
-    oof = OutOfFold(config, run, 0)
-    fitting = Fitting(config, oof, split(oof))
-    start, _, _ = Fitting(made_config(tmp_path / "data", ("a",)), oof, split(oof)).climb()
-    choices, _, steps = fitting.climb()
-    assert [step["step"] for step in steps] == list(KEYS)
+    record = fit_ensemble(config, run, 0)
+    steps = record["scores"]["nested"]["steps"]
+    assert [step["step"] for step in steps] == list(CLEANING_KEYS)
     assert steps[0]["adopted"] and steps[0]["after"] > steps[0]["before"]
-    name, tune = next(iter(fitting.steps()))
-    tuned = tune(start)
+    assert record["rule"]["min_component"][0] > 0
+    nesting = Nesting(config, OutOfFold(config, run, 0))
+    name, tune = next(steps_of(nesting))
+    tuned = tune(defaults(nesting))
     rows = {f: mixed(own, {"a": 1}) for f, own in load(config, run).items()}
     for fold in FOLDS:
         scores = [
@@ -285,7 +297,6 @@ def test_cleaning_equals_a_slow_reference_and_is_adopted_where_it_helps(tmp_path
         ]
         best = area_candidates(120)[int(np.argmax(scores))]
         assert tuned[str(fold)].rule[name] == [best] and best > 0
-    assert choices[ALL].rule["min_component"][0] > 0
 
 
 # -- what can be missing or different -------------------------------------------------------------
@@ -355,7 +366,12 @@ def test_fixed_values_become_logits_and_components_pass_through(tmp_path: Path) 
 @pytest.mark.parametrize("metric", ["miou", "mean_dice"])
 def test_multiclass_takes_the_highest_class_without_void(tmp_path: Path, metric: str) -> None:
     write_data(tmp_path / "data", num_labels=4)
-    changes = {"task": "multiclass", "classes": ["ground", "x", "y"], "void": 3, "metric": metric}
+    changes = {
+        "task": "multiclass",
+        "classes": ["background", "x", "y"],
+        "void": 3,
+        "metric": metric,
+    }
     search = {"space": "prob", "weights": "search"}
     loss = [{"loss": {"cross_entropy": 1.0}}]
     config = made_config(tmp_path / "data", stages=loss, ensemble=search, **changes)
@@ -452,6 +468,28 @@ def test_mixtures_are_combined_and_weigh_what_is_there(tmp_path: Path) -> None:
             assert np.allclose(mixtures[t, i], logits, atol=1e-5)
             masks = (logits > 0.1).astype(np.uint8)
             assert (counts[t, i] == count_masks(masks, oof.target(row), 1, "binary")).all()
-    choice = Choice((1, 1, 1), {"threshold": [0.0]})
-    counts = Fitting(config, oof, split(oof)).score(dict.fromkeys(["0", "1", "2", ALL], choice))
-    assert counts.shape == (24, 1, 3)
+    nesting = Nesting(config, oof)
+    assert nesting.score(defaults(nesting)).shape == (24, 1, 3)
+
+
+def test_an_ensembles_choices_and_scored_masks_are_read_back(tmp_path: Path) -> None:
+    """What ensemble.json and oof.csv say of each row is what the masks give, split by split."""
+    write_data(tmp_path / "data")
+    rules = {"threshold": "search", "min_area": "search"}
+    config = made_config(
+        tmp_path / "data", postprocess=rules, ensemble={"weights": "search", "space": "prob"}
+    )
+    run = made_run(tmp_path, config, offset=0.8, a={"noise": 0.7}, b={"noise": 3.0})
+    record = fit_ensemble(config, run, 0)
+    oof = OutOfFold(config, run, 0)
+    nesting = Nesting(config, oof)
+    choices = choices_of(read_json(run.ensemble(0)), oof.names)
+    assert list(choices) == nesting.labels and choices[ALL].space == "prob"
+    assert summarize(nesting.score(choices), config.metric)["score"] == pytest.approx(
+        record["scores"]["final"]["score"]
+    )
+    masks_of, counts = scored_masks(config, run, record), read_counts(run.oof_table(0))
+    for line in read_rows(run.oof_table(0)):
+        target = open_cache(config, run).target(line["id"])
+        own = count_masks(masks_of(line), target, 1, "binary")
+        assert np.array_equal(own, counts[line["id"]])

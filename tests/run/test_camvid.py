@@ -17,7 +17,7 @@ from PIL import Image
 from distseg.config.load import load_config
 from distseg.data.dataset import ImageFiles
 from distseg.data.fit import Fit
-from distseg.data.read_input import read_target
+from distseg.data.read_target import read_target
 from distseg.ensemble.fit import fit_ensemble
 from distseg.functional.losses import weighted_sum
 from distseg.functional.metrics import count_planes

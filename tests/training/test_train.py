@@ -21,8 +21,8 @@ from filelock import FileLock
 from distseg.config.load import parse_config
 from distseg.config.schema import Config
 from distseg.data.prepare import open_cache, prepare
-from distseg.data.read_input import VOID
 from distseg.distributed import make_accelerator
+from distseg.functional.metrics import VOID
 from distseg.inference.load import load_snapshot_model
 from distseg.models import checkpoint
 from distseg.records.errors import UserError

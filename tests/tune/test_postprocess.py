@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 
 from distseg.cli import main
+from distseg.ensemble.choices import ALL, Choices, choices_of
 from distseg.ensemble.fit import fit_ensemble
+from distseg.ensemble.joint import JointSearch, search_joint
+from distseg.ensemble.nesting import Nesting
 from distseg.ensemble.out_of_fold_set import OutOfFold
-from distseg.ensemble.search import ALL, JointSearch, rules_of, search_joint
-from distseg.functional.cleaning import KEYS
 from distseg.functional.combine import combine
 from distseg.functional.metrics import count_masks, summarize
 from distseg.functional.postprocess import to_masks
+from distseg.functional.tuning import CLEANING_KEYS
 from distseg.records.files import read_json
 from distseg.records.oof_table import read_counts
 from distseg.records.paths import Run
@@ -28,7 +30,7 @@ from tests.made_run import made_config, made_run, write_data
 
 @pytest.fixture(autouse=True)
 def few_weightings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("distseg.ensemble.search.MAX_WEIGHTINGS", 8)
+    monkeypatch.setattr("distseg.ensemble.joint.MAX_WEIGHTINGS", 8)
 
 
 @pytest.fixture
@@ -62,15 +64,16 @@ def brute_force(search: JointSearch, rows: list[int]) -> float:
 
 def test_it_equals_brute_force(finished, monkeypatch: pytest.MonkeyPatch) -> None:
     config, run = finished
-    monkeypatch.setattr("distseg.ensemble.search.MAX_WEIGHTINGS", 4)
-    monkeypatch.setattr("distseg.ensemble.search.THRESHOLD_PROBS", (0.3, 0.5, 0.7, 0.8))
-    monkeypatch.setattr("distseg.ensemble.search.TOP_PROBS", (0.7, 0.9))
-    search = JointSearch(config, OutOfFold(config, run, 0), rules_of(read_json(run.final)))
-    found = search.run()
+    monkeypatch.setattr("distseg.ensemble.joint.MAX_WEIGHTINGS", 4)
+    monkeypatch.setattr("distseg.ensemble.joint.THRESHOLD_PROBS", (0.3, 0.5, 0.7, 0.8))
+    monkeypatch.setattr("distseg.ensemble.joint.TOP_PROBS", (0.7, 0.9))
+    nesting = Nesting(config, OutOfFold(config, run, 0))
+    search = JointSearch(nesting)
+    search.tune(choices_of(read_json(run.final), nesting.oof.names))
     assert len(search.mixtures) == 3 + 2 * 1  # uniform, a and b alone; uniform in other spaces
-    for label in [*search.parts, ALL]:
-        rows = [row for part, own in search.parts.items() if part != label for row in own]
-        assert found[label].score == pytest.approx(brute_force(search, rows), abs=1e-12), label
+    for label in nesting.labels:
+        rows = [row for split, own in nesting.splits.items() if split != label for row in own]
+        assert search.found[label][1] == pytest.approx(brute_force(search, rows), abs=1e-12), label
 
 
 def test_what_is_adopted_is_used_and_honest(finished) -> None:
@@ -89,7 +92,7 @@ def test_what_is_adopted_is_used_and_honest(finished) -> None:
     assert final["weights"] == weights
     assert weights["a"] > weights["b"]  # the one with less noise
     assert {member["name"] for member in final["members"]} == {n for n in "ab" if weights[n]}
-    counts = np.stack(list(read_counts(run.ensemble(0).with_name("oof.csv")).values()))
+    counts = np.stack(list(read_counts(run.oof_table(0)).values()))
     assert summarize(counts, config.metric)["score"] == pytest.approx(record["after"])
     assert choose_final(run, 0) == final  # as `distseg run` does when it goes on
     again = search_joint(config, run)
@@ -100,14 +103,14 @@ def test_what_is_adopted_is_used_and_honest(finished) -> None:
 def test_a_fold_that_loses_keeps_the_ensemble(finished, monkeypatch: pytest.MonkeyPatch) -> None:
     config, run = finished
     before = run.final.read_bytes()
-    score = JointSearch.score
+    score = Nesting.score
 
-    def one_fold_is_worse(self: JointSearch, found):
-        counts = score(self, found)
-        counts[np.array(self.part_of) == "1"] = (0, 1, 1)
+    def one_fold_is_worse(self: Nesting, choices: Choices):
+        counts = score(self, choices)
+        counts[np.array(self.split_of) == "1"] = (0, 1, 1)
         return counts
 
-    monkeypatch.setattr(JointSearch, "score", one_fold_is_worse)
+    monkeypatch.setattr(Nesting, "score", one_fold_is_worse)
     record = search_joint(config, run)
     assert not record["adopted"]
     assert "fold 1 loses" in record["reason"]
@@ -155,13 +158,16 @@ def test_components_of_the_run_survive_the_search(tmp_path: Path) -> None:
     assert record["adopted"], record["reason"]
     final = read_json(run.final)
     assert final["rule"]["threshold"] != before["rule"]["threshold"]
-    kept = [rules_of(one) for one in (before, final)]
-    for label, rule in kept[0].items():
-        own = {key: rule[key] for key in KEYS if key in rule}
-        assert own["min_component"][0] > 0
-        assert own == {key: kept[1][label][key] for key in KEYS if key in kept[1][label]}
     oof = OutOfFold(config, run, 0)
-    counts = read_counts(run.ensemble(0).with_name("oof.csv"))
+    kept = [
+        {label: choice.rule for label, choice in choices_of(one, oof.names).items()}
+        for one in (before, final)
+    ]
+    for label, rule in kept[0].items():
+        own = {key: rule[key] for key in CLEANING_KEYS if key in rule}
+        assert own["min_component"][0] > 0
+        assert own == {key: kept[1][label][key] for key in CLEANING_KEYS if key in kept[1][label]}
+    counts = read_counts(run.oof_table(0))
     weights = tuple(final["scores"]["nested"]["folds"]["0"]["weights"].values())
     space = final["scores"]["nested"]["folds"]["0"]["space"]
     for row in oof.manifest.val_rows(0):
@@ -173,7 +179,7 @@ def test_components_of_the_run_survive_the_search(tmp_path: Path) -> None:
 @pytest.mark.parametrize("task, labels", [("multilabel", 2), ("multiclass", 3)])
 def test_other_tasks(tmp_path: Path, task: str, labels: int) -> None:
     write_data(tmp_path / "data", num_labels=labels)
-    classes = ["ground", "x", "y"] if task == "multiclass" else ["x"]
+    classes = ["background", "x", "y"] if task == "multiclass" else ["x"]
     stages = [{"loss": {"cross_entropy" if task == "multiclass" else "bce": 1.0}}]
     changes = {"task": task, "classes": classes, "metric": "miou", "stages": stages}
     config = made_config(tmp_path / "data", **changes)
