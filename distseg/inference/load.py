@@ -17,6 +17,7 @@ from distseg.data.loader import loader
 from distseg.inference.forward import Autocast, Normalizer, Predictor
 from distseg.models import checkpoint
 from distseg.models.build import build_model
+from distseg.records.errors import UserError
 
 
 @torch.inference_mode(False)  # building a model asks which parameters its outputs depend on
@@ -26,12 +27,18 @@ def load_snapshot_model(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """The model of a snapshot, in eval mode on `device`, and the snapshot's record.
 
-    UserError: the file is missing, damaged, or asks for a model that the config may not ask for.
+    The record goes through the config's own checks: a snapshot from somebody else can ask for
+    nothing that a config cannot. UserError: it asks for such a thing, or the file is missing or
+    damaged.
     """
     state, record = checkpoint.load_snapshot(path)
-    input_config = InputConfig.model_validate(record["input"])
+    try:
+        input_config = InputConfig.model_validate(record["input"])
+        member_config = MemberConfig.model_validate(record["member"])
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path}: no model can be built from its record: {error}") from None
     model = build_model(
-        MemberConfig.model_validate(record["member"]),
+        member_config,
         input_config.channels,
         record["num_outputs"],
         (input_config.height, input_config.width),
