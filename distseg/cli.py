@@ -309,7 +309,7 @@ def _status(args: argparse.Namespace) -> int:
 @command("report", RUN)
 def _report(args: argparse.Namespace) -> int:
     """Write report.html and report.json of a run again."""
-    from distseg.run.pipeline import report
+    from distseg.run.summary import report
 
     config, run = _read_run(args.run)
     print(report(config, run))

@@ -78,7 +78,7 @@ class Nodes:
             for place, node in enumerate(self.known.values())
             for index, slot in enumerate(node.whole if whole_machine else node.slots)
         ]
-        return [slot for *_, slot in sorted(ranked, key=lambda entry: entry[:3])]
+        return [slot for *_, slot in sorted(ranked, key=lambda place: place[:3])]
 
     def is_alive(self, key: str) -> bool:
         return any(node["Alive"] for node in ray.nodes() if node["NodeID"] == key)

@@ -22,7 +22,7 @@ def is_teachers(key: RoundKey) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class MemberPaths:
-    """Files of one member: one model entry of the config on one fold of one round."""
+    """Files of one member: one model of the config on one fold of one round."""
 
     folder: Path
 

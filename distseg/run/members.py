@@ -41,8 +41,8 @@ def known_members(config: Config, run: Run, round: RoundKey = 0) -> list[MemberK
 def round_keys(config: Config, run: Run) -> list[RoundKey]:
     """All that is trained, in order: rounds, each after the pair teachers that it needs."""
     keys: list[RoundKey] = []
-    for number, entry in enumerate(config.rounds):
-        if entry.judges_labeled and entry.judge == "pair":
+    for number, round_config in enumerate(config.rounds):
+        if round_config.judges_labeled and round_config.judge == "pair":
             keys.append(run.teachers(number))
         keys.append(number)
     return keys

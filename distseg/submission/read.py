@@ -92,10 +92,10 @@ class MaskFolder:
         return values
 
 
-Answers = RleTable | MaskFolder
+MaskSource = RleTable | MaskFolder
 
 
-def open_answers(path: Path, *, order: str = "column", base: int = 1, empty: str = "") -> Answers:
+def open_masks(path: Path, *, order: str = "column", base: int = 1, empty: str = "") -> MaskSource:
     """Masks of a table or a folder, by key. UserError: nothing usable there."""
     if not path.exists():
         raise UserError(f"{path}: there is no such file or folder")
