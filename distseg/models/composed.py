@@ -1,6 +1,6 @@
 """A U-shaped decoder put together from the parts, for any encoder and any image size.
 
-Every part combines with every other; their names are `config_parts.PARTS`. Maps are resized to
+Every part combines with every other; their names stand in `config/parts.py`. Maps are resized to
 their skip's size, so that sides need not be multiples of anything.
 """
 
@@ -39,7 +39,7 @@ class ComposedUnet(nn.Module):
         encoder_name, encoder_weights, in_channels, classes, kwargs: as smp takes them.
         encoder_depth: stages of the encoder.
         decoder_channels: of each block, from the deepest up; as many as stages.
-        center, block, upsample, attention: see `config_parts.PARTS`.
+        center, block, upsample, attention: see `config/parts.py`.
         hypercolumn: the last map is made of all blocks' maps.
         stride1_stem: the encoder's first stage keeps the image's size.
         dropout: rate over whole channels, before the logits.
@@ -58,8 +58,8 @@ class ComposedUnet(nn.Module):
         super().__init__()
         if len(decoder_channels) != encoder_depth:
             raise ValueError(
-                f"decoder_channels: {list(decoder_channels)}: needs encoder_depth = "
-                f"{encoder_depth} of them"
+                f"decoder_channels: {', '.join(map(str, decoder_channels))}: needs encoder_depth "
+                f"= {encoder_depth} of them"
             )
         self.encoder = smp.encoders.get_encoder(
             encoder_name, in_channels=in_channels, depth=encoder_depth, weights=encoder_weights,
@@ -144,7 +144,8 @@ class DecoderBlock(nn.Module):
 
 
 class ConcatJoin(nn.Module):
-    """The U-Net's own (Ronneberger et al. 2015): side by side, then two convolutions."""
+    """The join of the U-Net (Ronneberger et al. 2015): both maps side by side, then two
+    convolutions."""
 
     def __init__(self, into: int, skip: int, out: int) -> None:
         super().__init__()
@@ -156,7 +157,8 @@ class ConcatJoin(nn.Module):
 
 
 def _next_size(x_BCHW: Tensor, skip_BCHW: Tensor | None, image: Size, last: bool) -> Size:
-    """That of the skip; without one twice as large, and the image's at the end."""
+    """The size that a block brings its map to: that of its skip; without a skip twice the map's
+    own, at most the image's; of the last block the image's."""
     if skip_BCHW is not None:
         return size_of(skip_BCHW)
     height, width = size_of(x_BCHW)

@@ -25,7 +25,8 @@ logger = logging.getLogger("distseg.run")
 
 @contextlib.contextmanager
 def open_executor(config: Config, run: Run) -> Iterator[Executor]:
-    """What starts the jobs, as `compute.executor` says. UserError: it is not there."""
+    """The executor that `compute.executor` names. UserError: it is not installed, or no node
+    answers."""
     if config.compute.executor == "local":
         yield LocalExecutor(run, make_slots(config.compute, visible_gpus(), num_cores()))
         return

@@ -24,7 +24,7 @@ def configured_folds(config: Config) -> list[int]:
 
 
 def known_folds(config: Config, run: Run) -> list[int]:
-    """By the Manifest where there is one, else by the config."""
+    """The folds of a run: by its Manifest where there is one, else by the config."""
     return Manifest.read(run.truth).folds if run.truth.is_file() else configured_folds(config)
 
 

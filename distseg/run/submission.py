@@ -57,7 +57,8 @@ def predict_test(
 
 
 def written_at(path: Path) -> int:
-    """When a file was written; before all others if it is not there."""
+    """When a file was written, in nanoseconds; of a file that is not there -1, which is earlier
+    than all others."""
     return path.stat().st_mtime_ns if path.is_file() else -1
 
 
@@ -82,7 +83,10 @@ def copy_of_round(run: Run, kind: str, path: Path) -> bool:
 
 
 def prediction_jobs(run: Run, slots: Sequence[Slot], number: int | None) -> tuple[list[Job], int]:
-    """(jobs, processes in all) of the test prediction: one job a machine, each with its share."""
+    """(jobs, ranks of all jobs) of the test prediction.
+
+    One job a machine, whose ranks each predict one of as many shares as there are ranks.
+    """
     which = () if number is None else ("--round", str(number))
     label = "predict-test" if number is None else f"predict-test-round-{number}"
     total, jobs, first = sum(slot.processes for slot in slots), [], 0
@@ -95,6 +99,8 @@ def prediction_jobs(run: Run, slots: Sequence[Slot], number: int | None) -> tupl
 
 
 def submission_path(run: Run, kind: str, number: int | None = None) -> Path:
+    """The table of RLEs or, of `kind` masks, the folder of masks. number: a round, whose own
+    ensemble makes it; None: the final ensemble."""
     path = run.test_masks if kind == "masks" else run.submission
     return path if number is None else run.round(number) / path.name
 

@@ -49,6 +49,7 @@ class RleTable:
 
     @property
     def keys(self) -> list[str]:
+        """In the order of the file."""
         return list(self.rows)
 
     def size(self, key: str) -> None:
@@ -78,9 +79,11 @@ class MaskFolder:
 
     @property
     def keys(self) -> list[str]:
+        """In the order of the files' names."""
         return list(self.files)
 
     def size(self, key: str) -> tuple[int, int]:
+        """(height, width) of the mask image, from its header."""
         return image_size(self.files[key])
 
     def values(self, key: str, height: int, width: int) -> NDArray:

@@ -101,6 +101,7 @@ def score_rows(
 
 
 def scored(counts_NC3: NDArray[np.int64], metric: str) -> dict[str, Any]:
+    """The summary of counts (N, C, 3), with the metric's name and the standard error."""
     error = standard_error(counts_NC3, metric)
     return {"metric": metric, **summarize(counts_NC3, metric), "standard_error": error}
 
@@ -143,6 +144,7 @@ class _Sizes:
             self.files |= {path.stem: path, path.name: path}
 
     def of(self, key: str) -> tuple[int, int]:
+        """(height, width) of the mask of a key. UserError: it cannot be known."""
         if self.fixed:
             return self.fixed
         found = next((size for side in self.sources if (size := side.size(key))), None)

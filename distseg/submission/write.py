@@ -127,6 +127,7 @@ class _Place:
     crc: int
 
     def row(self) -> dict[str, Any]:
+        """The row as `ShareWriter` wrote it."""
         with (self.share / "rows.jsonl").open("rb") as file:
             file.seek(self.offset)
             return json.loads(file.readline())

@@ -47,14 +47,17 @@ class SweepFolder:
 
     @property
     def best(self) -> Path:
+        """The config with the best setting."""
         return self.folder / "best.yaml"
 
     @property
     def table(self) -> Path:
+        """trials.csv: one row a trial."""
         return self.folder / "trials.csv"
 
     @property
     def picture(self) -> Path:
+        """tune.png: see `_draw`."""
         return self.folder / "tune.png"
 
 
