@@ -77,6 +77,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands, made of COMMANDS."""
     parser = argparse.ArgumentParser(
         prog="distseg",
         description="From a segmentation competition's files to an ensembled submission.",
@@ -97,6 +98,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def arg(name: str, help: str, **options: Any) -> Argument:
+    """An argument as `argparse.add_argument` takes it."""
     return name, {"help": help, **options}
 
 
@@ -334,7 +336,7 @@ def _status(args: argparse.Namespace) -> int:
 @command("report", RUN)
 def _report(args: argparse.Namespace) -> int:
     """Write report.html and report.json of a run again."""
-    from distseg.run.pipeline import report
+    from distseg.run.summary import report
 
     config, run = _read_run(args.run)
     print(report(config, run))

@@ -84,8 +84,8 @@ def round_records(config: Config, run: Run) -> list[dict[str, Any]]:
             name: final.get(name) for name in ("score", "standard_error", "positives", "negatives")
         }
         if isinstance(key, int):
-            entry = config.rounds[key]
-            record |= {"kind": entry.kind, "teacher": entry.judge if key else None}
+            round_config = config.rounds[key]
+            record |= {"kind": round_config.kind, "teacher": round_config.judge if key else None}
             record |= {"selection": selection_record(config, run, key) if key else {}}
         records.append(record)
     return records

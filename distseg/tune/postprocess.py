@@ -8,7 +8,7 @@ from distseg.config.schema import Config
 from distseg.records import log
 from distseg.records.paths import Run
 from distseg.run.folder import driver_lock
-from distseg.run.pipeline import report
+from distseg.run.summary import report
 
 
 def tune_postprocess(config: Config, run: Run) -> str:

@@ -20,9 +20,9 @@ from distseg.data.inspect import inspect
 from distseg.data.read_target import read_target
 from distseg.functional.rle import encode
 from distseg.records.errors import UserError
-from distseg.submission.read import open_answers
+from distseg.submission.read import open_masks
 from distseg.submission.score import score_rows, score_submission
-from distseg.submission.write import PartWriter
+from distseg.submission.write import ShareWriter
 from tests.tiny import write_submission
 
 CLASSES = {"severstal": ["d1", "d2", "d3", "d4"], "camvid": ["sky", "road", "car"]}
@@ -134,7 +134,7 @@ def test_severstal_submission_is_in_the_samples_form(tmp_path: Path, header: str
     keys = [(row["ImageId"], row["ClassId"]) for row in table]
     assert keys == [(name, str(kind)) for name in ("z.jpg", "y.jpg") for kind in range(1, 5)]
     assert table[1]["EncodedPixels"] == ""
-    sides = [open_answers(path) for path in (joined, apart)]
+    sides = [open_masks(path) for path in (joined, apart)]
     for (name, kind), key in zip(keys, sides[0].keys, strict=True):
         for side in sides:
             assert np.array_equal(side.values(key, 16, 24), masks[name][int(kind) - 1])
@@ -234,7 +234,7 @@ def test_a_list_that_leaves_its_folder_is_refused(tmp_path: Path) -> None:
         layout("oxford_pet").test(config_of("oxford_pet", tmp_path))
     spec = SubmissionSpec("masks", ids=["../evil"])
     with pytest.raises(UserError, match="leaves its folder"):
-        PartWriter(spec, tmp_path / "out" / "masks")
+        ShareWriter(spec, tmp_path / "out" / "masks")
 
 
 def pets(root: Path) -> np.ndarray:

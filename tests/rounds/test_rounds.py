@@ -30,7 +30,7 @@ from distseg.rounds.predict_teachers import predict_teachers
 from distseg.rounds.select import select, write_pair_sets
 from distseg.rounds.teacher_predictions import TeacherPredictions
 from distseg.run.members import known_members, round_keys
-from distseg.run.pipeline import write_report
+from distseg.run.summary import write_report
 from distseg.training.train import train_member
 from tests.tiny import tiny_tree
 
