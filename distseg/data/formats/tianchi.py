@@ -13,7 +13,7 @@ from distseg.config.schema import Config
 from distseg.data.formats.row import Row, SubmissionSpec, image_files, locate
 from distseg.records.errors import UserError
 
-READS = ("root", "table")  # keys of `data` that only some layouts read
+READS = ("table",)  # keys of `data` that only some layouts read
 
 
 def train(config: Config) -> list[Row]:
