@@ -20,7 +20,7 @@ import numpy as np
 
 from distseg.functional import rle
 from distseg.functional.metrics import tgs
-from distseg.functional.thresholds import Sweep
+from distseg.functional.threshold_sweep import ThresholdSweep
 
 REPEATS = 5
 
@@ -48,9 +48,8 @@ def loop_thresholds(logits: np.ndarray, truth: np.ndarray, thresholds: np.ndarra
 
 
 def best_of_sweep(logits: np.ndarray, truth: np.ndarray) -> float:
-    sweep = Sweep("tgs")
-    for one, mask in zip(logits, truth, strict=True):
-        sweep.add(one, mask)
+    sweep = ThresholdSweep("tgs")
+    sweep.add(logits, truth)
     return float(sweep.best().score)
 
 

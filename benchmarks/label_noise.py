@@ -32,7 +32,7 @@ from distseg.functional.rle import decode
 from distseg.functional.rules import RULES, objections
 from distseg.records.files import read_json
 from distseg.records.paths import Run
-from distseg.rounds.teacher_predictions import Teaching
+from distseg.rounds.teacher_predictions import TeacherPredictions
 
 FAULTS = ("emptied", "shifted", "rectangle")
 RULES_TRIED: dict[str, Any] = {
@@ -183,7 +183,7 @@ def scores(one: Run, root: Path, metric: str, number: int) -> dict[str, Any]:
 def detection(one: Run, faults: dict[str, str]) -> dict[str, Any]:
     """Precision and recall of each rule over the judgements for all students, and the recall of
     each kind of fault."""
-    tables = [Teaching(one.taught(1, "labeled", f"fold{fold}")) for fold in range(FOLDS)]
+    tables = [TeacherPredictions(one.taught(1, "labeled", f"fold{fold}")) for fold in range(FOLDS)]
     ids = [name for table in tables for name in table.ids]
     table = {key: np.concatenate([t.table[key] for t in tables]) for key in tables[0].table}
     planted = np.array([name in faults for name in ids])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ from PIL import Image
 from distseg.config.load import parse_config
 from distseg.config.schema import Config
 from distseg.data.prepare import open_cache, prepare
-from distseg.functional.combine import count_masks, to_masks
+from distseg.ensemble.fit import fit_ensemble
+from distseg.functional.metrics import count_masks
+from distseg.functional.postprocess import to_masks
 from distseg.records.files import mark_done, write_json
 from distseg.records.manifest import Manifest
 from distseg.records.paths import Run
 from distseg.records.predictions import PredictionsWriter
+from distseg.rounds.choose import choose_final
 
 HEIGHT, WIDTH = 12, 10
 
@@ -47,6 +51,15 @@ def write_data(root: Path, num: int = 24, num_labels: int = 2, seed: int = 0) ->
             Image.fromarray(image).save(root / part / f"{part}{i:03d}.png")
             scaled = mask * np.uint8(255) if num_labels == 2 else mask
             Image.fromarray(scaled).save(root / masks / f"{part}{i:03d}.png")
+
+
+def write_two_classes(root: Path) -> None:
+    """Classes x and y, with the same masks."""
+    write_data(root)
+    for name in ("x", "y"):
+        shutil.copytree(root / "masks", root / "copies" / name)
+    shutil.rmtree(root / "masks")
+    (root / "copies").rename(root / "masks")
 
 
 def write_member(
@@ -82,7 +95,9 @@ def write_member(
     ids = [sample.id for sample in samples]
     write_json(paths.folder / "oof_scores.json", {"ids": ids, "variants": tables})
     files = [f"{stem}.safetensors" for stem in stems]
-    mark_done(paths.done, {"snapshots": files, "seconds": 1.5, "epochs": 2, "score": 0.5})
+    seen = sorted(manifest.seen(fold))
+    record = {"snapshots": files, "seconds": 1.5, "epochs": 2, "score": 0.5, "trained_on": seen}
+    mark_done(paths.done, record)
 
 
 def made_run(tmp_path: Path, config: Config, **options: Any) -> Run:
@@ -94,3 +109,14 @@ def made_run(tmp_path: Path, config: Config, **options: Any) -> Run:
         for fold in Manifest.read(run.truth).folds:
             write_member(config, run, name, fold, **own)
     return run
+
+
+def ensembled_run(tmp_path: Path) -> tuple[Config, Run]:
+    """A run with an ensemble whose models are shifted, one much noisier than the other: there is
+    much to find for a search."""
+    write_data(tmp_path / "data")
+    config = made_config(tmp_path / "data", postprocess={"threshold": 0.5})
+    run = made_run(tmp_path, config, a={"offset": 0.9, "noise": 1.0}, b={"offset": 0.9, "noise": 4})
+    fit_ensemble(config, run, 0)
+    choose_final(run, 0)
+    return config, run

@@ -1,9 +1,11 @@
 """The train set, decoded once into flat uint8 files that every job of the machine maps.
 
-A cache lies in `FOLDER/<content hash>/`: images.u8, targets.u8, index.json. It is built under a
-lock and appears by rename, so a killed builder leaves nothing that could be taken for a cache.
-The content hash covers the bytes of every file and the settings that decide how they are read.
-`FOLDER/<stat hash>.key` remembers it for unchanged sizes and times, so that opening reads no image.
+A cache lies in `FOLDER/<content hash>/`: images.u8, targets.u8, index.json. The content hash is
+that of the pixels and the index, so runs that read the same pixels share one cache. It is written
+under a lock into `building.tmp` and renamed when it is whole: a killed builder leaves nothing that
+could be taken for a cache. `FOLDER/<key>.key` holds the content hash that some rows led to. The key
+hashes the rows, the settings that decide how a file is read, and the files' sizes and times, so
+that opening a cache opens no image.
 """
 
 from __future__ import annotations
@@ -14,24 +16,44 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import Protocol
 
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
 from distseg.config.schema import Config
-from distseg.data.depths import load_depths, read_input
-from distseg.data.read_input import read_target
+from distseg.data.depths import load_depths
+from distseg.data.read_input import read_input
+from distseg.data.read_target import read_target
+from distseg.data.threads import in_threads
 from distseg.records.errors import UserError
-from distseg.records.files import atomic_write, read_json, write_json
+from distseg.records.files import atomic_write, put_folder, read_json, write_json
 from distseg.records.manifest import Manifest, Sample
 
 logger = logging.getLogger(__name__)
-VERSION = 1  # of the files; a change makes old caches be built again
-_CHUNK = 64  # rows in memory while building
+VERSION = 2  # of the files and keys; a change makes old caches be built again
+
+# takes the pixels of a row: its id, image uint8 (H, W, C) and target uint8 (K, H, W)
+Keep = Callable[[str, NDArray[np.uint8], NDArray[np.uint8]], None]
+
+
+class Source(Protocol):
+    """What a cache needs to know of a row: a Sample of a Manifest, or a Row of a layout."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def image(self) -> str: ...
+    @property
+    def target(self) -> str: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def width(self) -> int: ...
 
 
 class Cache:
@@ -57,11 +79,13 @@ class Cache:
         return self.sizes[self.index[name]]
 
     def image(self, name: str) -> NDArray[np.uint8]:
+        """The image of the sample `name`, (H, W, C)."""
         row = self.index[name]
         start, stop = self.starts[row] * self.channels, self.starts[row + 1] * self.channels
         return self.images[start:stop].reshape(*self.sizes[row], self.channels)
 
     def target(self, name: str) -> NDArray[np.uint8]:
+        """The target of the sample `name`, (K, H, W); see `read_target`."""
         row, num = self.index[name], self.num_targets
         return self.targets[self.starts[row] * num : self.starts[row + 1] * num].reshape(
             num, *self.sizes[row]
@@ -72,7 +96,108 @@ def _map(path: Path, size: int) -> NDArray[np.uint8]:
     """A flat read-only view of a file, as a plain array (slicing a np.memmap is slow)."""
     if path.stat().st_size != size:
         raise UserError(f"{path}: {path.stat().st_size} bytes, its index says {size}; remove it")
+    if not size:  # no test image can be read; an empty file cannot be mapped
+        return np.zeros(0, np.uint8)
     return np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
+
+
+class CacheWriter:
+    """Writes a cache row by row; `finish` gives it its name. Its user holds `cache_lock(folder)`.
+
+    Left without `finish`, as by an error, it leaves nothing.
+    """
+
+    def __init__(self, config: Config, folder: Path) -> None:
+        self.folder, self.temporary = folder, folder / "building.tmp"
+        self.channels, self.num_targets = config.input.channels, _num_targets(config)
+        self.ids: list[str] = []
+        self.sizes: list[tuple[int, int]] = []
+        self.content = hashlib.sha1(usedforsecurity=False)
+
+    def __enter__(self) -> CacheWriter:
+        shutil.rmtree(self.temporary, ignore_errors=True)  # of a builder that was killed
+        self.temporary.mkdir(parents=True)
+        self.images = (self.temporary / "images.u8").open("wb")
+        self.targets = (self.temporary / "targets.u8").open("wb")
+        return self
+
+    def add(self, name: str, image_HWC: NDArray[np.uint8], target_KHW: NDArray[np.uint8]) -> None:
+        """Append the pixels of the sample `name`."""
+        assert image_HWC.shape[2] == self.channels and len(target_KHW) == self.num_targets
+        for file, array in ((self.images, image_HWC), (self.targets, target_KHW)):
+            pixels = np.ascontiguousarray(array).data
+            file.write(pixels)
+            self.content.update(pixels)
+        self.ids.append(name)
+        self.sizes.append((image_HWC.shape[0], image_HWC.shape[1]))
+
+    def finish(self) -> str:
+        """Make the cache appear, whole; returns its name, the content hash."""
+        index = {
+            "version": VERSION,
+            "channels": self.channels,
+            "num_targets": self.num_targets,
+            "ids": self.ids,
+            "sizes": self.sizes,
+        }
+        self.content.update(json.dumps(index).encode())
+        name = self.content.hexdigest()[:20]
+        self.images.close()
+        self.targets.close()
+        if not (self.folder / name / "index.json").is_file():  # else only the files' times changed
+            write_json(self.temporary / "index.json", index)
+            put_folder(self.temporary, self.folder / name)
+        return name
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.images.close()
+        self.targets.close()
+        shutil.rmtree(self.temporary, ignore_errors=True)
+
+
+def cache_lock(folder: Path) -> FileLock:
+    """The lock of a folder of caches: who holds it is the only one who writes there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / ".lock")
+
+
+def stamp(row: Source) -> bytes:
+    """A row, and the sizes and times of its files. Taken before the files are read, so that a file
+    which changes meanwhile makes the next start look for another cache."""
+    text = f"{row.id}\0{row.image}\0{row.target}\0"
+    for path in (row.image, *target_files(row.target)):
+        try:
+            stat = os.stat(path)  # noqa: PTH116 (twice as fast over many files)
+            text += f"{stat.st_size} {stat.st_mtime_ns}\0"
+        except OSError:
+            text += "missing\0"  # whoever reads it will say so
+    return text.encode()
+
+
+def cache_key(config: Config, stamps: Iterable[bytes]) -> str:
+    """A hash of the rows' stamps and of the settings that decide how a file is read."""
+    digest = hashlib.sha1(_settings(config).encode(), usedforsecurity=False)
+    for one in stamps:
+        digest.update(one)
+    return digest.hexdigest()[:20]
+
+
+def find_cache(folder: Path, key: str) -> Cache | None:
+    """The cache that was made from the rows of this key; None where there is none. It does not
+    hold the rows that could not be used. No image is opened, and no lock is taken."""
+    with contextlib.suppress(FileNotFoundError):
+        return Cache(folder / (folder / f"{key}.key").read_text(encoding="utf-8"))
+    return None
+
+
+def remember_cache(folder: Path, key: str, name: str) -> None:
+    """Let `find_cache` find the cache `name` by this key."""
+    atomic_write(folder / f"{key}.key", name)
 
 
 def build_cache(config: Config, manifest: Manifest, folder: Path) -> Cache:
@@ -80,112 +205,80 @@ def build_cache(config: Config, manifest: Manifest, folder: Path) -> Cache:
 
     UserError: a file is gone or cannot be read, or the disk is too small.
     """
-    pointer = folder / f"{_stat_hash(config, manifest)}.key"
-    folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileNotFoundError):  # the usual case takes no lock
-        return Cache(folder / pointer.read_text(encoding="utf-8"))
-    with FileLock(folder / ".lock"):
-        name = _content_hash(config, manifest)
-        if not (folder / name / "index.json").is_file():
-            _build(config, manifest.samples, folder / name)
-        atomic_write(pointer, name)
+    key = cache_key(config, map(stamp, manifest))
+    found = _whole(folder, key, manifest)
+    if found is not None:  # the usual case takes no lock
+        return found
+    with cache_lock(folder):
+        found = _whole(folder, key, manifest)  # another job may have been first
+        if found is not None:
+            return found
+        check_space(config, manifest, folder)
+        with CacheWriter(config, folder) as writer:
+            for sample, reason in decode_each(config, manifest, writer.add):
+                raise UserError(f"{reason} (data of sample {sample.id!r})")
+            name = writer.finish()
+        remember_cache(folder, key, name)
     return Cache(folder / name)
+
+
+def _whole(folder: Path, key: str, manifest: Manifest) -> Cache | None:
+    """What `find_cache` finds, if it holds every sample."""
+    found = find_cache(folder, key)
+    return found if found and list(found.index) == [sample.id for sample in manifest] else None
+
+
+def decode_each(
+    config: Config, samples: Iterable[Sample], keep: Keep | None = None
+) -> Iterator[tuple[Sample, str]]:
+    """Open and decode the files of each sample once. `keep` gets the pixels, in the samples'
+    order; yields the samples that cannot be read, and why."""
+    depths = load_depths(config)
+
+    def read(sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | str:
+        try:
+            image = read_input(sample.image, config.input.channels, depths)
+            return image, read_target(sample.target, config, *image.shape[:2])
+        except (UserError, OSError, MemoryError) as error:
+            return str(error) or type(error).__name__
+
+    listed = list(samples)
+    for sample, found in zip(listed, in_threads(read, listed), strict=True):
+        if isinstance(found, str):
+            yield sample, found
+        elif keep is not None:
+            keep(sample.id, *found)
+
+
+def check_space(config: Config, rows: Sequence[Source], folder: Path) -> None:
+    """Log the bytes that a cache of these rows takes. UserError: the disk has less."""
+    bytes_per_pixel = config.input.channels + _num_targets(config)
+    need = sum(row.height * row.width for row in rows) * bytes_per_pixel
+    free = shutil.disk_usage(folder).free
+    logger.info("decode cache: %d samples, %.1f MB in %s", len(rows), need / 1e6, folder)
+    if need > free:
+        raise UserError(
+            f"{folder}: the decode cache needs {need / 1e9:.1f} GB, {free / 1e9:.1f} GB "
+            "are free; set data.cache_dir to another disk"
+        )
+
+
+def target_files(target: str) -> list[str]:
+    """The mask files behind a row's target."""
+    kind, _, value = target.partition(":")
+    return [path for path in value.split("|") if path] if kind == "file" else []
+
+
+def _num_targets(config: Config) -> int:
+    return len(config.classes) if config.task == "multilabel" else 1
 
 
 def _settings(config: Config) -> str:
     """What decides how a file is read, besides its bytes."""
-    options = config.data.folder
-    reading: list[object] = [
-        config.input.channels,
-        config.void,
-        options.inverted,
-        options.threshold,
-    ]
-    meaning = config.data.value_map
-    reading += [sorted(meaning.items())] if meaning else []
-    depths = load_depths(config)
-    reading += [sorted(depths.items())] if depths else []
-    return json.dumps([VERSION, config.task, config.classes, *reading])
-
-
-def target_files(sample: Sample) -> list[str]:
-    """The mask files behind a sample's target."""
-    kind, _, value = sample.target.partition(":")
-    return [path for path in value.split("|") if path] if kind == "file" else []
-
-
-def _stat_hash(config: Config, manifest: Manifest) -> str:
-    digest = hashlib.sha1(_settings(config).encode(), usedforsecurity=False)
-    for sample in manifest:
-        digest.update(f"{sample.id}\0{sample.image}\0{sample.target}\0".encode())
-        for path in (sample.image, *target_files(sample)):
-            try:
-                stat = os.stat(path)  # noqa: PTH116 (twice as fast over many files)
-            except OSError as error:
-                raise UserError(
-                    f"{path}: {error.strerror} (data of sample {sample.id!r})"
-                ) from None
-            digest.update(f"{stat.st_size} {stat.st_mtime_ns}\0".encode())
-    return digest.hexdigest()[:20]
-
-
-def _content_hash(config: Config, manifest: Manifest) -> str:
-    digest = hashlib.sha1(_settings(config).encode(), usedforsecurity=False)
-    for sample in manifest:
-        label = "" if sample.target.startswith("file:") else sample.target
-        digest.update(f"{sample.id}\0{label}\0".encode())
-        for path in (sample.image, *target_files(sample)):
-            digest.update(hashlib.sha1(Path(path).read_bytes(), usedforsecurity=False).digest())
-    return digest.hexdigest()[:20]
-
-
-def _build(config: Config, samples: Sequence[Sample], folder: Path) -> None:
-    temporary = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a builder that was killed: we hold the lock
-    temporary.mkdir()
-    _check_space(config, samples, temporary)
-    sizes, num_targets = [], 1
-    with (temporary / "images.u8").open("wb") as images, (temporary / "targets.u8").open("wb") as t:
-        for image, target in _decoded(config, samples):
-            images.write(image.data)
-            t.write(np.ascontiguousarray(target).data)
-            sizes.append(image.shape[:2])
-            num_targets = target.shape[0]
-    index = {
-        "version": VERSION,
-        "channels": config.input.channels,
-        "num_targets": num_targets,
-        "ids": [sample.id for sample in samples],
-        "sizes": sizes,
-    }
-    write_json(temporary / "index.json", index)
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
-
-
-def _decoded(
-    config: Config, samples: Sequence[Sample]
-) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-    """Images and targets in order, decoded by threads, at most _CHUNK of them in memory."""
-
-    depths = load_depths(config)
-
-    def read(sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        image = read_input(sample.image, config.input.channels, depths)
-        return image, read_target(sample.target, config, *image.shape[:2])
-
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for start in range(0, len(samples), _CHUNK):
-            yield from pool.map(read, samples[start : start + _CHUNK])
-
-
-def _check_space(config: Config, samples: Sequence[Sample], folder: Path) -> None:
-    num_targets = len(config.classes) if config.task == "multilabel" else 1
-    need = sum(s.height * s.width for s in samples) * (config.input.channels + num_targets)
-    free = shutil.disk_usage(folder).free
-    logger.info("decode cache: %d samples, %.1f MB in %s", len(samples), need / 1e6, folder.parent)
-    if need > free:
-        raise UserError(
-            f"{folder.parent}: the decode cache needs {need / 1e9:.1f} GB, {free / 1e9:.1f} GB "
-            "are free; set data.cache_dir to another disk"
-        )
+    options, meaning, depths = config.data.folder, config.data.value_map, load_depths(config)
+    return json.dumps([
+        VERSION, config.task, config.classes, config.input.channels, config.void,
+        options.inverted, options.threshold,
+        sorted(meaning.items()) if meaning else [],
+        sorted(depths.items()) if depths else [],
+    ])  # fmt: skip

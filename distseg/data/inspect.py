@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from numpy.typing import NDArray
 
 from distseg.config.schema import Config
-from distseg.data.depths import load_depths, read_input
+from distseg.data.cache import Keep
+from distseg.data.depths import load_depths
 from distseg.data.fit import Fit
 from distseg.data.formats.row import Row
-from distseg.data.read_input import VOID, BadFile, read_target
+from distseg.data.image_file import BadFile, decode, file_hash, open_file
+from distseg.data.read_input import to_input
+from distseg.data.read_target import read_target
+from distseg.data.threads import in_threads
+from distseg.functional.metrics import VOID
 from distseg.records.errors import UserError
 
 Bad = tuple[str, str, str]  # id, file, reason
@@ -25,8 +26,13 @@ Bad = tuple[str, str, str]  # id, file, reason
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a good row's files hold. coverage: share of known pixels per class, 0..1. sha1: of the
-    image file's bytes. mode: Pillow's. constant: the image has a single value."""
+    """What the files of a good row hold.
+
+    sha1: of the image file's bytes.
+    mode: Pillow's mode of the image file, or "npy".
+    coverage: share of each class among the pixels that are not void, 0..1.
+    constant: whether all pixels of the image have one value.
+    """
 
     sha1: str
     mode: str
@@ -36,7 +42,8 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """good: rows with their size, in order; facts: one for each; quarantine: the others."""
+    """good: the usable rows with their size, in order; facts: one for each of them; quarantine:
+    the other rows."""
 
     good: list[Row]
     facts: list[Facts]
@@ -53,25 +60,47 @@ class Checked:
         return [facts.sha1 for facts in self.facts]
 
 
-def inspect(config: Config, rows: Sequence[Row]) -> Checked:
-    """Open everything. UserError with data.strict and a bad row, or when no row is good."""
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        results = list(pool.map(lambda row: _check(config, row), _twice(rows)))
-    good = [result for result in results if not isinstance(result[0], str)]
-    quarantine = [result for result in results if isinstance(result[0], str)]
-    if quarantine and (config.data.strict or not good):
-        name, file, reason = quarantine[0]
-        why = "data.strict is set" if good else "no row is left"
+@dataclass(frozen=True, slots=True)
+class _Good:
+    """A row that can be used, with the pixels that were decoded to find that out."""
+
+    row: Row
+    facts: Facts
+    image_HWC: NDArray[np.uint8]
+    target_KHW: NDArray[np.uint8]
+
+
+def inspect(config: Config, rows: Sequence[Row], keep: Keep | None = None) -> Checked:
+    """Open and decode every file once, and check it.
+
+    keep: gets the pixels of each good row, in the rows' order, so that whoever wants them need
+    not decode the files again. Pixels that nobody keeps are forgotten at once.
+
+    UserError: no row is good, or one is bad and `data.strict` is set.
+    """
+    checked = Checked([], [])
+    for result in in_threads(lambda row: _check(config, row), _without_repeats(rows)):
+        if isinstance(result, _Good):
+            checked.good.append(result.row)
+            checked.facts.append(result.facts)
+            if keep is not None:
+                keep(result.row.id, result.image_HWC, result.target_KHW)
+        else:
+            checked.quarantine.append(result)
+    if checked.quarantine and (config.data.strict or not checked.good):
+        name, file, reason = checked.quarantine[0]
+        why = "data.strict is set" if checked.good else "no row is left"
         raise UserError(
-            f"{file}: {reason} (id {name!r}); {len(quarantine)} of {len(rows)} rows are bad: {why}"
+            f"{file}: {reason} (id {name!r}); {len(checked.quarantine)} of {len(rows)} rows are "
+            f"bad: {why}"
         )
-    if not good:
+    if not checked.good:
         raise UserError(f"{config.data.root}: no train rows here")
-    return Checked([row for row, _ in good], [facts for _, facts in good], quarantine)
+    return checked
 
 
-def _twice(rows: Sequence[Row]) -> list[Row]:
-    """The rows, where a later one of the same id has that as its problem."""
+def _without_repeats(rows: Sequence[Row]) -> list[Row]:
+    """The rows, where a row whose id an earlier row has gets that as its problem."""
     first: dict[str, Row] = {}
     checked = []
     for row in rows:
@@ -81,7 +110,7 @@ def _twice(rows: Sequence[Row]) -> list[Row]:
     return checked
 
 
-def _check(config: Config, row: Row) -> tuple[Row, Facts] | Bad:
+def _check(config: Config, row: Row) -> _Good | Bad:
     if row.problem:
         return row.id, row.image, row.problem
     try:
@@ -92,35 +121,32 @@ def _check(config: Config, row: Row) -> tuple[Row, Facts] | Bad:
         return row.id, row.image, str(error) or type(error).__name__
 
 
-def _open(config: Config, row: Row) -> tuple[Row, Facts]:
-    image = read_input(row.image, config.input.channels, load_depths(config))
+def _open(config: Config, row: Row) -> _Good:
+    """Read a row's files, once each. UserError or OSError: one of them cannot be used."""
+    with open_file(row.image) as file:
+        decoded = decode(file, row.image)
+        sha1 = file_hash(file)
+    image = to_input(decoded, config.input.channels, load_depths(config))
     height, width = image.shape[:2]
     target = read_target(row.target, config, height, width)
     _check_fits(config, row, height, width)
     constant = bool((image == image[0, 0]).all())
     if constant and config.data.exclude_constant:
         raise BadFile(row.image, f"all pixels are {image[0, 0].tolist()} (data.exclude_constant)")
-    sha1 = hashlib.sha1(Path(row.image).read_bytes(), usedforsecurity=False).hexdigest()
-    facts = Facts(sha1, _mode(row.image), _coverage(target, config), constant)
-    return replace(row, height=height, width=width), facts
+    facts = Facts(sha1, decoded.mode, _coverage(target, config), constant)
+    return _Good(replace(row, height=height, width=width), facts, image, target)
 
 
 def _check_fits(config: Config, row: Row, height: int, width: int) -> None:
+    """BadFile for an image that is larger than the canvas of a member whose fit is pad."""
     for name in config.members:
-        size = config.input_of(name)
-        if size.fit == "pad" and Fit(size).canvas(height, width) != (size.height, size.width):
+        own = config.input_of(name)
+        if own.fit == "pad" and Fit(own).canvas(height, width) != (own.height, own.width):
             raise BadFile(
                 row.image,
-                f"{height}x{width} is larger than the input {size.height}x{size.width} of member "
+                f"{height}x{width} is larger than the input {own.height}x{own.width} of member "
                 f"{name}: enlarge it, or set input.fit to crop or resize",
             )
-
-
-def _mode(path: str) -> str:
-    if path.endswith(".npy"):
-        return "npy"
-    with Image.open(path) as image:
-        return image.mode
 
 
 def _coverage(target_KHW: np.ndarray, config: Config) -> tuple[float, ...]:
@@ -157,12 +183,14 @@ def report(config: Config, checked: Checked, num_test: int = 0) -> str:
 
 
 def _top(counter: Counter[str], num: int = 6) -> str:
+    """The most frequent values with their counts, and how many more there are."""
     shown = ", ".join(f"{name} ({n})" for name, n in counter.most_common(num))
     return shown + (f", and {len(counter) - num} more" if len(counter) > num else "")
 
 
 def _histogram(name: str, coverage: np.ndarray) -> list[str]:
-    """Images by share of pixels of one class: none, then tenths."""
+    """Lines of a histogram: how many images hold none of a class, and how many hold up to a tenth
+    of their pixels, up to two tenths, and so on."""
     empty = int((coverage == 0).sum())
     tenths = np.histogram(coverage[coverage > 0], bins=10, range=(0, 1))[0]
     longest = max(1, empty, *tenths.tolist())

@@ -1,37 +1,47 @@
-"""From files to the first Manifest: list, check, divide, write down."""
+"""From files to the first Manifest and the decode cache: list, check, divide, write down."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import logging
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from filelock import FileLock
 
 from distseg.config.schema import Config
 from distseg.data import folds
-from distseg.data.augment import check_augment
-from distseg.data.cache import Cache, build_cache
-from distseg.data.depths import Depths, load_depths, read_input
+from distseg.data.cache import (
+    Cache,
+    CacheWriter,
+    build_cache,
+    cache_key,
+    cache_lock,
+    check_space,
+    decode_each,
+    find_cache,
+    remember_cache,
+    stamp,
+)
+from distseg.data.depths import load_depths
 from distseg.data.formats import Row, layout
-from distseg.data.inspect import Bad, Checked, inspect
-from distseg.data.read_input import image_size
+from distseg.data.image_file import image_size
+from distseg.data.inspect import Checked, inspect
+from distseg.data.threads import in_threads
 from distseg.records.errors import UserError
-from distseg.records.files import atomic_write, read_json, write_json
+from distseg.records.files import read_json, write_json
 from distseg.records.manifest import Manifest, Sample
 from distseg.records.paths import Run
+from distseg.records.tables import write_table
 
 logger = logging.getLogger(__name__)
 
 
 def prepare(config: Config, run: Run) -> None:
-    """Write folds.csv, round 0's Manifest, and data/{quarantine,balance,test}.csv and
-    statistics.json of a run. Done before for the same settings and folds: nothing happens.
+    """Write folds.csv, round 0's Manifest, data/{quarantine,balance,test}.csv, statistics.json
+    and the decode cache of a run. Where that was done for the same settings and folds, nothing
+    happens.
 
     A folds.csv that exists is kept as it is, and checked: that is how a user replaces it.
     UserError: no usable data, a folds.csv that does not fit, or a train set that would change
@@ -50,28 +60,11 @@ def check_settings(config: Config) -> None:
     """What the schema cannot see. UserError names the key."""
     layout(config.data.format)
     load_depths(config)
-    for specs in [
-        config.augment,
-        *(
-            stage.augment
-            for name in config.members
-            for number in range(len(config.rounds))
-            for stage in config.stages_of(name, number)
-        ),
-    ]:
-        check_augment(specs or [])
-    for name in config.members:
-        channels = config.input_of(name).channels
-        if channels != config.input.channels:
-            raise UserError(
-                f"members.{name}.input.channels: {channels}: all members read one cache of "
-                f"input.channels {config.input.channels}"
-            )
 
 
 def _prepare(config: Config, run: Run, statistics: Path) -> None:
     module = layout(config.data.format)
-    checked = inspect(config, module.train(config))
+    checked = _inspect_into_cache(config, module.train(config), cache_folder(config, run))
     divided = _folds(config, run, checked)
     samples = [
         Sample(row.id, row.image, row.target, fold, height=row.height, width=row.width)
@@ -79,7 +72,7 @@ def _prepare(config: Config, run: Run, statistics: Path) -> None:
     ]
     manifest, tests = Manifest(samples), test_manifest(module.test(config))
     _refuse_change(run, manifest)
-    _write_quarantine(run.data / "quarantine.csv", checked.quarantine)
+    write_table(run.data / "quarantine.csv", ("id", "file", "reason"), checked.quarantine)
     table = folds.balance(config, divided, checked.coverage)
     folds.write_balance(run.data / "balance.csv", table)
     tests.write(run.data / "test.csv")
@@ -97,17 +90,39 @@ def _prepare(config: Config, run: Run, statistics: Path) -> None:
         )  # fmt: skip
 
 
+def _inspect_into_cache(config: Config, rows: Sequence[Row], folder: Path) -> Checked:
+    """Check every row; in the same pass the pixels of the good ones become the cache, where
+    `folder` does not hold it already. The rows of the cache are the good ones, in order."""
+    stamps: dict[str, bytes] = {}
+    for row in rows:
+        if not row.problem and row.id not in stamps:
+            stamps[row.id] = stamp(row)
+    key = cache_key(config, stamps.values())
+    with cache_lock(folder):
+        if find_cache(folder, key) is None:
+            check_space(config, _measured(rows), folder)
+            with CacheWriter(config, folder) as writer:
+                checked = inspect(config, rows, writer.add)
+                name = writer.finish()
+            # jobs ask for the good rows, the next preparation for all that are listed
+            remember_cache(folder, cache_key(config, [stamps[r.id] for r in checked.good]), name)
+            remember_cache(folder, key, name)
+            return checked
+    return inspect(config, rows)
+
+
 def _folds(config: Config, run: Run, checked: Checked) -> list[int]:
-    """Those of folds.csv, which is written first where it is missing."""
-    rows, twins = checked.good, checked.duplicates
+    """The fold of each good row, from folds.csv, which is written first where it is missing."""
+    rows, duplicates = checked.good, checked.duplicates
     groups = folds.read_groups(config, rows)
     if not run.folds.is_file():
-        divided = folds.assign_folds(config, rows, checked.coverage, groups, twins)
+        divided = folds.assign_folds(config, rows, checked.coverage, groups, duplicates)
         folds.write_folds(run.folds, [row.id for row in rows], divided)
-    return folds.read_folds(run.folds, rows, twins, groups)
+    return folds.read_folds(run.folds, rows, duplicates, groups)
 
 
 def _refuse_change(run: Run, manifest: Manifest) -> None:
+    """UserError where members were trained on a train set that differs from this one."""
     path = run.truth
     if not path.is_file() or not any((run.round(0) / "members").glob("*")):
         return
@@ -119,23 +134,29 @@ def _refuse_change(run: Run, manifest: Manifest) -> None:
 
 
 def test_manifest(rows: Sequence[Row]) -> Manifest:
-    """Test rows with their size from the file's header; 0 where it cannot be read: such an image
-    is reported at prediction, and gets an empty mask."""
+    """The Manifest of the test rows, with their sizes. An image without a size, 0 x 0, is reported
+    at prediction, and gets an empty mask."""
+    return Manifest(
+        [Sample(r.id, r.image, r.target, height=r.height, width=r.width) for r in _measured(rows)]
+    )
 
-    def sample(row: Row) -> Sample:
+
+def _measured(rows: Sequence[Row]) -> list[Row]:
+    """The rows with the sizes that their files' headers say; 0 x 0 where none can be read."""
+
+    def measure(row: Row) -> Row:
         try:
             height, width = (0, 0) if row.problem else image_size(row.image)
         except UserError:
             height, width = 0, 0
-        return Sample(row.id, row.image, row.target, height=height, width=width)
+        return replace(row, height=height, width=width)
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return Manifest(list(pool.map(sample, rows)))
+    return list(in_threads(measure, rows))
 
 
 def _key(config: Config, run: Run) -> str:
-    """Of what the Manifest was made from: settings and folds.csv. Where the cache lies is none of
-    it: each node of a cluster has its own."""
+    """A hash of what the Manifest was made from: the settings and folds.csv. The place of the cache
+    is no part of it: each node of a cluster has its own."""
     inputs = {name: config.input_of(name).model_dump_json() for name in config.members}
     data = config.data.model_dump_json(exclude={"cache_dir"})
     parts = [data, config.task, config.classes, config.void, inputs]
@@ -143,14 +164,8 @@ def _key(config: Config, run: Run) -> str:
     return hashlib.sha1(repr(parts).encode() + written, usedforsecurity=False).hexdigest()
 
 
-def _write_quarantine(path: Path, quarantine: Sequence[Bad]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([("id", "file", "reason"), *quarantine])
-    atomic_write(path, text.getvalue())
-
-
 def _statistics(config: Config, checked: Checked, num_test: int) -> dict[str, object]:
+    """Counts of rows, and shares of pixels and images (0..1), for the report."""
     return {
         "train": len(checked.good),
         "test": num_test,
@@ -158,50 +173,54 @@ def _statistics(config: Config, checked: Checked, num_test: int) -> dict[str, ob
         "constant": sum(facts.constant for facts in checked.facts),
         "coverage": [round(value, 6) for value in checked.coverage.mean(axis=0).tolist()],
         "empty": round(float((folds.object_share(config, checked.coverage) == 0).mean()), 6),
+        # byte-identical images beside the first of each; the key keeps its old name for its readers
         "twins": len(checked.duplicates) - len(set(checked.duplicates)),
     }
 
 
+def cache_folder(config: Config, run: Run) -> Path:
+    """Where the caches lie: `data.cache_dir`, or inside the run."""
+    return Path(config.data.cache_dir) if config.data.cache_dir else run.cache
+
+
 def open_cache(config: Config, run: Run) -> Cache:
-    """The decoded train set of a prepared run; built under a lock by whoever comes first."""
-    folder = Path(config.data.cache_dir) if config.data.cache_dir else run.cache
-    return build_cache(config, Manifest.read(run.truth), folder)
+    """The decoded train set of a prepared run. `prepare` has made it, so no image is opened; only
+    where its folder is another one (a cluster's node) or is gone, the first to come builds it."""
+    return build_cache(config, Manifest.read(run.truth), cache_folder(config, run))
 
 
 def open_unlabeled_cache(config: Config, run: Run) -> Cache:
     """The decoded test images that can be read: `run.unlabeled` names them."""
+    folder = cache_folder(config, run)
     if not run.unlabeled.is_file():
         with FileLock(run.data / ".lock"):
             if not run.unlabeled.is_file():  # no other rank was first
-                _write_unlabeled(config, run)
-    folder = Path(config.data.cache_dir) if config.data.cache_dir else run.cache
+                _make_unlabeled(config, run, folder)
     return build_cache(config, Manifest.read(run.unlabeled), folder)
 
 
-def _write_unlabeled(config: Config, run: Run) -> None:
+def _make_unlabeled(config: Config, run: Run, folder: Path) -> None:
+    """Decode the test images into a cache, and write down which can be read. The others stay out:
+    one broken test image must not end a round."""
     tests = Manifest.read(run.data / "test.csv")
-    good, bad = _readable(tests, config.input.channels, load_depths(config))
+    stamps = {sample.id: stamp(sample) for sample in tests}
+    key = cache_key(config, stamps.values())
+    with cache_lock(folder):
+        known = find_cache(folder, key)
+        if known is None:
+            check_space(config, tests, folder)
+            with CacheWriter(config, folder) as writer:
+                bad = list(decode_each(config, tests, writer.add))
+                name, ids = writer.finish(), set(writer.ids)
+            remember_cache(folder, cache_key(config, [stamps[i] for i in writer.ids]), name)
+            remember_cache(folder, key, name)
+        else:  # of another run: only the reasons of the broken ones are not known
+            ids = set(known.index)
+            bad = list(decode_each(config, [s for s in tests if s.id not in ids]))
     for sample, reason in bad:
         logger.warning("%s: %s: gets no pseudo-label", sample.image, reason)
         run.log_event("broken_image", id=sample.id, reason=reason)
-    Manifest(good).write(run.unlabeled)
-
-
-def _readable(
-    tests: Manifest, channels: int, depths: Depths | None
-) -> tuple[list[Sample], list[tuple[Sample, str]]]:
-    """The samples whose file decodes, and the others with the reason."""
-
-    def problem(sample: Sample) -> str:
-        try:
-            read_input(sample.image, channels, depths)
-        except (UserError, OSError, MemoryError) as error:
-            return str(error) or type(error).__name__
-        return ""
-
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        found = list(zip(tests, pool.map(problem, tests), strict=True))
-    return [s for s, reason in found if not reason], [pair for pair in found if pair[1]]
+    Manifest([sample for sample in tests if sample.id in ids]).write(run.unlabeled)
 
 
 def _made(folder: Path) -> Path:

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -19,45 +17,23 @@ from numpy.typing import NDArray
 
 from distseg.config.schema import Config
 from distseg.data.prepare import open_cache
-from distseg.functional.combine import combine, from_space, highest_only, to_masks, to_space
+from distseg.functional.combine import combine, from_space, highest_only, to_space
 from distseg.functional.metrics import summarize
+from distseg.functional.weights import Weights
 from distseg.records.errors import UserError
-from distseg.records.files import read_json
+from distseg.records.finished_member import FinishedMember, UnusableMember
 from distseg.records.manifest import Manifest, Sample
 from distseg.records.paths import (
     ALL_ROUNDS,
-    MemberPaths,
     RoundKey,
     Run,
     member_id,
     rounds_on_disk,
 )
-from distseg.records.predictions import Predictions
 
 log = logging.getLogger(__name__)
 
-Weights = tuple[int, ...]
 BLOCK_VALUES = 1 << 20  # logits of a block of rows
-HOLDOUT_PARTS = 2
-
-
-class Unusable(Exception):
-    """Why a member cannot be in the ensemble."""
-
-
-@dataclass(frozen=True)
-class Member:
-    """A finished member: one model entry on one fold.
-
-    snapshots: paths relative to the run folder. variants: counts (N, C, 3) at logit 0 by
-    `mean_tta`, `mean_plain`, `SNAPSHOT_tta`, `SNAPSHOT_plain`.
-    """
-
-    name: str
-    fold: int
-    snapshots: list[str]
-    predictions: Predictions
-    variants: dict[str, NDArray[np.int64]]
 
 
 class OutOfFold:
@@ -66,36 +42,28 @@ class OutOfFold:
     Logits stay on disk, memory-mapped: each call reads the one image that it is about.
 
     Attributes:
-        names: model entries that have a finished member, in the config's order; of all rounds
+        names: models of the config that have a finished member, in its order; of all rounds
             together as NAME@ROUND.
         members: the finished members by (name, fold).
         left_out: {"name", "fold", "reason"} of members that the config asks for and are not there.
+        folds: those that have a finished member.
         rows: rows of `manifest`, fold by fold.
     """
 
     def __init__(self, config: Config, run: Run, round: RoundKey) -> None:
-        """round: a number, or ALL_ROUNDS for the members of every round that has an ensemble."""
+        """Open the members of a round, or with ALL_ROUNDS of every round that has an ensemble.
+
+        Raises:
+            UserError: no member can be used.
+        """
         self.config = config
         self.manifest = Manifest.read(run.truth)
-        self.members: dict[tuple[str, int], Member] = {}
+        self.members: dict[tuple[str, int], FinishedMember] = {}
         self.left_out: list[dict[str, Any]] = []
-        together = round == ALL_ROUNDS
-        numbers = [n for n in rounds_on_disk(run) if run.ensemble(n).is_file()]
-        planned = [
-            (number, name, fold)
-            for number in (numbers if together else [round])
-            for name, fold in config.planned_members(self.manifest.folds, number)
-        ]
-        for number, own, fold in planned:
-            name = f"{own}@{number}" if together else own
-            try:
-                member = _open_member(config, run, number, own, fold, self.manifest)
-                self.members[name, fold] = replace(member, name=name)
-            except (Unusable, OSError, KeyError, ValueError) as error:
-                # whatever is wrong with a member's files, the rest goes on without it
-                reason = str(error) or type(error).__name__
-                self.left_out.append({"name": name, "fold": fold, "reason": reason})
-                log.warning("left out of the ensemble: %s: %s", member_id(name, fold), reason)
+        for number in _numbers(run) if round == ALL_ROUNDS else [round]:
+            for model, fold in config.planned_members(self.manifest.folds, number):
+                name = f"{model}@{number}" if round == ALL_ROUNDS else model
+                self._open(run, number, model, fold, name)
         self.names = list(dict.fromkeys(name for name, _ in self.members))
         self.folds = [f for f in self.manifest.folds if any(f == fold for _, fold in self.members)]
         self.rows = [row for fold in self.folds for row in self.manifest.val_rows(fold)]
@@ -104,8 +72,19 @@ class OutOfFold:
             raise UserError(f"{run.round(round)}: no ensemble, as no member is usable: {first}")
         self.cache = open_cache(config, run)
 
+    def _open(self, run: Run, round: RoundKey, model: str, fold: int, name: str) -> None:
+        """Take one member, under `name`, or note why it is left out: the rest goes on."""
+        rows = [self.manifest[row] for row in self.manifest.val_rows(fold)]
+        try:
+            self.members[name, fold] = FinishedMember.read(
+                run, round, model, fold, rows=rows, num_outputs=self.config.num_outputs
+            )
+        except UnusableMember as error:
+            self.left_out.append({"name": name, "fold": fold, "reason": str(error)})
+            log.warning("left out of the ensemble: %s: %s", member_id(name, fold), error)
+
     def logits(self, row: int, classes: slice = slice(None)) -> dict[str, NDArray[np.float16]]:
-        """Logits of one row by model entry, float16 (C, H, W): those of its fold's members."""
+        """Logits of one row by model, float16 (C, H, W): those of its fold's members."""
         sample = self.manifest[row]
         return {
             name: self.members[name, sample.fold].predictions.of(sample.id)[classes]
@@ -118,7 +97,8 @@ class OutOfFold:
     ) -> NDArray[np.float32]:
         """The ensemble's logits of one row, float32 (C, H, W).
 
-        weights: one per entry of `names`. Where all that is there weighs 0, it counts alike.
+        weights: one per entry of `names`. Where all models that its fold has weigh 0, they count
+        alike.
         """
         exclusive = self.config.postprocess.exclusive
         found = self.logits(row, slice(None) if exclusive else classes)
@@ -181,13 +161,13 @@ class OutOfFold:
             if by_name[name] > 0
         ]
 
-    def _snapshot(self, members: Sequence[Member], place: int) -> dict[str, Any]:
+    def _snapshot(self, members: Sequence[FinishedMember], place: int) -> dict[str, Any]:
         found = [(m, Path(m.snapshots[place]).stem) for m in members if place < len(m.snapshots)]
         stems = {stem for _, stem in found}
         name = stems.pop() if len(stems) == 1 else f"snapshot_{place}"
         return {"name": name, **self._variants(found)}
 
-    def _variants(self, found: Sequence[tuple[Member, str]]) -> dict[str, float]:
+    def _variants(self, found: Sequence[tuple[FinishedMember, str]]) -> dict[str, float]:
         return {
             key: self._score([member.variants[f"{stem}_{key}"] for member, stem in found])
             for key in ("tta", "plain")
@@ -197,96 +177,16 @@ class OutOfFold:
         return float(summarize(np.concatenate(counts), self.config.metric)["score"])
 
 
-def scored_masks(
-    config: Config, run: Run, record: Mapping[str, Any]
-) -> Callable[[Mapping[str, str]], NDArray[np.uint8]]:
-    """A function from a row of oof.csv to the masks uint8 (K, H, W) that its score is of: those of
-    its split's nested choice.
-
-    Args:
-        record: of ensemble.json.
-
-    The members are opened at the first call, which raises UserError where they are gone.
-    """
-
-    @cache
-    def opened() -> tuple[OutOfFold, dict[str, int]]:
-        oof = OutOfFold(config, run, record["round"])
-        return oof, {oof.manifest[place].id: place for place in oof.rows}
-
-    def masks_of(row: Mapping[str, str]) -> NDArray[np.uint8]:
-        oof, places = opened()
-        choice = record["scores"]["nested"]["folds"][row["part"]]
-        weights = tuple(choice["weights"].get(name, 0) for name in oof.names)
-        space = choice.get("space", record["space"])
-        logits = oof.combined(places[row["id"]], weights, space)
-        return to_masks(logits, choice["rule"], config.task)
-
-    return masks_of
-
-
-def split(oof: OutOfFold) -> dict[str, list[int]]:
-    """Rows by the label of their part: the fold, or for a single fold `part0`.. by id's hash."""
-    if len(oof.folds) > 1:
-        return {str(fold): oof.manifest.val_rows(fold) for fold in oof.folds}
-    ordered = sorted(oof.rows, key=lambda row: hash_key(oof.manifest[row]))
-    number = min(HOLDOUT_PARTS, len(ordered))
-    return {f"part{i}": sorted(ordered[i::number]) for i in range(number)}
-
-
 def hash_key(sample: Sample) -> tuple[int, str]:
     """An order that has nothing to do with the data's own."""
     return zlib.crc32(sample.id.encode()), sample.id
 
 
+def _numbers(run: Run) -> list[int]:
+    """The rounds that have an ensemble."""
+    return [number for number in rounds_on_disk(run) if run.ensemble(number).is_file()]
+
+
 def _some(weights: list[int]) -> list[int]:
+    """The weights, or equal ones where all are 0: a fold may lack the models that weigh."""
     return weights if any(weights) else [1] * len(weights)
-
-
-def _open_member(
-    config: Config, run: Run, round: RoundKey, name: str, fold: int, manifest: Manifest
-) -> Member:
-    paths = run.member(round, name, fold)
-    if not paths.done.is_file():
-        raise Unusable(_why_not_done(paths))
-    done, predictions = read_json(paths.done), Predictions(paths.oof)
-    samples = [manifest[row] for row in manifest.val_rows(fold)]
-    for s in samples:
-        shape = (config.num_outputs, s.height, s.width)
-        found = predictions.shapes[predictions.index[s.id]] if s.id in predictions.index else None
-        if found != shape:
-            raise Unusable(f"its out-of-fold logits of {s.id!r} are {found}, not {shape}")
-    files = [paths.snapshots / name for name in done["snapshots"]]
-    stems = ["mean", *(file.stem for file in files)]
-    return Member(
-        name=name,
-        fold=fold,
-        snapshots=[_relative(run, file) for file in files],
-        predictions=predictions,
-        variants=_read_variants(paths.folder / "oof_scores.json", stems, len(samples)),
-    )
-
-
-def _why_not_done(paths: MemberPaths) -> str:
-    if not paths.failure.is_file():
-        return "it has not finished"
-    failure = read_json(paths.failure)
-    return f"it failed ({failure.get('kind', 'error')}): {failure.get('message', '')}"
-
-
-def _relative(run: Run, path: Path) -> str:
-    if not path.is_file():
-        raise Unusable(f"its snapshot {path.name} is missing")
-    return path.relative_to(run.folder).as_posix()
-
-
-def _read_variants(path: Path, stems: list[str], num_rows: int) -> dict[str, NDArray[np.int64]]:
-    variants = {
-        key: np.array(counts, dtype=np.int64) for key, counts in read_json(path)["variants"].items()
-    }
-    for key in (f"{stem}_{kind}" for stem in stems for kind in ("tta", "plain")):
-        if key not in variants:
-            raise Unusable(f"{path.name} has no counts of {key!r}")
-        if variants[key].ndim != 3 or len(variants[key]) != num_rows:
-            raise Unusable(f"{path.name}: counts of {key!r} are not of {num_rows} images")
-    return variants

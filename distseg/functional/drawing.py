@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from distseg.functional.combine import VOID
+from distseg.functional.metrics import VOID
 
 PICTURE_SIDE = 240  # pixels of the longer side
 TRUTH_RGB, PREDICTION_RGB = (0, 190, 110), (255, 60, 150)

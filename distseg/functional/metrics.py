@@ -9,38 +9,79 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from array_api_compat import array_namespace, device
 from numpy.typing import ArrayLike, NDArray
 
 from distseg.functional.naming import unknown_name
 
+Array = Any  # a numpy array or a torch tensor; all arrays of one call are of one kind
 Scores = NDArray[np.float64]
 PairMetric = Callable[[ArrayLike, ArrayLike, ArrayLike], Scores]
+VOID = 255  # a target's pixel that counts nowhere
+TIE = 1e-9  # scores that differ by no more are equal
 
 
-def pixel_counts(
-    pred: NDArray[np.bool_], truth: NDArray[np.bool_], valid: NDArray[np.bool_] | None = None
-) -> NDArray[np.int64]:
-    """Count pixels over the last two axes.
+def pixel_counts(pred: Array, truth: Array, valid: Array | None = None) -> Array:
+    """Count pixels over the last two axes; numpy arrays and torch tensors alike.
 
     Args:
-        pred, truth: bool, (N, C, H, W), (C, H, W) or (H, W).
+        pred, truth: bool, (..., C, H, W) or (H, W).
         valid: bool, of the same shape or without the class axis; False pixels count nowhere.
 
     Returns:
-        int64 (..., 3): inter, pred, truth.
+        int64 (..., 3): inter, pred, truth; on the masks' device.
+
+    Raises:
+        ValueError: another dtype than bool, or shapes that do not fit.
     """
-    if pred.dtype != np.bool_ or truth.dtype != np.bool_:
+    xp = array_namespace(pred, truth)
+    if pred.dtype != xp.bool or truth.dtype != xp.bool:
         raise ValueError(f"masks to count must be bool, not {pred.dtype} and {truth.dtype}")
     if pred.shape != truth.shape:
         raise ValueError(f"prediction {pred.shape} and truth {truth.shape} differ in shape")
     if valid is not None:
         if valid.ndim == pred.ndim - 1:
             valid = valid[..., None, :, :]
-        if valid.dtype != np.bool_ or valid.shape[-2:] != pred.shape[-2:]:
+        if valid.dtype != xp.bool or valid.shape[-2:] != pred.shape[-2:]:
             raise ValueError(f"valid ({valid.dtype}, {valid.shape}) does not fit {pred.shape}")
         pred, truth = pred & valid, truth & valid
-    counts = [np.count_nonzero(m, axis=(-2, -1)) for m in (pred & truth, pred, truth)]
-    return np.stack(counts, axis=-1).astype(np.int64)
+    counts = [xp.sum(m, axis=(-2, -1), dtype=xp.int64) for m in (pred & truth, pred, truth)]
+    return xp.stack(counts, axis=-1)
+
+
+def count_planes(masks_CHW: Array, target_KHW: Array, task: str) -> Array:
+    """`pixel_counts` of masks against a target as the data cache holds it, int64 (..., C, 3).
+
+    Args:
+        masks_CHW: bool (..., C, H, W), a plane for each class, for multiclass too.
+        target_KHW: uint8 (..., K, H, W), of fewer leading axes than the masks where one target is
+            for several of them. Values 0, 1 or VOID with K = C; for multiclass a class's number or
+            VOID with K = 1.
+    """
+    xp = array_namespace(masks_CHW, target_KHW)
+    if task == "multiclass":
+        truth = (
+            target_KHW == xp.arange(masks_CHW.shape[-3], device=device(target_KHW))[:, None, None]
+        )
+    else:
+        truth = target_KHW == 1
+    truth, valid = (xp.broadcast_to(m, masks_CHW.shape) for m in (truth, target_KHW != VOID))
+    return pixel_counts(masks_CHW, truth, valid)
+
+
+def count_masks(
+    masks_KHW: NDArray[np.uint8], target_KHW: NDArray[np.uint8], num_classes: int, task: str
+) -> NDArray[np.int64]:
+    """inter, pred and truth of one image's finished masks, int64 (C, 3); VOID pixels are out.
+
+    Args:
+        masks_KHW: as `postprocess.to_masks` makes them.
+        target_KHW: uint8, K as in the masks: 0, 1 or VOID, or for multiclass an index or VOID.
+    """
+    if task == "multiclass":
+        matrix = confusion_matrix(masks_KHW[0], target_KHW[0], num_classes, void=VOID)
+        return np.stack([matrix.diagonal(), matrix.sum(axis=0), matrix.sum(axis=1)], axis=-1)
+    return count_planes(masks_KHW != 0, target_KHW, task)
 
 
 def tgs_tenths(inter: ArrayLike, pred: ArrayLike, truth: ArrayLike) -> NDArray[np.int64]:

@@ -6,11 +6,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from distseg.functional.combine import VOID, combine
+from distseg.functional.combine import combine, sigmoid, softmax
+from distseg.functional.metrics import VOID
 
 DECIDED = 0.8  # a pixel with an answer likelier than this is decided
 BOUNDARY_SHARE = 0.02  # of the diagonal: the width of the boundary (Cheng et al., CVPR 2021)
-FULL_SHARE = 0.995
+FULL_SHARE = 0.995  # of the image: a mask that covers this much covers it wholly
+LEAST_PROB = 1e-12  # a probability's logarithm stays finite
 STATISTICS = (
     "iou", "dice", "boundary", "confidence", "decided", "entropy", "agreement", "area",
     "target_area", "rectangle", "thin", "full", "constant", "head_certainty",
@@ -21,14 +23,14 @@ def image_statistics(
     logits_MCHW: NDArray, target_KHW: NDArray[np.uint8] | None, image_HWC: NDArray[np.uint8],
     task: str, head_logits: NDArray | None = None,
 ) -> tuple[dict[str, float], NDArray[np.float32], NDArray[np.bool_]]:  # fmt: skip
-    """Statistics of one image under M members, weighted alike: no weight or threshold that was
-    tuned on anybody's labels has a say.
+    """Statistics of one image under M members. All weigh the same, and the threshold is
+    probability .5: one that was tuned would carry the labels it was tuned on.
 
     Args:
         logits_MCHW: any float dtype, native size.
         target_KHW: uint8 as the cache holds it (255: counts nowhere), or None: unlabeled.
-        image_HWC: uint8.
-        task: "binary", "multilabel" or "multiclass" (class 0 is the ground).
+        image_HWC: uint8, native size.
+        task: "binary", "multilabel" or "multiclass" (class 0 is the background).
         head_logits: (C,) of the image-level head, mean over members; None without a head.
 
     Returns:
@@ -84,18 +86,19 @@ def planes_of_target(target_KHW: NDArray[np.uint8], classes: int, task: str) -> 
 def _certainty(
     logits_CHW: NDArray[np.float32], task: str
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Probability of the likelier answer, and entropy in bits, of each pixel (and class)."""
+    """Probability of the likeliest answer and entropy in bits of each pixel, both float32: (H, W)
+    over the classes of "multiclass", else (C, H, W) of yes and no for each class."""
     if task == "multiclass":
-        powers = np.exp(logits_CHW - logits_CHW.max(axis=0, keepdims=True))
-        p = powers / powers.sum(axis=0, keepdims=True)
-        return p.max(axis=0), -(p * np.log2(np.maximum(p, 1e-12))).sum(axis=0)
-    p = 1 / (1 + np.exp(-np.clip(logits_CHW, -30, 30)))
-    q = np.maximum(p, 1 - p)
-    r = np.maximum(1 - q, 1e-12)
-    return q, -(q * np.log2(q) + r * np.log2(r))
+        p = softmax(logits_CHW)
+        return p.max(axis=0), -(p * np.log2(np.maximum(p, LEAST_PROB))).sum(axis=0)
+    p = sigmoid(logits_CHW)
+    surest = np.maximum(p, 1 - p)
+    other = np.maximum(1 - surest, LEAST_PROB)
+    return surest, -(surest * np.log2(surest) + other * np.log2(other))
 
 
 def _overlaps(mask: NDArray[np.bool_], truth: NDArray[np.bool_]) -> dict[str, float]:
+    """IoU, Dice and boundary IoU over all planes together; two empty masks have 1."""
     inter, both = int((mask & truth).sum()), int(mask.sum()) + int(truth.sum())
     return {
         "iou": inter / (both - inter) if both else 1.0,
@@ -105,6 +108,7 @@ def _overlaps(mask: NDArray[np.bool_], truth: NDArray[np.bool_]) -> dict[str, fl
 
 
 def _iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    """Over all planes together; two empty masks have 1."""
     union = int((a | b).sum())
     return int((a & b).sum()) / union if union else 1.0
 
@@ -117,13 +121,14 @@ def _boundary_iou(a_PHW: NDArray[np.bool_], b_PHW: NDArray[np.bool_]) -> float:
 
 
 def _boundary(mask_HW: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
+    """The pixels of the mask that lie within `width` of its edge."""
     padded = np.pad(mask_HW.astype(np.uint8), 1)  # the image's edge is a boundary
     eroded = cv2.erode(padded, np.ones((3, 3), np.uint8), iterations=width)[1:-1, 1:-1]
     return mask_HW & (eroded == 0)
 
 
 def _rectangle(mask_HW: NDArray[np.bool_]) -> bool:
-    """One filled rectangle that is not the whole image."""
+    """Whether the mask is one filled rectangle, and not the whole image."""
     rows, columns = np.flatnonzero(mask_HW.any(axis=1)), np.flatnonzero(mask_HW.any(axis=0))
     if not len(rows) or mask_HW.all():
         return False
@@ -132,15 +137,17 @@ def _rectangle(mask_HW: NDArray[np.bool_]) -> bool:
 
 
 def _thin(mask_HW: NDArray[np.bool_]) -> bool:
-    """An object of which nothing is left when it is opened with 3 x 3 pixels."""
+    """Whether nothing is left of an object when its outermost pixels go: it is nowhere wider than
+    two pixels."""
     if not mask_HW.any():
         return False
     return not cv2.erode(mask_HW.astype(np.uint8), np.ones((3, 3), np.uint8)).any()
 
 
 def _head(head_logits: NDArray, mask_PHW: NDArray[np.bool_], task: str) -> float:
-    """Lowest probability, over the classes, that the head gives to what the mask shows."""
+    """The lowest probability, over the classes, that the image head gives to what the mask shows:
+    the class is in the image, or it is not."""
     logits = np.asarray(head_logits, dtype=np.float64)[1 if task == "multiclass" else 0 :]
     present = mask_PHW.any(axis=(1, 2))
-    p = 1 / (1 + np.exp(-np.clip(logits, -30, 30)))
+    p = sigmoid(logits)
     return float(np.where(present, p, 1 - p).min())

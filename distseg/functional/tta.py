@@ -34,7 +34,8 @@ def views(modes: Sequence[str], *, divisor: int = 1) -> list[View]:
 
     [] is the identity; ["hflip"] two views; ["hflip", "vflip"] four; ["rot90"] four; ["d4"]
     eight. Each "scale:S" adds all of them once more on the image resized by S (bilinear), each
-    side rounded to a multiple of `divisor`. "dropout:N" is no view: `evaluate.tta_logits` does it.
+    side rounded to a multiple of `divisor`. "dropout:N" adds no view: it is for the caller, who
+    runs the network.
 
     Raises:
         ValueError: as `tta_names.check_modes`.
@@ -68,6 +69,7 @@ def _then(first: Flip, second: Flip) -> Flip:
 
 
 def _view(flip: Flip, scale: float, divisor: int) -> View:
+    """The view that flips, and then resizes unless the scale is 1."""
     name = next(name for name, value in FLIPS.items() if value == flip)
     if scale == 1.0:
         return View(name, partial(_flip, flip=flip), partial(_unflip, flip=flip))
@@ -79,12 +81,14 @@ def _view(flip: Flip, scale: float, divisor: int) -> View:
 
 
 def _flip(images: Tensor, flip: Flip) -> Tensor:
+    """(..., H, W) transposed where the flip says so, and then flipped."""
     transpose, rows, columns = flip
     axes = [axis for axis, on in ((-2, rows), (-1, columns)) if on]
     return torch.flip(images.mT if transpose else images, axes)
 
 
 def _unflip(logits: Tensor, size: tuple[int, int] | None = None, *, flip: Flip) -> Tensor:
+    """The way back of `_flip`: the same steps in reverse order."""
     transpose, rows, columns = flip
     axes = [axis for axis, on in ((-2, rows), (-1, columns)) if on]
     flipped = torch.flip(logits, axes)
@@ -108,6 +112,7 @@ def _unscale_and_unflip(
 
 
 def _resize(x: Tensor, size: tuple[int, int], antialias: bool = False) -> Tensor:
+    """(..., H, W) to (..., *size), bilinear with half-pixel centers."""
     planes = x.reshape(1, -1, *x.shape[-2:])
     resized = F.interpolate(
         planes, size=size, mode="bilinear", align_corners=False, antialias=antialias

@@ -1,66 +1,51 @@
-"""Postprocessing rules from sweeps over parts: each part's rule is tuned on the other parts."""
+"""Rules tuned on splits of a set: each split's rule is found on the other splits alone.
 
-import math
-from collections.abc import Iterable, Mapping
+All kinds of rules are tuned in one frame, `tune_class`: sweep each split once, add the sweeps of
+the others, choose, and change the rule. What differs between them is a `RuleSearch`.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import reduce
 from operator import add
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distseg.functional.double_thresholds import DoubleSweep
-from distseg.functional.thresholds import NUM_CODES, Sweep, best, ordered_code
+from distseg.functional.postprocess import Options, Rule, logit
+from distseg.functional.sweeps import CleaningSweep, GridSweep, RuleGrid, Sweep
+from distseg.functional.threshold_sweep import ThresholdSweep
 
-Rule = dict[str, Any]  # as `components.apply_postprocess` takes it
-Image = tuple[NDArray[np.float16], NDArray[np.bool_], NDArray[np.bool_]]  # logits, truth, valid
-AnySweep = TypeVar("AnySweep", Sweep, DoubleSweep)
+# logits, truth and valid pixels of some images of one size, (N, H, W)
+Images = tuple[NDArray[np.float16], NDArray[np.bool_], NDArray[np.bool_]]
+AnySweep = TypeVar("AnySweep", bound=Sweep)
 
 # Candidates of a minimum area, as shares of the median image: 3,500 of Severstal's 409,600 pixels
 # and 20 of TGS's 10,201 lie within.
 AREA_SHARES = (0.0005, 0.001, 0.002, 0.004, 0.0085, 0.017, 0.034)
 TOP_PROBS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 BOTTOM_PROBS = (0.2, 0.3, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7)
+FULL_SHARES = (0.9, 0.95, 0.98, 0.99)
+CLEANING_KEYS = ("min_component", "fill_holes", "full_mask")  # in the order of their steps
 
 
-class Options(Protocol):
-    """What of the config says how to tune: "search", or a value that stays."""
+@dataclass(frozen=True)
+class RuleSearch:
+    """How one kind of rule is searched for.
 
-    @property
-    def threshold(self) -> Any: ...
-    @property
-    def min_area(self) -> Any: ...
-    @property
-    def min_component(self) -> Any: ...
-    @property
-    def fill_holes(self) -> Any: ...
-    @property
-    def full_mask(self) -> Any: ...
+    Attributes:
+        sweep: makes an empty sweep, given the rule so far.
+        changes: the values to change in the rule so far, by key, given the sum of the sweeps.
+        draws: the sweep draws masks by the rule so far, so that each rule needs sweeps of its own;
+            otherwise one sweep serves all rules.
 
+    Rules are of one class here: what a key lists is reduced to the class's own value.
+    """
 
-def logit(prob: float) -> float:
-    """log(p / (1 - p)); 0 and 1 become the float16 range's ends, which every logit is within."""
-    if prob <= 0 or prob >= 1:
-        return -65504.0 if prob <= 0 else 65504.0
-    return math.log(prob) - math.log1p(-prob)
-
-
-def default_rule(options: Options, num_classes: int) -> Rule:
-    """The config's values, with probability .5 and no minimum area where it says search."""
-    prob = 0.5 if options.threshold == "search" else float(options.threshold)
-    area = 0 if options.min_area == "search" else int(options.min_area)
-    component = 0 if options.min_component == "search" else int(options.min_component)
-    rule: Rule = {
-        "threshold": [logit(prob)] * num_classes,
-        "min_area": [area] * num_classes,
-        "min_component": [component] * num_classes,
-        "double": None,
-    }
-    for key in ("fill_holes", "full_mask"):
-        value = getattr(options, key)
-        if value != "search" and value:
-            rule[key] = [value] * num_classes
-    return rule
+    sweep: Callable[[Rule], Any]
+    changes: Callable[[Any, Rule], Mapping[str, Any]]
+    draws: bool = False
 
 
 def area_candidates(pixels: int) -> tuple[int, ...]:
@@ -68,85 +53,112 @@ def area_candidates(pixels: int) -> tuple[int, ...]:
     return (0, *sorted({a for share in AREA_SHARES if (a := round(share * pixels)) > 1}))
 
 
-def tune_single(
-    parts: Mapping[str, Iterable[Image]],
-    rules: Mapping[str, Rule],
-    number: int,
-    options: Options,
-    metric: str,
-    pixels: int,
-) -> dict[str, Rule]:
-    """Threshold and minimum area of class `number`, jointly, as far as `options` says search.
+def threshold_search(options: Options, metric: str, pixels: int) -> RuleSearch:
+    """Threshold and minimum area together, as far as `options` says search.
 
     Args:
-        parts: images of each part; each is read once.
-        rules: the rule so far by label. A label that names a part is tuned on the other parts,
-            any other label on all of them.
+        metric: a name of `metrics.METRICS`.
         pixels: of the median image.
     """
     areas = area_candidates(pixels) if options.min_area == "search" else (options.min_area,)
-    sweeps = {}
-    for label, images in parts.items():
-        sweeps[label] = Sweep(metric, areas)
-        for image in images:
-            sweeps[label].add(*image)
-    tuned = {}
-    for label, rule in rules.items():
-        total = _others(sweeps, label)
-        default = rule["threshold"][number]
-        curves = total.curves()
-        if options.threshold != "search":
-            curves = np.where(np.arange(NUM_CODES) == _code(default), curves, -np.inf)
-        found = best(curves, total.num_images, min_areas=areas, default_threshold=default)
-        changes = {"threshold": found.threshold, "min_area": found.min_area}
-        tuned[label] = _changed(rule, number, changes)
-    return tuned
+    fixed = options.threshold != "search"
+
+    def changes(total: ThresholdSweep, rule: Rule) -> Mapping[str, Any]:
+        found = total.best(rule["threshold"], fixed=fixed)
+        return {"threshold": found.threshold, "min_area": found.min_area}
+
+    return RuleSearch(lambda rule: ThresholdSweep(metric, areas), changes)
 
 
-def tune_double(
-    parts: Mapping[str, Iterable[Image]],
+def double_search(options: Options, metric: str, pixels: int) -> RuleSearch:
+    """A double threshold: a high one says whether there is an object, a low one draws it.
+
+    It replaces a searched minimum area; where no gate is best the rule stays as it is. Arguments as
+    for `threshold_search`.
+    """
+    areas = area_candidates(pixels)[1:]
+    tops = tuple(map(logit, TOP_PROBS))
+
+    def sweep(rule: Rule) -> GridSweep:
+        searched = options.threshold == "search"
+        bottoms = tuple(map(logit, BOTTOM_PROBS)) if searched else (rule["threshold"],)
+        return GridSweep(metric, RuleGrid(bottoms, tops=tops, gate_areas=areas))
+
+    def changes(total: GridSweep, rule: Rule) -> Mapping[str, Any]:
+        found = total.best()
+        if found.gate is None:
+            return {}
+        gate = {"top": found.gate[0], "area": found.gate[1]}
+        area = 0 if options.min_area == "search" else rule["min_area"]
+        return {"threshold": found.threshold, "double": gate, "min_area": area}
+
+    return RuleSearch(sweep, changes)
+
+
+def cleaning_search(key: str, metric: str, pixels: int) -> RuleSearch:
+    """One of CLEANING_KEYS, with the rest of each rule as it is; ties go to the value nearest to no
+    rule. Arguments as for `threshold_search`."""
+    values = (0, *FULL_SHARES) if key == "full_mask" else area_candidates(pixels)
+
+    def sweep(rule: Rule) -> CleaningSweep:
+        listed = {name: None if value is None else [value] for name, value in rule.items()}
+        return CleaningSweep(metric, listed, key, values)
+
+    def changes(total: CleaningSweep, rule: Rule) -> Mapping[str, Any]:
+        best = total.best()
+        return {key: best} if best or key in rule else {}
+
+    return RuleSearch(sweep, changes, draws=True)
+
+
+def tune_class(
+    splits: Mapping[str, Iterable[Images]],
     rules: Mapping[str, Rule],
     number: int,
-    options: Options,
-    metric: str,
-    pixels: int,
+    search: RuleSearch,
 ) -> dict[str, Rule]:
-    """A double threshold of class `number`, arguments as for `tune_single`.
+    """Better rules for class `number`.
 
-    It replaces a searched minimum area; where no gate is best the rule stays as it is.
+    Args:
+        splits: images of each split, in blocks; each is read once.
+        rules: the rule so far by label. A label that names a split is tuned on the other splits,
+            any other label on all of them.
     """
-    fixed = rules[next(iter(rules))]["threshold"][number]
-    bottoms = tuple(map(logit, BOTTOM_PROBS)) if options.threshold == "search" else (fixed,)
-    grid = (tuple(map(logit, TOP_PROBS)), area_candidates(pixels), bottoms)
-    sweeps = {}
-    for label, images in parts.items():
-        sweeps[label] = DoubleSweep(metric, *grid)
-        for logits, truth, valid in images:
-            # float32 holds each float16, and numpy sorts it many times faster
-            sweeps[label].add_many([logits.astype(np.float32)], [truth], [valid])
-    tuned = {}
-    for label, rule in rules.items():
-        found = _others(sweeps, label).best()
-        gate = {"top": found.top, "area": found.area}
-        area = 0 if options.min_area == "search" else rule["min_area"][number]
-        changes = {"threshold": found.bottom, "double": gate, "min_area": area}
-        tuned[label] = _changed(rule, number, changes) if found.area > 0 else rule
-    return tuned
+    own = {label: _of_class(rule, number) for label, rule in rules.items()}
+    kinds = {label: repr(rule) if search.draws else "" for label, rule in own.items()}
+    sweeps: dict[str, dict[str, Sweep]] = {kind: {} for kind in kinds.values()}
+    for split, blocks in splits.items():
+        for label, kind in kinds.items():
+            if split not in sweeps[kind]:
+                sweeps[kind][split] = search.sweep(own[label])
+        for block in blocks:
+            for table in sweeps.values():
+                table[split].add(*block)
+    return {
+        label: _changed(
+            rule, number, search.changes(sum_of_others(sweeps[kinds[label]], label), own[label])
+        )
+        for label, rule in rules.items()
+    }
 
 
-def _others(sweeps: Mapping[str, AnySweep], label: str) -> AnySweep:
-    return reduce(add, [sweep for part, sweep in sweeps.items() if part != label])
+def sum_of_others(sweeps: Mapping[str, AnySweep], label: str) -> AnySweep:
+    """What `label` is tuned on: the sum of the sweeps of every split but the one of this name."""
+    return reduce(add, [sweep for split, sweep in sweeps.items() if split != label])
 
 
-def _code(threshold: float) -> int:
-    return int(ordered_code(np.float16(threshold)))
+def _of_class(rule: Rule, number: int) -> Rule:
+    return {key: None if values is None else values[number] for key, values in rule.items()}
 
 
 def _changed(rule: Rule, number: int, changes: Mapping[str, Any]) -> Rule:
     """A copy of the rule with class `number`'s values replaced."""
+    num_classes = len(rule["threshold"])
     result = dict(rule)
     for key, value in changes.items():
-        values = list(rule[key] or [None] * len(rule["threshold"]))
+        # no double threshold is None, no value of the other rules 0
+        nothing: Sequence[Any] = [None if key == "double" else 0] * num_classes
+        values = list(result.get(key) or nothing)
         values[number] = value
         result[key] = values
     return result

@@ -1,10 +1,8 @@
-"""Members that have been trained, loaded from their snapshots to predict."""
+"""Models from the snapshots of finished members, and the images that they predict, in batches."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +11,13 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from distseg.config.data import InputConfig
-from distseg.config.training import MemberConfig
+from distseg.config.member import MemberConfig
 from distseg.data.fit import Fit
-from distseg.inference.evaluate import Normalizer, canvas_key, loader, native_logits, tta_logits
+from distseg.data.loader import loader
+from distseg.inference.forward import Autocast, Normalizer, Predictor
 from distseg.models import checkpoint
 from distseg.models.build import build_model
+from distseg.records.errors import UserError
 
 
 @torch.inference_mode(False)  # building a model asks which parameters its outputs depend on
@@ -25,14 +25,23 @@ from distseg.models.build import build_model
 def load_snapshot_model(
     path: Path, device: torch.device, channels_last: bool
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """The model of a snapshot, in eval mode on `device`, and the snapshot's record."""
+    """The model of a snapshot, in eval mode on `device`, and the snapshot's record.
+
+    The record goes through the config's own checks: a snapshot from somebody else can ask for
+    nothing that a config cannot. UserError: it asks for such a thing, or the file is missing or
+    damaged.
+    """
     state, record = checkpoint.load_snapshot(path)
-    size = InputConfig.model_validate(record["input"])
+    try:
+        input_config = InputConfig.model_validate(record["input"])
+        member_config = MemberConfig.model_validate(record["member"])
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path}: no model can be built from its record: {error}") from None
     model = build_model(
-        MemberConfig.model_validate(record["member"]),
-        size.channels,
+        member_config,
+        input_config.channels,
         record["num_outputs"],
-        (size.height, size.width),
+        (input_config.height, input_config.width),
         pretrained=False,
     )
     model.load_state_dict(state)
@@ -41,51 +50,35 @@ def load_snapshot_model(
     return model.to(device).eval(), record
 
 
-@dataclass(frozen=True)
-class TrainedMember:
-    """The snapshots of a member, and the input that they were trained on.
-
-    canvas: names the uint8 canvas that its images lie on; members of one name share it.
-    """
-
-    snapshots: list[nn.Module]
-    fit: Fit
-    normalizer: Normalizer
-    canvas: str
-
-    @classmethod
-    def load(
-        cls, snapshots: Sequence[Path], device: torch.device, channels_last: bool
-    ) -> TrainedMember:
-        loaded = [load_snapshot_model(path, device, channels_last) for path in snapshots]
-        size = InputConfig.model_validate(loaded[0][1]["input"])
-        normalizer = Normalizer(size, device, channels_last)
-        return cls([model for model, _ in loaded], Fit(size), normalizer, canvas_key(size))
-
-    def native_logits(
-        self,
-        canvas_BCHW: Tensor,
-        sizes: Sequence[tuple[int, int]],
-        tta: Sequence[str],
-        autocast: Callable[[], AbstractContextManager[None]],
-    ) -> list[Tensor]:
-        """The mean over snapshots and views for each image, float32 (C, h, w) at its own size.
-        canvas_BCHW: uint8, on the member's device."""
-        images = self.normalizer(canvas_BCHW)
-        mean = torch.stack(tta_logits(self.snapshots, images, tta, autocast, self.fit)).mean(0)
-        return native_logits(mean, self.fit, sizes)
+def load_predictor(
+    snapshots: Sequence[Path], device: torch.device, channels_last: bool, autocast: Autocast
+) -> Predictor:
+    """The models of a member's snapshots, one or more, with the input they were trained on."""
+    loaded = [load_snapshot_model(path, device, channels_last) for path in snapshots]
+    input_config = InputConfig.model_validate(loaded[0][1]["input"])
+    normalizer = Normalizer(input_config, device, channels_last)
+    return Predictor([model for model, _ in loaded], Fit(input_config), normalizer, autocast)
 
 
 def decode_batches(
-    members: Sequence[TrainedMember],
+    predictors: Sequence[Predictor],
     batches: Sequence[list[int]],
     dataset: Callable[[Fit], Dataset[Any]],
     workers: int,
     device: torch.device,
 ) -> Iterator[tuple[list[int], dict[str, Tensor], dict[str, Any]]]:
-    """Each batch decoded once for each canvas, however many members lie on it: its indices, uint8
-    (B, C, H, W) on the device by canvas, and the first dataset's own words on the images."""
-    fits = {member.canvas: member.fit for member in members}
+    """Each batch decoded once for each canvas, however many predictors share it.
+
+    Args:
+        batches: indices of each batch; see `data.loader.canvas_batches`.
+        dataset: the images on the canvas of a fit, by index, each a dict with "image" uint8
+            (C, H, W).
+
+    Yields:
+        (indices, images uint8 (B, C, H, W) on `device` by `Predictor.canvas`, what the dataset of
+        the first canvas says about the images besides).
+    """
+    fits = {predictor.canvas: predictor.fit for predictor in predictors}
     loaders = [
         loader(dataset(fit), batches, workers, device, persistent=False) for fit in fits.values()
     ]

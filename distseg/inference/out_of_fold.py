@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from distseg.config.schema import Config
 from distseg.functional.metrics import summarize
-from distseg.inference.evaluate import Evaluator, native_logits, tta_logits
+from distseg.inference.evaluate import Evaluator
 from distseg.inference.load import load_snapshot_model
 from distseg.records.files import write_json
 from distseg.records.manifest import Manifest
@@ -33,41 +33,54 @@ def predict_out_of_fold(
     The counts in oof_scores.json are taken at logit 0, for each snapshot and for their mean, with
     and without TTA. Returns the score of the mean with TTA; None without rows to validate.
     """
-    accelerator, classes = evaluator.accelerator, config.num_outputs
-    names = [Path(s["file"]).stem for s in snapshots]
-    keys = [f"{n}_{kind}" for n in ["mean", *names] for kind in ("tta", "plain")]
-    tables = {key: evaluator.empty_counts(classes) for key in keys}
-    files = [paths.snapshots / s["file"] for s in snapshots]
-    last = config.compute.channels_last
-    models = [load_snapshot_model(f, accelerator.device, last)[0] for f in files]
-    part = paths.folder / f"oof_part{accelerator.process_index}"
-    writer = PredictionsWriter(part)
-    for positions, images, sizes in evaluator.stream():
-        views: dict[str, list[Tensor]] = {
-            "tta": tta_logits(
-                models, images, config.predict.tta, accelerator.autocast, evaluator.fit
-            ),
-            "plain": tta_logits(models, images, [], accelerator.autocast, evaluator.fit),
-        }
-        index = torch.tensor(positions, device=accelerator.device)
-        for kind, logits in views.items():
-            mean = torch.stack(logits).mean(0)
-            for name, one in zip(["mean", *names], [mean, *logits], strict=True):
-                counts = evaluator.counts_of_batch(one, positions, sizes)
-                tables[f"{name}_{kind}"][index] = counts
-            if kind == "tta":
-                natives = native_logits(mean, evaluator.fit, sizes)
-                for position, native in zip(positions, natives, strict=True):
-                    writer.add(manifest[rows[position]].id, native.cpu().numpy())
-    writer.close()
-    gathered = {key: evaluator.gather(table) for key, table in tables.items()}
-    accelerator.wait_for_everyone()
+    accelerator = evaluator.accelerator
     ids = [manifest[row].id for row in rows]
+    rank_folders = [paths.folder / f"oof_part{r}" for r in range(accelerator.num_processes)]
+    own = rank_folders[accelerator.process_index]
+    counts = _predict_share(config, paths, evaluator, ids, snapshots, own)
+    accelerator.wait_for_everyone()  # all ranks have written before one joins
     if accelerator.is_main_process:
-        parts = [paths.folder / f"oof_part{r}" for r in range(accelerator.num_processes)]
-        merge(parts, paths.oof, ids)
-        variants = {key: counts.tolist() for key, counts in gathered.items()}
-        write_json(paths.folder / "oof_scores.json", {"ids": ids, "variants": variants})
+        merge(rank_folders, paths.oof, ids)
+        variants = {key: table.tolist() for key, table in counts.items()}
+        write_json(paths.oof_scores, {"ids": ids, "variants": variants})
     if not ids:
         return None
-    return float(summarize(gathered["mean_tta"], config.metric)["score"])
+    return float(summarize(counts["mean_tta"], config.metric)["score"])
+
+
+def _predict_share(
+    config: Config,
+    paths: MemberPaths,
+    evaluator: Evaluator,
+    ids: Sequence[str],
+    snapshots: Sequence[dict[str, Any]],
+    folder: Path,
+) -> dict[str, np.ndarray]:
+    """All ranks: this rank's logits into `folder`, and the counts of all ranks by variant, int64
+    (N, C, 3): `mean_tta`, `mean_plain`, and the same for the file name of each snapshot."""
+    files = [paths.snapshots / snapshot["file"] for snapshot in snapshots]
+    device, channels_last = evaluator.accelerator.device, config.compute.channels_last
+    predictor = evaluator.predictor(
+        [load_snapshot_model(file, device, channels_last)[0] for file in files]
+    )
+    names = ["mean", *(file.stem for file in files)]
+    kinds: dict[str, Sequence[str]] = {"tta": config.predict.tta, "plain": []}
+    tables = {
+        f"{name}_{kind}": evaluator.empty_counts(config.num_outputs)
+        for name in names
+        for kind in kinds
+    }
+    writer = PredictionsWriter(folder)
+    for positions, canvas, sizes in evaluator.stream():
+        index = torch.tensor(positions, device=device)
+        for kind, tta in kinds.items():
+            logits_MBCHW = predictor.canvas_logits(canvas, tta)
+            variants = [logits_MBCHW.mean(0), *logits_MBCHW]
+            for name, logits_BCHW in zip(names, variants, strict=True):
+                natives = predictor.native(logits_BCHW, sizes)
+                tables[f"{name}_{kind}"][index] = evaluator.count(natives, positions)
+                if (name, kind) == ("mean", "tta"):
+                    for position, native in zip(positions, natives, strict=True):
+                        writer.add(ids[position], native.cpu().numpy())
+    writer.close()
+    return {key: evaluator.gather(table) for key, table in tables.items()}

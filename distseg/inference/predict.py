@@ -6,16 +6,14 @@ the one before it is cleaned and encoded.
 
 from __future__ import annotations
 
-import csv
 import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from accelerate import Accelerator
@@ -27,87 +25,87 @@ from distseg.data.dataset import ImageFiles
 from distseg.data.depths import load_depths
 from distseg.data.fit import Fit
 from distseg.data.formats.row import image_files
-from distseg.data.read_input import image_size
+from distseg.data.image_file import image_size
+from distseg.data.loader import canvas_batches
 from distseg.distributed import default_workers, make_accelerator
-from distseg.functional.combine import PROB_LIMIT, highest_only, to_masks
-from distseg.functional.rle import encode
-from distseg.inference.evaluate import canvas_batches
-from distseg.inference.load import TrainedMember, decode_batches
+from distseg.functional.combine import from_space, highest_only, to_space
+from distseg.functional.postprocess import to_masks
+from distseg.inference.forward import Predictor
+from distseg.inference.load import decode_batches, load_predictor
+from distseg.inference.mask_files import MaskSink, mask_files
 from distseg.records.errors import UserError
-from distseg.records.files import atomic_write, read_json
+from distseg.records.files import read_json
 from distseg.records.manifest import Manifest, Sample
 from distseg.records.paths import Run, final_ensemble
 
-logger = logging.getLogger("distseg.inference.predict")
+logger = logging.getLogger(__name__)
+
+WAITING = 4  # batches between the device and the thread that writes: what bounds the memory
+NOTHING = -1e4  # the logit of a broken image's every class, under every threshold
+
+Broken = list[tuple[str, str]]  # (id, reason) of images that could not be read
 
 
-class Sink(Protocol):
-    """Takes finished masks in any order."""
+@dataclass(frozen=True)
+class LoadedEnsemble:
+    """The members of an ensemble.json as models on a device, and how they are combined.
 
-    def add(self, name: str, mask_CHW: np.ndarray) -> None: ...
-
-
-def load_members(
-    folder: Path, record: dict[str, Any], device: torch.device, channels_last: bool
-) -> list[tuple[float, TrainedMember]]:
-    """The members of an ensemble.json that count, with their weights, as models on `device`."""
-    return [
-        (
-            member["weight"],
-            TrainedMember.load([folder / p for p in member["snapshots"]], device, channels_last),
-        )
-        for member in record["members"]
-        if member["weight"] > 0
-    ]
-
-
-def combine_batch(
-    members: Sequence[tuple[float, TrainedMember]],
-    canvases: dict[str, Tensor],
-    sizes: Sequence[tuple[int, int]],
-    tta: Sequence[str],
-    space: str,
-    task: str,
-    autocast: Callable[[], Any],
-) -> list[Tensor]:
-    """Ensemble logits of each image at its native size, float32 (C, h, w).
-
-    The formulas are those of functional/combine.py: a weighted mean over members of logits,
-    probabilities or votes, and back to a logit.
+    weighted: (weight, member) of those that weigh something.
     """
-    sums: list[Tensor] | None = None
-    total = sum(weight for weight, _ in members)
-    for weight, member in members:
-        parts = [
-            to_space(logits, space, task) * weight
-            for logits in member.native_logits(canvases[member.canvas], sizes, tta, autocast)
-        ]
-        sums = parts if sums is None else [a + b for a, b in zip(sums, parts, strict=True)]
-    assert sums is not None, "an ensemble has members"
-    means = [s / total for s in sums]  # last: votes of whole weights tie exactly
-    return means if space == "logit" else [torch.logit(m, eps=PROB_LIMIT) for m in means]
 
+    weighted: Sequence[tuple[float, Predictor]]
+    space: str
+    task: str
+    tta: Sequence[str]
 
-def to_space(logits_CHW: Tensor, space: str, task: str) -> Tensor:
-    """What is averaged: logits, probabilities (sigmoid or softmax), or 0/1 votes."""
-    if space == "logit":
-        return logits_CHW
-    if space == "prob":
-        return logits_CHW.softmax(0) if task == "multiclass" else logits_CHW.sigmoid()
-    if task == "multiclass":
-        votes = torch.zeros_like(logits_CHW)
-        return votes.scatter_(0, logits_CHW.argmax(0, keepdim=True), 1.0)
-    return (logits_CHW > 0).float()
+    @classmethod
+    def load(
+        cls, config: Config, run_dir: Path, record: dict[str, Any], accelerator: Accelerator
+    ) -> LoadedEnsemble:
+        """record: of ensemble.json, whose snapshots lie below `run_dir`."""
+        channels_last = config.compute.channels_last
+        weighted = [
+            (
+                member["weight"],
+                load_predictor(
+                    [run_dir / path for path in member["snapshots"]],
+                    accelerator.device, channels_last, accelerator.autocast,
+                ),
+            )
+            for member in record["members"]
+            if member["weight"] > 0
+        ]  # fmt: skip
+        return cls(weighted, record["space"], config.task, record["tta"])
+
+    @property
+    def predictors(self) -> list[Predictor]:
+        return [predictor for _, predictor in self.weighted]
+
+    def logits(self, canvases: dict[str, Tensor], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """The ensemble's logits of each image at its native (height, width), float32 (C, h, w).
+
+        canvases: uint8 (B, C, H, W) by `Predictor.canvas`. The formula is that of
+        `functional.combine`, as a running sum over the members.
+        """
+        sums: list[Tensor] = []
+        for weight, predictor in self.weighted:
+            natives = predictor.native_logits(canvases[predictor.canvas], sizes, self.tta)
+            terms = [to_space(logits, self.space, self.task) * weight for logits in natives]
+            sums = [a + b for a, b in zip(sums, terms, strict=True)] if sums else terms
+        assert sums, "an ensemble has members, and a batch images"
+        total = sum(weight for weight, _ in self.weighted)
+        # divided last: votes of whole weights tie exactly
+        return [from_space(one / total, self.space) for one in sums]
 
 
 class Background:
-    """One thread that cleans and encodes masks while the device computes; at most 4 batches
-    wait, so that memory stays bounded. An error in it is raised by the next call."""
+    """One thread that cleans and encodes masks while the device computes. At most WAITING batches
+    wait for it, so that memory stays bounded. An error in it is raised by the next call."""
 
     def __init__(self, work: Callable[[Any], None]) -> None:
         self.work = work
         self.error: Exception | None = None
-        self.queue: queue.Queue[Any] = queue.Queue(maxsize=4)
+        self.queue: queue.Queue[Any] = queue.Queue(maxsize=WAITING)
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
 
@@ -125,6 +123,7 @@ class Background:
         self.queue.put(item)
 
     def close(self) -> None:
+        """Wait for what has been put."""
         self.queue.put(None)
         self.thread.join()
         if self.error is not None:
@@ -135,74 +134,70 @@ class Background:
 def predict_images(
     config: Config,
     run_dir: Path,
-    ensemble: dict[str, Any],
+    record: dict[str, Any],
     rows: Sequence[Sample],
-    sink: Sink,
+    sink: MaskSink,
     accelerator: Accelerator,
-    workers: int,
     share: tuple[int, int],
-) -> list[tuple[str, str]]:
-    """Share number share[0] of share[1] of `rows` through the ensemble into `sink`.
+) -> Broken:
+    """Share number share[0] of share[1] of `rows` through an ensemble into `sink`.
 
-    A broken image gets an empty mask of the size its file claims (the config's input size if
-    unknown), a warning, and a place in the returned list of (id, reason).
+    record: of ensemble.json. A broken image gets an empty mask of the size its file claims (the
+    config's input size if unknown), a warning, and a place in what is returned.
     """
-    device = accelerator.device
-    weighted = load_members(run_dir, ensemble, device, config.compute.channels_last)
-    members = [member for _, member in weighted]
-    height, width = config.input.height, config.input.width
-    mine = [
-        row if row.height else replace(row, height=height, width=width)
-        for row in list(rows)[share[0] :: share[1]]
-    ]
-    sizes = [(row.height, row.width) for row in mine]
-    order = canvas_batches(sizes, [member.fit for member in members], config.predict.batch_size)
-    channels, depths = members[0].fit.config.channels, load_depths(config)
+    ensemble = LoadedEnsemble.load(config, run_dir, record, accelerator)
+    rows = [_with_size(config, row) for row in list(rows)[share[0] :: share[1]]]
+    fits = [predictor.fit for predictor in ensemble.predictors]
+    batches = canvas_batches(
+        [(row.height, row.width) for row in rows], fits, config.predict.batch_size
+    )
+    channels, depths = fits[0].config.channels, load_depths(config)
 
     def files(fit: Fit) -> ImageFiles:
-        return ImageFiles(mine, channels, fit, depths)
-
-    broken: list[tuple[str, str]] = []
-    task, classes = config.task, config.num_outputs
+        return ImageFiles(rows, channels, fit, depths)
 
     def finish(item: tuple[list[int], list[np.ndarray]]) -> None:
         for index, logits in zip(*item, strict=True):
             if config.postprocess.exclusive:
                 logits = highest_only(logits)
-            sink.add(mine[index].id, to_masks(logits, ensemble["rule"], task))
+            sink.add(rows[index].id, to_masks(logits, record["rule"], config.task))
 
+    broken: Broken = []
     background = Background(finish)
-    for indices, canvases, words in decode_batches(members, order, files, workers, device):
-        native = list(zip(words["height"].tolist(), words["width"].tolist(), strict=True))
-        logits = combine_batch(
-            weighted, canvases, native, ensemble["tta"], ensemble["space"], task,
-            accelerator.autocast,
-        )  # fmt: skip
-        arrays = [one.cpu().numpy() for one in logits]
-        for place, (index, reason) in enumerate(zip(indices, words["error"], strict=True)):
+    workers = default_workers(config, accelerator)
+    for indices, canvases, facts in decode_batches(
+        ensemble.predictors, batches, files, workers, accelerator.device
+    ):
+        sizes = list(zip(facts["height"].tolist(), facts["width"].tolist(), strict=True))
+        arrays = [logits.cpu().numpy() for logits in ensemble.logits(canvases, sizes)]
+        for place, (index, reason) in enumerate(zip(indices, facts["error"], strict=True)):
             if reason:
-                broken.append((mine[index].id, reason))
-                logger.warning("%s: %s: gets an empty mask", mine[index].image, reason)
-                arrays[place] = np.full((classes, *native[place]), -1e4, np.float32)
+                broken.append((rows[index].id, reason))
+                logger.warning("%s: %s: gets an empty mask", rows[index].image, reason)
+                arrays[place] = np.full_like(arrays[place], NOTHING)
         background.put((indices, arrays))
     background.close()
     return broken
 
 
+def _with_size(config: Config, row: Sample) -> Sample:
+    """A row whose size is not known as if it had the input's."""
+    if row.height:
+        return row
+    return replace(row, height=config.input.height, width=config.input.width)
+
+
 def predict_test(
-    run_dir: Path, sink: Sink, round: int | None, share: tuple[int, int]
-) -> list[tuple[str, str]]:
+    run_dir: Path, sink: MaskSink, round: int | None, share: tuple[int, int]
+) -> Broken:
     """A share of the run's test images into `sink`, by the final ensemble or that of a round; see
     `predict_images`."""
     run = Run(Path(run_dir))
     config = load_config(run.config)
-    ensemble = final_ensemble(run) if round is None else read_json(run.ensemble(round))
+    record = final_ensemble(run) if round is None else read_json(run.ensemble(round))
     accelerator = make_accelerator(config)
-    workers = default_workers(config, accelerator)
     samples = list(Manifest.read(run.data / "test.csv"))
-    broken = predict_images(
-        config, run.folder, ensemble, samples, sink, accelerator, workers, share
-    )
+    broken = predict_images(config, run.folder, record, samples, sink, accelerator, share)
     for name, reason in broken:
         run.log_event("broken_image", id=name, reason=reason)
     return broken
@@ -210,21 +205,20 @@ def predict_test(
 
 def predict_folder(
     run_dir: Path, images_dir: Path, out_dir: Path, rle_path: Path | None = None
-) -> list[tuple[str, str]]:
-    """Masks of all images of a folder as PNG (0/255; one folder per class when there are several;
-    class numbers for multiclass), and an RLE table `id,rle` (`id,class,rle`) when asked."""
+) -> Broken:
+    """Masks of all images of a folder as PNG files, and an RLE table when asked; see
+    `mask_files`. All ranks: each takes its share. UserError: no images, or a table of several
+    ranks."""
     run = Run(Path(run_dir))
-    config, ensemble = load_config(run.config), final_ensemble(run)
+    config, record = load_config(run.config), final_ensemble(run)
     samples = image_samples(Path(images_dir))
     accelerator = make_accelerator(config)
     if rle_path is not None and accelerator.num_processes > 1:
         raise UserError("--rle: one process writes the table; launch `distseg predict` alone")
-    workers = default_workers(config, accelerator)
     share = (accelerator.process_index, accelerator.num_processes)
-    with FolderSink(config, Path(out_dir), rle_path) as sink:
-        return predict_images(
-            config, run.folder, ensemble, samples, sink, accelerator, workers, share
-        )
+    table = None if rle_path is None else Path(rle_path)
+    with mask_files(config, Path(out_dir), table) as sink:
+        return predict_images(config, run.folder, record, samples, sink, accelerator, share)
 
 
 def image_samples(folder: Path) -> list[Sample]:
@@ -237,43 +231,3 @@ def image_samples(folder: Path) -> list[Sample]:
             height, width = 0, 0  # decoding will say what is wrong with it
         samples.append(Sample(path.stem, str(path), height=height, width=width))
     return list(Manifest(samples))
-
-
-class FolderSink:
-    """Masks as files, and rows of an RLE table that is put in place when all is done."""
-
-    def __init__(self, config: Config, folder: Path, rle_path: Path | None) -> None:
-        self.config, self.folder, self.rle_path = config, folder, rle_path
-        folder.mkdir(parents=True, exist_ok=True)
-        self.several = config.task == "multilabel"
-        self.table: TextIO | None = None
-        if rle_path is not None:
-            self.temporary = Path(rle_path).with_name(f".{Path(rle_path).name}.tmp")
-            self.table = self.temporary.open("w", newline="", encoding="utf-8")
-            self.writer = csv.writer(self.table, lineterminator="\n")
-            self.writer.writerow(("id", "class", "rle") if self.several else ("id", "rle"))
-
-    def __enter__(self) -> FolderSink:
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if self.table is None or self.rle_path is None:
-            return
-        self.table.close()
-        if kind is None:
-            self.temporary.replace(self.rle_path)
-        else:
-            self.temporary.unlink()
-
-    def add(self, name: str, mask_CHW: np.ndarray) -> None:
-        labels = self.config.classes if self.several else [""]
-        for label, plane in zip(labels, mask_CHW, strict=True):
-            path = self.folder / label / f"{name}.png"
-            path.parent.mkdir(exist_ok=True)
-            scale = 1 if self.config.task == "multiclass" else 255
-            ok, png = cv2.imencode(".png", plane * np.uint8(scale))
-            assert ok, "cv2 encodes any uint8 array"
-            atomic_write(path, png.tobytes())
-            if self.table is not None:
-                names = (name, label) if self.several else (name,)
-                self.writer.writerow((*names, encode(plane)))

@@ -1,9 +1,11 @@
-"""oof.csv: each out-of-fold image's honest score, with the pixel counts that it comes from."""
+"""oof.csv: each out-of-fold image's honest score, with the pixel counts that it comes from.
+
+Columns: id, fold, part (the label of the split that the row is in), score (of the image, the mean
+over its classes), and inter, pred, truth (pixels of each class, separated by spaces).
+"""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,32 +13,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distseg.functional.metrics import per_image
-from distseg.records.files import atomic_write
 from distseg.records.manifest import Manifest
+from distseg.records.tables import read_rows, write_table
+
+COUNTS = ("inter", "pred", "truth")
 
 
 def write_rows(
-    path: Path, manifest: Manifest, rows: Sequence[int], part_of: Sequence[str],
+    path: Path, manifest: Manifest, rows: Sequence[int], split_of: Sequence[str],
     counts_NC3: NDArray[np.int64], metric: str,
 ) -> None:  # fmt: skip
-    """oof.csv: each image's honest score, for a look at the worst and for later selection."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", "fold", "part", "score", "inter", "pred", "truth"])
+    """Write the table, for a look at the worst images and for later selection.
+
+    Args:
+        rows: of `manifest`; split_of: each one's split; counts_NC3: each one's counts.
+        metric: what `score` is of.
+    """
     scores = per_image(counts_NC3, metric).mean(axis=1)
-    for row, part, score, table in zip(rows, part_of, scores, counts_NC3, strict=True):
-        sums = [" ".join(map(str, column)) for column in table.T]
+    lines = []
+    for row, split, score, counts in zip(rows, split_of, scores, counts_NC3, strict=True):
+        sums = [" ".join(map(str, column)) for column in counts.T]
         sample = manifest[row]
-        writer.writerow([sample.id, sample.fold, part, f"{score:.6f}", *sums])
-    atomic_write(path, text.getvalue())
+        lines.append([sample.id, sample.fold, split, f"{score:.6f}", *sums])
+    write_table(path, ["id", "fold", "part", "score", *COUNTS], lines)
 
 
 def read_counts(path: Path) -> dict[str, NDArray[np.int64]]:
-    """Counts (C, 3) by id of an oof.csv."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return {
-            row["id"]: np.array(
-                [[int(v) for v in row[key].split()] for key in ("inter", "pred", "truth")]
-            ).T
-            for row in csv.DictReader(file)
-        }
+    """Counts (C, 3) by id; {} where there is no such file."""
+    return {
+        row["id"]: np.array([[int(v) for v in row[key].split()] for key in COUNTS]).T
+        for row in read_rows(path)
+    }

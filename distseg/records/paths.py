@@ -56,6 +56,11 @@ class MemberPaths:
         return self.folder / "oof"
 
     @property
+    def oof_scores(self) -> Path:
+        """Pixel counts of the out-of-fold predictions, of each snapshot and of their mean."""
+        return self.folder / "oof_scores.json"
+
+    @property
     def done(self) -> Path:
         """JSON, written last: what the member has come to."""
         return self.folder / "DONE"
@@ -183,6 +188,10 @@ class Run:
     def ensemble(self, key: RoundKey) -> Path:
         """ensemble.json of a round; of `ALL_ROUNDS`: of the members of all rounds."""
         return self.round(key) / "ensemble" / "ensemble.json"
+
+    def oof_table(self, key: RoundKey) -> Path:
+        """oof.csv beside it: each out-of-fold image's score and pixel counts."""
+        return self.ensemble(key).with_name("oof.csv")
 
     @property
     def final(self) -> Path:

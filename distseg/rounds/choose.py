@@ -8,8 +8,7 @@ import numpy as np
 
 from distseg.config.schema import Config
 from distseg.functional.bootstrap import standard_error_of_gain
-from distseg.functional.greedy import TIE
-from distseg.functional.metrics import summarize
+from distseg.functional.metrics import TIE, summarize
 from distseg.records.files import read_json, write_json
 from distseg.records.oof_table import read_counts
 from distseg.records.paths import ALL_ROUNDS, Run
@@ -18,7 +17,7 @@ from distseg.records.paths import ALL_ROUNDS, Run
 def gain(run: Run, config: Config, round: int) -> tuple[float, float]:
     """(score of a round less that of the round before, standard error of the difference), on the
     images that both have; drawn together, so that what an image adds to both cancels."""
-    now, before = (read_counts(run.ensemble(n).with_name("oof.csv")) for n in (round, round - 1))
+    now, before = (read_counts(run.oof_table(n)) for n in (round, round - 1))
     names = [name for name in now if name in before]
     tables = [np.stack([table[name] for name in names]) for table in (now, before)]
     scores = [summarize(table, config.metric)["score"] for table in tables]

@@ -1,4 +1,4 @@
-"""Teachers judge images that are not out of their fold already: the test images, or all rows.
+"""Teachers judge images that have no out-of-fold prediction yet: the test images, or all rows.
 
 All ranks of one launched job. Images stream through the teachers; what stays is a line of
 statistics and a mask for each, and logits only where a round asks for soft targets.
@@ -18,130 +18,130 @@ from distseg.config.schema import Config
 from distseg.data.cache import Cache
 from distseg.data.dataset import EvalSet
 from distseg.data.fit import Fit
+from distseg.data.loader import canvas_batches
 from distseg.data.prepare import open_cache, open_unlabeled_cache
 from distseg.distributed import Accelerator, default_workers, make_accelerator
-from distseg.inference.evaluate import canvas_batches
-from distseg.inference.load import TrainedMember, decode_batches
+from distseg.inference.load import decode_batches, load_predictor
+from distseg.records.finished_member import FinishedMember
 from distseg.records.manifest import Manifest
 from distseg.records.paths import Run
 from distseg.rounds.teacher_predictions import (
-    Teacher,
-    TeachingWriter,
-    find_teacher,
+    TeacherPredictionsWriter,
+    join_rank_folders,
     kept_logits,
-    merge_parts,
-    students,
-    teachers_record,
+    write_teacher_predictions,
 )
+from distseg.rounds.teachers import folds_seen, open_teachers, student_folds, teachers_record
 
-logger = logging.getLogger("distseg.rounds.predict_teachers")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """One folder to write. what: labeled | unlabeled; who: foldK | all; logits: see the writer."""
+class TeacherTask:
+    """One folder of predictions that teachers have to make.
+
+    what: labeled or unlabeled images. who: the student that they judge for, foldK, or all.
+    logits: as of `kept_logits`.
+    """
 
     what: str
     who: str
-    teachers: tuple[Teacher, ...]
+    teachers: tuple[FinishedMember, ...]
     folder: Path
     logits: str
 
+    @property
+    def labeled(self) -> bool:
+        return self.what == "labeled"
 
-def lessons(config: Config, run: Run, round: int, folds: Sequence[int]) -> list[Lesson]:
-    """What models have to predict for a round, without what is there already."""
-    entry = config.rounds[round]
+
+def teacher_tasks(config: Config, run: Run, round: int, folds: Sequence[int]) -> list[TeacherTask]:
+    """What models have to predict for the students of `folds` in a round, without what is there
+    already."""
+    round_config, truth = config.rounds[round], Manifest.read(run.truth)
+    for_all = round_config.judge == "all"
     wanted = []
-    if entry.uses_unlabeled:
-        wanted += [("unlabeled", "all")] if entry.judge == "all" else [
-            ("unlabeled", f"fold{fold}") for fold in folds
-        ]  # fmt: skip
-    if entry.judges_labeled and entry.judge == "all":
+    if round_config.uses_unlabeled:
+        students = ["all"] if for_all else [f"fold{fold}" for fold in folds]
+        wanted += [("unlabeled", who) for who in students]
+    if round_config.judges_labeled and for_all:
         wanted.append(("labeled", "all"))
-    found = []
+    tasks = []
     for what, who in wanted:
         folder = run.taught(round, what, who)
         if folder.is_dir():
             continue
-        from_folds = [int(who.removeprefix("fold"))] if who != "all" else None
-        teachers = _teachers(config, run, round - 1, from_folds)
-        if not teachers:  # select says which student goes without
-            continue
-        found.append(Lesson(what, who, tuple(teachers), folder, kept_logits(entry)))
-    return found
+        planned = config.planned_members(truth.folds, round - 1)
+        members = [
+            (round - 1, name, fold) for name, fold in planned if who in ("all", f"fold{fold}")
+        ]
+        teachers = open_teachers(config, run, truth, members)
+        if teachers:  # without any, `select` says which student goes without
+            logits = kept_logits(round_config)
+            tasks.append(TeacherTask(what, who, tuple(teachers), folder, logits))
+    return tasks
 
 
-def _teachers(config: Config, run: Run, round: int, folds: Sequence[int] | None) -> list[Teacher]:
-    planned = config.planned_members(Manifest.read(run.truth).folds, round)
-    found = [
-        find_teacher(run, round, name, fold)
-        for name, fold in planned
-        if folds is None or fold in folds
-    ]
-    return [teacher for teacher in found if teacher is not None]
-
-
-def teach(run_dir: Path, config: Config, round: int) -> None:
-    """All ranks: every lesson of a round that is not there yet."""
+def predict_teachers(run_dir: Path, config: Config, round: int) -> None:
+    """All ranks: every task of a round that is not done yet."""
     run = Run(Path(run_dir))
-    todo = lessons(config, run, round, students(config, run, round))
+    tasks = teacher_tasks(config, run, round, student_folds(config, run, round))
     accelerator = make_accelerator(config)
     accelerator.wait_for_everyone()  # all ranks have looked before one writes
-    for lesson in todo:
-        labeled = lesson.what == "labeled"
-        cache = open_cache(config, run) if labeled else open_unlabeled_cache(config, run)
-        manifest = Manifest.read(run.truth if labeled else run.unlabeled)
-        part = lesson.folder.with_name(f"{lesson.folder.name}.part{accelerator.process_index}")
-        part.parent.mkdir(parents=True, exist_ok=True)
-        _give(config, run, round, lesson, manifest, cache, part, accelerator)
-        accelerator.wait_for_everyone()
+    for task in tasks:
+        cache = open_cache(config, run) if task.labeled else open_unlabeled_cache(config, run)
+        manifest = Manifest.read(run.truth if task.labeled else run.unlabeled)
+        rank_folders = [
+            task.folder.with_name(f"{task.folder.name}.part{rank}")
+            for rank in range(accelerator.num_processes)
+        ]
+        own = rank_folders[accelerator.process_index]
+        record = teachers_record(task.teachers)
+        with write_teacher_predictions(own, record, config.task, task.logits) as writer:
+            _predict_share(config, run, round, task, manifest, cache, writer, accelerator)
+        accelerator.wait_for_everyone()  # all ranks have written before one joins
         if accelerator.is_main_process:
-            parts = [
-                part.with_name(f"{lesson.folder.name}.part{rank}")
-                for rank in range(accelerator.num_processes)
-            ]
-            merge_parts(parts, lesson.folder, [sample.id for sample in manifest])
-            logger.info("%s: %d images judged", lesson.folder.name, len(manifest))
+            join_rank_folders(rank_folders, task.folder, [sample.id for sample in manifest])
+            logger.info("%s: %d images judged", task.folder.name, len(manifest))
         accelerator.wait_for_everyone()
 
 
 @torch.inference_mode()
-def _give(
-    config: Config, run: Run, round: int, lesson: Lesson, manifest: Manifest, cache: Cache,
-    part: Path, accelerator: Accelerator,
+def _predict_share(
+    config: Config, run: Run, round: int, task: TeacherTask, manifest: Manifest, cache: Cache,
+    writer: TeacherPredictionsWriter, accelerator: Accelerator,
 ) -> None:  # fmt: skip
-    """This rank's share of a lesson's images."""
-    device, workers = accelerator.device, default_workers(config, accelerator)
-    members = [
-        TrainedMember.load(teacher.snapshots, device, config.compute.channels_last)
-        for teacher in lesson.teachers
-    ]
+    """This rank's share of a task's images."""
+    device, channels_last = accelerator.device, config.compute.channels_last
+    predictors = [
+        load_predictor(
+            [run.folder / path for path in teacher.snapshots],
+            device, channels_last, accelerator.autocast,
+        )
+        for teacher in task.teachers
+    ]  # fmt: skip
     sizes = [(sample.height, sample.width) for sample in manifest]
-    batches = canvas_batches(sizes, [member.fit for member in members], config.predict.batch_size)
+    fits = [predictor.fit for predictor in predictors]
+    batches = canvas_batches(sizes, fits, config.predict.batch_size)
     batches = batches[accelerator.process_index :: accelerator.num_processes]
 
-    def rows(fit: Fit) -> EvalSet:
+    def images(fit: Fit) -> EvalSet:
         return EvalSet(manifest, range(len(manifest)), cache, fit)
 
-    heads = "min_head_certainty" in config.rounds[round].checks
-    seen = sorted(set().union(*(teacher.trained_on for teacher in lesson.teachers)))
-    writer = TeachingWriter(part, config, lesson.logits)
-    for positions, canvases, _ in decode_batches(members, batches, rows, workers, device):
+    seen, workers = folds_seen(task.teachers), default_workers(config, accelerator)
+    uses_heads = "min_head_certainty" in config.rounds[round].checks
+    for positions, canvases, _ in decode_batches(predictors, batches, images, workers, device):
         native = [sizes[i] for i in positions]
-        logits, certain = [], []
-        for member in members:
-            canvas = canvases[member.canvas]
-            found = member.native_logits(canvas, native, config.predict.tta, accelerator.autocast)
+        logits, heads = [], []  # of each teacher: arrays (C, h, w) of the images, and (B, C)
+        for predictor in predictors:
+            canvas = canvases[predictor.canvas]
+            found = predictor.native_logits(canvas, native, config.predict.tta)
             logits.append([one.cpu().numpy() for one in found])
-            if heads:
-                with accelerator.autocast():
-                    images = member.normalizer(canvas)
-                    own = [model(images)[1].float() for model in member.snapshots]
-                certain.append(torch.stack(own).mean(0).cpu().numpy())
+            if uses_heads:
+                heads.append(predictor.image_logits(canvas).cpu().numpy())
         for place, position in enumerate(positions):
             sample = manifest[position]
-            target = cache.target(sample.id) if lesson.what == "labeled" else None
-            head = np.mean([one[place] for one in certain], axis=0) if heads else None
-            stacked = np.stack([one[place] for one in logits])
-            writer.add(sample.id, stacked, target, cache.image(sample.id), seen, head)
-    writer.close(teachers_record(lesson.teachers))
+            target = cache.target(sample.id) if task.labeled else None
+            head = np.mean([one[place] for one in heads], axis=0) if uses_heads else None
+            logits_MCHW = np.stack([one[place] for one in logits])
+            writer.add(sample.id, logits_MCHW, target, cache.image(sample.id), seen, head)

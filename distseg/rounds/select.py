@@ -1,55 +1,54 @@
 """A round's train sets, one for each student: who is kept, who is made, and why.
 
-Teachers judge (see teaching.py); rules decide (functional/rules.py); this stage writes
-round_R/train_foldK.csv and, in round_R/select/, what a person needs to check it.
+Teachers judge (teacher_predictions.py); rules decide (functional/rules.py); this stage writes
+round_R/train_foldK.csv and, in round_R/select/, what a person needs to check it (decisions.py).
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distseg.config.schema import Config
 from distseg.config.training import RoundConfig
-from distseg.data.cache import Cache
 from distseg.data.dataset import PSEUDO
-from distseg.data.prepare import open_cache, open_unlabeled_cache
-from distseg.data.read_input import read_target
-from distseg.functional.drawing import sheet
+from distseg.data.prepare import open_cache
 from distseg.functional.rules import balanced, objections, ranking, strata, top
 from distseg.functional.statistics import planes_of_target
 from distseg.records.errors import UserError
-from distseg.records.files import atomic_write, write_json
+from distseg.records.files import write_json
 from distseg.records.manifest import Manifest, Sample, pair_folds
 from distseg.records.paths import Run
-from distseg.rounds.teacher_predictions import Teaching, judge_out_of_fold, students
+from distseg.records.tables import write_table
+from distseg.rounds.decisions import Decision, write_decisions
+from distseg.rounds.judge import judge_out_of_fold
+from distseg.rounds.teacher_predictions import TeacherPredictions
+from distseg.rounds.teachers import student_folds
 
-logger = logging.getLogger("distseg.rounds.select")
-SHEET = 24  # pictures of a sheet
+logger = logging.getLogger(__name__)
 
 
 def write_pair_sets(run: Run, round: int) -> None:
-    """The train sets of a round's pair teachers: each validates the rows of two folds as one of
-    its own, and trains on all others, with the labels that people made."""
+    """The train sets of a round's pair teachers, and pairs.csv that says which two folds each
+    leaves out.
+
+    Each validates the rows of its two folds as one fold of its own number, and trains on all
+    others, with the labels that people made. UserError: there are fewer than three folds.
+    """
     truth, key = Manifest.read(run.truth), run.teachers(round)
     if len(truth.folds) < 3:
         raise UserError(f"{run.truth}: {len(truth.folds)} folds; teacher: pair needs three or more")
-    lines = ["fold,left_out"]
-    for number, pair in pair_folds(truth.folds).items():
-        lines.append(f"{number},{pair[0]} {pair[1]}")
+    pairs = pair_folds(truth.folds)
+    for number, pair in pairs.items():
         path = run.train_set(key, number)
         if not path.is_file():
             folds = [number if sample.fold in pair else sample.fold for sample in truth]
             truth.replace_folds(folds).write(path)
-    atomic_write(run.round(key) / "pairs.csv", "\n".join(lines) + "\n")
+    rows = [(number, f"{first} {second}") for number, (first, second) in pairs.items()]
+    write_table(run.round(key) / "pairs.csv", ("fold", "left_out"), rows)
 
 
 def select(config: Config, run: Run, round: int) -> None:
@@ -57,10 +56,13 @@ def select(config: Config, run: Run, round: int) -> None:
 
     UserError: nothing is left to train on, or a label would leak (see `Manifest.train_rows`).
     """
-    entry, truth = config.rounds[round], Manifest.read(run.truth)
-    used = {"judge": entry.judge, "checks": entry.checks, "score": config.flag(round)}
-    write_json(run.select(round) / "rule.json", {**entry.model_dump(mode="json"), **used})
-    for fold in students(config, run, round):
+    round_config, truth = config.rounds[round], Manifest.read(run.truth)
+    in_force = {
+        "judge": round_config.judge, "checks": round_config.checks, "score": config.flag(round),
+    }  # fmt: skip
+    rule = {**round_config.model_dump(mode="json"), **in_force}
+    write_json(run.select(round) / "rule.json", rule)
+    for fold in student_folds(config, run, round):
         path = run.train_set(round, fold)
         if path.is_file():
             continue
@@ -69,46 +71,36 @@ def select(config: Config, run: Run, round: int) -> None:
         rows = manifest.train_rows(fold, leaky=config.teacher_flag(round) != "honest")
         if not rows:
             raise UserError(f"round {round}, fold {fold}: the rules leave nothing to train on")
-        _write_decisions(run.select(round) / f"fold{fold}.csv", decisions)
-        balance = _balance(decisions)
-        atomic_write(run.select(round) / f"balance_fold{fold}.csv", balance)
-        _write_sheets(config, run, round, fold, decisions)
-        kept = sum(d.kept for d in decisions)
+        write_decisions(config, run, round, fold, decisions)
+        kept = sum(decision.kept for decision in decisions)
         run.log_event("selected", round=round, fold=fold, kept=kept, judged=len(decisions))
         logger.info("round %d, fold %d: %d of %d judged rows kept, %d rows to train on",
                     round, fold, kept, len(decisions), len(rows))  # fmt: skip
-        manifest.write(path)
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What became of a row that teachers judged."""
-
-    sample: Sample
-    what: str
-    kept: bool
-    reason: str
-    mask: str
-    statistics: dict[str, float]
+        manifest.write(path)  # last: it says that the rest is there
 
 
 def _train_set(
     config: Config, run: Run, round: int, fold: int, truth: Manifest
 ) -> tuple[list[Sample], list[Decision]]:
-    entry = config.rounds[round]
+    """The rows that the student of `fold` gets, and what became of those that were judged.
+
+    The kinds of rounds build on each other: what this one does not make anew (judged labels or
+    pseudo-labels) stays as the round before left it.
+    """
+    round_config = config.rounds[round]
+    if round_config.kind == "supervised":
+        return list(truth), []
     path = run.train_set(round - 1, fold)
     before = Manifest.read(path) if path.is_file() else truth  # a fold that it did not train
-    made = [s for s in before if s.origin == "pseudo"]
-    if entry.kind == "supervised":
-        return list(truth), []
-    if entry.judges_labeled:
+    labeled = [s for s in before if s.origin != "pseudo"]
+    pseudo = [s for s in before if s.origin == "pseudo"]
+    decisions: list[Decision] = []
+    if round_config.judges_labeled:
         labeled, decisions = _judge_labeled(config, run, round, fold, truth)
-    else:
-        labeled, decisions = [s for s in before if s.origin != "pseudo"], []
-    if entry.uses_unlabeled:
-        made, more = _pseudo(config, run, round, fold, truth)
-        decisions = decisions + more
-    return [*labeled, *made], decisions
+    if round_config.uses_unlabeled:
+        pseudo, more = _pseudo_label(config, run, round, fold, truth)
+        decisions += more
+    return [*labeled, *pseudo], decisions
 
 
 # -- train rows -----------------------------------------------------------------------------------
@@ -117,41 +109,47 @@ def _train_set(
 def _judge_labeled(
     config: Config, run: Run, round: int, fold: int, truth: Manifest
 ) -> tuple[list[Sample], list[Decision]]:
-    entry = config.rounds[round]
-    folder = judge_out_of_fold(config, run, round, fold, truth)
-    teaching = Teaching(folder)
-    found = {name: place for place, name in enumerate(teaching.ids)}
-    mine = [s for s in truth if s.fold not in (fold, -1) and s.target and s.id in found]
-    places = np.array([found[s.id] for s in mine], dtype=np.int64)
-    table = {key: values[places] for key, values in teaching.table.items()}
-    reasons = objections(table, entry.checks, entry.empty) if entry.kind == "self_distill" else [
-        ""
-    ] * len(mine)  # fmt: skip
-    soft = teaching.logits.relative_to(run.folder).as_posix() if teaching.logits.is_dir() else ""
+    """All rows of `truth` as the student of `fold` gets them, and the decisions on those that it
+    trains on and a teacher has judged."""
+    round_config = config.rounds[round]
+    said = TeacherPredictions(judge_out_of_fold(config, run, round, fold, truth))
+    place_of = {name: place for place, name in enumerate(said.ids)}
+    judged = [s for s in truth if s.fold not in (fold, -1) and s.target and s.id in place_of]
+    reasons = [""] * len(judged)
+    if round_config.kind == "self_distill":
+        # rules such as `worst` compare the rows of this student with each other, and no others
+        places = np.array([place_of[s.id] for s in judged], dtype=np.int64)
+        table = {key: values[places] for key, values in said.table.items()}
+        reasons = objections(table, round_config.checks, round_config.empty)
+    soft = said.soft_path(run.folder)
     changed: dict[str, Sample] = {}
     decisions = []
-    for number, (sample, reason) in enumerate(zip(mine, reasons, strict=True)):
-        place = int(places[number])
-        new = _judged(sample, reason, entry, soft, teaching.masks[place])
-        changed[sample.id] = replace(new, teacher_folds=teaching.teacher_folds[place])
-        values = {key: float(column[number]) for key, column in table.items()}
-        mask = teaching.masks[place]
-        decisions.append(Decision(sample, "labeled", not reason, reason, mask, values))
+    for sample, reason in zip(judged, reasons, strict=True):
+        place = place_of[sample.id]
+        mask = said.masks[place]
+        new = _apply_action(sample, reason, round_config, soft, mask)
+        # a row that is left as it is carries its judges, too: that it was kept says something
+        changed[sample.id] = replace(new, teacher_folds=said.teacher_folds[place])
+        statistics = said.statistics(place)
+        decisions.append(Decision(sample, "labeled", not reason, reason, mask, statistics))
     return [changed.get(s.id, s) for s in truth], decisions
 
 
-def _judged(sample: Sample, reason: str, entry: RoundConfig, soft: str, mask: str) -> Sample:
-    """The row as the student gets it."""
-    if entry.kind == "distill":
-        return replace(sample, soft=soft, soft_weight=entry.soft_weight)
+def _apply_action(
+    sample: Sample, reason: str, round_config: RoundConfig, soft: str, mask: str
+) -> Sample:
+    """A judged train row as the student gets it. reason: the rules that object to it, or "".
+    soft: the folder of soft targets, or "". mask: the teachers'."""
+    if round_config.kind == "distill":
+        return replace(sample, soft=soft, soft_weight=round_config.soft_weight)
     if not reason:
         return sample
-    if entry.action == "drop" or "empty" in reason.split("+"):
+    if round_config.action == "drop" or "empty" in reason.split("+"):
         return replace(sample, weight=0.0)
-    if entry.action == "weight":
-        return replace(sample, weight=sample.weight * entry.weight)
-    if entry.action == "blend":
-        return replace(sample, soft=soft, soft_weight=entry.soft_weight)
+    if round_config.action == "weight":
+        return replace(sample, weight=sample.weight * round_config.weight)
+    if round_config.action == "blend":
+        return replace(sample, soft=soft, soft_weight=round_config.soft_weight)
     made = replace(sample, target=f"rle:{mask}", origin="distilled")
     return replace(made, soft=soft, soft_weight=1.0) if soft else made
 
@@ -159,61 +157,75 @@ def _judged(sample: Sample, reason: str, entry: RoundConfig, soft: str, mask: st
 # -- unlabeled images -----------------------------------------------------------------------------
 
 
-def _pseudo(
+def _pseudo_label(
     config: Config, run: Run, round: int, fold: int, truth: Manifest
 ) -> tuple[list[Sample], list[Decision]]:
-    entry = config.rounds[round]
-    folder = run.taught(round, "unlabeled", "all" if entry.judge == "all" else f"fold{fold}")
+    """The pseudo-labeled rows of the student of `fold`, and the decisions on all test images."""
+    round_config = config.rounds[round]
+    who = "all" if round_config.judge == "all" else f"fold{fold}"
+    folder = run.taught(round, "unlabeled", who)
     if not folder.is_dir():
         logger.warning("round %d, fold %d: no teacher has finished: no pseudo-labels", round, fold)
         return [], []
-    teaching = Teaching(folder)
+    said = TeacherPredictions(folder)
     samples = {s.id: s for s in Manifest.read(run.unlabeled)}
-    table = teaching.table
-    reasons = objections(table, entry.checks, "judge")
+    reasons = objections(said.table, round_config.checks, "judge")
     passed = np.array([not reason for reason in reasons], dtype=np.bool_)
-    limit = entry.top
-    if entry.top_share is not None:
-        limit = min(limit or len(passed), int(entry.top_share * len(passed)))
-    rank = ranking(table, entry.rank_by)
-    if entry.match_strata:
-        shares = _strata_shares(config, run, truth, fold)
-        taken = balanced(passed, rank, strata(table["target_area"]), shares, limit)
-        if passed.any() and not taken.any():
-            logger.warning(
-                "round %d, fold %d: %d images passed the rules, but a stratum of the train set has "
-                "none of them: no pseudo-labels (match_strata: false takes them all)",
-                round, fold, int(passed.sum()),
-            )  # fmt: skip
-    else:
-        taken = top(passed, rank, limit)
-    soft = teaching.logits.relative_to(run.folder).as_posix() if teaching.logits.is_dir() else ""
-    share = entry.soft_weight if entry.kind == "distill" else 1.0
-    made, decisions = [], []
-    for place, name in enumerate(teaching.ids):
-        over = "over its stratum's share" if entry.match_strata else "over the limit"
-        reason = reasons[place] or ("" if taken[place] else over)
-        values = {key: float(column[place]) for key, column in table.items()}
-        mask, kept = teaching.masks[place], bool(taken[place])
-        decisions.append(Decision(samples[name], "unlabeled", kept, reason, mask, values))
+    taken = _take(config, run, round, fold, truth, said, passed)
+    over = "over its stratum's share" if round_config.match_strata else "over the limit"
+    soft = said.soft_path(run.folder)
+    rows, decisions = [], []
+    for place, name in enumerate(said.ids):
+        sample, mask, kept = samples[name], said.masks[place], bool(taken[place])
+        reason = reasons[place] or ("" if kept else over)
+        statistics = said.statistics(place)
+        decisions.append(Decision(sample, "unlabeled", kept, reason, mask, statistics))
         if kept:
-            made.append(
-                replace(
-                    samples[name],
-                    id=f"{PSEUDO}{name}",
-                    target=f"rle:{mask}",
-                    weight=entry.pseudo_weight,
-                    origin="pseudo",
-                    teacher_folds=teaching.teacher_folds[place],
-                    soft=soft,
-                    soft_weight=share if soft else 0.0,
-                )
-            )
-    return made, decisions
+            row = _pseudo_row(sample, round_config, soft, mask)
+            rows.append(replace(row, teacher_folds=said.teacher_folds[place]))
+    return rows, decisions
+
+
+def _take(
+    config: Config, run: Run, round: int, fold: int, truth: Manifest, said: TeacherPredictions,
+    passed: NDArray[np.bool_],
+) -> NDArray[np.bool_]:  # fmt: skip
+    """Which of the images that `passed` the rules become pseudo-labels: the surest, within the
+    round's limits; bool (N,)."""
+    round_config, table = config.rounds[round], said.table
+    limit = round_config.top
+    if round_config.top_share is not None:
+        limit = min(limit or len(passed), int(round_config.top_share * len(passed)))
+    rank = ranking(table, round_config.rank_by)
+    if not round_config.match_strata:
+        return top(passed, rank, limit)
+    shares = _strata_shares(config, run, truth, fold)
+    taken = balanced(passed, rank, strata(table["target_area"]), shares, limit)
+    if passed.any() and not taken.any():
+        logger.warning(
+            "round %d, fold %d: %d images passed the rules, but a stratum of the train set has "
+            "none of them: no pseudo-labels (match_strata: false takes them all)",
+            round, fold, int(passed.sum()),
+        )  # fmt: skip
+    return taken
+
+
+def _pseudo_row(sample: Sample, round_config: RoundConfig, soft: str, mask: str) -> Sample:
+    """A test image as a train row: its id begins with PSEUDO, as train and test may share ids."""
+    share = round_config.soft_weight if round_config.kind == "distill" else 1.0
+    return replace(
+        sample,
+        id=f"{PSEUDO}{sample.id}",
+        target=f"rle:{mask}",
+        weight=round_config.pseudo_weight,
+        origin="pseudo",
+        soft=soft,
+        soft_weight=share if soft else 0.0,
+    )
 
 
 def _strata_shares(config: Config, run: Run, truth: Manifest, fold: int) -> dict[int, float]:
-    """Shares of the strata among the labels that the student of `fold` may know."""
+    """Share of each stratum of area among the labels that the student of `fold` may know."""
     cache = open_cache(config, run)
     classes = config.num_outputs
     areas = [
@@ -223,65 +235,3 @@ def _strata_shares(config: Config, run: Run, truth: Manifest, fold: int) -> dict
     ]
     numbers, counts = np.unique(strata(np.array(areas)), return_counts=True)
     return {int(n): float(c) / len(areas) for n, c in zip(numbers, counts, strict=True)}
-
-
-# -- what a person checks -------------------------------------------------------------------------
-
-
-def _write_decisions(path: Path, decisions: Sequence[Decision]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    names = list(decisions[0].statistics) if decisions else []
-    writer.writerow(["id", "what", "fold", "kept", "reason", *names])
-    for d in decisions:
-        values = [f"{d.statistics[name]:.6g}" for name in names]
-        writer.writerow([d.sample.id, d.what, d.sample.fold, int(d.kept), d.reason, *values])
-    atomic_write(path, text.getvalue())
-
-
-def _balance(decisions: Sequence[Decision]) -> str:
-    """Rows of each stratum of area before and after, as CSV."""
-    lines = ["what,stratum,before,after,share_before,share_after"]
-    for what in sorted({d.what for d in decisions}):
-        mine = [d for d in decisions if d.what == what]
-        groups = strata(np.array([d.statistics["target_area"] for d in mine]))
-        kept = np.array([d.kept for d in mine], dtype=np.bool_)
-        for group in np.unique(groups):
-            inside = groups == group
-            before, after = int(inside.sum()), int((inside & kept).sum())
-            shares = before / len(mine), after / max(1, int(kept.sum()))
-            lines.append(f"{what},{group},{before},{after},{shares[0]:.4f},{shares[1]:.4f}")
-    return "\n".join(lines) + "\n"
-
-
-def _write_sheets(
-    config: Config, run: Run, round: int, fold: int, decisions: Sequence[Decision]
-) -> None:
-    """The most suspicious kept and dropped rows of each kind, as pictures."""
-    for what in sorted({d.what for d in decisions}):
-        cache = open_cache(config, run) if what == "labeled" else open_unlabeled_cache(config, run)
-        for kept in (True, False):
-            mine = [d for d in decisions if d.what == what and d.kept == kept]
-            mine.sort(key=_suspicion)
-            tiles = [_tile(config, d, cache) for d in mine[:SHEET]]
-            if tiles:
-                name = f"{what}_{'kept' if kept else 'dropped'}_fold{fold}.png"
-                atomic_write(run.select(round) / name, sheet(tiles))
-
-
-def _suspicion(decision: Decision) -> tuple[float, str]:
-    """Lower is more suspicious: the IoU with the human mask, or how much is decided."""
-    key = "iou" if decision.what == "labeled" else "decided"
-    return decision.statistics[key], decision.sample.id
-
-
-def _tile(config: Config, decision: Decision, cache: Cache) -> dict[str, Any]:
-    sample = decision.sample
-    own = cache.target(sample.id)
-    masks: NDArray[np.uint8] = read_target(
-        f"rle:{decision.mask}", config, sample.height, sample.width
-    )
-    key = "iou" if decision.what == "labeled" else "decided"
-    label = f"{sample.id} {key} {decision.statistics[key]:.2f}"
-    return {"image": cache.image(sample.id), "target": own, "masks": masks, "task": config.task,
-            "lines": [label, decision.reason or "kept"]}  # fmt: skip

@@ -89,9 +89,9 @@ def find_lr_here(config: Config, run: Run, name: str, fold: int, steps: int) -> 
 def teach_here(run: Run, round: int) -> None:
     """All ranks: the teachers' predictions that a round needs."""
     watch_launcher()
-    from distseg.rounds.predict_teachers import teach
+    from distseg.rounds.predict_teachers import predict_teachers
 
-    teach(run.folder, load_config(run.config), round)
+    predict_teachers(run.folder, load_config(run.config), round)
 
 
 def predict_test_here(run: Run, round: int | None, first: int, count: int, total: int) -> None:

@@ -54,7 +54,7 @@ def data_size(config: Config, run: Run) -> DataSize:
 
 def _listed_size(config: Config) -> DataSize:
     from distseg.data.formats import layout
-    from distseg.data.read_input import image_size
+    from distseg.data.image_file import image_size
     from distseg.records.errors import UserError
 
     form = layout(config.data.format)

@@ -111,12 +111,12 @@ def make_round(config: Config, run: Run, number: int, executor: Executor) -> boo
 
 def make_train_sets(config: Config, run: Run, number: int, executor: Executor) -> bool:
     """What a round learns from, made by the models of the round before; False: their job failed."""
-    from distseg.rounds.predict_teachers import lessons
+    from distseg.rounds.predict_teachers import teacher_tasks
     from distseg.rounds.select import select, write_pair_sets
-    from distseg.rounds.teacher_predictions import students
+    from distseg.rounds.teachers import student_folds
 
     round_config = config.rounds[number]
-    folds = students(config, run, number)
+    folds = student_folds(config, run, number)
     if all(run.train_set(number, fold).is_file() for fold in folds):
         return True
     if round_config.uses_unlabeled and not Manifest.read(run.data / "test.csv"):
@@ -126,7 +126,7 @@ def make_train_sets(config: Config, run: Run, number: int, executor: Executor) -
         key = run.teachers(number)
         train_members(config, run, known_members(config, run, key), executor, key)
     # What the teachers say of each image goes through their models: a job, on all GPUs.
-    if lessons(config, run, number, folds):
+    if teacher_tasks(config, run, number, folds):
         label, log_path = f"teach-round-{number}", run.round(number) / "teach.log"
         job = Job(label, ("teach", str(run.folder), "--round", str(number)), log_path)
         if run_jobs(config, run, [], [job], executor, whole_machine=True):

@@ -33,7 +33,7 @@ def write_report(config: Config, run: Run, extra: dict[str, Any] | None = None) 
 
     UserError: there is no ensemble yet.
     """
-    from distseg.ensemble.out_of_fold_set import scored_masks
+    from distseg.ensemble.choices import scored_masks
     from distseg.report.report import write_report
 
     masks_of = scored_masks(config, run, final_ensemble(run))

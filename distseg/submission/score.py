@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from distseg.config.schema import Config
 from distseg.data.formats.row import Row, SubmissionSpec, image_files
-from distseg.data.read_input import image_size, read_target
+from distseg.data.image_file import image_size
+from distseg.data.read_target import read_target
 from distseg.functional.bootstrap import standard_error
-from distseg.functional.combine import VOID, count_masks
-from distseg.functional.metrics import METRICS, summarize
+from distseg.functional.metrics import METRICS, VOID, count_masks, summarize
 from distseg.records.errors import UserError, unknown
 from distseg.submission.read import MaskSource, open_masks
 

@@ -17,7 +17,7 @@ def tune_postprocess(config: Config, run: Run) -> str:
     Raises:
         UserError: the run has no ensemble yet, or another driver works on it.
     """
-    from distseg.ensemble.search import search_joint
+    from distseg.ensemble.joint import search_joint
 
     with driver_lock(run):
         log.setup(run.log)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from distseg.records.files import atomic_write
 from distseg.records.log import counted
 from distseg.records.manifest import Manifest
 from distseg.run.folder import check_same, driver_lock, stop_on_signals
-from distseg.tune.space import Space, check_space, grid, suggest, sweep_of
+from distseg.tune.space import Space, check_space, grid, suggest, sweep_mistakes, sweep_of
 from distseg.tune.table import SweepFolder, Trial, write_results
 from distseg.tune.trial import run_trial
 
@@ -52,8 +51,9 @@ def tune(config: Config, folder: Path) -> int:
     """
     from distseg.data.prepare import open_cache, prepare
 
+    if lines := sweep_mistakes(config):
+        raise UserError("\n".join(lines))
     longest = check_space(config)
-    _require_ray()
     sweep = SweepFolder(folder.resolve())
     with driver_lock(sweep.run), stop_on_signals():
         log.setup(sweep.run.log)
@@ -80,14 +80,6 @@ def _summary(config: Config, sweep: SweepFolder, trials: list[Trial], best: Tria
     lines.append(f"best: {config.metric} {best.score:.4f} ({luck})")
     lines.append(f"trial {best.name}, {best.status}: {setting}")
     return "\n".join([*lines, f"picture: {sweep.picture}", f"config: {sweep.best}"])
-
-
-def _require_ray() -> None:
-    """UserError where a package of the `ray` extra is missing."""
-    missing = [name for name in ("ray", "optuna", "matplotlib") if not find_spec(name)]
-    if missing:
-        names = ", ".join(missing)
-        raise UserError(f"distseg tune needs {names}: pip install '.[ray]' in the checkout")
 
 
 def _check_folds(config: Config, sweep: SweepFolder) -> None:

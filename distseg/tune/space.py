@@ -14,6 +14,7 @@ from distseg.config.load import parse_config, set_key
 from distseg.config.schema import Config
 from distseg.config.tune import DistributionConfig, TuneConfig
 from distseg.records.errors import UserError, unknown
+from distseg.run.check import TUNE_PACKAGES, missing, network_mistakes, optimizer_mistakes
 
 Setting = dict[str, Any]
 Space = Mapping[str, DistributionConfig]
@@ -33,12 +34,13 @@ FIXED = {
     "tune": "is the sweep itself",
 }
 MAX_GRID = 10_000
+NO_SWEEP = "tune: this key is required by `distseg tune`; see docs/tune.md"
 
 
 def sweep_of(config: Config) -> TuneConfig:
     """The config's sweep; UserError where it has none."""
     if config.tune is None:
-        raise UserError("tune: this key is required by `distseg tune`; see docs/tune.md")
+        raise UserError(NO_SWEEP)
     return config.tune
 
 
@@ -66,18 +68,51 @@ def check_space(config: Config) -> int:
     of the longest of these trials.
 
     Raises:
-        UserError: naming the key, the value and what is valid.
+        UserError: naming the key, the value and what is valid, a line for each mistake.
     """
-    tune, longest = sweep_of(config), 0
-    for path in tune.space:
-        check_path(config, path)
-    for path, value, setting in settings_to_check(tune.space):
+    if lines := space_mistakes(config):
+        raise UserError("\n".join(lines))
+    space = sweep_of(config).space
+    trials = [with_setting(config, setting) for _, _, setting in settings_to_check(space)]
+    return max((num_epochs(own, members_of(config)) for own in trials), default=0)
+
+
+def space_mistakes(config: Config) -> list[str]:
+    """A line for each key of the sweep that the config does not have, and for each end of a range
+    and each choice that it does not take. [] without a sweep."""
+    if config.tune is None:
+        return []
+    lines: list[str] = []
+    for path in config.tune.space:
+        try:
+            check_path(config, path)
+        except UserError as error:
+            lines.append(str(error))
+    for path, value, setting in settings_to_check(config.tune.space) if not lines else ():
         try:
             own = with_setting(config, setting)
+            problems = _trial_mistakes(own, path)
         except UserError as error:
-            raise UserError(f"tune.space.{path}: {value!r} is not valid: {error}") from None
-        longest = max(longest, num_epochs(own, members_of(config)))
-    return longest
+            problems = str(error).splitlines()
+        if problems:
+            lines.append(f"tune.space.{path}: {value!r} is not valid: {'; '.join(problems)}")
+    return lines
+
+
+def _trial_mistakes(config: Config, path: str) -> list[str]:
+    """What a trial's job would find. Building networks takes seconds: only where the key decides
+    about them."""
+    if path.endswith("input_size") or path.startswith(("members.", "input")):
+        return [*optimizer_mistakes(config), *network_mistakes(config)]
+    return optimizer_mistakes(config) if "optimizer" in path or path.startswith("stages") else []
+
+
+def sweep_mistakes(config: Config) -> list[str]:
+    """What `distseg tune` needs beside the others: a space, and the packages of its extra."""
+    lines = [] if config.tune else [NO_SWEEP]
+    if names := missing(TUNE_PACKAGES):
+        lines.append(f"tune: `distseg tune` needs {names}: pip install 'distseg[ray]'")
+    return lines
 
 
 def check_path(config: Config, path: str) -> None:

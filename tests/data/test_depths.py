@@ -10,10 +10,11 @@ import pytest
 from distseg.config.load import parse_config
 from distseg.config.schema import Config
 from distseg.data.dataset import ImageFiles
-from distseg.data.depths import load_depths, read_input
+from distseg.data.depths import load_depths
 from distseg.data.fit import Fit
+from distseg.data.image_file import BadFile
 from distseg.data.prepare import open_cache, prepare
-from distseg.data.read_input import BadFile
+from distseg.data.read_input import read_input
 from distseg.records.errors import UserError
 from distseg.records.manifest import Manifest
 from distseg.records.paths import Run

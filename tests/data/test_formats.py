@@ -10,7 +10,7 @@ from PIL import Image
 from distseg.data.formats import FORMATS, layout
 from distseg.data.formats import synthetic as made
 from distseg.data.inspect import inspect, report
-from distseg.data.read_input import read_target
+from distseg.data.read_target import read_target
 from distseg.records.errors import UserError
 from tests.data.data_helpers import blob, config, folder, gray, save, tgs
 

@@ -12,7 +12,7 @@ from distseg.config.load import parse_config
 from distseg.data import inpaint
 from distseg.data.fit import Fit
 from distseg.data.inpaint import biharmonic_border
-from distseg.data.read_input import VOID
+from distseg.functional.metrics import VOID
 from distseg.records.errors import UserError
 from tests.tiny import tiny_tree
 

@@ -17,7 +17,7 @@ from distseg.data.folds import assign_folds
 from distseg.data.formats import layout
 from distseg.data.formats.row import SubmissionSpec
 from distseg.data.inspect import inspect
-from distseg.data.read_input import read_target
+from distseg.data.read_target import read_target
 from distseg.functional.rle import encode
 from distseg.records.errors import UserError
 from distseg.submission.read import open_masks

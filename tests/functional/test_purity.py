@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-TORCH_FREE = ["rle", "metrics", "thresholds", "double_thresholds", "components", "naming"]
+TORCH_FREE = ["rle", "metrics", "combine", "tuning", "verdict", "bootstrap", "naming"]
 NAMES = ["loss_names", "tta_names"]
 
 

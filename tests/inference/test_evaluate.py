@@ -1,145 +1,72 @@
-"""Views and Monte-Carlo dropout at prediction."""
+"""Counts at native size: by hand, whatever the sizes in a batch are."""
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from distseg.config.data import InputConfig
-from distseg.config.load import parse_config
-from distseg.config.training import MemberConfig
 from distseg.data.fit import Fit
-from distseg.inference.evaluate import Normalizer, canvas_batches, tta_logits
-from distseg.models.build import add_coordinates, build_model
-from distseg.records.errors import UserError
-from tests.tiny import tiny_tree
+from distseg.inference.evaluate import Evaluator
+from distseg.inference.forward import Normalizer
 
 
-class Net(nn.Module):
-    """One convolution under dropout."""
+class Brightness(nn.Module):
+    """Class 0 is brighter than half of the range; class 1 is everywhere."""
 
-    def __init__(self, rate: float) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.conv, self.drop = nn.Conv2d(4, 1, 1), nn.Dropout2d(rate)
+        self.was_training: list[bool] = []
 
     def forward(self, images: Tensor) -> tuple[Tensor, None]:
-        return self.conv(self.drop(images)), None
+        self.was_training.append(self.training)
+        return torch.cat([images - 0.5, torch.ones_like(images)], dim=1), None
 
 
-def predict(models: list[nn.Module], tta: list[str]) -> list[Tensor]:
-    torch.manual_seed(1)
-    return tta_logits(models, torch.randn(2, 4, 5, 6), tta, nullcontext, Fit(InputConfig()))
+class Images(Dataset[dict[str, Any]]):
+    """Gray images whose left half is white, on their canvas."""
+
+    def __init__(self, sizes: Sequence[tuple[int, int]], fit: Fit) -> None:
+        self.sizes, self.fit = sizes, fit
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        height, width = self.sizes[index]
+        image = np.zeros((height, width, 1), np.uint8)
+        image[:, : width // 2] = 255
+        return {"image": torch.from_numpy(self.fit.forward(image).transpose(2, 0, 1).copy())}
 
 
-def test_dropout_passes_are_averaged_and_repeat_themselves() -> None:
-    torch.manual_seed(0)
-    dropping, plain = Net(0.5).eval(), Net(0.0).eval()
-    before = torch.get_rng_state()
-    first, still = predict([dropping, plain], ["hflip", "dropout:3"])
-    state = torch.get_rng_state()
-    torch.manual_seed(1)
-    torch.randn(2, 4, 5, 6)
-    assert torch.equal(state, torch.get_rng_state()), "the global generator is left as it was"
-    assert not torch.equal(state, before)
-    assert torch.equal(first, predict([dropping], ["hflip", "dropout:3"])[0])
-    assert not dropping.drop.training
-    assert not torch.equal(first, predict([dropping], ["hflip"])[0])
-    assert torch.equal(still, predict([plain], ["hflip"])[0])
-    # many passes come near the network without dropout: it is linear here
-    many, once = predict([dropping], ["dropout:1000"])[0], predict([dropping], [])[0]
-    assert (many - once).abs().mean() < 0.1 * (
-        predict([dropping], ["dropout:1"])[0] - once
-    ).abs().mean()
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+@pytest.mark.parametrize("sizes", [[(8, 6)] * 3, [(8, 6), (4, 12), (8, 6)]])
+def test_counts_by_hand(sizes: list[tuple[int, int]], batch_size: int) -> None:
+    config = InputConfig(height=32, width=32, fit="pad", channels=1, mean=[0.0], std=[1.0])
+    fit, accelerator = Fit(config), Accelerator(cpu=True)
 
+    def target(position: int) -> np.ndarray:
+        """The upper half is of both classes; a row of it counts nowhere."""
+        mask = np.zeros((2, *sizes[position]), np.uint8)
+        mask[:, : sizes[position][0] // 2] = 1
+        mask[:, 0] = 255
+        return mask
 
-@pytest.mark.parametrize("mode", ["dropout", "dropout:0", "dropout:x", "dropout:1001", "drop:2"])
-def test_a_wrong_number_of_passes_is_named(mode: str) -> None:
-    with pytest.raises(UserError, match="dropout:8"):
-        parse_config(tiny_tree(predict={"tta": [mode]}), "t")
-
-
-def test_the_median_of_each_image_becomes_zero() -> None:
-    size = InputConfig(channels=2, normalize="median", std=[0.5, 0.25])
-    images = torch.randint(0, 256, (3, 2, 5, 5), dtype=torch.uint8)
-    found = Normalizer(size, torch.device("cpu"), channels_last=True)(images)
-    assert (found.flatten(2).median(-1).values == 0).all()
-    expected = (images.float() - images.float().flatten(2).median(-1).values[..., None, None]) / 255
-    assert torch.allclose(found, expected / torch.tensor([0.5, 0.25]).view(1, 2, 1, 1), atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("size", "said"),
-    [
-        ({"normalize": "train", "mean": [0.5]}, "input.mean"),
-        ({"normalize": "median", "mean": [0.5]}, "input.mean"),
-        ({"normalize": "median", "fit": "crop"}, "is that of the canvas"),
-        ({"normalize": "median", "fit": "pad", "pad_mode": "constant"}, "is that of the canvas"),
-    ],
-)
-def test_inputs_that_contradict_themselves_are_refused(size: dict, said: str) -> None:
-    with pytest.raises(UserError, match=said):
-        parse_config(tiny_tree(input={**tiny_tree()["input"], **size}), "t")
-
-
-def test_channels_that_a_crop_or_a_median_would_spoil_are_refused() -> None:
-    tree = tiny_tree(input={**tiny_tree()["input"], "fit": "crop"})
-    tree["members"]["a"]["coordinates"] = True
-    with pytest.raises(UserError, match=r"a\.coordinates: a crop does not know its place"):
-        parse_config(tree, "t")
-    tree = tiny_tree(input={**tiny_tree()["input"], "channels": 2, "normalize": "median"})
-    tree["data"]["depths"] = "depths.csv"
-    with pytest.raises(UserError, match="would make every depth 0"):
-        parse_config(tree, "t")
-
-
-def test_coordinates_do_not_flip_with_the_view() -> None:
-    images = torch.zeros(1, 1, 2, 4)
-    y, x = add_coordinates(images)[0, 1:]
-    assert x[0].tolist() == [-0.75, -0.25, 0.25, 0.75] and y[:, 0].tolist() == [-0.5, 0.5]
-    member = MemberConfig(arch="PlainUnet", encoder="none", coordinates=True,
-                          decoder={"filters": 4, "depth": 2})  # fmt: skip
-    model = build_model(member, 1, 1, (9, 11)).eval()
-    assert model.net.down[0][0].in_channels == 3  # type: ignore
-    flat = torch.zeros(1, 1, 9, 11)  # a flip changes nothing in it
-    plain = tta_logits([model], flat, [], nullcontext, Fit(InputConfig()))[0]
-    assert torch.allclose(tta_logits([model], flat, ["hflip"], nullcontext, Fit(InputConfig()))[0],
-                          (plain + plain.flip(-1)) / 2, atol=1e-6)  # fmt: skip
-
-
-def test_a_batch_has_one_canvas_for_each_input() -> None:
-    crop, resize, pad = (
-        Fit(InputConfig(height=64, width=64, fit=fit)) for fit in ("crop", "resize", "pad")
-    )
-    sizes = [(64, 64), (96, 64), (60, 60), (96, 64)]
-    assert canvas_batches(sizes, [resize], 4) == [[0, 1, 2, 3]]
-    assert canvas_batches(sizes, [resize, crop], 4) == [[0, 2], [1, 3]]
-    assert canvas_batches(sizes, [pad], 4) == [[0, 2], [1, 3]]
-    assert canvas_batches(sizes, [resize, crop], 1) == [[0], [2], [1], [3]]
-
-
-@pytest.mark.parametrize("arch", ["FPN", "UPerNet"])
-def test_scaled_views_have_sides_that_every_network_takes(arch: str) -> None:
-    member = MemberConfig(arch=arch, encoder="resnet18", encoder_weights=None)
-    model = build_model(member, 1, 1, (64, 64), pretrained=False).eval()
-    fit = Fit(InputConfig(height=64, width=64, fit="resize", channels=1))
-    logits = tta_logits([model], torch.zeros(1, 1, 64, 64), ["scale:0.75"], nullcontext, fit)
-    assert logits[0].shape == (1, 1, 64, 64)
-
-
-def test_whole_and_tiled_agree_in_the_interior() -> None:
-    """A U-Net whose deepest pixel sees 16 around it, on tiles of 96 that share a third."""
-    torch.manual_seed(0)
-    entry = MemberConfig(arch="PlainUnet", encoder="none", decoder={"filters": 4, "depth": 1})
-    model = build_model(entry, 4, 3, (96, 96)).eval()
-    images = torch.randn(1, 4, 160, 224)
-    crop = {"fit": "crop", "height": 96, "width": 96}
-    whole = tta_logits([model], images, ["hflip"], nullcontext, Fit(InputConfig(**crop)))[0]
-    fit = Fit(InputConfig(**crop, overlap=0.33))
-    parts = tta_logits([model], images, ["hflip"], nullcontext, fit)[0]
-    # Tiles begin at 0, 64 (and 128): the first and last 48 pixels are seen by one tile alone.
-    torch.testing.assert_close(parts[..., :48, :48], whole[..., :48, :48])
-    torch.testing.assert_close(parts[..., -48:, -48:], whole[..., -48:, -48:])
-    assert not torch.equal(parts, whole)
+    evaluator = Evaluator(
+        accelerator, Images(sizes, fit), sizes, target, fit,
+        Normalizer(config, torch.device("cpu"), channels_last=False), "multilabel", batch_size, 0,
+    )  # fmt: skip
+    model = Brightness()
+    counts = evaluator.run(model, 2)
+    for (height, width), table in zip(sizes, counts, strict=True):
+        rows, upper = height - 1, height // 2 - 1
+        half = width // 2
+        assert table.tolist() == [
+            [upper * half, rows * half, upper * width],
+            [upper * width, rows * width, upper * width],
+        ]
+    assert model.training and not any(model.was_training)

@@ -16,7 +16,7 @@ from torchvision.models.segmentation import fcn
 
 from distseg.config.data import InputConfig
 from distseg.config.load import parse_config
-from distseg.config.training import MemberConfig
+from distseg.config.member import MemberConfig
 from distseg.inference.load import load_snapshot_model
 from distseg.models import checkpoint
 from distseg.models.build import SegmentationNet, build_model, count_parameters

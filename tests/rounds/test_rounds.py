@@ -26,9 +26,9 @@ from distseg.records.files import read_json, read_lines, write_json
 from distseg.records.manifest import Manifest, pair_folds
 from distseg.records.paths import ALL_ROUNDS, Run
 from distseg.rounds.choose import choose_final, gain
-from distseg.rounds.predict_teachers import teach
+from distseg.rounds.predict_teachers import predict_teachers
 from distseg.rounds.select import select, write_pair_sets
-from distseg.rounds.teacher_predictions import Teaching
+from distseg.rounds.teacher_predictions import TeacherPredictions
 from distseg.run.members import known_members, round_keys
 from distseg.run.summary import write_report
 from distseg.training.train import train_member
@@ -79,7 +79,7 @@ def play(config: Config, run: Run, rounds: int, folds: list[int] | None = None) 
             write_pair_sets(run, number)
         elif number:
             open_unlabeled_cache(config, run)
-            teach(run.folder, config, number)
+            predict_teachers(run.folder, config, number)
             select(config, run, number)
         for name, fold in known_members(config, run, key):
             if "/" in str(key) or number < rounds or folds is None or fold in folds:
@@ -277,7 +277,7 @@ def test_pseudo_labels_are_the_teachers_masks(both: tuple[Path, Path], tmp_path:
     entry = {**PSEUDO, "top": 4, "pseudo_weight": 0.7, "targets": "soft"}
     config = config_of(both[0] / "data", entry)
     play(config, run, 1, folds=[0])
-    taught = Teaching(run.taught(1, "unlabeled", "fold0"))
+    taught = TeacherPredictions(run.taught(1, "unlabeled", "fold0"))
     rows = [s for s in Manifest.read(run.train_set(1, 0)) if s.origin == "pseudo"]
     order = np.argsort(-taught.table["decided"], kind="stable")[:4]
     assert {s.id for s in rows} == {f"test:{taught.ids[i]}" for i in order}

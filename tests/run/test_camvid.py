@@ -17,12 +17,13 @@ from PIL import Image
 from distseg.config.load import load_config
 from distseg.data.dataset import ImageFiles
 from distseg.data.fit import Fit
-from distseg.data.read_input import read_target
+from distseg.data.read_target import read_target
 from distseg.ensemble.fit import fit_ensemble
 from distseg.functional.losses import weighted_sum
+from distseg.functional.metrics import count_planes
+from distseg.functional.targets import training_target
 from distseg.functional.tiles import tile_starts
-from distseg.inference.evaluate import pixel_counts, training_target
-from distseg.inference.load import TrainedMember
+from distseg.inference.load import load_predictor
 from distseg.records.files import read_json
 from distseg.records.manifest import Manifest
 from distseg.records.paths import Run
@@ -112,8 +113,8 @@ def test_void_changes_neither_loss_nor_counts(run: Run) -> None:
         for x in (logits, other)
     )
     assert torch.equal(
-        pixel_counts(masks, torch.from_numpy(target), "multiclass"),
-        pixel_counts(others, torch.from_numpy(target), "multiclass"),
+        count_planes(masks, torch.from_numpy(target), "multiclass"),
+        count_planes(others, torch.from_numpy(target), "multiclass"),
     )
 
 
@@ -121,7 +122,7 @@ def test_whole_and_tiled_agree_in_the_interior(run: Run) -> None:
     """Trained on crops of 192 x 256. A pixel whose surroundings lie within every tile that covers
     it has the logits of the whole image."""
     snapshot = sorted(run.member(0, "a", 0).snapshots.glob("*.safetensors"))[0]
-    whole = TrainedMember.load([snapshot], torch.device("cpu"), channels_last=True)
+    whole = load_predictor([snapshot], torch.device("cpu"), True, torch.no_grad)
     size = whole.fit.config.model_copy(update={"overlap": OVERLAP})
     tiled = replace(whole, fit=Fit(size))
     assert whole.fit.tiles is None and tiled.fit.tiles == (TILE, OVERLAP)
@@ -137,8 +138,6 @@ def test_whole_and_tiled_agree_in_the_interior(run: Run) -> None:
     assert 0.6 < inside.float().mean() < 1
     for number in range(len(rows)):
         canvas = images[number]["image"][None]
-        one, other = (
-            m.native_logits(canvas, [(360, 480)], [], torch.no_grad)[0] for m in (whole, tiled)
-        )
+        one, other = (p.native_logits(canvas, [(360, 480)], [])[0] for p in (whole, tiled))
         torch.testing.assert_close(one[:, inside], other[:, inside], rtol=1e-4, atol=1e-4)
         assert not torch.equal(one, other)

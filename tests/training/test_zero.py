@@ -20,13 +20,14 @@ import yaml
 
 from distseg.config.load import parse_config
 from distseg.config.schema import ComputeConfig
-from distseg.config.zero import ZERO_OPTIMIZERS
+from distseg.config.validate import ZERO_OPTIMIZERS
 from distseg.data.prepare import prepare
+from distseg.distributed import check_launch, launch_file
 from distseg.models import checkpoint
 from distseg.records.errors import UserError
 from distseg.records.files import read_json, read_lines
 from distseg.records.paths import MemberPaths, Run
-from distseg.training.zero import check_launch, launch_file, make_zero_accelerator, set_environment
+from distseg.training.zero import make_zero_accelerator, set_environment
 from tests.tiny import ROOT, tiny_tree
 from tests.training.test_train import assert_same_bits, kill_tree, losses, wait_for
 
@@ -182,8 +183,8 @@ def ddp(tmp_path_factory: pytest.TempPathFactory) -> MemberPaths:
 def test_the_curve_is_that_of_ddp_and_a_kill_changes_nothing(
     tmp_path: Path, ddp: MemberPaths, zero: int
 ) -> None:
-    """One part a step: the sum of two is rounded elsewhere than DDP's, and AdamW's first steps
-    turn the last bit of a gradient near 0 into 1e-5 of a loss."""
+    """One micro-batch a step: the sum of two is rounded elsewhere than DDP's, and AdamW's first
+    steps turn the last bit of a gradient near 0 into 1e-5 of a loss."""
     process, whole = begin(tmp_path / "whole", zero)
     finish(process)
     assert losses(whole) == pytest.approx(losses(ddp), abs=1e-6)
@@ -241,7 +242,7 @@ def test_two_stages_offload_and_averages_work_together(tmp_path: Path) -> None:
 
 
 def work(folder: Path, zero: int, what: str) -> tuple[int, str]:
-    """Exit status and output of the worker's ranks, which assert; with steps of two parts."""
+    """Exit status and output of the worker's ranks, which assert; two micro-batches a step."""
     tree = zero_tree(zero, train={"batch_size": 8, "accumulation": 2})
     config, run = parse_config(tree, "test"), Run(folder / "run")
     run.folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Whether a choice that was tuned on other parts is better than the one before it."""
+"""Whether a choice that was tuned on the other splits is better than the one before it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,14 +6,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distseg.functional.greedy import TIE
-from distseg.functional.metrics import summarize
+from distseg.functional.metrics import TIE, summarize
 
 
-def part_scores(
+def split_scores(
     counts_NC3: NDArray[np.int64], labels: Sequence[str], metric: str
 ) -> dict[str, float]:
-    """Score of each part's rows, by the label of their part."""
+    """Score of each split's rows, by the split's label; `labels` are the rows' own."""
     own = np.array(labels)
     return {
         label: summarize(counts_NC3[own == label], metric)["score"]
@@ -35,22 +34,22 @@ def verdict(
     classes: Sequence[str],
     metric: str,
 ) -> dict[str, Any]:
-    """Adopted if the whole gains, and no part and no class loses.
+    """Judge a new choice: adopted if the whole gains, and no split and no class loses.
 
     Args:
         before, after: counts (N, C, 3) of the same rows under both choices.
-        labels: of each row, its part.
+        labels: of each row, its split.
         classes: their names. One that has no score before or after has no say.
 
     Returns:
-        adopted, reason, before, after (scores of all rows), folds_before, folds_after,
-        classes_before, classes_after.
+        adopted: bool. reason: a sentence for the report. before, after: scores of all rows.
+        folds_before, folds_after: by split. classes_before, classes_after: by class, or None.
     """
-    folds = [part_scores(counts, labels, metric) for counts in (before, after)]
+    folds = [split_scores(counts, labels, metric) for counts in (before, after)]
     kinds = [class_scores(counts, classes, metric) for counts in (before, after)]
     total = [summarize(counts, metric)["score"] for counts in (before, after)]
     gain = total[1] - total[0]
-    change = {f"fold {part}": folds[1][part] - folds[0][part] for part in folds[0]}
+    change = {f"fold {split}": folds[1][split] - folds[0][split] for split in folds[0]}
     if len(classes) > 1:
         change |= {
             f"class {name}": new - old

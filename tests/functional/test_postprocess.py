@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from distseg.functional.components import apply_postprocess, fill_holes, remove_small
+from distseg.functional.postprocess import apply_postprocess, fill_holes, remove_small
 
 
 def grid(text):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from distseg.functional.nesting import verdict
+from distseg.functional.verdict import verdict
 
 PARTS = ["0", "0", "1", "1"]
 GOOD, FAIR, POOR, NOTHING = (10, 10, 10), (9, 10, 10), (5, 10, 10), (0, 0, 0)  # inter, pred, truth

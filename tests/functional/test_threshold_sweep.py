@@ -4,15 +4,9 @@ import numpy as np
 import pytest
 
 from distseg.functional import metrics as M
-from distseg.functional.components import apply_postprocess
-from distseg.functional.double_thresholds import DoubleChoice, DoubleSweep
-from distseg.functional.thresholds import (
-    NUM_CODES,
-    Sweep,
-    best,
-    code_to_float,
-    ordered_code,
-)
+from distseg.functional.postprocess import apply_postprocess
+from distseg.functional.sweeps import NUM_CODES
+from distseg.functional.threshold_sweep import ThresholdSweep, code_to_float, ordered_code
 
 METRIC_NAMES = ["tgs", "dice", "iou", "miou"]
 ALL = code_to_float(np.arange(NUM_CODES))
@@ -42,9 +36,9 @@ def brute_score(images, metric, threshold, min_area=0, use_valid=False):
 
 
 def swept(images, metric, min_areas=(0,), use_valid=False):
-    sweep = Sweep(metric, min_areas)
+    sweep = ThresholdSweep(metric, min_areas)
     for logits, truth, valid in images:
-        sweep.add(logits, truth, valid if use_valid else None)
+        sweep.add(logits[None], truth[None], valid[None] if use_valid else None)
     return sweep
 
 
@@ -66,7 +60,7 @@ def test_curves_equal_brute_force_at_every_distinct_threshold(metric, use_valid)
     images = random_set(0)
     min_areas = (0, 3, 12, 20)
     sweep = swept(images, metric, min_areas, use_valid)
-    means = sweep.curves() / sweep.num_images
+    means = sweep.curves()
     occurring = np.unique(np.concatenate([logits.ravel() for logits, _, _ in images]))
     between = np.array([-60000, -3.3, 0.01, 2.7, 60000], dtype=np.float16)
     for threshold in np.concatenate([occurring, between]):
@@ -100,13 +94,12 @@ def test_sums_of_sweeps_are_the_sweep_of_the_union():
 
 def test_tgs_sums_are_exact_tenths():
     sweep = swept(random_set(5, num_images=9), "tgs")
-    tenths = sweep.curves() * 10
-    assert np.array_equal(tenths, np.round(tenths))
+    assert np.array_equal(sweep.levels, np.round(sweep.levels))
 
 
 def one_image(logits, truth, metric="dice", min_areas=(0,)):
-    sweep = Sweep(metric, min_areas)
-    sweep.add(np.array([logits], dtype=np.float16), np.array([truth], dtype=bool))
+    sweep = ThresholdSweep(metric, min_areas)
+    sweep.add(np.array([[logits]], dtype=np.float16), np.array([[truth]], dtype=bool))
     return sweep
 
 
@@ -127,6 +120,16 @@ def test_the_widest_of_several_plateaus():
     assert tied.best(default_threshold=1.5).threshold == pytest.approx((-30 + 1) / 2)
 
 
+def test_a_fixed_threshold_stays_while_the_area_is_chosen():
+    sweep = ThresholdSweep("dice", (0, 3))
+    sweep.add(np.array([[[1, 1, 1, -1]], [[1, 1, -1, -1]]], np.float16),
+              np.array([[[1, 1, 1, 0]], [[0, 0, 0, 0]]], bool))  # fmt: skip
+    choice = sweep.best(default_threshold=0.25, fixed=True)
+    assert (choice.threshold, choice.min_area, choice.score) == (0.25, 3, 1.0)
+    worse = sweep.best(default_threshold=-2.0, fixed=True)
+    assert worse.threshold == -2.0 and worse.score < 1
+
+
 def test_min_area_ties_go_to_no_rule():
     sweep = one_image([-1, 1, 1], [0, 1, 1], min_areas=(2, 0, 1))
     choice = sweep.best()
@@ -134,10 +137,10 @@ def test_min_area_ties_go_to_no_rule():
 
 
 def test_min_area_rescues_an_empty_image():
-    sweep = Sweep("tgs", (0, 3))
-    sweep.add(np.full((1, 4), 5, np.float16), np.ones((1, 4), bool))
-    noise = np.array([[5, 5, -5, -5]], np.float16)
-    sweep.add(noise, np.zeros((1, 4), bool))
+    sweep = ThresholdSweep("tgs", (0, 3))
+    sweep.add(np.full((1, 1, 4), 5, np.float16), np.ones((1, 1, 4), bool))
+    noise = np.array([[[5, 5, -5, -5]]], np.float16)
+    sweep.add(noise, np.zeros((1, 1, 4), bool))
     choice = sweep.best()
     assert (choice.min_area, choice.score) == (3, 1.0)
 
@@ -155,10 +158,10 @@ def test_infinite_logits_count_and_the_threshold_stays_finite():
 
 
 def test_void_pixels_do_not_score_but_fill_the_area():
-    logits = np.array([[5, 5, 5, -5]], np.float16)
-    truth = np.array([[1, 0, 0, 0]], bool)
-    valid = np.array([[1, 0, 0, 1]], bool)
-    sweep = Sweep("dice", (0, 3))
+    logits = np.array([[[5, 5, 5, -5]]], np.float16)
+    truth = np.array([[[1, 0, 0, 0]]], bool)
+    valid = np.array([[[1, 0, 0, 1]]], bool)
+    sweep = ThresholdSweep("dice", (0, 3))
     sweep.add(logits, truth, valid)
     assert sweep.curves()[:, ordered_code(np.float16(0))].tolist() == [1.0, 1.0]
 
@@ -166,90 +169,22 @@ def test_void_pixels_do_not_score_but_fill_the_area():
 @pytest.mark.parametrize(
     ("logits", "truth", "why"),
     [
-        (np.zeros((2, 2), np.float32), np.ones((2, 2), bool), "takes float16"),
-        (np.full((2, 2), np.nan, np.float16), np.ones((2, 2), bool), "hold NaN"),
-        (np.zeros((2, 2), np.float16), np.ones((2, 3), bool), "truth must be bool"),
-        (np.zeros((2, 2), np.float16), np.ones((2, 2), np.uint8), "truth must be bool"),
+        (np.zeros((1, 2, 2), np.float32), np.ones((1, 2, 2), bool), "takes float16"),
+        (np.zeros((2, 2), np.float16), np.ones((2, 2), bool), r"takes float16 logits \(N, H, W\)"),
+        (np.full((1, 2, 2), np.nan, np.float16), np.ones((1, 2, 2), bool), "hold NaN"),
+        (np.zeros((1, 2, 2), np.float16), np.ones((1, 2, 3), bool), "truth must be bool"),
+        (np.zeros((1, 2, 2), np.float16), np.ones((1, 2, 2), np.uint8), "truth must be bool"),
     ],
 )
 def test_bad_images(logits, truth, why):
     with pytest.raises(ValueError, match=why):
-        Sweep("dice").add(logits, truth)
+        ThresholdSweep("dice").add(logits, truth)
 
 
 def test_bad_sweeps():
     with pytest.raises(ValueError, match="did you mean 'dice'"):
-        Sweep("dise")
+        ThresholdSweep("dise")
     with pytest.raises(ValueError, match="minimum areas"):
-        Sweep("dice", [])
+        ThresholdSweep("dice", [])
     with pytest.raises(ValueError, match="no image"):
-        Sweep("dice").best()
-    with pytest.raises(ValueError, match="do not fit"):
-        best(np.zeros((2, NUM_CODES)), 1)
-
-
-TOPS, AREAS, BOTTOMS = (-0.5, 0.75, 2.0), (0, 2, 7), (-1.0, -0.125, 0.0, 0.3)
-
-
-def double_brute(images, metric, top, area, bottom, use_valid):
-    counts = []
-    for logits, truth, valid in images:
-        rule = {"threshold": [bottom], "double": [{"top": top, "area": area}]}
-        mask = apply_postprocess(logits[None], rule)[0].astype(bool)
-        counts.append(M.pixel_counts(mask, truth, valid if use_valid else None)[None])
-    return M.summarize(np.stack(counts), metric)["score"]
-
-
-@pytest.mark.parametrize("metric", METRIC_NAMES)
-@pytest.mark.parametrize("use_valid", [False, True])
-def test_double_thresholds_equal_the_brute_force_grid(metric, use_valid):
-    images = random_set(6, num_images=6)
-    logits, truths, valids = zip(*images, strict=True)
-    sweep = DoubleSweep(metric, TOPS, AREAS, BOTTOMS)
-    sweep.add_many(logits[:2], truths[:2], valids[:2] if use_valid else None)
-    rest = DoubleSweep(metric, TOPS, AREAS, BOTTOMS)
-    rest.add_many(logits[2:], truths[2:], valids[2:] if use_valid else None)
-    means = (sweep + rest).totals() / 6
-    expected = [
-        [[double_brute(images, metric, t, a, b, use_valid) for b in BOTTOMS] for a in AREAS]
-        for t in TOPS
-    ]
-    assert np.allclose(means, expected, atol=1e-12)
-    choice = (sweep + rest).best()
-    assert choice.score == pytest.approx(np.max(expected), abs=1e-12)
-    real = double_brute(images, metric, choice.top, choice.area, choice.bottom, use_valid)
-    assert real == pytest.approx(choice.score, abs=1e-12)
-
-
-def double_threshold_search(logits, truths, *, metric, tops, areas, bottoms) -> DoubleChoice:
-    sweep = DoubleSweep(metric, tops, areas, bottoms)
-    sweep.add_many(logits, truths)
-    return sweep.best()
-
-
-def test_double_threshold_helps_where_one_cannot():
-    # bottom 0 draws the object; faint noise of the empty image never reaches the top
-    logits = [np.array([[1, 1, 9, -9]], np.float16), np.array([[1, 1, -9, -9]], np.float16)]
-    truths = [np.array([[1, 1, 1, 0]], bool), np.zeros((1, 4), bool)]
-    grid = {"metric": "tgs", "tops": [5.0], "bottoms": [0.0]}
-    assert double_threshold_search(logits, truths, areas=[0], **grid).score == 0.5
-    choice = double_threshold_search(logits, truths, areas=[0, 1], **grid)
-    assert (choice.top, choice.area, choice.bottom, choice.score) == (5.0, 1, 0.0, 1.0)
-
-
-def test_double_threshold_ties_and_errors():
-    logits, truths = [np.array([[4, -4]], np.float16)], [np.array([[1, 0]], bool)]
-    choice = double_threshold_search(
-        logits, truths, metric="dice", tops=[3.0, 1.0], areas=[1, 0], bottoms=[-2.0, 0.5, 1.0]
-    )
-    assert (choice.top, choice.area, choice.bottom) == (1.0, 0, 0.5)
-    empty = DoubleSweep("dice", [1.0], [0], [0.0])
-    empty.add_many([], [])
-    with pytest.raises(ValueError, match="no image"):
-        empty.best()
-    with pytest.raises(ValueError, match="some tops"):
-        DoubleSweep("dice", [], [0], [0.0])
-    with pytest.raises(ValueError, match="NaN"):
-        empty.add_many([np.full((1, 2), np.nan, np.float16)], truths)
-    with pytest.raises(ValueError, match="do not add up"):
-        empty + DoubleSweep("dice", [2.0], [0], [0.0])
+        ThresholdSweep("dice").best()

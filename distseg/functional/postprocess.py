@@ -1,7 +1,11 @@
-"""From logits to masks: thresholds, connected components, holes and areas."""
+"""From logits to masks: thresholds, connected components, holes and areas.
 
+A *rule* says how, with a value for each class under each of its keys; see `apply_postprocess`.
+"""
+
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -10,8 +14,24 @@ from numpy.typing import NDArray
 from distseg.functional.naming import unknown_name
 
 Mask = NDArray[np.uint8]
+Rule = dict[str, Any]  # as `apply_postprocess` takes it
 
 RULE_KEYS = ("threshold", "min_area", "min_component", "fill_holes", "full_mask", "double")
+
+
+class Options(Protocol):
+    """What of the config says how to tune: "search", or a value that stays."""
+
+    @property
+    def threshold(self) -> Any: ...
+    @property
+    def min_area(self) -> Any: ...
+    @property
+    def min_component(self) -> Any: ...
+    @property
+    def fill_holes(self) -> Any: ...
+    @property
+    def full_mask(self) -> Any: ...
 
 
 def remove_small(mask_HW: Mask, min_area: int, connectivity: int = 8) -> Mask:
@@ -72,6 +92,43 @@ def apply_postprocess(logits_CHW: NDArray, rule: Mapping[str, Any]) -> Mask:
         for c in range(num_classes)
     ]
     return np.stack(masks)
+
+
+def to_masks(logits_CHW: NDArray, rule: Mapping[str, Any], task: str) -> Mask:
+    """Combined logits to the predicted masks.
+
+    Returns:
+        uint8: (1, H, W) class index for multiclass (the rule has no say), else (C, H, W) of 0, 1.
+    """
+    if task == "multiclass":
+        return logits_CHW.argmax(axis=0)[None].astype(np.uint8)
+    return apply_postprocess(logits_CHW, rule)
+
+
+def logit(prob: float) -> float:
+    """log(p / (1 - p)); 0 and 1 become the float16 range's ends, which every logit is within."""
+    if prob <= 0 or prob >= 1:
+        return -65504.0 if prob <= 0 else 65504.0
+    return math.log(prob) - math.log1p(-prob)
+
+
+def default_rule(options: Options, num_classes: int) -> Rule:
+    """The rule of the config's values, with probability .5 as the threshold and no other rule where
+    it says search."""
+    prob = 0.5 if options.threshold == "search" else float(options.threshold)
+    area = 0 if options.min_area == "search" else int(options.min_area)
+    component = 0 if options.min_component == "search" else int(options.min_component)
+    rule: Rule = {
+        "threshold": [logit(prob)] * num_classes,
+        "min_area": [area] * num_classes,
+        "min_component": [component] * num_classes,
+        "double": None,
+    }
+    for key in ("fill_holes", "full_mask"):
+        value = getattr(options, key)
+        if value != "search" and value:
+            rule[key] = [value] * num_classes
+    return rule
 
 
 def check_rule(rule: Mapping[str, Any], num_classes: int) -> None:

@@ -1,10 +1,15 @@
-"""Ensemble weights by greedy selection with replacement (Caruana et al., ICML 2004)."""
+"""Ensemble weights: small whole numbers, of which only the ratios matter.
+
+`greedy_weights` picks models one after another; `weightings` lists mixtures for a search that tries
+them all.
+"""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+
+from distseg.functional.metrics import TIE
 
 Weights = tuple[int, ...]
-TIE = 1e-9
 
 
 def simplest(counts: Sequence[int]) -> Weights:
@@ -16,7 +21,8 @@ def simplest(counts: Sequence[int]) -> Weights:
 def greedy_weights(
     num_models: int, max_picks: int, evaluate: Callable[[list[Weights]], Sequence[float]]
 ) -> Weights:
-    """Add, `max_picks` times, the model that makes the ensemble best; keep the best on the way.
+    """Greedy selection with replacement (Caruana et al., ICML 2004): add, `max_picks` times, the
+    model that makes the ensemble best, and keep the best ensemble on the way.
 
     Args:
         num_models: models to pick from.
@@ -43,3 +49,31 @@ def greedy_weights(
         if scores[pick] > best_score + TIE:
             best, best_score = trials[pick], scores[pick]
     return best
+
+
+def weightings(num_models: int, limit: int) -> list[Weights]:
+    """Mixtures of models to try: uniform weights, then all whole numbers that sum to 1, to 2, ...
+
+
+    Each is in lowest terms and listed once. A sum whose mixtures do not all fit into `limit` ends
+    the list.
+    """
+    found = {(1,) * num_models: None}
+    total = 1
+    while num_models > 1:
+        new = {simplest(counts) for counts in _compositions(total, num_models)} - found.keys()
+        if len(found) + len(new) > limit:
+            break
+        found |= dict.fromkeys(sorted(new, reverse=True))
+        total += 1
+    return list(found)
+
+
+def _compositions(total: int, length: int) -> Iterator[tuple[int, ...]]:
+    """All tuples of `length` whole numbers, 0 or more, that sum to `total`."""
+    if length == 1:
+        yield (total,)
+        return
+    for first in range(total + 1):
+        for rest in _compositions(total - first, length - 1):
+            yield first, *rest

@@ -1,0 +1,86 @@
+"""How the models' logits become masks: what an ensemble has chosen, for each split and for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distseg.config.schema import Config
+from distseg.ensemble.out_of_fold_set import OutOfFold
+from distseg.functional.postprocess import Rule, to_masks
+from distseg.functional.weights import Weights
+from distseg.records.paths import Run
+
+ALL = "all"  # the label of what is tuned on every split: what predicts
+
+
+@dataclass(frozen=True)
+class EnsembleChoice:
+    """How the models' logits become masks.
+
+    Attributes:
+        space: of `combine.SPACES`.
+        weights: one for each of `OutOfFold.names`.
+        rule: as `postprocess.apply_postprocess` takes it.
+    """
+
+    space: str
+    weights: Weights
+    rule: Rule
+
+
+Choices = dict[str, EnsembleChoice]  # by the split that it was not tuned on, and for ALL
+
+
+def choices_of(record: Mapping[str, Any], names: Sequence[str]) -> Choices:
+    """The choices of an ensemble.json.
+
+    Args:
+        names: the models, in the order of the choices' weights.
+    """
+    folds = record["scores"]["nested"]["folds"]
+    return {
+        label: EnsembleChoice(
+            # an ensemble that was tuned step by step has one space for all
+            space=own.get("space", record["space"]),
+            weights=tuple(own["weights"].get(name, 0) for name in names),
+            rule=own["rule"],
+        )
+        for label, own in [*folds.items(), (ALL, record)]
+    }
+
+
+def masks_of_row(oof: OutOfFold, row: int, choice: EnsembleChoice) -> NDArray[np.uint8]:
+    """The masks of one row under a choice, uint8 (K, H, W); see `postprocess.to_masks`."""
+    logits = oof.combined(row, choice.weights, choice.space)
+    return to_masks(logits, choice.rule, oof.config.task)
+
+
+def scored_masks(
+    config: Config, run: Run, record: Mapping[str, Any]
+) -> Callable[[Mapping[str, str]], NDArray[np.uint8]]:
+    """A function from a row of oof.csv to the masks uint8 (K, H, W) that its score is of: those of
+    its split's nested choice.
+
+    Args:
+        record: of ensemble.json.
+
+    The members are opened at the first call, which raises UserError where they are gone.
+    """
+
+    @cache
+    def opened() -> tuple[OutOfFold, dict[str, int], Choices]:
+        oof = OutOfFold(config, run, record["round"])
+        places = {oof.manifest[row].id: row for row in oof.rows}
+        return oof, places, choices_of(record, oof.names)
+
+    def masks_of(line: Mapping[str, str]) -> NDArray[np.uint8]:
+        oof, places, choices = opened()
+        return masks_of_row(oof, places[line["id"]], choices[line["part"]])
+
+    return masks_of

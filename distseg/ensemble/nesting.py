@@ -1,0 +1,143 @@
+"""Nested tuning: what a split is scored with was tuned on the other splits.
+
+The rows of an out-of-fold set are in splits: the folds, or two halves of the one fold of a
+hold-out. A tuning strategy turns choices (one for each split, and one for ALL) into better ones; a
+split's choice is found on the rows of the other splits, and ALL's, which predicts, on all rows.
+`tune_in_steps` adopts what a strategy finds only if, scored so, no split and no class loses and the
+whole gains. The strategies are in `steps.py` (one step after another) and `joint.py` (one search).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distseg.config.schema import Config
+from distseg.ensemble.choices import ALL, Choices, EnsembleChoice, masks_of_row
+from distseg.ensemble.out_of_fold_set import OutOfFold, hash_key
+from distseg.functional.bootstrap import standard_error
+from distseg.functional.metrics import VOID, count_masks, summarize
+from distseg.functional.verdict import split_scores, verdict
+
+log = logging.getLogger(__name__)
+
+NUM_HALVES = 2  # the splits of a single fold
+
+
+Step = tuple[str, Callable[[Choices], Choices]]  # its name in the record, and what tunes
+
+
+class Nesting:
+    """The rows in splits, and what is said of choices on them. Reads row by row: memory is that of
+    a few images.
+
+    Attributes:
+        splits: rows of `oof.manifest` by the label of their split.
+        rows: all of them, split by split.
+        split_of: the label of each of `rows`.
+    """
+
+    def __init__(self, config: Config, oof: OutOfFold) -> None:
+        self.config, self.oof = config, oof
+        self.splits = split_rows(oof)
+        self.rows = [row for rows in self.splits.values() for row in rows]
+        self.split_of = [label for label, rows in self.splits.items() for _ in rows]
+        self.labels = [*self.splits, ALL]
+
+    def pixels(self) -> list[int]:
+        """Height * width of each row's image."""
+        samples = [self.oof.manifest[row] for row in self.rows]
+        return [sample.height * sample.width for sample in samples]
+
+    def thinned(self, step: int) -> dict[str, list[int]]:
+        """Every `step`-th row of each split, in an order that has nothing to do with the data's."""
+        samples = self.oof.manifest
+        return {
+            label: sorted(rows, key=lambda row: hash_key(samples[row]))[::step]
+            for label, rows in self.splits.items()
+        }
+
+    def score(self, choices: Choices) -> NDArray[np.int64]:
+        """Counts (N, C, 3) of each row under its split's choice, in the order of `rows`."""
+        return np.stack(
+            [
+                self.count(row, choices[label])
+                for label, row in zip(self.split_of, self.rows, strict=True)
+            ]
+        )
+
+    def count(self, row: int, choice: EnsembleChoice) -> NDArray[np.int64]:
+        """inter, pred and truth of a row's masks under a choice, (C, 3)."""
+        masks = masks_of_row(self.oof, row, choice)
+        return count_masks(masks, self.oof.target(row), self.config.num_outputs, self.config.task)
+
+    def verdict(self, before: NDArray[np.int64], after: NDArray[np.int64]) -> dict[str, Any]:
+        """Whether a step is adopted: the whole gains, and no split and no class loses."""
+        return verdict(before, after, self.split_of, self.config.classes, self.config.metric)
+
+    def folds_record(self, choices: Choices, counts: NDArray[np.int64]) -> dict[str, Any]:
+        """By split: how many images, the score, and what it was scored with."""
+        scores = split_scores(counts, self.split_of, self.config.metric)
+        return {
+            label: {
+                "num_images": len(rows),
+                "score": scores[label],
+                "weights": dict(zip(self.oof.names, choices[label].weights, strict=True)),
+                "rule": choices[label].rule,
+            }
+            for label, rows in self.splits.items()
+        }
+
+    def final_record(self, counts: NDArray[np.int64]) -> dict[str, Any]:
+        """The summary of all rows, with the standard error of the score."""
+        metric = self.config.metric
+        error = standard_error(counts, metric, seed=self.config.seed)
+        return {**summarize(counts, metric), "standard_error": error}
+
+
+def tune_in_steps(
+    nesting: Nesting, choices: Choices, counts: NDArray[np.int64], steps: Iterable[Step]
+) -> tuple[Choices, NDArray[np.int64], list[dict[str, Any]]]:
+    """Take the steps one after another, each from what the steps before it chose.
+
+    Args:
+        choices: where to start; counts: what `nesting.score` says of them.
+
+    Returns:
+        The choices with all that was adopted, their counts, and for each step its name and its
+        verdict (`verdict.verdict`).
+    """
+    record: list[dict[str, Any]] = []
+    for name, tune in steps:
+        if len(nesting.splits) < 2:
+            record.append({"step": name, "adopted": False, "reason": "one row: nothing to nest"})
+            continue
+        log.info("tuning %s on %d out-of-fold images", name, len(nesting.rows))
+        tuned = tune(choices)
+        trial = counts if tuned == choices else nesting.score(tuned)
+        record.append({"step": name, **nesting.verdict(counts, trial)})
+        if record[-1]["adopted"]:
+            choices, counts = tuned, trial
+    return choices, counts, record
+
+
+def split_rows(oof: OutOfFold) -> dict[str, list[int]]:
+    """Rows by the label of their split: the fold, or for a single fold `part0`.. by id's hash."""
+    if len(oof.folds) > 1:
+        return {str(fold): oof.manifest.val_rows(fold) for fold in oof.folds}
+    ordered = sorted(oof.rows, key=lambda row: hash_key(oof.manifest[row]))
+    number = min(NUM_HALVES, len(ordered))
+    return {f"part{i}": sorted(ordered[i::number]) for i in range(number)}
+
+
+def class_planes(
+    target_NKHW: NDArray[np.uint8], number: int, task: str
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Truth and valid pixels of class `number`, bool (N, H, W), of the cache's targets."""
+    if task == "multiclass":
+        return target_NKHW[:, 0] == number, target_NKHW[:, 0] != VOID
+    return target_NKHW[:, number] == 1, target_NKHW[:, number] != VOID

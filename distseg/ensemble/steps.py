@@ -1,0 +1,138 @@
+"""Tuning step by step: the weights, then for each class the rules, one after another.
+
+The order for a class: threshold and minimum area, a double threshold, small components, holes, full
+masks. Each step starts from what the steps before it chose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distseg.ensemble.choices import ALL, Choices
+from distseg.ensemble.nesting import Nesting, Step, class_planes
+from distseg.functional.combine import hard_masks
+from distseg.functional.metrics import METRICS, count_planes, miou, per_image
+from distseg.functional.tuning import (
+    CLEANING_KEYS,
+    Images,
+    RuleSearch,
+    cleaning_search,
+    double_search,
+    threshold_search,
+    tune_class,
+)
+from distseg.functional.weights import Weights, greedy_weights
+
+WEIGHT_SEARCH_VALUES = 1 << 26  # logits that one step of the weight search reads
+
+
+def steps_of(nesting: Nesting) -> Iterator[Step]:
+    """The steps that the config asks for."""
+    config = nesting.config
+    if config.ensemble.weights == "search" and len(nesting.oof.names) > 1:
+        yield "weights", WeightSearch(nesting).tune
+    if config.task == "multiclass":
+        return
+    # one class at a time: a step that helps one class must not carry another's loss
+    for number, name in enumerate(config.classes):
+        label = f" of {name}" if len(config.classes) > 1 else ""
+        for kind, search in searches_of(nesting):
+            yield f"{kind}{label}", partial(tune_rule, nesting, number=number, search=search)
+
+
+def searches_of(nesting: Nesting) -> Iterator[tuple[str, RuleSearch]]:
+    """The rules that the config says to search, by the names of their steps."""
+    options, metric = nesting.config.postprocess, nesting.config.metric
+    pixels = int(np.median(nesting.pixels()))
+    if "search" in (options.threshold, options.min_area):
+        yield "threshold", threshold_search(options, metric, pixels)
+    if options.double == "search":
+        yield "double", double_search(options, metric, pixels)
+    for key in CLEANING_KEYS:
+        if getattr(options, key) == "search":
+            yield key, cleaning_search(key, metric, pixels)
+
+
+def tune_rule(nesting: Nesting, choices: Choices, *, number: int, search: RuleSearch) -> Choices:
+    """Better rules for class `number`: one pass over the rows for each mixture in use."""
+    tuned = dict(choices)
+    for space, weights in sorted({(c.space, c.weights) for c in choices.values()}):
+        splits = {
+            label: _class_images(nesting, rows, space, weights, number)
+            for label, rows in nesting.splits.items()
+        }
+        same = {k: c for k, c in choices.items() if (c.space, c.weights) == (space, weights)}
+        rules = tune_class(splits, {k: c.rule for k, c in same.items()}, number, search)
+        tuned |= {k: replace(same[k], rule=rule) for k, rule in rules.items()}
+    return tuned
+
+
+def _class_images(
+    nesting: Nesting, rows: Sequence[int], space: str, weights: Weights, number: int
+) -> Iterator[Images]:
+    """logits, truth and valid pixels (1, H, W) of one class, row by row."""
+    for row in rows:
+        logits = nesting.oof.combined(row, weights, space, slice(number, number + 1))
+        target_1KHW = nesting.oof.target(row)[None]
+        yield logits.astype(np.float16), *class_planes(target_1KHW, number, nesting.config.task)
+
+
+class WeightSearch:
+    """Greedy weights for each label.
+
+    Mixtures are compared at the thresholds of ALL's rule alone: areas and components have their say
+    when the step is scored. What a mixture scores on each split is kept, since the labels try many
+    of the same mixtures.
+    """
+
+    def __init__(self, nesting: Nesting) -> None:
+        self.nesting, self.config, self.oof = nesting, nesting.config, nesting.oof
+        # by mixture and split what adds up to its score, (C, 5): inter, pred, truth, the scores of
+        # the images, and how many images
+        self.sums: dict[Weights, dict[str, NDArray]] = {}
+
+    def tune(self, choices: Choices) -> Choices:
+        values = sum(self.nesting.pixels()) * self.config.num_outputs * len(self.oof.names)
+        rows = self.nesting.thinned(-(-values // WEIGHT_SEARCH_VALUES))
+        picks, tuned = self.config.ensemble.max_picks, {}
+        for label, choice in choices.items():
+            others = [split for split in self.nesting.splits if split != label]
+
+            def evaluate(trials: list[Weights], others: list[str] = others) -> list[float]:
+                new = [trial for trial in trials if trial not in self.sums]
+                if new:
+                    self._count(new, rows, choices)
+                return [self._score(self.sums[trial], others) for trial in trials]
+
+            weights = greedy_weights(len(self.oof.names), picks, evaluate)
+            tuned[label] = replace(choice, weights=weights)
+        return tuned
+
+    def _count(
+        self, trials: list[Weights], rows: Mapping[str, Sequence[int]], choices: Choices
+    ) -> None:
+        """Fill `sums` for new mixtures, which are read together, block by block."""
+        self.sums |= {trial: {} for trial in trials}
+        space, thresholds = choices[ALL].space, choices[ALL].rule["threshold"]
+        for split, own in rows.items():
+            tables = []
+            for block in self.oof.blocks(own):
+                logits_TNCHW = self.oof.mixtures(block, trials, space)
+                masks = hard_masks(logits_TNCHW, self.config.task, thresholds)
+                target_NKHW = np.stack([self.oof.target(row) for row in block])
+                tables.append(count_planes(masks, target_NKHW, self.config.task))
+            for trial, table in zip(trials, np.concatenate(tables, axis=1), strict=True):
+                scores = per_image(table, self.config.metric)
+                columns = [*np.moveaxis(table, -1, 0), scores, np.ones_like(scores)]
+                self.sums[trial][split] = np.stack([c.sum(axis=0) for c in columns], axis=-1)
+
+    def _score(self, sums: Mapping[str, NDArray], splits: Sequence[str]) -> float:
+        total = np.sum([sums[split] for split in splits], axis=0)
+        if METRICS[self.config.metric].set_level:
+            return miou(*total[:, :3].T)
+        return float((total[:, 3] / total[:, 4]).mean())

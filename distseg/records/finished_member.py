@@ -1,0 +1,128 @@
+"""A finished member as it lies on disk: the one reader for the ensemble, the teachers, the report.
+
+Nothing is loaded into memory but small tables: logits stay memory-mapped, and what predicts with
+the snapshots (`inference/load.py`) opens them by their paths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distseg.records.files import read_json
+from distseg.records.manifest import Sample
+from distseg.records.paths import MemberPaths, RoundKey, Run
+from distseg.records.predictions import Predictions
+
+KINDS = ("tta", "plain")  # with and without test-time augmentation
+
+
+class UnusableMember(Exception):
+    """Why a member can neither be in an ensemble nor teach; the text is for a person to read."""
+
+
+@dataclass(frozen=True)
+class FinishedMember:
+    """One model of the config that has been trained on one fold, in one round.
+
+    Attributes:
+        round: the round's number, or the key of a round's pair teachers.
+        name: the model's name in the config.
+        fold: the fold that it validated and never trained on.
+        snapshots: files of its weights, relative to the run folder, in the order of DONE.
+        predictions: out-of-fold logits of the rows that it validated, at native size.
+        variants: pixel counts (N, C, 3) int64 at logit 0 of the same rows, in their order, by
+            `mean_tta`, `mean_plain`, `SNAPSHOT_tta` and `SNAPSHOT_plain`.
+        trained_on: the folds whose labels have reached it, directly or through its teachers.
+    """
+
+    round: RoundKey
+    name: str
+    fold: int
+    snapshots: list[str]
+    predictions: Predictions
+    variants: dict[str, NDArray[np.int64]]
+    trained_on: frozenset[int]
+
+    @classmethod
+    def read(
+        cls, run: Run, round: RoundKey, name: str, fold: int, *, rows: Sequence[Sample],
+        num_outputs: int,
+    ) -> FinishedMember:  # fmt: skip
+        """Read a member and check that its files fit each other, the data and the config.
+
+        Args:
+            rows: what it validated, in the Manifest's order.
+            num_outputs: classes of its logits.
+
+        Raises:
+            UnusableMember: it has not finished, it failed, or one of its files is missing, damaged
+                or made for other data.
+        """
+        paths = run.member(round, name, fold)
+        try:
+            if not paths.done.is_file():
+                raise UnusableMember(_why_not_done(paths))
+            done = read_json(paths.done)
+            predictions = Predictions(paths.oof)
+            _check_shapes(predictions, rows, num_outputs)
+            files = [paths.snapshots / file for file in done["snapshots"]]
+            stems = ["mean", *(file.stem for file in files)]
+            for file in files:
+                if not file.is_file():
+                    raise UnusableMember(f"its snapshot {file.name} is missing")
+            return cls(
+                round=round,
+                name=name,
+                fold=fold,
+                snapshots=[file.relative_to(run.folder).as_posix() for file in files],
+                predictions=predictions,
+                variants=_counts(read_json(paths.oof_scores), stems, rows, num_outputs),
+                trained_on=frozenset(done["trained_on"]),
+            )
+        except KeyError as error:
+            raise UnusableMember(f"its DONE or oof_scores.json has no {error}") from None
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise UnusableMember(str(error) or type(error).__name__) from None
+
+
+def _why_not_done(paths: MemberPaths) -> str:
+    if not paths.failure.is_file():
+        return "it has not finished"
+    failure = read_json(paths.failure)
+    return f"it failed ({failure.get('kind', 'error')}): {failure.get('message', '')}"
+
+
+def _check_shapes(predictions: Predictions, rows: Sequence[Sample], num_outputs: int) -> None:
+    """UnusableMember: a row has no logits, or those of another size or number of classes."""
+    for row in rows:
+        expected = (num_outputs, row.height, row.width)
+        place = predictions.index.get(row.id)
+        found = None if place is None else predictions.shapes[place]
+        if found != expected:
+            raise UnusableMember(
+                f"its out-of-fold logits of {row.id!r} are {found}, not {expected}"
+            )
+
+
+def _counts(
+    record: Mapping[str, Any], stems: Sequence[str], rows: Sequence[Sample], num_outputs: int
+) -> dict[str, NDArray[np.int64]]:
+    """`FinishedMember.variants` of the record in oof_scores.json."""
+    if record["ids"] != [row.id for row in rows]:
+        raise UnusableMember("oof_scores.json counts other images than those of its fold")
+    found = {key: np.array(table, dtype=np.int64) for key, table in record["variants"].items()}
+    if not rows:  # JSON keeps no shape of an empty table
+        found = {key: np.zeros((0, num_outputs, 3), np.int64) for key in found}
+    for key in (f"{stem}_{kind}" for stem in stems for kind in KINDS):
+        if key not in found:
+            raise UnusableMember(f"oof_scores.json has no counts of {key!r}")
+        if found[key].shape != (len(rows), num_outputs, 3):
+            raise UnusableMember(
+                f"oof_scores.json: counts of {key!r} are not of {len(rows)} images"
+            )
+    return found

@@ -1,0 +1,144 @@
+"""The grid and the cleaning sweep, against applying every rule to every image."""
+
+import numpy as np
+import pytest
+
+from distseg.functional import metrics as M
+from distseg.functional.postprocess import apply_postprocess
+from distseg.functional.sweeps import CleaningSweep, GridSweep, RuleGrid
+from tests.brute import every_rule
+
+GRID = RuleGrid((-0.5, 0.0, 0.25, 1.0), (0, 6, 12), (0.5, 1.5), (2, 8))
+METRIC_NAMES = ["tgs", "dice", "iou", "miou"]
+
+
+def random_set(seed, num=7, shape=(6, 7)):
+    """Coarse logits, of which many lie exactly on a threshold; some truths are empty."""
+    rng = np.random.default_rng(seed)
+    truth = rng.random((num, *shape)) < 0.4
+    truth[::3] = False
+    logits = np.round((truth * 2 - 1 + rng.normal(0, 1.5, truth.shape)) * 8) / 8
+    return logits.astype(np.float16), truth, rng.random(truth.shape) < 0.8
+
+
+def brute_force(metric, logits, truth, valid, grid=GRID):
+    """Postprocess, count and summarize, rule by rule."""
+    scores = np.empty(grid.shape)
+    for place, rule in every_rule(grid):
+        masks = np.stack([apply_postprocess(one[None], rule)[0] for one in logits]) != 0
+        counts = M.pixel_counts(masks[:, None], truth[:, None], valid)
+        scores[place] = M.summarize(counts, metric)["score"]
+    return scores
+
+
+@pytest.mark.parametrize("metric", METRIC_NAMES)
+@pytest.mark.parametrize("seed", range(3))
+def test_every_rule_scores_as_brute_force(metric, seed):
+    images = random_set(seed)
+    sweep = GridSweep(metric, GRID)
+    sweep.add(*images)
+    expected = brute_force(metric, *images)
+    np.testing.assert_allclose(sweep.means(), expected, rtol=0, atol=1e-12)
+    choice = sweep.best()
+    assert choice.score == pytest.approx(expected.max(), abs=1e-12)
+    g = next(g for g in range(GRID.shape[0]) if GRID.gate(g) == choice.gate)
+    place = g, GRID.areas.index(choice.min_area), GRID.thresholds.index(choice.threshold)
+    assert expected[place] == pytest.approx(expected.max(), abs=1e-12)
+
+
+def test_sweeps_add_up():
+    sets = [random_set(seed, shape=(5 + seed, 6)) for seed in range(3)]
+    parts = []
+    whole = GridSweep("tgs", GRID)
+    for images in sets:
+        parts.append(GridSweep("tgs", GRID))
+        parts[-1].add(*images)
+        whole.add(*images)
+    total = parts[0] + parts[1] + parts[2]
+    np.testing.assert_array_equal(total.means(), whole.means())
+    assert total.num_images == 21
+
+
+def test_ties_go_to_the_simpler_rule():
+    logits = np.where(np.eye(6, dtype=bool), 3, -3).astype(np.float16)[None]
+    truth = np.eye(6, dtype=bool)[None]
+    sweep = GridSweep("dice", GRID)
+    sweep.add(logits, truth, np.ones_like(truth))
+    choice = sweep.best()
+    assert (choice.threshold, choice.min_area, choice.gate, choice.score) == (0.0, 0, None, 1.0)
+
+
+def test_wrong_input_is_refused():
+    logits, truth, valid = random_set(0)
+    with pytest.raises(ValueError, match="float16"):
+        GridSweep("dice", GRID).add(logits.astype(np.float32), truth, valid)
+    logits[0, 0, 0] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        GridSweep("dice", GRID).add(logits, truth, valid)
+    with pytest.raises(ValueError, match="no image"):
+        GridSweep("dice", GRID).best()
+    with pytest.raises(ValueError, match="do not add up"):
+        GridSweep("dice", GRID) + GridSweep("tgs", GRID)
+    with pytest.raises(ValueError, match="some thresholds"):
+        RuleGrid(())
+
+
+def test_a_gate_helps_where_one_threshold_cannot():
+    # threshold 0 draws the object; faint noise of the empty image never reaches the top
+    logits = np.array([[[1, 1, 9, -9]], [[1, 1, -9, -9]]], np.float16)
+    truth = np.array([[[1, 1, 1, 0]], [[0, 0, 0, 0]]], bool)
+
+    def best(grid):
+        sweep = GridSweep("tgs", grid)
+        sweep.add(logits, truth)
+        return sweep.best()
+
+    assert best(RuleGrid((0.0,))).score == 0.5
+    choice = best(RuleGrid((0.0,), tops=(5.0,), gate_areas=(1,)))
+    assert (choice.gate, choice.threshold, choice.score) == ((5.0, 1), 0.0, 1.0)
+
+
+def test_of_gates_that_tie_the_nearest_threshold_then_the_first():
+    # the object is over every top, the noise of the empty image under; every threshold cuts alike
+    logits = np.array([[[8, 8, -4]], [[2, 2, -4]]], np.float16)
+    truth = np.array([[[1, 1, 0]], [[0, 0, 0]]], bool)
+    sweep = GridSweep("dice", RuleGrid((-2.0, 0.5, 1.0), (0,), (3.0, 4.0), (1, 2)))
+    sweep.add(logits, truth)
+    choice = sweep.best()
+    assert (choice.gate, choice.threshold, choice.score) == ((3.0, 1), 0.5, 1.0)
+
+
+RULE = {"threshold": [0.0], "min_area": [2], "min_component": [0], "double": None}
+
+
+@pytest.mark.parametrize("metric", METRIC_NAMES)
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [("min_component", (0, 2, 5)), ("fill_holes", (0, 1)), ("full_mask", (0, 0.4))],
+)
+def test_cleaning_scores_as_brute_force(metric, key, values):
+    logits, truth, valid = random_set(1)
+    parts = [CleaningSweep(metric, RULE, key, values) for _ in range(2)]
+    parts[0].add(logits[:3], truth[:3], valid[:3])
+    parts[1].add(logits[3:], truth[3:], valid[3:])
+    total = parts[0] + parts[1]
+    expected = []
+    for value in values:
+        rule = {**RULE, key: [value]}
+        masks = np.stack([apply_postprocess(one[None], rule)[0] for one in logits]) != 0
+        counts = M.pixel_counts(masks[:, None], truth[:, None], valid)
+        expected.append(M.summarize(counts, metric)["score"])
+    np.testing.assert_allclose(total.means(), expected, rtol=0, atol=1e-12)
+    assert total.best() == values[int(np.argmax(np.array(expected) >= max(expected) - 1e-9))]
+
+
+def test_cleaning_refuses_what_the_grid_refuses():
+    logits, truth, valid = random_set(0)
+    sweep = CleaningSweep("dice", RULE, "fill_holes", (0, 1))
+    with pytest.raises(ValueError, match="no image"):
+        sweep.best()
+    with pytest.raises(ValueError, match="do not add up"):
+        sweep + CleaningSweep("dice", {**RULE, "min_area": [3]}, "fill_holes", (0, 1))
+    logits[0, 0, 0] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        sweep.add(logits, truth, valid)
