@@ -117,7 +117,31 @@ def _load(args: argparse.Namespace) -> Config:
     return load_config(find_config(args.config), args.overrides)
 
 
+def _check(args: argparse.Namespace, *, sweep: bool = False) -> Config:
+    """The config, after everything has been looked at that can be known before the first job.
+    sweep: `tune` needs more than the others. UserError lists all mistakes."""
+    from distseg.config.find import find_config
+    from distseg.config.load import load_tree, read_tree
+    from distseg.run.check import refuse, run_of
+    from distseg.tune.space import space_mistakes, sweep_mistakes
+
+    path = find_config(args.config)
+    read = read_tree(load_tree(path, args.overrides))
+    extra = space_mistakes(read.config) if read.config else []
+    extra += sweep_mistakes(read.config) if read.config and sweep else []
+    folder = getattr(args, "out", None)
+    return refuse(read, str(path), run_of(folder, read.config), extra)
+
+
+def _check_run(args: argparse.Namespace) -> tuple[Config, Run]:
+    from distseg.records.paths import Run
+
+    config = _check(args)
+    return config, Run(args.out or Path("runs") / config.name)
+
+
 def _load_run(args: argparse.Namespace) -> tuple[Config, Run]:
+    """Without a look at this machine: a job that a run has started, which has looked."""
     from distseg.records.paths import Run
 
     config = _load(args)
@@ -141,7 +165,7 @@ def _run(args: argparse.Namespace) -> int:
     """Train, ensemble, predict and report. Finished steps are skipped: to resume, run it again."""
     from distseg.run import pipeline
 
-    config, run = _load_run(args)
+    config, run = _check_run(args)
     return pipeline.run(config, run.folder)
 
 
@@ -150,7 +174,7 @@ def _plan(args: argparse.Namespace) -> int:
     """Show what `run` would do: jobs, time, disk and memory."""
     from distseg.run.plan import plan
 
-    print(plan(*_load_run(args)))
+    print(plan(*_check_run(args)))
     return 0
 
 
@@ -160,7 +184,7 @@ def _inspect(args: argparse.Namespace) -> int:
     from distseg.data.formats import layout
     from distseg.data.inspect import inspect, report
 
-    config = _load(args)
+    config = _check(args)
     form = layout(config.data.format)
     print(report(config, inspect(config, form.train(config)), len(form.test(config))))
     return 0
@@ -175,11 +199,12 @@ def _inspect(args: argparse.Namespace) -> int:
 )  # fmt: skip
 def _train(args: argparse.Namespace) -> int:
     """Train one member in this process group (what `accelerate launch` starts)."""
+    from distseg.jobs.job import is_driven
     from distseg.run.launched import parse_members, parse_round, train_here
 
     if args.members is None and (args.member is None or args.fold is None):
         raise UserError("train: needs --member NAME and --fold K, or --members NAME:K,...")
-    config, run = _load_run(args)
+    config, run = _load_run(args) if is_driven() else _check_run(args)
     members = parse_members(config, args.members or f"{args.member}:{args.fold}")
     train_here(config, run, parse_round(args.round), members)
     return 0
@@ -195,7 +220,7 @@ def _find_lr(args: argparse.Namespace) -> int:
     """Suggest a learning rate: draw the loss while the rate grows."""
     from distseg.run.launched import find_lr_here
 
-    config, run = _load_run(args)
+    config, run = _check_run(args)
     record = find_lr_here(config, run, args.member, args.fold, args.steps)
     folder = run.folder / "find_lr"
     print(f"suggested learning rate: {record['suggested']:.1e} (pictures in {folder})")
@@ -258,7 +283,7 @@ def _tune(args: argparse.Namespace) -> int:
         return _tune_postprocess(args)
     from distseg.tune import search
 
-    config = _load(args)
+    config = _check(args, sweep=True)
     return search.tune(config, args.out or Path("runs") / f"{config.name}-tune")
 
 
@@ -340,4 +365,13 @@ def _doctor(args: argparse.Namespace) -> int:
     """Check whether this machine can run distseg, or CONFIG, and say what to mend."""
     from distseg.doctor.machine import examine
 
-    return examine(_load(args) if args.config else None, launch=args.launch)
+    config, mistakes = None, None
+    if args.config:
+        try:
+            config = _check(args)
+        except UserError as error:  # after what can be said of the machine
+            mistakes = error
+    status = examine(config, launch=args.launch)
+    if mistakes is not None:
+        raise mistakes
+    return status

@@ -2,18 +2,81 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
+
+
+def _no_bool(value: Any) -> Any:
+    """pydantic reads true as 1.0; where options are numbers that is a mistake."""
+    if isinstance(value, bool):
+        raise ValueError("needs a number, not true or false")
+    return value
+
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
+# Limits stand before it in an Annotated, or the JSON schema loses them.
+NO_BOOL = BeforeValidator(_no_bool)
+Chance = Annotated[float, Field(ge=0, le=1), NO_BOOL]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
 class Strict(BaseModel):
+    """A frozen model that refuses keys that it does not have."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+def written(model: Strict) -> set[str]:
+    """Keys that a person has written. A resolved config has all of them written out by a program:
+    there it is the keys that are not at their defaults."""
+    fields = type(model).model_fields
+    if model.model_fields_set < set(fields):
+        return set(model.model_fields_set)
+    defaults = {key: field.get_default(call_default_factory=True) for key, field in fields.items()}
+    return {key for key in fields if getattr(model, key) != defaults[key]}
+
+
+class Sparse(Strict):
+    """A model that is written without the keys that are null."""
+
+    @model_serializer(mode="wrap")
+    def _without_null(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in dump(self).items() if value is not None}
+
+
+class OneOf(Sparse):
+    """A mapping of exactly one key. An empty value means the defaults: `{hflip: null}`."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
+    example: ClassVar[str]  # how a user writes one
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_key(cls, value: Any) -> Any:
+        if isinstance(value, cls):
+            return value
+        if not isinstance(value, dict) or len(value) != 1:
+            raise ValueError(f"write it as {cls.example}")
+        ((key, options),) = value.items()
+        return {key: {} if options is None else options}
+
+    @property
+    def given(self) -> tuple[str, Any]:
+        """(key, value) of the one key that is given."""
+        found = [(key, getattr(self, key)) for key in type(self).model_fields]
+        return next((key, value) for key, value in found if value is not None)
 
 
 class FoldsConfig(Strict):
@@ -75,11 +138,9 @@ class SyntheticConfig(Strict):
 class DataConfig(Strict):
     """Where the data is and what it may look like."""
 
-    format: str = Field(
-        "folder",
-        description="tgs | severstal | tianchi | oxford_pet | camvid | folder | synthetic: a file "
-        "of data/formats/",
-    )
+    format: Literal[
+        "tgs", "severstal", "tianchi", "oxford_pet", "camvid", "folder", "synthetic"
+    ] = Field("folder", description="layout of the files: a file of data/formats/")
     root: str = Field(".", description="folder of the data set, relative to where you start")
     table: str | None = Field(
         None, description="severstal, tianchi: the train table, instead of the usual name"
@@ -96,9 +157,11 @@ class DataConfig(Strict):
         None, description="value of a mask file: what it means; 255 counts nowhere"
     )
     strict: bool = Field(False, description="a bad row stops the run, instead of a quarantine")
-    folds: FoldsConfig = FoldsConfig()
-    folder: FolderConfig = FolderConfig()
-    synthetic: SyntheticConfig = SyntheticConfig()
+    folds: FoldsConfig = Field(FoldsConfig(), description="how the train set is divided")
+    folder: FolderConfig = Field(FolderConfig(), description="format: folder: where its files lie")
+    synthetic: SyntheticConfig = Field(
+        SyntheticConfig(), description="format: synthetic: what is made"
+    )
     limit: Count | None = Field(None, description="use the first N train and test rows (a trial)")
     exclude_constant: bool = Field(
         False, description="leave out train images of a single value (TGS has 80 black ones)"
@@ -155,3 +218,33 @@ class InputConfig(Strict):
     )
     mean: list[float] | None = Field(None, description="per channel, 0..1; null: ImageNet's")
     std: list[Positive] | None = Field(None, description="per channel, 0..1; null: ImageNet's")
+
+    def mistakes(self, where: str) -> Iterator[str]:
+        """What these keys cannot be together, a line each; `where` is this section's key."""
+        for key, value in (("foreground", self.foreground or None), ("overlap", self.overlap)):
+            if value is not None and self.fit != "crop":
+                yield f"{where}.{key}: {value}: needs input.fit: crop, not {self.fit}"
+        if self.overlap is not None and (self.height % 32 or self.width % 32):
+            yield (
+                f"{where}.overlap: tiles of {self.height} x {self.width} pixels: they begin at "
+                "multiples of 32, and so height and width must be multiples of 32"
+            )
+        if self.normalize == "train" and (self.mean or self.std):
+            yield f"{where}.normalize: train measures mean and std; leave input.mean and .std out"
+        if self.pad_mode == "biharmonic" and self.random_offset:
+            yield (
+                f"{where}.random_offset: pad_mode: biharmonic solves for one place of the image; "
+                "use reflect or edge"
+            )
+        if self.normalize == "median" and self.mean:
+            yield f"{where}.normalize: median takes each image's own; leave input.mean out"
+        moved = self.fit == "crop" or (self.fit == "pad" and self.pad_mode == "constant")
+        if self.normalize == "median" and moved:
+            yield (
+                f"{where}.normalize: median is that of the canvas: a crop's is not its image's, "
+                "and pad_mode: constant moves it; use input.fit: resize, or pad with another "
+                "pad_mode"
+            )
+        for channel_list, key in ((self.mean, "mean"), (self.std, "std")):
+            if channel_list is not None and len(channel_list) != self.channels:
+                yield f"{where}.{key}: {channel_list}: needs {self.channels} values"

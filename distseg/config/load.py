@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import re
+import copy
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pydantic
 import yaml
-from pydantic import BaseModel
 
-from distseg.config.rounds import check_rounds
+from distseg.config.messages import Keys, explain
 from distseg.config.schema import Config
-from distseg.config.validate import check_member, check_names, check_tune
-from distseg.config.zero import check_zero
-from distseg.records.errors import UserError, nearest
+from distseg.config.validate import mistakes
+from distseg.records.errors import UserError
+
+MAX_ATTEMPTS = 5  # a mistake that is set aside may show another
+SCHEMA = "https://json-schema.org/draft/2020-12/schema"
 
 
 class _Loader(yaml.SafeLoader):
@@ -101,70 +103,90 @@ def _list_index(items: list[Any], part: str, key: str) -> int:
 
 def load_config(path: Path | str, overrides: list[str] | None = None) -> Config:
     """Read, override and check a config. UserError lists every mistake, one line each."""
-    tree = apply_overrides(load_yaml(Path(path)), overrides or [])
-    return parse_config(tree, str(path))
+    return parse_config(load_tree(path, overrides), str(path))
+
+
+def load_tree(path: Path | str, overrides: list[str] | None = None) -> dict[str, Any]:
+    """A config's tree of keys with overrides set in it, not checked."""
+    return apply_overrides(load_yaml(Path(path)), overrides or [])
 
 
 def parse_config(tree: Mapping[str, Any], where: str) -> Config:
+    """A checked config; UserError lists every mistake, each line begins with `where`."""
+    read = read_tree(tree)
+    if read.lines:
+        raise UserError("\n".join(f"{where}: {line}" for line in read.lines))
+    assert read.config is not None
+    return read.config
+
+
+@dataclass(frozen=True)
+class Read:
+    """What a tree of keys says, and what is wrong with it.
+
+    config: the config without the keys that are wrong; None where too little is left.
+    lines: every mistake.
+    spoiled: keys that cannot be judged because something in them is wrong; "" is all of them.
+    """
+
+    config: Config | None
+    lines: list[str]
+    spoiled: tuple[str, ...] = ()
+
+    def judges(self, line: str) -> bool:
+        """Whether the mistake that a later check finds is more than the echo of a known one."""
+        return not any(not key or line.startswith((f"{key}.", f"{key}:")) for key in self.spoiled)
+
+
+def read_tree(tree: Mapping[str, Any]) -> Read:
+    """Check a tree against the models, then across fields. A key that is wrong is set aside, so
+    that the rest can be checked too, and all mistakes are found at once."""
+    rest: dict[str, Any] = copy.deepcopy(dict(tree))
+    lines: list[str] = []
+    spoiled: list[str] = []
+    for attempt in range(MAX_ATTEMPTS):
+        try:
+            config = Config.model_validate(rest)
+        except pydantic.ValidationError as error:
+            found = explain(Config, error)
+            if attempt == 0:  # later ones are echoes: of a list that is empty now, ...
+                lines = list(found.values())
+            # the last item of a list first: then the others keep their places
+            for keys in sorted(found, key=_place, reverse=True):
+                spoiled.append(_spoiled_by(keys))
+                if not _remove(rest, keys):
+                    return Read(None, lines)
+        else:
+            read = Read(config, lines, tuple(spoiled))
+            return replace(read, lines=lines + [m for m in mistakes(config) if read.judges(m)])
+    return Read(None, lines)
+
+
+def _place(keys: Keys) -> list[str]:
+    return [f"{key:06}" if isinstance(key, int) else key for key in keys]
+
+
+def _spoiled_by(keys: Keys) -> str:
+    """The key below which nothing can be judged when `keys` is wrong: a default stands there."""
+    if not keys or keys[0] in ("task", "classes"):
+        return ""  # they say what all of the rest means
+    if keys[0] == "input" or keys[:2] in (("data", "format"), ("data", "root")):
+        return str(keys[0])
+    if keys[0] == "members" and keys[2:3] in (("arch",), ("encoder",), ("input",)):
+        return ".".join(map(str, keys[:2]))
+    depth = 5 if "stages" in keys[2:3] else 3
+    return ".".join(map(str, keys[:depth]))
+
+
+def _remove(tree: Any, keys: Keys) -> bool:
+    """Delete a key of a tree, or an item of a list, in place; False: it is not there."""
     try:
-        config = Config.model_validate(tree)
-    except pydantic.ValidationError as error:
-        lines = [_explain(item) for item in error.errors(include_url=False)]
-        raise UserError("\n".join(f"{where}: {line}" for line in lines)) from None
-    try:
-        _validate(config)
-    except ValueError as error:
-        raise UserError(f"{where}: {error}") from None
-    return config
-
-
-def _validate(config: Config) -> None:
-    """What crosses fields. ValueError for the first mistake."""
-    check_names(config)
-    for name in config.members:
-        check_member(config, name)
-    check_rounds(config)
-    check_tune(config)
-    check_zero(config)
-
-
-def _explain(item: Any) -> str:
-    """One line for one pydantic error: key, value, what is valid, the nearest name."""
-    location = [str(part) for part in item["loc"] if not str(part).startswith("function-")]
-    key = ".".join(location)
-    kind, value = item["type"], item.get("input")
-    if kind == "extra_forbidden":
-        valid = _keys_at(item["loc"][:-1])
-        close = nearest(location[-1], valid)
-        hint = f" Did you mean {close!r}?" if close else ""
-        return f"{key}: unknown key (value {value!r}).{hint} Valid: {', '.join(valid)}"
-    if kind == "literal_error":
-        expected = re.findall(r"'([^']*)'", item["ctx"]["expected"])
-        close = nearest(value, expected)
-        hint = f" Did you mean {close!r}?" if close else ""
-        return f"{key}: {value!r} is not valid.{hint} Valid: {item['ctx']['expected']}"
-    if kind == "missing":
-        return f"{key}: this key is required"
-    message = item["msg"].removeprefix("Value error, ")
-    shown = "" if not location or kind == "value_error" else f" (value {value!r})"
-    return f"{key}: {message}{shown}" if key else message
-
-
-def _keys_at(location: tuple[Any, ...]) -> list[str]:
-    """Names of the keys that the config has at `location`."""
-    model: type[BaseModel] = Config
-    for part in location:
-        if part in model.model_fields:
-            model = _model_in(model.model_fields[part].annotation) or model
-    return list(model.model_fields)
-
-
-def _model_in(annotation: Any) -> Any:
-    """The model inside `X | None`, `list[X]` or `dict[str, X]`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    found = [_model_in(inner) for inner in getattr(annotation, "__args__", ())]
-    return next((model for model in found if model is not None), None)
+        for key in keys[:-1]:
+            tree = tree[key]
+        del tree[keys[-1]]
+    except (KeyError, IndexError, TypeError):
+        return False
+    return True
 
 
 def dump_config(config: Config) -> str:
@@ -174,4 +196,4 @@ def dump_config(config: Config) -> str:
 
 def json_schema() -> dict[str, Any]:
     """JSON schema of a config, for editors and docs/config.md."""
-    return Config.model_json_schema()
+    return {"$schema": SCHEMA, **Config.model_json_schema()}

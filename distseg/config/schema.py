@@ -7,10 +7,11 @@ docs/config.md is generated from it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from distseg.config.augment import AugmentConfig
 from distseg.config.data import (
     Count,
     DataConfig,
@@ -19,21 +20,29 @@ from distseg.config.data import (
     Probability,
     Strict,
 )
+from distseg.config.member import MemberConfig
 from distseg.config.training import (
-    MemberConfig,
     RoundConfig,
     StageConfig,
     TrainConfig,
 )
 from distseg.config.tune import TuneConfig
+from distseg.functional.tta_names import check_modes
 from distseg.records.paths import RoundKey, is_teachers, round_number
 
 
+def _is_view(mode: str) -> str:
+    check_modes([mode])
+    return mode
+
+
 class PredictConfig(Strict):
+    """How images are predicted."""
+
     every_round: bool = Field(
         False, description="a submission of every round, beside the run's own"
     )
-    tta: list[str] = Field(
+    tta: list[Annotated[str, AfterValidator(_is_view)]] = Field(
         default_factory=lambda: ["hflip"],
         description="hflip vflip rot90 rot180 rot270 transpose antitranspose d4 scale:S dropout:N",
     )
@@ -41,6 +50,8 @@ class PredictConfig(Strict):
 
 
 class EnsembleConfig(Strict):
+    """How members are combined."""
+
     space: Literal["logit", "prob", "vote"] = Field("logit", description="what is averaged")
     weights: Literal["uniform", "search"] = Field(
         "uniform", description="search: greedy selection with replacement"
@@ -49,6 +60,8 @@ class EnsembleConfig(Strict):
 
 
 class PostprocessConfig(Strict):
+    """From probabilities to masks; `search` tunes a rule on out-of-fold predictions."""
+
     threshold: Literal["search"] | Probability = Field(0.5, description="probability, per class")
     min_area: Literal["search"] | Annotated[int, Field(ge=0)] = Field(
         0, description="masks with fewer pixels become empty"
@@ -71,6 +84,8 @@ class PostprocessConfig(Strict):
 
 
 class ComputeConfig(Strict):
+    """How jobs use the machine."""
+
     executor: Literal["local", "ray"] = Field(
         "local", description="who starts the jobs: this machine, or a Ray cluster"
     )
@@ -103,21 +118,34 @@ class ComputeConfig(Strict):
 class Config(Strict):
     """One experiment."""
 
-    name: Name
-    seed: int = Field(0, ge=0)
-    task: Literal["binary", "multilabel", "multiclass"] = "binary"
+    name: Name = Field(description="of the experiment; its run folder is runs/<name>")
+    seed: int = Field(0, ge=0, description="seed of weights, order and augmentation")
+    task: Literal["binary", "multilabel", "multiclass"] = Field(
+        "binary",
+        description="binary: one class; multilabel: a mask per class, they may overlap; "
+        "multiclass: one class per pixel, the first is the background",
+    )
     classes: list[Name] = Field(default_factory=lambda: ["object"], description="class names")
     void: int | None = Field(None, ge=0, le=255, description="mask value that counts nowhere")
-    data: DataConfig = DataConfig()
-    input: InputConfig = InputConfig()
-    metric: str = Field("dice", description="tgs | mean_dice | dice | iou | miou")
-    augment: list[dict[str, Any]] = Field(default_factory=list, description="see docs/augment.md")
-    members: dict[Name, MemberConfig] = Field(min_length=1)
+    data: DataConfig = Field(DataConfig(), description="where the data lies and how it is divided")
+    input: InputConfig = Field(InputConfig(), description="what the network sees")
+    metric: Literal["tgs", "mean_dice", "dice", "iou", "miou"] = Field(
+        "dice", description="what a score is; see docs/scores.md"
+    )
+    augment: list[AugmentConfig] = Field(
+        default_factory=list, description="in this order; see docs/augment.md"
+    )
+    members: dict[Name, MemberConfig] = Field(
+        min_length=1, description="the models by name; with a fold each is a member"
+    )
     stages: list[StageConfig] = Field(
         default_factory=lambda: [StageConfig()],
         min_length=1,
+        description="stages of training; each starts from the weights of the one before",
     )
-    train: TrainConfig = TrainConfig()
+    train: TrainConfig = Field(
+        TrainConfig(), description="batches, averaging, and what happens to bad steps"
+    )
     rounds: list[RoundConfig] = Field(
         default_factory=lambda: [RoundConfig()],
         min_length=1,
@@ -128,10 +156,12 @@ class Config(Strict):
         "never",
         description="no_gain: rounds end when the score gains less than the gain's standard error",
     )
-    predict: PredictConfig = PredictConfig()
-    ensemble: EnsembleConfig = EnsembleConfig()
-    postprocess: PostprocessConfig = PostprocessConfig()
-    compute: ComputeConfig = ComputeConfig()
+    predict: PredictConfig = Field(PredictConfig(), description="how images are predicted")
+    ensemble: EnsembleConfig = Field(EnsembleConfig(), description="how members are combined")
+    postprocess: PostprocessConfig = Field(
+        PostprocessConfig(), description="from probabilities to masks"
+    )
+    compute: ComputeConfig = Field(ComputeConfig(), description="how jobs use the machine")
     tune: TuneConfig | None = Field(
         None, description="what `distseg tune` searches; no other command reads it"
     )

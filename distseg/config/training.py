@@ -1,60 +1,22 @@
-"""The config's part on members, stages and rounds."""
+"""The config's part on training: optimizers, schedules, stages, rounds."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from distseg.config.data import Count, InputConfig, Name, Positive, Probability, Strict
-from distseg.functional.rules import RANKED_BY
+from distseg.config.augment import AugmentConfig
+from distseg.config.data import NO_BOOL, Chance, Count, Name, Positive, Probability, Sparse, Strict
+from distseg.config.losses import LossConfig
 
-
-class MemberConfig(Strict):
-    """One model entry; with a fold it is a member."""
-
-    arch: str = Field(
-        "Unet",
-        description="an architecture of segmentation-models-pytorch; FCN, RefineNet or "
-        "ComposedUnet with any encoder; or PlainUnet, ResidualUnet and SegNet, nets of their own "
-        "(decoder: filters, depth, dropout). See docs/models.md",
-    )
-    encoder: str = Field(
-        "resnet34",
-        description="an encoder of smp, or tu-NAME of timm; none for PlainUnet, ResidualUnet and "
-        "SegNet",
-    )
-    encoder_weights: str | None = Field(
-        None,
-        description="null: random; imagenet (or another tag of the hub: needs the network); or "
-        "the path of a local .safetensors file",
-    )
-    decoder: dict[str, Any] = Field(
-        default_factory=dict,
-        description="options of the architecture as smp names them (decoder_channels, "
-        "encoder_depth, ...); `attention: scse` is short for decoder_attention_type; parts of "
-        "ComposedUnet: docs/models.md",
-    )
-    image_head: float | None = Field(
-        None, ge=0, description="weight of an image-level 'not empty' head's loss; null: no head"
-    )
-    deep_supervision: float | None = Field(
-        None,
-        ge=0,
-        description="ComposedUnet: weight of the loss of logits at every scale, on images that "
-        "are not empty; null: no such heads",
-    )
-    coordinates: bool = Field(
-        False, description="two more channels: each pixel's y and x, -1..1 over the canvas"
-    )
-    folds: list[int] | None = Field(None, description="train on these folds only; null: all")
-    stages: list[StageConfig] | None = Field(None, description="instead of the common stages")
-    input: InputConfig | None = Field(None, description="instead of the common input")
-    batch_size: Count | None = Field(None, description="instead of train.batch_size")
-    seed: int = Field(0, ge=0, description="added to the config's seed")
+CYCLIC = ("cosine", "onecycle")  # kinds of schedules with cycles
 
 
 class OptimizerConfig(Strict):
+    """How weights are updated."""
+
     name: str = Field("adamw", description="an optimizer of torch or timm; `lookahead_NAME` wraps")
     lr: Positive = Field(1e-3, description="learning rate at its highest")
     encoder_lr: Positive | None = Field(None, description="of the encoder; null: lr")
@@ -63,6 +25,8 @@ class OptimizerConfig(Strict):
 
 
 class ScheduleConfig(Strict):
+    """The learning rate over the steps of a stage."""
+
     kind: Literal["cosine", "onecycle", "plateau", "constant", "noam"] = Field(
         "cosine",
         description="cosine: restarts at each cycle; plateau: lr falls when it stalls; noam: up "
@@ -73,7 +37,9 @@ class ScheduleConfig(Strict):
     warmup_epochs: float = Field(0.0, ge=0, description="linear warm-up of the first cycle")
     min_lr_scale: float = Field(0.01, ge=0, lt=1, description="lowest lr, as a share of lr")
     restart_decay: float = Field(1.0, gt=0, le=1, description="factor of the peak at each restart")
-    metric: str = Field("score", description="plateau: a key of metrics.jsonl to watch")
+    metric: Literal["score", "positives", "negatives", "iou", "loss"] = Field(
+        "score", description="plateau: the key of metrics.jsonl to watch"
+    )
     mode: Literal["max", "min"] = Field("max", description="plateau: which way is better")
     factor: float = Field(0.5, gt=0, lt=1, description="plateau: lr is multiplied by it")
     patience: int = Field(3, ge=0, description="plateau: evaluations without a gain")
@@ -86,11 +52,11 @@ class ScheduleConfig(Strict):
 class StageConfig(Strict):
     """One stage of training; it starts from the previous one's weights, within the same fold."""
 
-    loss: dict[str, float | dict[str, Any]] = Field(
-        default={"bce": 1.0}, description="name: weight, or {weight, options}"
+    loss: LossConfig = Field(
+        LossConfig.model_validate({"bce": 1.0}), description="name: weight, or {weight, options}"
     )
-    optimizer: OptimizerConfig = OptimizerConfig()
-    schedule: ScheduleConfig = ScheduleConfig()
+    optimizer: OptimizerConfig = Field(OptimizerConfig(), description="how weights are updated")
+    schedule: ScheduleConfig = Field(ScheduleConfig(), description="the learning rate over time")
     freeze_encoder: int = Field(
         0, ge=0, description="first epochs in which the encoder (and its running statistics) stay"
     )
@@ -99,7 +65,7 @@ class StageConfig(Strict):
         description="share of an epoch's images that hold an object, in the stage's first and last "
         "epoch; in between it slides. null: as the data has it",
     )
-    augment: list[dict[str, Any]] | None = Field(None, description="instead of the common list")
+    augment: list[AugmentConfig] | None = Field(None, description="instead of the common list")
     input_size: tuple[int, int] | None = Field(
         None,
         description="fit resize or crop: train this stage at (height, width), as in progressive "
@@ -124,6 +90,69 @@ class StageConfig(Strict):
         watched = self.schedule.kind == "plateau" and self.schedule.metric != "loss"
         return watched or self.keep in ("best", "top_k")
 
+    def mistakes(self, where: str) -> Iterator[str]:
+        """What these keys cannot be together, a line each; `where` is this stage's key."""
+        schedule = self.schedule
+        cyclic = schedule.kind in CYCLIC
+        if not cyclic and schedule.cycles > 1:
+            yield (
+                f"{where}.schedule.cycles: {schedule.cycles}: kind {schedule.kind} has no cycles. "
+                "Did you mean kind: cosine?"
+            )
+        if self.keep == "cycles" and not cyclic:
+            yield (
+                f"{where}.keep: cycles: kind {schedule.kind} has no cycles; valid: last, best, "
+                "top_k, or schedule.kind: cosine"
+            )
+        if self.keep == "top_k" and self.top_k > schedule.epochs:
+            yield f"{where}.top_k: {self.top_k} snapshots of {schedule.epochs} epochs"
+
+
+Flag = Annotated[bool, Field(strict=True)]
+
+
+class RulesConfig(Sparse):
+    """Rules that find suspicious rows: rule: value. What they compute: functional/rules.py."""
+
+    min_iou: Chance | None = Field(None, description="IoU of prediction and mask is at most this")
+    min_dice: Chance | None = Field(None, description="Dice of prediction and mask is at most this")
+    min_boundary: Chance | None = Field(None, description="boundary IoU is at most this")
+    min_confidence: Chance | None = Field(None, description="mean confidence is lower")
+    min_decided: Chance | None = Field(
+        None, description="share of pixels with p < .2 or p > .8 is lower"
+    )
+    max_entropy: Annotated[float, Field(ge=0, le=8), NO_BOOL] | None = Field(
+        None, description="mean entropy (bits) is higher"
+    )
+    min_agreement: Chance | None = Field(
+        None, description="mean IoU of the members' masks with the ensemble's is lower"
+    )
+    min_head_certainty: Chance | None = Field(
+        None,
+        description="unlabeled images: the image-level head gives the mask's class (an object, or "
+        "none) a lower probability",
+    )
+    worst: Chance | None = Field(
+        None, description="among this share of the rows with the lowest IoU"
+    )
+    worst_per_stratum: Chance | None = Field(
+        None,
+        description="the same among rows of like area (empty, 5 %, 20 %, 50 %, larger)",
+    )
+    max_false_area: Chance | None = Field(
+        None, description="the mask is empty, and more than this share is predicted"
+    )
+    rectangle: Flag | None = Field(None, description="the mask is one filled rectangle")
+    thin: Flag | None = Field(None, description="the mask is nowhere wider than 2 pixels")
+    full: Flag | None = Field(None, description="the mask covers the whole image")
+    constant: Flag | None = Field(None, description="the image has a single value")
+
+    @property
+    def given(self) -> dict[str, float | bool]:
+        """{rule: value} of the rules that are given."""
+        found = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: value for name, value in found.items() if value is not None}
+
 
 class RoundConfig(Strict):
     """One round: how its train sets are made from the round before, and how students use them."""
@@ -140,7 +169,7 @@ class RoundConfig(Strict):
         "fold) or all. Train rows: pair (trained without the row's and the student's fold: "
         "strict), oof (indirect) or all (leaky). null: fold for pseudo_label, else pair",
     )
-    rules: dict[str, float | bool] | None = Field(
+    rules: RulesConfig | None = Field(
         None,
         description="rule: value, see docs/rounds.md; null: min_iou .4 for self_distill, "
         "min_decided .9 and constant for pseudo_label and distill",
@@ -166,7 +195,9 @@ class RoundConfig(Strict):
     top_share: float | None = Field(
         None, gt=0, le=1, description="pseudo-labels at most, as a share of the test images"
     )
-    rank_by: str = Field("decided", description="what `top` takes first: " + " ".join(RANKED_BY))
+    rank_by: Literal["decided", "confidence", "agreement", "entropy"] = Field(
+        "decided", description="what `top` takes first"
+    )
     match_strata: bool = Field(
         True, description="pseudo-labels keep the train set's shares of empty and large masks"
     )
@@ -198,7 +229,7 @@ class RoundConfig(Strict):
     def checks(self) -> dict[str, float | bool]:
         """The rules, with the kind's own where none are given."""
         if self.rules is not None:
-            return self.rules
+            return self.rules.given
         if self.kind == "self_distill":
             return {"min_iou": 0.4}
         return {"min_decided": 0.9, "constant": True} if self.uses_unlabeled else {}
@@ -217,8 +248,35 @@ class RoundConfig(Strict):
         blends = self.kind == "self_distill" and self.action == "blend"
         return self.kind == "distill" or self.targets == "soft" or blends
 
+    def mistakes(self, where: str) -> Iterator[str]:
+        """Keys that this kind of round does not use, and so must keep their defaults."""
+        kind = self.kind
+        teachers: tuple[str, ...] = ("pair", "oof", "all")
+        if kind in ("supervised", "pseudo_label"):
+            teachers = () if kind == "supervised" else ("fold", "all")
+        if self.teacher is not None and self.teacher not in teachers:
+            yield (
+                f"{where}.teacher: {self.teacher!r} is not valid for {kind}; valid: "
+                f"{', '.join(teachers) or 'none'}"
+            )
+        judged, made = ("self_distill",), ("pseudo_label", "distill")
+        used: dict[str, tuple[str, ...]] = {
+            **dict.fromkeys(("empty", "action", "weight"), judged),
+            **dict.fromkeys(("pseudo_weight", "top", "top_share", "rank_by", "match_strata"), made),
+            "targets": ("self_distill", "pseudo_label"),
+            "soft_weight": ("self_distill", "distill"),
+            "temperature": ("self_distill", *made),
+            "rules": ("self_distill", *made),
+        }
+        for key, kinds in used.items():
+            default = type(self).model_fields[key].default
+            if kind not in kinds and getattr(self, key) != default:
+                yield f"{where}.{key}: {kind} does not use it; {' and '.join(kinds)} do"
+
 
 class TrainConfig(Strict):
+    """Batches, averaging, and what happens to bad steps."""
+
     batch_size: Count = Field(16, description="images of one optimizer update, over all ranks")
     accumulation: Count = Field(1, description="micro-batches of one update")
     clip_norm: float | None = Field(5.0, gt=0, description="gradient norm; null: no clipping")
@@ -230,7 +288,3 @@ class TrainConfig(Strict):
         8, description="non-finite losses in a row before the last good state is taken back"
     )
     max_rollbacks: int = Field(2, ge=0, description="times that is done before training stops")
-
-
-MemberConfig.model_rebuild()
-RoundConfig.model_rebuild()

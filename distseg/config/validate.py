@@ -1,214 +1,332 @@
-"""Combinations that no single field can refuse. Each mistake is one UserError."""
+"""What no single field of a config can refuse: every check that crosses fields.
+
+Each check yields one line for each mistake, which begins with the key. Nothing here opens a file:
+`run/check.py` looks at data, models and this machine.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from distseg.config.parts import check_parts
+from distseg.config.data import FoldsConfig
+from distseg.config.member import MemberConfig
 from distseg.config.schema import Config
-from distseg.config.training import MemberConfig, StageConfig
-from distseg.functional.loss_names import check_loss_spec
-from distseg.functional.metrics import METRICS
-from distseg.functional.tta_names import check_modes
-from distseg.records.errors import UserError, unknown
+from distseg.config.training import RoundConfig, StageConfig
+from distseg.functional.loss_names import LOSS_TASKS, losses_for
+from distseg.functional.rules import rules_for
+from distseg.records.errors import unknown_line
 
-# What the input size must be a multiple of, where it is not 2 ** encoder_depth.
-STRIDES = {
-    "PlainUnet": 1,
-    "ResidualUnet": 1,
-    "SegNet": 1,
-    "FCN": 1,
-    "RefineNet": 1,
-    "ComposedUnet": 1,
-    "PSPNet": 8,
-    "DeepLabV3": 8,
-    "DeepLabV3Plus": 16,
-    "PAN": 16,
-}
-ARCHITECTURES = (
-    "Unet", "UnetPlusPlus", "MAnet", "Linknet", "FPN", "PSPNet", "DeepLabV3", "DeepLabV3Plus",
-    "PAN", "UPerNet", "Segformer", "DPT", "PlainUnet", "ResidualUnet", "SegNet", "FCN",
-    "RefineNet", "ComposedUnet",
+# Optimizers that update each weight by itself, and so also shards of flattened weights (measured
+# against whole weights: tests/training/test_zero.py). Those that look at layers cannot, nor those
+# that count their steps per group (Adan, Lookahead): ZeRO-3 calls an optimizer once for each group.
+ZERO_OPTIMIZERS = (
+    "adamw", "adam", "sgd", "adabelief", "adadelta", "adamax", "adopt", "adoptw", "asgd", "laprop",
+    "lion", "madgrad", "nadam", "nadamw", "radam", "rmsprop", "rprop", "sgdw",
 )  # fmt: skip
-OWN_ENCODER = ("PlainUnet", "ResidualUnet", "SegNet")  # nets without a zoo: `encoder: none`
 
 
-def check_names(config: Config) -> None:
-    if config.metric not in METRICS:
-        raise unknown("metric", config.metric, METRICS, "metric: ")
+def mistakes(config: Config) -> list[str]:
+    """Every mistake that crosses fields, one line each, without repetitions."""
+    found = [
+        *_classes(config),
+        *_folds(config),
+        *_postprocess(config),
+        *_members(config),
+        *_rounds(config),
+        *_tune(config),
+        *_zero(config),
+    ]
+    return list(dict.fromkeys(found))
+
+
+# -- data and classes -----------------------------------------------------------------------------
+
+
+def _classes(config: Config) -> Iterator[str]:
+    num = len(config.classes)
     if config.data.depths is not None and config.input.channels < 2:
-        raise UserError(
-            "data.depths: the depth is a channel of its own: input.channels of 2 or more"
-        )
-    if config.task == "binary" and len(config.classes) != 1:
-        raise UserError(f"classes: {config.classes}: task binary has one; say task: multilabel")
-    if config.task == "multiclass" and len(config.classes) < 2:
-        raise UserError(f"classes: {config.classes}: task multiclass needs two or more")
-    if len(config.classes) > 255:
-        raise UserError(f"classes: {len(config.classes)}: at most 255; 255 is the void pixel")
-    check_modes(config.predict.tta)
-    folds = config.data.folds
-    if folds.kind in ("stratified", "group", "bootstrap") and folds.num < 2:
-        raise UserError(f"data.folds.num: {folds.num}: needs 2 or more (or kind: holdout)")
-    if folds.kind == "group" and not (folds.column and folds.groups):
-        raise UserError("data.folds: kind group needs `column` and `groups` (a CSV with id)")
-    if folds.kind == "file" and not folds.path:
-        raise UserError("data.folds: kind file needs `path` (a CSV with id,fold)")
-    num = 1 if folds.kind in ("holdout", "split") else folds.num
-    used = [*(folds.use or []), *(f for m in config.members.values() for f in m.folds or [])]
-    for fold in [*used, *(config.tune.folds if config.tune else [])]:
-        if folds.kind != "file" and not 0 <= fold < num:
-            raise UserError(f"fold {fold} does not exist; valid: 0..{num - 1}")
-    if config.task == "multiclass" and "search" in (
-        config.postprocess.threshold,
-        config.postprocess.double,
-    ):
-        raise UserError("postprocess: multiclass takes the highest class; it has no threshold")
-    rules = config.postprocess
-    for key in ("min_area", "min_component", "fill_holes", "full_mask"):
-        if config.task == "multiclass" and getattr(rules, key) != 0:
-            raise UserError(
-                f"postprocess.{key}: min_area and the like are not for task: multiclass"
+        yield "data.depths: the depth is a channel of its own: input.channels of 2 or more"
+    if config.task == "binary" and num != 1:
+        yield f"classes: {config.classes}: task binary has one; say task: multilabel"
+    if config.task == "multiclass" and num < 2:
+        yield f"classes: {config.classes}: task multiclass needs two or more"
+    if num > 255:
+        yield f"classes: {num}: at most 255; 255 is the void pixel"
+    for name in config.members:
+        channels = config.input_of(name).channels
+        if channels != config.input.channels:
+            yield (
+                f"members.{name}.input.channels: {channels}: all members read one cache of "
+                f"input.channels {config.input.channels}"
             )
 
+
+def _folds(config: Config) -> Iterator[str]:
+    folds = config.data.folds
+    if folds.kind in ("stratified", "group", "bootstrap") and folds.num < 2:
+        yield f"data.folds.num: {folds.num}: needs 2 or more (or kind: holdout)"
+    if folds.kind == "group" and not (folds.column and folds.groups):
+        yield "data.folds: kind group needs `column` and `groups` (a CSV with id)"
+    if folds.kind == "file" and not folds.path:
+        yield "data.folds: kind file needs `path` (a CSV with id,fold)"
+    num = num_folds(folds)
+    if num is None:
+        return
+    wrong = [(where, fold) for where, fold in named_folds(config) if not 0 <= fold < num]
+    for where, fold in wrong:
+        yield f"{where}: fold {fold} does not exist; valid: 0..{num - 1}"
+    if not wrong and not config.planned_members(range(num)):
+        yield "data.folds.use: together with members.NAME.folds it leaves no fold to train"
+
+
+def num_folds(folds: FoldsConfig) -> int | None:
+    """Folds that are validated; None where a file says it."""
+    if folds.kind == "file":
+        return None
+    return 1 if folds.kind in ("holdout", "split") else folds.num
+
+
+def named_folds(config: Config) -> Iterator[tuple[str, int]]:
+    """(key, fold) of every fold that the config names."""
+    yield from (("data.folds.use", fold) for fold in config.data.folds.use or [])
+    for name, member in config.members.items():
+        yield from ((f"members.{name}.folds", fold) for fold in member.folds or [])
+    if config.tune is not None:
+        yield from (("tune.folds", fold) for fold in config.tune.folds)
+
+
+def _postprocess(config: Config) -> Iterator[str]:
+    rules = config.postprocess
+    if config.task == "multiclass" and "search" in (rules.threshold, rules.double):
+        yield "postprocess: multiclass takes the highest class; it has no threshold"
+    for key in ("min_area", "min_component", "fill_holes", "full_mask"):
+        if config.task == "multiclass" and getattr(rules, key) != 0:
+            yield f"postprocess.{key}: min_area and the like are not for task: multiclass"
     if rules.exclusive and config.task != "multilabel":
-        raise UserError(
-            f"postprocess.exclusive: for task: multilabel; {config.task} masks never overlap"
+        yield f"postprocess.exclusive: for task: multilabel; {config.task} masks never overlap"
+
+
+# -- members and stages ---------------------------------------------------------------------------
+
+
+def _members(config: Config) -> Iterator[str]:
+    for name, member in config.members.items():
+        where, size = f"members.{name}", config.input_of(name)
+        input_key = "input" if member.input is None else f"{where}.input"
+        yield from member.mistakes(where)
+        yield from size.mistakes(input_key)
+        for key in ("height", "width"):
+            value = getattr(size, key)
+            if not (member.arch == "Unet" and size.fit == "pad" and value == 101):
+                yield from _multiple(f"{input_key}.{key}", value, member, where)
+        if member.coordinates and size.fit == "crop":
+            yield (
+                f"{where}.coordinates: a crop does not know its place in the image, which would be "
+                "predicted with coordinates of another scale; use input.fit: resize or pad"
+            )
+        if size.normalize == "median" and config.data.depths is not None:
+            yield (
+                f"{input_key}.normalize: median would make every depth 0 (data.depths is a "
+                "constant channel)"
+            )
+        prefix = "stages" if member.stages is None else f"{where}.stages"
+        yield from _stages(config, name, member.stages or config.stages, prefix)
+        batch, micro_batches = config.batch_size_of(name), config.train.accumulation
+        if batch % micro_batches:
+            yield f"train.accumulation: {micro_batches} does not divide the batch size {batch}"
+
+
+def _multiple(key: str, value: int, member: MemberConfig, where: str) -> Iterator[str]:
+    stride = member.stride
+    if value % stride or value < stride:
+        near = max(stride, round(value / stride) * stride)
+        yield (
+            f"{key}: {value} is not a multiple of {stride}, which {member.arch} ({where}) needs. "
+            f"Did you mean {near}?"
         )
 
 
-def check_member(config: Config, name: str) -> None:
-    member, where = config.members[name], f"members.{name}"
-    if member.arch not in ARCHITECTURES:
-        raise unknown("architecture", member.arch, ARCHITECTURES, f"{where}.arch: ")
-    if (member.encoder == "none") != (member.arch in OWN_ENCODER):
-        other = (
-            "has no encoder zoo: write encoder: none"
-            if member.arch in OWN_ENCODER
-            else (f"needs an encoder; encoder: none is for {', '.join(OWN_ENCODER)}")
-        )
-        raise UserError(f"{where}.encoder: {member.encoder!r}: {member.arch} {other}")
-    if member.encoder == "none" and member.encoder_weights is not None:
-        raise UserError(f"{where}.encoder_weights: {member.arch} has none; write null")
-    check_parts(member, where)
-    size, stages = config.input_of(name), config.stages_of(name)
-    stride = _stride(member)
-    for key in ("height", "width"):
-        value = getattr(size, key)
-        if not (member.arch == "Unet" and size.fit == "pad" and value == 101):
-            _check_stride(f"input.{key}", value, stride, f"{member.arch} ({where})")
-    for key, value in (("foreground", size.foreground or None), ("overlap", size.overlap)):
-        if value is not None and size.fit != "crop":
-            raise UserError(f"input.{key}: {value}: needs input.fit: crop, not {size.fit}")
-    if member.coordinates and size.fit == "crop":
-        raise UserError(
-            f"{where}.coordinates: a crop does not know its place in the image, which would be "
-            "predicted with coordinates of another scale; use input.fit: resize or pad"
-        )
-    if size.overlap is not None and (size.height % 32 or size.width % 32):
-        raise UserError(
-            f"input.overlap: tiles of {size.height} x {size.width} pixels: they begin at multiples "
-            "of 32, and so height and width must be multiples of 32"
-        )
-    if size.normalize == "train" and (size.mean or size.std):
-        raise UserError(
-            "input.normalize: train measures mean and std; leave input.mean and .std out"
-        )
-    if size.pad_mode == "biharmonic" and size.random_offset:
-        raise UserError(
-            "input.random_offset: pad_mode: biharmonic solves for one place of the image; use "
-            "reflect or edge"
-        )
-    if size.normalize == "median" and size.mean:
-        raise UserError("input.normalize: median takes each image's own; leave input.mean out")
-    moved = size.fit == "crop" or (size.fit == "pad" and size.pad_mode == "constant")
-    if size.normalize == "median" and moved:
-        raise UserError(
-            "input.normalize: median is that of the canvas: a crop's is not its image's, and "
-            "pad_mode: constant moves it; use input.fit: resize, or pad with another pad_mode"
-        )
-    if size.normalize == "median" and config.data.depths is not None:
-        raise UserError(
-            "input.normalize: median would make every depth 0 (data.depths is a constant channel)"
-        )
-    for channel_list, key in ((size.mean, "mean"), (size.std, "std")):
-        if channel_list is not None and len(channel_list) != size.channels:
-            raise UserError(f"input.{key}: {channel_list}: needs {size.channels} values")
-    check_stage_list(config, name, stages, "stages")
-    batch, parts = config.batch_size_of(name), config.train.accumulation
-    if batch % parts:
-        raise UserError(f"train.accumulation: {parts} does not divide the batch size {batch}")
-
-
-def check_stage_list(config: Config, name: str, stages: Sequence[StageConfig], prefix: str) -> None:
+def _stages(config: Config, name: str, stages: Sequence[StageConfig], prefix: str) -> Iterator[str]:
     member, size = config.members[name], config.input_of(name)
-    stride = _stride(member)
     for number, stage in enumerate(stages):
         label = f"{prefix}.{number}"
         for value in stage.input_size or ():
             if size.fit == "pad":
-                raise UserError(f"{label}.input_size: needs input.fit: resize or crop")
-            _check_stride(f"{label}.input_size", value, stride, f"{member.arch} (members.{name})")
-        try:
-            check_loss_spec(stage.loss, config.task)
-        except ValueError as error:
-            raise UserError(f"{label}.loss: {error}") from None
+                yield f"{label}.input_size: needs input.fit: resize or crop"
+            yield from _multiple(f"{label}.input_size", value, member, f"members.{name}")
+        yield from _loss(config, stage, f"{label}.loss")
+        yield from stage.mistakes(label)
         if stage.freeze_encoder > stage.schedule.epochs:
-            raise UserError(
-                f"{label}.freeze_encoder: {stage.freeze_encoder} of {stage.schedule.epochs} epochs"
-            )
+            epochs = stage.schedule.epochs
+            yield f"{label}.freeze_encoder: {stage.freeze_encoder} of {epochs} epochs"
         if stage.freeze_encoder and member.encoder == "none":
-            raise UserError(
-                f"{label}.freeze_encoder: {member.arch} (members.{name}) has no encoder"
-            )
-        cyclic = stage.schedule.kind in ("cosine", "onecycle")
-        if not cyclic and stage.schedule.cycles > 1:
-            raise UserError(
-                f"{label}.schedule.cycles: {stage.schedule.cycles}: kind "
-                f"{stage.schedule.kind} has no cycles. Did you mean kind: cosine?"
-            )
-        if stage.keep == "cycles" and not cyclic:
-            raise UserError(
-                f"{label}.keep: cycles: kind {stage.schedule.kind} has no cycles; valid: last, "
-                "best, top_k, or schedule.kind: cosine"
-            )
-        if stage.keep == "top_k" and stage.top_k > stage.schedule.epochs:
-            raise UserError(
-                f"{label}.top_k: {stage.top_k} snapshots of {stage.schedule.epochs} epochs"
-            )
+            yield f"{label}.freeze_encoder: {member.arch} (members.{name}) has no encoder"
 
 
-def check_tune(config: Config) -> None:
-    """What can be said of a sweep without trying its values: orchestration/space.py does that."""
+def _loss(config: Config, stage: StageConfig, label: str) -> Iterator[str]:
+    for term in stage.loss.terms:
+        if config.task not in LOSS_TASKS[term]:
+            valid = ", ".join(losses_for(config.task))
+            yield f"{label}.{term}: is not for task: {config.task}; valid: {valid}"
+    for term, key in (
+        ("bce", "pos_weight"),
+        ("focal", "alpha"),
+        ("cross_entropy", "class_weights"),
+    ):
+        values = getattr(stage.loss.terms.get(term), key, None)
+        if isinstance(values, list) and len(values) != config.num_outputs:
+            yield (
+                f"{label}.{term}.{key}: {values}: needs one number for each of "
+                f"{config.num_outputs} classes"
+            )
+    focal = stage.loss.focal
+    if focal is not None and config.task == "multiclass" and isinstance(focal.alpha, float):
+        yield f"{label}.focal.alpha: {focal.alpha:g}: must be a list for task: multiclass"
+
+
+# -- rounds ---------------------------------------------------------------------------------------
+
+
+def _rounds(config: Config) -> Iterator[str]:
+    first = config.rounds[0]
+    if first.kind != "supervised":
+        yield (f"rounds.0.kind: {first.kind}: the first round is supervised: it makes the teachers")
+    if first.hard_mining:
+        yield "rounds.0.hard_mining: there is no round before whose scores it could use"
+    if first.stages is not None:
+        yield "rounds.0.stages: write them as the config's own `stages`"
+    for number, round_config in enumerate(config.rounds):
+        where = f"rounds.{number}"
+        yield from round_config.mistakes(where)
+        yield from _round_rules(config, round_config, where)
+        for name in round_config.members or []:
+            if name not in config.members:
+                yield unknown_line(f"{where}.members", "member", name, list(config.members))
+        if round_config.kind != "supervised":
+            yield from _teachers(config, round_config, number)
+        for name in config.members:
+            yield from _round_stages(config, name, number)
+
+
+def _round_rules(config: Config, round_config: RoundConfig, where: str) -> Iterator[str]:
+    valid = rules_for(labeled=round_config.kind == "self_distill")
+    for rule in round_config.checks:
+        if rule not in valid:
+            yield (
+                f"{where}.rules.{rule}: {round_config.kind} cannot use it; valid: "
+                f"{', '.join(valid)}"
+            )
+    heads = all(member.image_head is not None for member in config.members.values())
+    if "min_head_certainty" in round_config.checks and not heads:
+        yield f"{where}.rules.min_head_certainty: every member needs an image_head"
+
+
+def _teachers(config: Config, round_config: RoundConfig, number: int) -> Iterator[str]:
+    where, folds = f"rounds.{number}", config.data.folds
+    if round_config.makes_soft and config.task == "multiclass":
+        yield f"{where}: soft targets need task: binary or multilabel"
+    if round_config.judges_labeled and folds.kind in ("holdout", "split"):
+        yield (
+            f"{where}: {round_config.kind} judges the train rows out of fold, a hold-out has no "
+            "folds; use data.folds.kind: stratified"
+        )
+    elif round_config.judge == "pair" and folds.kind != "file" and folds.num < 3:
+        yield f"{where}.teacher: pair needs data.folds.num of 3 or more, not {folds.num}"
+    if round_config.judge in ("pair", "fold"):
+        yield from _blind(config, number)
+
+
+def _blind(config: Config, number: int) -> Iterator[str]:
+    """A teacher of fold k must not have been chosen by its score on fold k."""
+    for name in config.members:
+        for stage in [s for before in range(number) for s in config.stages_of(name, before)]:
+            if stage.watches_score:
+                chosen = stage.keep in ("best", "top_k")
+                key = f"keep: {stage.keep}" if chosen else "schedule.kind: plateau"
+                yield (
+                    f"rounds.{number}: {key} chooses by the validation fold, whose labels the "
+                    "teachers would carry to their students. Use keep: last or cycles and a "
+                    "schedule that does not watch the score; or teacher: oof or all, whose scores "
+                    "say so"
+                )
+
+
+def _round_stages(config: Config, name: str, number: int) -> Iterator[str]:
+    """What a round asks of a member's stages."""
+    round_config, where = config.rounds[number], f"rounds.{number}"
+    stages = config.stages_of(name, number)
+    if round_config.mix == "pretrain_then_finetune" and len(stages) < 2:
+        yield f"{where}.mix: pretrain_then_finetune needs two stages, there is one"
+    if number and round_config.stages:
+        yield from _stages(config, name, stages, f"{where}.stages")
+    for place, stage in enumerate(stages):
+        if round_config.hard_mining and stage.positive_share:
+            yield f"{where}.hard_mining: stage {place} of {name} draws by positive_share; use one"
+    wanted = round_config.share * config.batch_size_of(name)
+    if round_config.mix == "ratio" and abs(wanted - round(wanted)) > 1e-6:
+        yield (
+            f"{where}.share: {round_config.share} of a batch of {config.batch_size_of(name)} is "
+            f"{wanted:g} images"
+        )
+
+
+# -- sweeps and ZeRO ------------------------------------------------------------------------------
+
+
+def _tune(config: Config) -> Iterator[str]:
+    """What can be said of a sweep without trying its values: tune/space.py does that."""
     if config.tune is None:
         return
     space = config.tune.space
     for name in config.tune.members or []:
         if name not in config.members:
-            raise unknown("member", name, config.members, "tune.members: ")
-    for number, (path, entry) in enumerate(space.items()):
+            yield unknown_line("tune.members", "member", name, list(config.members))
+    for number, (path, distribution) in enumerate(space.items()):
         above = list(space)[:number]
-        for key, value in entry.when.items():
-            where = f"tune.space.{path}.when: "
+        for key, value in distribution.when.items():
+            where = f"tune.space.{path}.when"
             if key not in above:
-                raise unknown("key above it", key, above, where)
+                yield unknown_line(where, "key above it", key, above)
+                continue
             known = space[key].values()
             if known is not None and value not in known:
-                raise unknown("value", value, known, f"{where}{key}: ")
-        if config.tune.search == "grid" and entry.values() is None:
-            raise UserError(
-                f"tune.space.{path}: {entry.kind} has no end of values; a grid takes choice, "
-                "randint or quniform"
+                yield unknown_line(f"{where}: {key}", "value", value, known)
+        if config.tune.search == "grid" and distribution.values() is None:
+            yield (
+                f"tune.space.{path}: {distribution.kind} has no end of values; a grid takes "
+                "choice, randint or quniform"
             )
 
 
-def _stride(member: MemberConfig) -> int:
-    return STRIDES.get(member.arch, 2 ** int(member.decoder.get("encoder_depth", 5)))
-
-
-def _check_stride(key: str, value: int, stride: int, who: str) -> None:
-    if value % stride or value < stride:
-        near = max(stride, round(value / stride) * stride)
-        raise UserError(
-            f"{key}: {value} is not a multiple of {stride}, which {who} needs. Did you mean {near}?"
+def _zero(config: Config) -> Iterator[str]:
+    """What DeepSpeed's ZeRO cannot do (docs/deepspeed.md says why)."""
+    compute, where = config.compute, f"compute.zero: {config.compute.zero}"
+    if compute.offload and compute.zero < 2:
+        yield f"compute.offload: true needs compute.zero: 2 or 3, not {compute.zero}"
+    if not compute.zero:
+        return
+    if compute.zero == 3 and config.train.ema_decay is not None:
+        yield (
+            f"{where}: train.ema_decay: {config.train.ema_decay}: the average of every step needs "
+            "whole weights, which stage 3 divides; use compute.zero: 2, or stages[].swa"
         )
+    if compute.compile:
+        yield f"{where}: compute.compile: true: its hooks are not compiled; write false"
+    if compute.precision == "fp16":
+        yield (
+            f"{where}: compute.precision: fp16 would make BatchNorm's statistics float16; valid: "
+            "auto, bf16, fp32"
+        )
+    for name in config.members:
+        for stage in [s for key in range(len(config.rounds)) for s in config.stages_of(name, key)]:
+            plain = stage.optimizer.name.lower().replace("_", "").replace("-", "")
+            if plain not in ZERO_OPTIMIZERS:
+                yield (
+                    f"{where}: optimizer.name: {stage.optimizer.name!r} does not work on weights "
+                    f"that are cut into flat pieces. Valid: {', '.join(ZERO_OPTIMIZERS)}"
+                )
+            if stage.freeze_encoder:
+                yield (
+                    f"{where}: stages[].freeze_encoder: {stage.freeze_encoder}: gradients are "
+                    "divided before a part of them could be left out; write 0"
+                )

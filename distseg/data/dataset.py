@@ -1,4 +1,4 @@
-"""torch datasets: pure functions from an index to uint8 tensors."""
+"""The torch datasets of training and prediction: pure functions from an index to uint8 tensors."""
 
 from __future__ import annotations
 
@@ -31,24 +31,25 @@ SOFT_SCALE = 254  # probability 1 of a soft target; 255 is VOID
 
 
 def worker_init(worker: int = 0) -> None:
-    """A loader process is one thread: the processes are what runs in parallel."""
+    """Make a loader process use one thread: several processes are what runs in parallel."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 
 
 def sample_seed(seed: int, epoch: int, name: str, nth: int = 0) -> int:
-    """A 64-bit seed of (seed, epoch, sample), and of how often the sample came before in the
-    epoch: the same on every rank, worker and machine."""
+    """A 64-bit seed, the same on every rank, worker and machine: a hash of the member's seed, the
+    epoch, the sample's id, and how often the sample came before in the epoch (nth)."""
     again = f"/{nth}" if nth else ""
     digest = hashlib.blake2b(f"{seed}/{epoch}/{name}{again}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little")
 
 
 class TrainData:
-    """Image, target and soft target of each row of a Manifest, uint8, as they lie on disk.
+    """Image, target and soft target of each row of a Manifest, uint8, at native size.
 
-    Human labels come from the decode cache; a made label is the RLE in its row, a soft one a row
-    of Predictions. Pseudo-labeled images come from `extra`, the cache of the test images.
+    A human label comes from the decode cache; a label that a model made is the RLE in its row, and
+    a soft one is a row of Predictions. Pseudo-labeled images come from `extra`, the cache of the
+    test images. Soft logits are divided by `temperature` before the sigmoid.
     """
 
     def __init__(
@@ -70,10 +71,11 @@ class TrainData:
 
     @property
     def has_soft(self) -> bool:
+        """Whether any row has a soft target."""
         return bool(self.predictions)
 
     def image(self, row: int) -> NDArray[np.uint8]:
-        """(H, W, C), a read-only view."""
+        """The image of a row, (H, W, C): a read-only view."""
         sample = self.manifest[row]
         if sample.origin != "pseudo":
             return self.cache.image(sample.id)
@@ -81,19 +83,20 @@ class TrainData:
         return self.extra.image(sample.id.removeprefix(PSEUDO))
 
     def target(self, row: int) -> NDArray[np.uint8]:
-        """(K, H, W), 255 where a pixel counts nowhere."""
+        """The target of a row, (K, H, W); 255 where a pixel counts nowhere."""
         sample = self.manifest[row]
         if sample.origin == "labeled":
             return self.cache.target(sample.id)
         return read_target(sample.target, self.config, sample.height, sample.width)
 
     def positives(self, rows: Sequence[int]) -> list[int]:
-        """Those of `rows` whose target holds an object."""
+        """The rows, of `rows`, whose target holds an object."""
         targets = ((row, self.target(row)) for row in rows)
         return [row for row, target in targets if ((target > 0) & (target != VOID)).any()]
 
     def soft(self, row: int) -> NDArray[np.uint8]:
-        """(C, H, W): probabilities at the temperature times SOFT_SCALE; zeros without any."""
+        """The soft target of a row, (C, H, W): probabilities times SOFT_SCALE; zeros for a row
+        without one."""
         sample = self.manifest[row]
         if not sample.soft:
             return np.zeros((self.config.num_outputs, sample.height, sample.width), np.uint8)
@@ -103,8 +106,11 @@ class TrainData:
 
 
 def train_statistics(data: TrainData, rows: Sequence[int]) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation per channel, 0..1, over all pixels of at most STATISTICS_ROWS
-    images, evenly spaced: a pure function of the rows. A channel of one value gets 1/255."""
+    """Mean and standard deviation of each channel, on the scale 0..1, over all pixels.
+
+    At most STATISTICS_ROWS images are measured, evenly spaced among the rows: the result is a pure
+    function of the rows. A channel of a single value gets the standard deviation 1/255.
+    """
     step = -(-len(rows) // STATISTICS_ROWS)
     totals, pixels = np.zeros((2, data.config.input.channels)), 0
     for row in rows[::step]:
@@ -117,10 +123,10 @@ def train_statistics(data: TrainData, rows: Sequence[int]) -> tuple[list[float],
 
 
 class TrainSet(Dataset[dict[str, Any]]):
-    """Augmented samples by (row, epoch, how often the row came before in the epoch).
+    """Augmented samples; the index is (row, epoch, how often the row came before in the epoch).
 
-    "image" uint8 (C, H, W) and "target" uint8 (K, H, W) of the canvas, "row" int; where the train
-    set has soft targets "soft" uint8 (C, H, W), see `TrainData.soft`.
+    A sample holds, on the canvas: "image" uint8 (C, H, W), "target" uint8 (K, H, W), "row" int,
+    and where the train set has soft targets "soft" uint8 (C, H, W), see `TrainData.soft`.
     """
 
     def __init__(
@@ -158,9 +164,10 @@ class TrainSet(Dataset[dict[str, Any]]):
 
 
 class EvalSet(Dataset[dict[str, Any]]):
-    """Cached samples on their prediction canvas: "image" uint8 (C, h, w), "row" of the Manifest.
+    """Cached samples for prediction: "image" uint8 (C, h, w) on its canvas, and "row", the row of
+    the Manifest.
 
-    `sizes[i]` is the native (height, width).
+    `sizes[i]` is the native (height, width) of sample i.
     """
 
     def __init__(self, manifest: Manifest, rows: Sequence[int], cache: Cache, fit: Fit) -> None:
@@ -177,11 +184,11 @@ class EvalSet(Dataset[dict[str, Any]]):
 
 
 class ImageFiles(Dataset[dict[str, Any]]):
-    """Images decoded as they are asked for: "image" uint8 (C, h, w) on its canvas, native
-    "height" and "width", "index", "error".
+    """Images that are decoded when they are asked for: "image" uint8 (C, h, w) on its canvas,
+    native "height" and "width", "index" and "error".
 
-    A broken file never raises: it gives a text in "error" ("" otherwise) and black pixels, of the
-    size that the sample or the config says.
+    A broken file never raises: "error" says what is wrong ("" for a good file), and the image is
+    black, of the size that the sample or the config says.
     """
 
     def __init__(
@@ -214,7 +221,7 @@ class ImageFiles(Dataset[dict[str, Any]]):
 
 
 def _tensor(array: NDArray[np.uint8]) -> torch.Tensor:
-    """A tensor with memory of its own: the cache's files are read-only."""
+    """A tensor of an array; a copy where the array is read-only, as views of the cache are."""
     writable = array.flags.writeable and array.flags.c_contiguous
     return torch.from_numpy(array if writable else array.copy(order="C"))
 

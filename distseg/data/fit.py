@@ -1,4 +1,4 @@
-"""From native size to the network's canvas, and exactly back."""
+"""How an image of any size gets onto the network's canvas, and how logits get exactly back."""
 
 from __future__ import annotations
 
@@ -22,9 +22,12 @@ Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 
 class Fit:
-    """pad: native pixels (or stretched to `scale_to`) and a border. resize: stretched. crop:
-    random crops in training; at prediction the whole image, padded to a multiple of 32, in one
-    piece or in `tiles`.
+    """The geometry of one input config. The canvas is what the network is shown.
+
+    pad: the image keeps its pixels, or is stretched to `scale_to`, and gets a border.
+    resize: the image is stretched to the canvas.
+    crop: random crops in training; at prediction the whole image, padded to a multiple of 32, in
+    one piece or in `tiles`.
 
     All geometry has half-pixel centers (cv2's INTER_LINEAR and INTER_NEAREST_EXACT, torch's
     align_corners=False), so that nothing shifts on the way there and back.
@@ -58,9 +61,15 @@ class Fit:
         rng: np.random.Generator,
         num_hard: int | None = None,
     ) -> Pair:
-        """Image and target on the canvas of the config; VOID where a constant or a biharmonic
-        border was added. `num_hard`: planes of the target that are labels (None: all); soft
-        ones follow them."""
+        """A training sample on the canvas: image uint8 (h, w, C) and target uint8 (K, h, w).
+
+        The target is VOID where a constant or a biharmonic border was added.
+
+        Args:
+            rng: decides where a crop or a random offset lies; each draw counts, so that a sample
+                is a pure function of its seed.
+            num_hard: how many planes of the target are labels (None: all); soft ones follow them.
+        """
         target_HWK = np.ascontiguousarray(target_KHW.transpose(1, 2, 0))
         assert image_HWC.shape[:2] == target_HWK.shape[:2]
         image, target = image_HWC, target_HWK
@@ -80,8 +89,11 @@ class Fit:
     def _anchor(
         self, target_HWK: NDArray[np.uint8], rng: np.random.Generator
     ) -> tuple[int | None, int | None]:
-        """A pixel (row, column) that the crop must hold: of an object, for `foreground` of the
-        crops (a class other than 0, each that is there as likely); else (None, None)."""
+        """A pixel (row, column) that the crop must hold, or (None, None).
+
+        The share `foreground` of the crops gets a pixel of an object: of the classes other than 0
+        that the target holds, each is as likely, and so is each of its pixels.
+        """
         share = self.config.foreground
         if not share or rng.random() >= share:
             return None, None
@@ -100,7 +112,8 @@ class Fit:
     def _margins(
         self, length: int, wanted: int, rng: np.random.Generator, anchor: int | None
     ) -> tuple[int, int]:
-        """(before, after): pixels to add, negative to cut away; `anchor` stays."""
+        """(before, after): how many pixels to add along one axis to get from `length` to
+        `wanted`; negative numbers are pixels to cut away. The pixel `anchor` is never cut away."""
         room = wanted - length
         if room < 0:
             assert self.config.fit == "crop", "what is larger than a padded canvas is left out"
@@ -114,7 +127,7 @@ class Fit:
         return before, room - before
 
     def forward(self, image_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The image on `canvas(H, W)`, centered."""
+        """The image for prediction: uint8 (h, w, C) on `canvas(H, W)`, in its center."""
         height, width = self.canvas(*image_HWC.shape[:2])
         image = image_HWC
         if self.stretch:
@@ -124,7 +137,8 @@ class Fit:
         return _place(image, top, bottom, left, right, self.border, 0)
 
     def inverse(self, logits_BCHW: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        """Logits on `canvas(height, width)` -> float32 (B, C, height, width), native size."""
+        """Undo `forward`: logits on `canvas(height, width)` become float32 (B, C, height, width)
+        at the image's native size."""
         logits = logits_BCHW.float()
         canvas = self.canvas(height, width)
         assert logits.shape[-2:] == canvas, f"{tuple(logits.shape)} on a canvas of {canvas}"
@@ -141,20 +155,22 @@ def _round_up(length: int) -> int:
 
 
 def _method(image: NDArray[np.uint8], size: tuple[int, int]) -> int:
-    """Averaging where both sides shrink (no aliasing), else linear."""
+    """cv2's interpolation from an image to `size`: averaging where both sides shrink, which avoids
+    aliasing, else linear."""
     shrinks = size[0] <= image.shape[0] and size[1] <= image.shape[1]
     return cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
 
 
 def _resize(array_HWC: NDArray[np.uint8], size: tuple[int, int], method: int) -> NDArray[np.uint8]:
-    """cv2.resize for any number of channels, which keeps the channel axis."""
+    """cv2.resize to (height, width) for any number of channels; the channel axis stays. cv2 takes
+    at most four channels, so they go in groups."""
     if array_HWC.shape[:2] == tuple(size):
         return array_HWC
-    parts = [
+    groups = [
         cv2.resize(array_HWC[:, :, i : i + 4], size[::-1], interpolation=method).reshape(*size, -1)
         for i in range(0, array_HWC.shape[2], 4)
     ]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
+    return groups[0] if len(groups) == 1 else np.concatenate(groups, axis=2)
 
 
 def _place(
@@ -162,7 +178,11 @@ def _place(
     top: int, bottom: int, left: int, right: int,
     border: int | None, fill: int,
 ) -> NDArray[np.uint8]:  # fmt: skip
-    """Cut where a margin is negative, then add where it is positive."""
+    """Cut pixels away where a margin is negative, then add a border where it is positive.
+
+    border: cv2's kind of border, or None for the biharmonic one. fill: the value of a constant
+    border.
+    """
     height, width, channels = array_HWC.shape
     cut = array_HWC[max(0, -top) : height - max(0, -bottom), max(0, -left) : width - max(0, -right)]
     top, bottom, left, right = (max(0, m) for m in (top, bottom, left, right))
@@ -170,10 +190,10 @@ def _place(
         return cut
     if border is None:
         return biharmonic_border(cut, (top, bottom, left, right))
-    parts = [
+    groups = [
         cv2.copyMakeBorder(
             cut[:, :, i : i + 4], top, bottom, left, right, border, value=(fill,) * 4
         ).reshape(cut.shape[0] + top + bottom, cut.shape[1] + left + right, -1)
         for i in range(0, channels, 4)
     ]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
+    return groups[0] if len(groups) == 1 else np.concatenate(groups, axis=2)

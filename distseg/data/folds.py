@@ -1,9 +1,7 @@
-"""Folds: a division of the rows in which no twin and no group lies in two."""
+"""Folds: a division of the rows that keeps duplicates, and the rows of a group, in one fold."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,8 +12,7 @@ from distseg.config.data import FoldsConfig
 from distseg.config.schema import Config
 from distseg.data.formats.row import Row
 from distseg.records.errors import UserError
-from distseg.records.files import atomic_write
-from distseg.records.tables import read_table
+from distseg.records.tables import read_table, write_table
 
 _BINS = 30  # at most so many strata of the non-empty masks, by coverage
 
@@ -57,7 +54,8 @@ def assign_folds(
 
 
 def _own_split(rows: Sequence[Row], duplicates: Sequence[str]) -> list[int]:
-    """0 for the rows of the data set's own validation part and their twins, -1 for all others."""
+    """Fold 0 for the rows of the data set's own validation part and for their duplicates, which
+    must not train the model that they validate; -1 for all others."""
     if not any(row.validates for row in rows):
         raise UserError(
             "data.folds.kind: split: the data has no validation part; valid: stratified, holdout"
@@ -67,7 +65,8 @@ def _own_split(rows: Sequence[Row], duplicates: Sequence[str]) -> list[int]:
 
 
 def _join(num: int, keys: Sequence[Sequence[str]]) -> list[list[int]]:
-    """Rows in units: those that share a key, directly or through another row."""
+    """The rows, divided into units that must stay together: rows that share a key, directly or
+    through another row. keys: columns of a key per row; "" is no key. (Union-find.)"""
     parent = list(range(num))
 
     def root(row: int) -> int:
@@ -88,8 +87,12 @@ def _join(num: int, keys: Sequence[Sequence[str]]) -> list[list[int]]:
 
 
 def _strata(coverage: NDArray[np.float64], config: Config) -> NDArray[np.float64]:
-    """0/1 (N, strata): all rows; each class's presence; empties; equal parts of the others by
-    how much they hold (multiclass: of everything but the first class)."""
+    """Which strata each row belongs to, 0/1 (N, strata), so that folds can be balanced over them.
+
+    The strata are: all rows; the rows that hold a class, for each of several classes; the empty
+    rows; and the others in equal shares, sorted by how much the classes cover (multiclass: all but
+    the background).
+    """
     amount = object_share(config, coverage)
     filled = np.flatnonzero(amount > 0)
     bins = np.zeros(len(amount), dtype=np.int64)
@@ -102,12 +105,14 @@ def _strata(coverage: NDArray[np.float64], config: Config) -> NDArray[np.float64
 
 
 def object_share(config: Config, coverage: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(N,): how much of each row its classes hold; multiclass: without the first, the ground."""
+    """(N,): the share of each row that its classes cover; multiclass: without the first class,
+    the background."""
     return coverage[:, int(config.task == "multiclass") :].sum(axis=1)
 
 
 def _quarters(config: Config, rows: Sequence[Row]) -> NDArray[np.float64]:
-    """0/1 (N, 4): which quarter of data.folds.strata's values a row has; (N, 0) without it."""
+    """0/1 (N, 4): in which quarter of the values of data.folds.strata each row lies; (N, 0) where
+    the config names no such table."""
     options = config.data.folds
     if options.strata is None:
         return np.zeros((len(rows), 0))
@@ -130,10 +135,16 @@ def _quarters(config: Config, rows: Sequence[Row]) -> NDArray[np.float64]:
 def _deal(
     units: list[list[int]], strata: NDArray[np.float64], shares: list[float], options: FoldsConfig
 ) -> list[int]:
-    """Give each unit, the largest first, to the fold that lacks most of what it holds.
+    """The fold of each row. Each unit, the largest first, goes to the fold that lacks most of what
+    the unit holds.
 
     The cost of a fold is how full it already is in the unit's strata, each relative to the
     stratum's total and the fold's share, so that rare strata are spread first.
+
+    Args:
+        units: rows that must stay together; each row is in one unit.
+        strata: 0/1 (N, strata).
+        shares: the share of the rows that each fold should get; they add up to 1.
     """
     rng = np.random.default_rng([options.seed, len(units)])
     order = rng.permutation(len(units))
@@ -155,7 +166,7 @@ def _deal(
 
 
 def read_groups(config: Config, rows: Sequence[Row]) -> list[str]:
-    """A key per row from the column of data.folds.groups; none but for `kind: group`."""
+    """A key per row, from the table of data.folds.groups; [] unless data.folds.kind is group."""
     options = config.data.folds
     if options.kind != "group":
         return []
@@ -169,7 +180,8 @@ def read_groups(config: Config, rows: Sequence[Row]) -> list[str]:
 
 
 def find_file(config: Config, name: str) -> Path:
-    """A file of the config: relative to data.root, else to where distseg was started."""
+    """The path of a file that the config names: relative to data.root where it is there, else to
+    the folder that distseg was started in."""
     inside = Path(config.data.root) / name
     return inside if inside.is_file() else Path(name)
 
@@ -177,8 +189,11 @@ def find_file(config: Config, name: str) -> Path:
 def read_folds(
     path: Path, rows: Sequence[Row], duplicates: Sequence[str], groups: Sequence[str] = ()
 ) -> list[int]:
-    """Folds of a CSV `id,fold`, checked: every row has one, and no twins and no group lie in
-    two."""
+    """The fold of each row from a CSV `id,fold`.
+
+    UserError: a row has no fold, a fold is no number, no row is validated, or duplicates or the
+    rows of a group lie in different folds.
+    """
     table: dict[str, int] = {}
     for line, cells in read_table(path, ("id", "fold")):
         name, text = cells["id"] or "", (cells["fold"] or "").strip()
@@ -213,8 +228,8 @@ def _check_together(
 
 
 def write_folds(path: Path, ids: Sequence[str], folds: Sequence[int]) -> None:
-    """A CSV `id,fold`, written atomically; -1: trains in every fold."""
-    _write_csv(path, [("id", "fold"), *zip(ids, folds, strict=True)])
+    """Write a CSV `id,fold`, atomically; a row of fold -1 trains in every fold."""
+    write_table(path, ("id", "fold"), zip(ids, folds, strict=True))
 
 
 def balance(
@@ -223,7 +238,7 @@ def balance(
     """A header, and a line per fold: images, share of empties, and for each class the share of
     images with it and its mean coverage (N, classes). Shares are 0..1."""
     array, empty = np.asarray(folds), object_share(config, coverage) == 0
-    names = [f"{part}_{name}" for name in config.classes for part in ("with", "coverage")]
+    names = [f"{what}_{name}" for name in config.classes for what in ("with", "coverage")]
     table: list[tuple[str | int | float, ...]] = [("fold", "images", "empty", *names)]
     for fold in sorted(set(folds)):
         chosen = array == fold
@@ -238,7 +253,9 @@ def balance(
 
 
 def write_balance(path: Path, table: Sequence[Sequence[str | int | float]]) -> None:
-    _write_csv(path, table)
+    """Write the balance table as a CSV, atomically."""
+    header, *lines = table
+    write_table(path, header, lines)
 
 
 def balance_text(table: Sequence[Sequence[str | int | float]]) -> str:
@@ -249,9 +266,3 @@ def balance_text(table: Sequence[Sequence[str | int | float]]) -> str:
         "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
         for line in cells
     )
-
-
-def _write_csv(path: Path, table: Sequence[Sequence[str | int | float]]) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(table)
-    atomic_write(path, text.getvalue())

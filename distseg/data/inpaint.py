@@ -12,8 +12,12 @@ Margins = tuple[int, int, int, int]  # top, bottom, left, right: pixels to add
 
 
 class _Solver(NamedTuple):
-    """factor: of the unknown pixels' equations; back @ known values is their right side, negated.
-    known, unknown: indices of pixels in the flat canvas."""
+    """The factored equations of one canvas size.
+
+    factor: SuperLU's factorization of the unknown pixels' equations.
+    back: sparse (unknown, known); times the known values it is the right side, negated.
+    known, unknown: indices of the pixels in the flat canvas.
+    """
 
     factor: Any
     back: Any
@@ -21,16 +25,17 @@ class _Solver(NamedTuple):
     unknown: NDArray[np.int64]
 
 
-# Numbers in the factors that a process keeps, 12 bytes each: half a gigabyte. The last used size is
-# at the end, and is kept whatever it takes.
+# How many numbers the factors of a process may hold, at 12 bytes each: half a gigabyte. The size
+# that was used last stands at the end, and is kept whatever it takes.
 MAX_KEPT = 40_000_000
 _kept: OrderedDict[tuple[int, int, Margins], _Solver] = OrderedDict()
 
 
 def biharmonic_border(image_HWC: NDArray[np.uint8], margins: Margins) -> NDArray[np.uint8]:
-    """The image with margins in which the Laplacian's Laplacian is 0, and free outer edges.
+    """The image uint8 (H + top + bottom, W + left + right, C) with a border that continues it.
 
-    Values are rounded and cut to 0..255. (Biharmonic inpainting: Damelin & Hoang 2018.)
+    In the border the Laplacian of the Laplacian is 0, and the outer edges are free. Values are
+    rounded and cut to 0..255. (Biharmonic inpainting: Damelin & Hoang 2018.)
     """
     height, width, channels = image_HWC.shape
     top, bottom, left, right = margins
@@ -43,7 +48,8 @@ def biharmonic_border(image_HWC: NDArray[np.uint8], margins: Margins) -> NDArray
 
 
 def _solver(height: int, width: int, margins: Margins) -> _Solver:
-    """That of a size, factored once as long as there is room for it."""
+    """The cached factorization for this size. A new size pushes out those that were used longest
+    ago, once the cache is full."""
     size = (height, width, margins)
     if size not in _kept:
         _kept[size] = _factored(*size)
@@ -54,8 +60,9 @@ def _solver(height: int, width: int, margins: Margins) -> _Solver:
 
 
 def _factored(height: int, width: int, margins: Margins) -> _Solver:
-    """What is least is the sum of squares of the discrete Laplacian over the canvas: its normal
-    equations are the biharmonic equation, and sparse."""
+    """Factor the equations of a size. The border minimizes the sum of squares of the discrete
+    Laplacian over the canvas; the normal equations of that are the discrete biharmonic equation,
+    and they are sparse."""
     from scipy import sparse
     from scipy.sparse.linalg import splu
 
@@ -77,7 +84,8 @@ def _factored(height: int, width: int, margins: Margins) -> _Solver:
 
 
 def _second_difference(length: int) -> Any:
-    """(length, length): x[i-1] - 2 x[i] + x[i+1]; at an end the difference to the one neighbor."""
+    """The sparse matrix (length, length) of x[i-1] - 2 x[i] + x[i+1]; at an end, where there is one
+    neighbor, of the difference to it."""
     from scipy import sparse
 
     diagonal = np.full(length, -2.0)

@@ -1,4 +1,4 @@
-"""From files to the first Manifest: list, check, divide, write down."""
+"""From files to the first Manifest and the decode cache: list, check, divide, write down."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from filelock import FileLock
 
 from distseg.config.schema import Config
 from distseg.data import folds
-from distseg.data.augment import check_augment
 from distseg.data.cache import (
     Cache,
     CacheWriter,
@@ -40,8 +39,9 @@ logger = logging.getLogger(__name__)
 
 
 def prepare(config: Config, run: Run) -> None:
-    """Write folds.csv, round 0's Manifest, and data/{quarantine,balance,test}.csv and
-    statistics.json of a run. Done before for the same settings and folds: nothing happens.
+    """Write folds.csv, round 0's Manifest, data/{quarantine,balance,test}.csv, statistics.json
+    and the decode cache of a run. Where that was done for the same settings and folds, nothing
+    happens.
 
     A folds.csv that exists is kept as it is, and checked: that is how a user replaces it.
     UserError: no usable data, a folds.csv that does not fit, or a train set that would change
@@ -60,23 +60,6 @@ def check_settings(config: Config) -> None:
     """What the schema cannot see. UserError names the key."""
     layout(config.data.format)
     load_depths(config)
-    for specs in [
-        config.augment,
-        *(
-            stage.augment
-            for name in config.members
-            for number in range(len(config.rounds))
-            for stage in config.stages_of(name, number)
-        ),
-    ]:
-        check_augment(specs or [])
-    for name in config.members:
-        channels = config.input_of(name).channels
-        if channels != config.input.channels:
-            raise UserError(
-                f"members.{name}.input.channels: {channels}: all members read one cache of "
-                f"input.channels {config.input.channels}"
-            )
 
 
 def _prepare(config: Config, run: Run, statistics: Path) -> None:
@@ -139,6 +122,7 @@ def _folds(config: Config, run: Run, checked: Checked) -> list[int]:
 
 
 def _refuse_change(run: Run, manifest: Manifest) -> None:
+    """UserError where members were trained on a train set that differs from this one."""
     path = run.truth
     if not path.is_file() or not any((run.round(0) / "members").glob("*")):
         return
@@ -171,8 +155,8 @@ def _measured(rows: Sequence[Row]) -> list[Row]:
 
 
 def _key(config: Config, run: Run) -> str:
-    """Of what the Manifest was made from: settings and folds.csv. Where the cache lies is none of
-    it: each node of a cluster has its own."""
+    """A hash of what the Manifest was made from: the settings and folds.csv. The place of the cache
+    is no part of it: each node of a cluster has its own."""
     inputs = {name: config.input_of(name).model_dump_json() for name in config.members}
     data = config.data.model_dump_json(exclude={"cache_dir"})
     parts = [data, config.task, config.classes, config.void, inputs]
@@ -181,6 +165,7 @@ def _key(config: Config, run: Run) -> str:
 
 
 def _statistics(config: Config, checked: Checked, num_test: int) -> dict[str, object]:
+    """Counts of rows, and shares of pixels and images (0..1), for the report."""
     return {
         "train": len(checked.good),
         "test": num_test,
@@ -188,6 +173,7 @@ def _statistics(config: Config, checked: Checked, num_test: int) -> dict[str, ob
         "constant": sum(facts.constant for facts in checked.facts),
         "coverage": [round(value, 6) for value in checked.coverage.mean(axis=0).tolist()],
         "empty": round(float((folds.object_share(config, checked.coverage) == 0).mean()), 6),
+        # byte-identical images beside the first of each; the key keeps its old name for its readers
         "twins": len(checked.duplicates) - len(set(checked.duplicates)),
     }
 

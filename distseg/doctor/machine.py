@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import platform
 import resource
 import shutil
@@ -33,7 +32,6 @@ from distseg.jobs.job import (
     write_launch_yaml,
 )
 from distseg.jobs.versions import cpu_name, package_versions
-from distseg.records.errors import UserError
 from distseg.records.paths import Run
 from distseg.run.plan import amount, free_bytes
 
@@ -134,43 +132,30 @@ def _disk() -> Iterator[Line]:
 
 
 def _data(config: Config) -> Iterator[Line]:
+    """The data of a config in which no mistake was found."""
     if config.data.format == "synthetic":
         yield "ok", "data: synthetic, made on the spot", ""
         return
     from distseg.data.formats import layout
 
-    try:
-        form = layout(config.data.format)
-        train, test = form.train(config), form.test(config)
-    except UserError as error:
-        yield "fail", f"data: {error}", "set data.root"
-        return
+    form = layout(config.data.format)
+    train, test = form.train(config), form.test(config)
     yield "ok", f"data: {len(train)} train and {len(test)} test images in {config.data.root}", ""
     bad = [row for row in train if row.problem]
     if bad:
         yield "warn", f"data: {len(bad)} rows are bad ({bad[0].problem})", "distseg inspect CONFIG"
-    for name, member in config.members.items():
-        weights = member.encoder_weights
-        if weights and weights.endswith(".safetensors") and not Path(weights).is_file():
-            yield "fail", f"members.{name}.encoder_weights: {weights}: no such file", ""
 
 
 def _compute(config: Config) -> Iterator[Line]:
-    try:
-        slots = make_slots(config.compute, visible_gpus(), num_cores())
-    except UserError as error:
-        yield "fail", str(error), ""
-        return
-    first = slots[0]
-    text = f"{len(slots)} jobs at a time, {first.processes} processes each, {first.threads} threads"
-    yield "ok", text, ""
     if config.compute.executor == "ray":
-        if importlib.util.find_spec("ray") is None:
-            yield "fail", "compute.executor: ray is not installed", "pip install '.[ray]'"
-            return
         from distseg.doctor.ray import examine_cluster
 
         yield from examine_cluster(config.compute)
+        return
+    slots = make_slots(config.compute, visible_gpus(), num_cores())
+    first = slots[0]
+    text = f"{len(slots)} jobs at a time, {first.processes} processes each, {first.threads} threads"
+    yield "ok", text, ""
 
 
 def _launch() -> Iterator[Line]:

@@ -71,73 +71,44 @@ def _false_area(table: Table, value: float) -> Objects:
 
 @dataclass(frozen=True)
 class Rule:
-    """objects: rows that the rule rejects. empties: whether it judges rows with an empty mask even
-    where empty masks are kept. flag: its value is true or false. doc: one line for the docs.
-    labeled: it compares with a target; unlabeled: it needs what only predicted images have."""
+    """What one rule objects to. Its value and its line for the docs: `config/training.py`.
+
+    objects: the rows that the rule rejects.
+    empties: whether it judges rows with an empty mask even where empty masks are kept.
+    labeled: it compares with a human label, which unlabeled images do not have.
+    unlabeled: it needs what only predicted images without a label have.
+    """
 
     objects: Callable[[Table, float], Objects]
-    doc: str
     empties: bool = False
-    flag: bool = False
     labeled: bool = True
     unlabeled: bool = False
-    high: float = 1.0
 
 
 RULES: dict[str, Rule] = {
-    "min_iou": Rule(_at_most("iou"), "IoU of prediction and mask is at most this"),
-    "min_dice": Rule(_at_most("dice"), "Dice of prediction and mask is at most this"),
-    "min_boundary": Rule(_at_most("boundary"), "boundary IoU is at most this"),
-    "min_confidence": Rule(_below("confidence"), "mean confidence is lower", labeled=False),
-    "min_decided": Rule(
-        _below("decided"), "share of pixels with p < .2 or p > .8 is lower", labeled=False
-    ),
-    "max_entropy": Rule(
-        _above("entropy"), "mean entropy (bits) is higher", labeled=False, high=8.0
-    ),
-    "min_agreement": Rule(
-        _below("agreement"), "mean IoU of the members' masks with the ensemble's is lower",
-        labeled=False,
-    ),
-    "min_head_certainty": Rule(
-        _below("head_certainty"),
-        "the image-level head gives the mask's class (an object, or none) a lower probability",
-        labeled=False,
-        unlabeled=True,
-    ),
-    "worst": Rule(_worst, "among this share of the rows with the lowest IoU"),
-    "worst_per_stratum": Rule(
-        _worst_per_stratum, "the same among rows of like area (empty, 5 %, 20 %, 50 %, larger)"
-    ),
-    "max_false_area": Rule(
-        _false_area, "the mask is empty, and more than this share is predicted", empties=True
-    ),
-    "rectangle": Rule(
-        _is("rectangle"), "the mask is one filled rectangle", flag=True, labeled=False
-    ),
-    "thin": Rule(_is("thin"), "the mask is nowhere wider than 2 pixels", flag=True, labeled=False),
-    "full": Rule(_is("full"), "the mask covers the whole image", flag=True, labeled=False),
-    "constant": Rule(
-        _is("constant"), "the image has a single value", empties=True, flag=True, labeled=False
-    ),
-}  # fmt: skip
+    "min_iou": Rule(_at_most("iou")),
+    "min_dice": Rule(_at_most("dice")),
+    "min_boundary": Rule(_at_most("boundary")),
+    "min_confidence": Rule(_below("confidence"), labeled=False),
+    "min_decided": Rule(_below("decided"), labeled=False),
+    "max_entropy": Rule(_above("entropy"), labeled=False),
+    "min_agreement": Rule(_below("agreement"), labeled=False),
+    "min_head_certainty": Rule(_below("head_certainty"), labeled=False, unlabeled=True),
+    "worst": Rule(_worst),
+    "worst_per_stratum": Rule(_worst_per_stratum),
+    "max_false_area": Rule(_false_area, empties=True),
+    "rectangle": Rule(_is("rectangle"), labeled=False),
+    "thin": Rule(_is("thin"), labeled=False),
+    "full": Rule(_is("full"), labeled=False),
+    "constant": Rule(_is("constant"), empties=True, labeled=False),
+}
 
 
-def check_rules(rules: Mapping[str, Any], *, labeled: bool) -> None:
-    """ValueError for an unknown rule or a value that is none of its own; `labeled`: whether the
-    rows have targets to compare with."""
-    valid = [
+def rules_for(*, labeled: bool) -> list[str]:
+    """Names of the rules that can judge rows with a label, or images without one."""
+    return [
         name for name, rule in RULES.items() if not (rule.unlabeled if labeled else rule.labeled)
     ]
-    for name, value in rules.items():
-        if name not in valid:
-            raise unknown_name("rule", name, valid)
-        rule = RULES[name]
-        if rule.flag and not isinstance(value, bool):
-            raise ValueError(f"rule {name!r} is true or false, not {value!r}")
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not rule.flag and not (number and 0 <= value <= rule.high):
-            raise ValueError(f"rule {name!r} needs a number in [0, {rule.high:g}], not {value!r}")
 
 
 def objections(table: Table, rules: Mapping[str, Any], empty: str) -> list[str]:
@@ -145,7 +116,7 @@ def objections(table: Table, rules: Mapping[str, Any], empty: str) -> list[str]:
 
     Args:
         table: columns of N values.
-        rules: {name: value}, as `check_rules` takes them.
+        rules: {name: value}; the names are those of RULES.
         empty: rows whose target is empty: `keep` (only rules that are about them object), `drop`
             (all of them, reason "empty"), or `judge` (as any other row).
     """

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from distseg.config.data import InputConfig
-from distseg.config.training import MemberConfig
+from distseg.config.member import MemberConfig
 from distseg.data.fit import Fit
 from distseg.data.loader import loader
 from distseg.inference.forward import Autocast, Normalizer, Predictor

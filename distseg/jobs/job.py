@@ -261,6 +261,11 @@ def watch_launcher() -> None:
         watch_parent()
 
 
+def is_driven(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process belongs to a job that a run or a sweep has started."""
+    return RUN_MARK in environment
+
+
 def watch_parent(environment: Mapping[str, str] = os.environ) -> None:
     """End this rank when its launcher or the driver of the run is gone: first by SIGTERM, which
     saves the state, and ORPHAN_GRACE_S later without asking, children included.

@@ -216,7 +216,7 @@ class Scheduler:
         if failure.kind == "user":
             # The members share the config and the data: each would find the same mistake, after
             # some minutes of its own.
-            raise UserError(f"{_head(failure.job)}: {failure.message}")
+            raise UserError(f"{_head(failure.job)}: {failure.message} (its log: {failure.job.log})")
 
     def _judge(self, job: Job, status: int, started: Started) -> tuple[Job | None, Failure]:
         """(the job to try again, or None; the failure): the retry rule.

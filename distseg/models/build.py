@@ -22,15 +22,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from distseg.config.data import InputConfig
-from distseg.config.parts import COMPOSED
-from distseg.config.training import MemberConfig
-from distseg.config.validate import ARCHITECTURES, OWN_ENCODER
+from distseg.config.member import COMPOSED, OWN_ENCODER, MemberConfig
 from distseg.models.composed import ComposedUnet
 from distseg.models.fcn import FCN
 from distseg.models.refinenet import RefineNet
 from distseg.models.segnet import SegNet
 from distseg.models.unet import PlainUnet, ResidualUnet
-from distseg.models.weights import hub_name, load_encoder
+from distseg.models.weights import encoder_tensors, hub_name, is_timm_format, load_encoder
 from distseg.records.errors import UserError, nearest, unknown
 
 # What MemberConfig or the caller decides, and so no decoder option.
@@ -92,11 +90,9 @@ def build_model(
     will be loaded. Parameters that no output depends on are frozen (smp's efficientnet has
     some; DistributedDataParallel stops at such a parameter).
 
-    Raises UserError: unknown architecture, encoder, tag or option; a size that the network
+    Raises UserError: unknown encoder, tag or option; a size that the network
     cannot take; weights that cannot be had or do not fit.
     """
-    if member.arch not in ARCHITECTURES:
-        raise unknown("architecture", member.arch, ARCHITECTURES, "arch: ")
     inputs = channels + 2 * member.coordinates
     if member.arch in OWN_ENCODER:
         model = SegmentationNet(_own(member, inputs, num_outputs), member.coordinates)
@@ -141,7 +137,7 @@ def _own(member: MemberConfig, channels: int, num_outputs: int) -> nn.Module:
         head = member.image_head is not None
         return make(channels, num_outputs, image_head=head, **member.decoder)
     except BUILD_ERRORS as error:
-        raise UserError(f"{member.arch} with {member.decoder}: {_one_line(error)}") from error
+        raise UserError(f"{member.arch} with {member.decoder}: {one_line(error)}") from error
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -235,7 +231,7 @@ def _construct(
             raise UserError(f"encoder: {encoder} takes images of its own size only") from error
         if found and found[1] in member.decoder:
             raise _unknown_option(member, found[1]) from None
-        raise UserError(f"{member.arch} with encoder {encoder}: {_one_line(error)}") from error
+        raise UserError(f"{member.arch} with encoder {encoder}: {one_line(error)}") from error
 
 
 def _has_fixed_size(encoder: str) -> bool:
@@ -266,12 +262,9 @@ def _from_file(
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"encoder_weights: {path}: cannot be read: {_one_line(error)}") from None
-    whole = re.compile(r"^(net\.)?encoder\.")
-    if any(whole.match(name) for name in tensors):
-        tensors = {whole.sub("", n): t for n, t in tensors.items() if whole.match(n)}
-    elif member.encoder.startswith("tu-") and not any(n.startswith("model.") for n in tensors):
-        # timm reads its own format best: it renames, resizes position tables, adapts channels
+        raise UserError(f"encoder_weights: {path}: cannot be read: {one_line(error)}") from None
+    given = encoder_tensors(tensors)
+    if given is tensors and is_timm_format(member.encoder, tensors):
         options = {**options, "pretrained_cfg_overlay": {"file": str(path), "source": "timm"}}
         try:
             return _construct(member, options, size, member.encoder, "imagenet")
@@ -280,7 +273,7 @@ def _from_file(
     net = _construct(member, options, size, member.encoder, None)
     encoder = net.encoder
     assert isinstance(encoder, nn.Module)
-    load_encoder(encoder, tensors, f"encoder_weights: {path}")
+    load_encoder(encoder, given, f"encoder_weights: {path}")
     return net
 
 
@@ -294,14 +287,14 @@ def _unused_parameters(
         model.net.training = True  # this flag alone: deep heads speak, running statistics stay
     try:
         try:
-            outputs, parameters = _pass_on_meta(model, shape)
+            outputs, parameters = pass_on_meta(model, shape)
         except META_ERRORS:  # code that needs real numbers: the same pass again, with numbers
             parameters = dict(model.named_parameters())
             outputs = model(torch.zeros(shape))
     except BUILD_ERRORS as error:
         raise UserError(
             f"{member.arch} with encoder {member.encoder} cannot take images of "
-            f"{shape[2]}x{shape[3]} pixels: {_one_line(error)}"
+            f"{shape[2]}x{shape[3]} pixels: {one_line(error)}"
         ) from error
     logits, image_logits, *deep = outputs
     expected = (shape[0], num_outputs, *shape[2:])
@@ -318,7 +311,7 @@ def _unused_parameters(
     return {name for name, grad in zip(parameters, gradients, strict=True) if grad is None}
 
 
-def _pass_on_meta(
+def pass_on_meta(
     model: SegmentationNet, shape: tuple[int, ...]
 ) -> tuple[Outputs, dict[str, Tensor]]:
     """(outputs, the parameters that were used), without data: nothing is computed."""
@@ -332,7 +325,7 @@ def _pass_on_meta(
     return outputs, {name: p for name, p in parameters.items() if p.requires_grad}
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """The message of an error of another package, on one line of a decent length."""
     text = " ".join(str(error).split())
     return text if len(text) <= 300 else f"{text[:300]}..."

@@ -1,6 +1,6 @@
 """A U-shaped decoder put together from the parts, for any encoder and any image size.
 
-Every part combines with every other; their names are `config_parts.PARTS`. Maps are resized to
+Every part combines with every other; their names are `config/member.py: PARTS`. Maps are resized to
 their skip's size, so that sides need not be multiples of anything.
 """
 
@@ -39,7 +39,7 @@ class ComposedUnet(nn.Module):
         encoder_name, encoder_weights, in_channels, classes, kwargs: as smp takes them.
         encoder_depth: stages of the encoder.
         decoder_channels: of each block, from the deepest up; as many as stages.
-        center, block, upsample, attention: see `config_parts.PARTS`.
+        center, block, upsample, attention: see `config/member.py: PARTS`.
         hypercolumn: the last map is made of all blocks' maps.
         stride1_stem: the encoder's first stage keeps the image's size.
         dropout: rate over whole channels, before the logits.

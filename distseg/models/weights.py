@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import segmentation_models_pytorch as smp
 import timm
 import torch
@@ -28,9 +30,28 @@ def hub_name(encoder: str, tag: str) -> tuple[str, str]:
     return f"tu-{name}", "imagenet"
 
 
+def encoder_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Those of the encoder, by its own names, where a file is that of a whole smp model or a
+    snapshot; else `tensors` itself."""
+    whole = re.compile(r"^(net\.)?encoder\.")
+    found = {whole.sub("", name): t for name, t in tensors.items() if whole.match(name)}
+    return found or tensors
+
+
+def is_timm_format(encoder: str, tensors: dict[str, Tensor]) -> bool:
+    """Whether a file of an encoder holds a timm model as it is on the hub. timm reads that best:
+    it renames, resizes position tables, adapts channels."""
+    return encoder.startswith("tu-") and not any(n.startswith("model.") for n in tensors)
+
+
 def load_encoder(encoder: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
-    """Copy weights by name; entries that the encoder lacks (a classifier) are left out.
-    UserError says how many fit, when it is not all."""
+    """Copy weights by name. UserError as `fitting`."""
+    encoder.load_state_dict({**encoder.state_dict(), **fitting(encoder, tensors, where)})
+
+
+def fitting(encoder: nn.Module, tensors: dict[str, Tensor], where: str) -> dict[str, Tensor]:
+    """The tensors that the encoder takes, by name; entries that it lacks (a classifier) are left
+    out. They may lie on the device "meta". UserError says how many fit, when it is not all."""
     own = encoder.state_dict()
     fitted: dict[str, Tensor] = {}
     for name, tensor in own.items():
@@ -47,7 +68,7 @@ def load_encoder(encoder: nn.Module, tensors: dict[str, Tensor], where: str) -> 
             f"match, {len(lacking) - misshapen} are missing, {misshapen} have another shape "
             f"(first: {lacking[0]}); the file has {len(tensors)} entries"
         )
-    encoder.load_state_dict({**own, **fitted})
+    return fitted
 
 
 def _adapt_channels(weight: Tensor, shape: torch.Size) -> Tensor | None:

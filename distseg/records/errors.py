@@ -33,4 +33,9 @@ def unknown(what: str, value: object, valid: Iterable[object], where: str = "") 
     close = nearest(value, names)
     hint = f" Did you mean {close!r}?" if close else ""
     listed = ", ".join(names[:40]) + (", ..." if len(names) > 40 else "")
-    return UserError(f"{where}unknown {what} {str(value)!r}.{hint} Valid: {listed}")
+    return UserError(f"{where}unknown {what} {str(value)!r}.{hint} Valid: {listed or 'none'}")
+
+
+def unknown_line(where: str, what: str, value: object, valid: Iterable[object]) -> str:
+    """The message of `unknown`, for those who collect lines: `where` is the key."""
+    return str(unknown(what, value, valid, f"{where}: "))

@@ -26,6 +26,11 @@ def setup(path: Path | None = None, level: int = logging.INFO, *, console: bool 
         logger.addHandler(handler)
 
 
+def counted(number: int, what: str) -> str:
+    """1 job, 2 jobs: a number with its noun, for nouns that take an s."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
 def duration(seconds: float) -> str:
     """Seconds as a person reads them: 42s, 3m05s, 2h07m."""
     whole = max(0, round(seconds))

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import combinations
 from pathlib import Path
 
 from distseg.records.errors import UserError
-from distseg.records.files import atomic_write
+from distseg.records.tables import read_table, write_table
 
 ORIGINS = ("labeled", "pseudo", "distilled")
 
@@ -115,39 +113,13 @@ class Manifest(Sequence[Sample]):
 
     def write(self, path: Path) -> None:
         """CSV with the columns of `Sample`, written atomically."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for s in self.samples:
-            teachers = " ".join(map(str, s.teacher_folds))
-            writer.writerow(
-                [
-                    s.id,
-                    s.image,
-                    s.target,
-                    s.fold,
-                    f"{s.weight:g}",
-                    s.origin,
-                    teachers,
-                    s.height,
-                    s.width,
-                    s.soft,
-                    f"{s.soft_weight:g}",
-                ]
-            )
-        atomic_write(path, text.getvalue())
+        write_table(path, COLUMNS, map(_cells, self.samples))
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
         """Read a CSV that `write` made, or that a person edited. UserError names the bad row."""
-        csv.field_size_limit(1 << 30)  # one RLE of a large mask exceeds the 128 kB default
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            needed = [name for name in COLUMNS if name not in _OPTIONAL]
-            missing = [name for name in needed if name not in (reader.fieldnames or [])]
-            if missing:
-                raise UserError(f"{path}: column {missing[0]!r} is missing; needs {COLUMNS}")
-            return cls([_sample(path, line, row) for line, row in enumerate(reader, start=2)])
+        needed = [name for name in COLUMNS if name not in _OPTIONAL]
+        return cls([_sample(path, line, cells) for line, cells in read_table(path, needed)])
 
 
 def pair_folds(folds: Sequence[int]) -> dict[int, tuple[int, int]]:
@@ -157,7 +129,16 @@ def pair_folds(folds: Sequence[int]) -> dict[int, tuple[int, int]]:
     return dict(enumerate(combinations(ordered, 2), start=max(ordered, default=-1) + 1))
 
 
-def _sample(path: Path, line: int, row: dict[str, str]) -> Sample:
+def _cells(sample: Sample) -> list[object]:
+    """The line of a sample, in the order of COLUMNS; _sample reads it back."""
+    values = {name: getattr(sample, name) for name in COLUMNS}
+    values["teacher_folds"] = " ".join(map(str, sample.teacher_folds))
+    values["weight"], values["soft_weight"] = f"{sample.weight:g}", f"{sample.soft_weight:g}"
+    return list(values.values())
+
+
+def _sample(path: Path, line: int, cells: Mapping[str, str | None]) -> Sample:
+    row = {name: cell or "" for name, cell in cells.items()}
     try:
         sample = Sample(
             id=row["id"],
@@ -169,10 +150,10 @@ def _sample(path: Path, line: int, row: dict[str, str]) -> Sample:
             teacher_folds=tuple(int(f) for f in row["teacher_folds"].split()),
             height=int(row["height"]),
             width=int(row["width"]),
-            soft=row.get("soft") or "",
+            soft=row.get("soft", ""),
             soft_weight=float(row.get("soft_weight") or 0.0),
         )
-    except (TypeError, ValueError, AttributeError) as error:
+    except ValueError as error:
         raise UserError(f"{path}, line {line}: {error}") from None
     if sample.origin not in ORIGINS:
         raise UserError(f"{path}, line {line}: origin {sample.origin!r}; valid: {ORIGINS}")

@@ -80,7 +80,7 @@ def open_executor(config: Config, run: Run) -> Iterator[Executor]:
         yield LocalExecutor(run, make_slots(config.compute, visible_gpus(), num_cores()))
         return
     if importlib.util.find_spec("ray") is None:
-        raise UserError("compute.executor: ray is not installed: pip install '.[ray]'")
+        raise UserError("compute.executor: ray is not installed: pip install 'distseg[ray]'")
     from distseg.jobs.ray import RayExecutor
 
     executor = RayExecutor(config, run)

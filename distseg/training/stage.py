@@ -56,7 +56,7 @@ class StageTrainer:
     def __init__(self, member: Member, stage: StageConfig, progress: Progress) -> None:
         self.member, self.stage, self.number = member, stage, progress.stage
         config, accelerator = member.config, member.accelerator
-        self.loss = weighted_sum(stage.loss, config.task)
+        self.loss = weighted_sum(stage.loss.spec, config.task)
         self.plan = member.plan(self.number)
         self.schedule = Schedule(stage.schedule, self.plan.steps)
         self.engine = make_engine(member, stage.optimizer)

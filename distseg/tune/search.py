@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,10 @@ from distseg.jobs.hardware import Gpu, Slot, make_slots
 from distseg.records import log
 from distseg.records.errors import UserError, unknown
 from distseg.records.files import atomic_write
+from distseg.records.log import counted
 from distseg.records.manifest import Manifest
 from distseg.run.folder import check_same, driver_lock, stop_on_signals
-from distseg.tune.space import Space, check_space, listed, suggest, sweep_of
+from distseg.tune.space import Space, check_space, grid, suggest, sweep_mistakes, sweep_of
 from distseg.tune.table import SweepFolder, Trial, write_results
 from distseg.tune.trial import run_trial
 
@@ -41,18 +41,19 @@ SETTINGS = {
 
 
 def tune(config: Config, folder: Path) -> int:
-    """Run the sweep of `config.tune` in `folder`, or go on with the one that it holds.
+    """Run the sweep of `config.tune` in `folder`, or resume the one that it holds.
 
     Exit status: 0 done, 1 no trial has a score.
 
     Raises:
         UserError: a key or a value of the space is not valid, or `folder` holds another sweep.
-        Stopped: a signal came; the same command goes on.
+        Stopped: a signal came; the same command resumes the sweep.
     """
     from distseg.data.prepare import open_cache, prepare
 
+    if lines := sweep_mistakes(config):
+        raise UserError("\n".join(lines))
     longest = check_space(config)
-    _require_ray()
     sweep = SweepFolder(folder.resolve())
     with driver_lock(sweep.run), stop_on_signals():
         log.setup(sweep.run.log)
@@ -70,22 +71,15 @@ def tune(config: Config, folder: Path) -> int:
 def _summary(config: Config, sweep: SweepFolder, trials: list[Trial], best: Trial | None) -> str:
     """The last lines that `distseg tune` prints."""
     counts = {s: sum(t.status == s for t in trials) for s in ("finished", "stopped", "failed")}
-    lines = [", ".join(f"{number} trials {status}" for status, number in counts.items())]
+    lines = [", ".join(f"{counted(n, 'trial')} {status}" for status, n in counts.items() if n)]
     lines.append(f"trials: {sweep.table}")
     if best is None:
-        return "\n".join([*lines, "no trial has a score: the table has the reasons"])
-    luck = f"the best of {len(trials)}: a little too good"
+        return "\n".join([*lines, "no trial has a score; the table says why"])
+    luck = f"the best of {len(trials)}, so a little too good"
+    setting = ", ".join(f"{path}={value}" for path, value in best.setting.items())
     lines.append(f"best: {config.metric} {best.score:.4f} ({luck})")
-    lines.append(f"trial {best.name}, {best.status}: {best.setting}")
+    lines.append(f"trial {best.name}, {best.status}: {setting}")
     return "\n".join([*lines, f"picture: {sweep.picture}", f"config: {sweep.best}"])
-
-
-def _require_ray() -> None:
-    """UserError where a package of the `ray` extra is missing."""
-    missing = [name for name in ("ray", "optuna", "matplotlib") if not find_spec(name)]
-    if missing:
-        names = ", ".join(missing)
-        raise UserError(f"distseg tune needs {names}: pip install '.[ray]' in the checkout")
 
 
 def _check_folds(config: Config, sweep: SweepFolder) -> None:
@@ -130,7 +124,7 @@ def _fit(config: Config, sweep: SweepFolder, longest: int) -> list[Trial]:
         trainable = ray_tune.with_resources(function, resources)
         path = str(sweep.ray / EXPERIMENT)
         if ray_tune.Tuner.can_restore(path):
-            logger.info("going on with the sweep of %s", sweep.folder)
+            logger.info("resuming the sweep of %s", sweep.folder)
             tuner = ray_tune.Tuner.restore(path, trainable, resume_errored=True)
         else:
             tuner = _make_tuner(trainable, sweep_of(config), sweep, longest)
@@ -161,19 +155,27 @@ def _resources(compute: ComputeConfig) -> dict[str, float]:
     return found | ({"GPU": compute.gpus_per_job} if gpus else {})
 
 
+def make_sampler(tune: TuneConfig) -> Any:
+    """Optuna's sampler that draws the settings. A grid's are known and handed over one by one."""
+    import optuna
+
+    kind = optuna.samplers.TPESampler if tune.search == "optuna" else optuna.samplers.RandomSampler
+    return kind(seed=tune.seed)
+
+
 def _make_tuner(trainable: Any, tune: TuneConfig, sweep: SweepFolder, longest: int) -> Any:
     import optuna
     from ray import tune as ray_tune
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    known = listed(tune)
+    known = grid(tune.space)[: tune.num_trials] if tune.search == "grid" else None
     search = OptunaSearch(
         functools.partial(_suggest, tune.space),
         metric="score",
         mode="max",
         points_to_evaluate=known,
-        sampler=optuna.samplers.TPESampler(seed=tune.seed),
+        sampler=make_sampler(tune),
     )
     return ray_tune.Tuner(
         trainable,

@@ -6,17 +6,15 @@ A setting is {dotted key: value}: what one trial changes in the config.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
-
-import numpy as np
 
 from distseg.config.data import Strict
 from distseg.config.load import parse_config, set_key
 from distseg.config.schema import Config
 from distseg.config.tune import DistributionConfig, TuneConfig
 from distseg.records.errors import UserError, unknown
+from distseg.run.check import TUNE_PACKAGES, missing, network_mistakes, optimizer_mistakes
 
 Setting = dict[str, Any]
 Space = Mapping[str, DistributionConfig]
@@ -36,12 +34,13 @@ FIXED = {
     "tune": "is the sweep itself",
 }
 MAX_GRID = 10_000
+NO_SWEEP = "tune: this key is required by `distseg tune`; see docs/tune.md"
 
 
 def sweep_of(config: Config) -> TuneConfig:
     """The config's sweep; UserError where it has none."""
     if config.tune is None:
-        raise UserError("tune: this key is required by `distseg tune`; see docs/tune.md")
+        raise UserError(NO_SWEEP)
     return config.tune
 
 
@@ -69,18 +68,51 @@ def check_space(config: Config) -> int:
     of the longest of these trials.
 
     Raises:
-        UserError: naming the key, the value and what is valid.
+        UserError: naming the key, the value and what is valid, a line for each mistake.
     """
-    tune, longest = sweep_of(config), 0
-    for path in tune.space:
-        check_path(config, path)
-    for path, value, setting in settings_to_check(tune.space):
+    if lines := space_mistakes(config):
+        raise UserError("\n".join(lines))
+    space = sweep_of(config).space
+    trials = [with_setting(config, setting) for _, _, setting in settings_to_check(space)]
+    return max((num_epochs(own, members_of(config)) for own in trials), default=0)
+
+
+def space_mistakes(config: Config) -> list[str]:
+    """A line for each key of the sweep that the config does not have, and for each end of a range
+    and each choice that it does not take. [] without a sweep."""
+    if config.tune is None:
+        return []
+    lines: list[str] = []
+    for path in config.tune.space:
+        try:
+            check_path(config, path)
+        except UserError as error:
+            lines.append(str(error))
+    for path, value, setting in settings_to_check(config.tune.space) if not lines else ():
         try:
             own = with_setting(config, setting)
+            problems = _trial_mistakes(own, path)
         except UserError as error:
-            raise UserError(f"tune.space.{path}: {value!r} is not valid: {error}") from None
-        longest = max(longest, num_epochs(own, members_of(config)))
-    return longest
+            problems = str(error).splitlines()
+        if problems:
+            lines.append(f"tune.space.{path}: {value!r} is not valid: {'; '.join(problems)}")
+    return lines
+
+
+def _trial_mistakes(config: Config, path: str) -> list[str]:
+    """What a trial's job would find. Building networks takes seconds: only where the key decides
+    about them."""
+    if path.endswith("input_size") or path.startswith(("members.", "input")):
+        return [*optimizer_mistakes(config), *network_mistakes(config)]
+    return optimizer_mistakes(config) if "optimizer" in path or path.startswith("stages") else []
+
+
+def sweep_mistakes(config: Config) -> list[str]:
+    """What `distseg tune` needs beside the others: a space, and the packages of its extra."""
+    lines = [] if config.tune else [NO_SWEEP]
+    if names := missing(TUNE_PACKAGES):
+        lines.append(f"tune: `distseg tune` needs {names}: pip install 'distseg[ray]'")
+    return lines
 
 
 def check_path(config: Config, path: str) -> None:
@@ -131,39 +163,6 @@ def _conditions(space: Space, path: str) -> Setting:
     return found
 
 
-def grid(space: Space) -> list[Setting]:
-    """Every combination, the last key changing fastest. UserError: more than MAX_GRID."""
-    settings: list[Setting] = [{}]
-    for path, entry in space.items():
-        grown = []
-        for setting in settings:
-            values = entry.values() if entry.applies(setting) else None
-            grown += [{**setting, path: v} for v in values] if values else [setting]
-        settings = grown
-        if len(settings) > MAX_GRID:
-            raise UserError(f"tune.space: a grid of more than {MAX_GRID:,} settings; use optuna")
-    return settings
-
-
-def random_setting(space: Space, seed: int, number: int) -> Setting:
-    """Setting `number` of a random search: a pure function of its arguments."""
-    rng, setting = np.random.default_rng([seed, number]), Setting()
-    for path, entry in space.items():
-        if entry.applies(setting):
-            setting[path] = _draw(entry, rng)
-    return setting
-
-
-def _draw(entry: DistributionConfig, rng: np.random.Generator) -> Any:
-    values = entry.values()
-    if values is not None:
-        return values[int(rng.integers(len(values)))]
-    low, high = entry.bounds
-    if entry.kind == "loguniform":
-        return float(np.clip(math.exp(rng.uniform(math.log(low), math.log(high))), low, high))
-    return float(rng.uniform(low, high))
-
-
 class Suggester(Protocol):
     """What draws values one by one, as an Optuna trial does."""
 
@@ -179,11 +178,12 @@ def suggest(space: Space, trial: Suggester) -> Setting:
     setting: Setting = {}
     for path, entry in space.items():
         if entry.applies(setting):
-            setting[path] = _suggest(entry, path, trial)
+            setting[path] = suggest_value(entry, path, trial)
     return setting
 
 
-def _suggest(entry: DistributionConfig, path: str, trial: Suggester) -> Any:
+def suggest_value(entry: DistributionConfig, path: str, trial: Suggester) -> Any:
+    """The value of the key `path` that `trial` suggests."""
     if entry.choice is not None:
         return trial.suggest_categorical(path, entry.choice)
     low, high = entry.bounds[0], entry.ends()[-1]
@@ -193,10 +193,21 @@ def _suggest(entry: DistributionConfig, path: str, trial: Suggester) -> Any:
     return trial.suggest_float(path, low, high, step=step, log=entry.kind == "loguniform")
 
 
-def listed(tune: TuneConfig) -> list[Setting] | None:
-    """The settings that are known before the first trial; None for optuna, which learns."""
-    if tune.search == "grid":
-        return grid(tune.space)[: tune.num_trials]
-    if tune.search == "random":
-        return [random_setting(tune.space, tune.seed, i) for i in range(tune.num_trials)]
-    return None
+def grid(space: Space) -> list[Setting]:
+    """Every combination, the last key changing fastest. UserError: more than MAX_GRID.
+
+    Optuna has two samplers for a grid. `GridSampler` knows no conditions: it would try the same
+    setting once for each value of a key that `when` leaves out. `BruteForceSampler` knows them,
+    but draws in a random order, so that `num_trials` would cut at random, and looks at all trials
+    for each new one. How many settings there are must be known before the first trial anyway.
+    """
+    settings: list[Setting] = [{}]
+    for path, entry in space.items():
+        grown = []
+        for setting in settings:
+            values = entry.values() if entry.applies(setting) else None
+            grown += [{**setting, path: v} for v in values] if values else [setting]
+        settings = grown
+        if len(settings) > MAX_GRID:
+            raise UserError(f"tune.space: a grid of more than {MAX_GRID:,} settings; use optuna")
+    return settings

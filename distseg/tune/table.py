@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from distseg.config.load import dump_config
 from distseg.config.schema import Config
@@ -17,9 +20,9 @@ from distseg.config.tune import DistributionConfig
 from distseg.records.files import atomic_write
 from distseg.records.paths import Run
 from distseg.records.tables import write_table
-from distseg.tune.space import Setting, sweep_of, with_setting
+from distseg.tune.space import Setting, Space, suggest_value, sweep_of, with_setting
 
-COLORS = {"finished": "tab:blue", "stopped": "tab:gray", "failed": "tab:red"}
+ENOUGH = 10  # trials, from which on it is said which keys matter
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,70 +107,71 @@ def _write_table(config: Config, sweep: SweepFolder, trials: Sequence[Trial]) ->
 
 
 def _draw(config: Config, sweep: SweepFolder, trials: Sequence[Trial]) -> None:
-    """Score against each key, and below it every trial as a line across all keys."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    """Optuna's plots one below the other: the score against each key, every trial as a line
+    across the keys and, with enough trials, how much each key matters (PED-ANOVA, Watanabe et
+    al. 2023, arXiv 2304.10255)."""
+    import matplotlib.pyplot as plt
+    import optuna
+    from optuna.visualization import matplotlib as plots
 
-    space = sweep_of(config).space
-    scored = [trial for trial in trials if trial.score is not None]
-    columns = min(3, len(space))
-    rows = math.ceil(len(space) / columns)
-    figure = Figure(figsize=(5 * columns, 3.5 * (rows + 1)), layout="constrained")
-    grid = figure.add_gridspec(rows + 1, columns)
-    for number, (path, entry) in enumerate(space.items()):
-        axes = figure.add_subplot(grid[number // columns, number % columns])
-        _scatter(axes, path, entry, scored, config.metric)
-    _parallel(figure, figure.add_subplot(grid[rows, :]), space, scored, config.metric)
+    plt.switch_backend("agg")  # a file, not a window
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of experimental functions, and of axes with one value
+        study = _study(sweep_of(config).space, trials)
+        drawn = [set(trial.params) for trial in study.trials]
+        everywhere = sorted(set.intersection(*drawn))  # a line needs a point on every axis
+        axes = [plots.plot_slice(study, target_name=config.metric)]
+        if everywhere:
+            axes.append(
+                plots.plot_parallel_coordinate(study, everywhere, target_name=config.metric)
+            )
+        if len(drawn) >= ENOUGH:
+            evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+            axes.append(plots.plot_param_importances(study, evaluator=evaluator))
+        width = max(8.0, 3.5 * len(set.union(*drawn)))  # inches: labels must not overlap
+        pictures = [_picture(np.ravel(one)[0].figure, width) for one in axes]
+        plt.close("all")
+    pixels = max(picture.shape[1] for picture in pictures)
+    padded = [
+        np.pad(p, ((0, 0), (0, pixels - p.shape[1]), (0, 0)), constant_values=255) for p in pictures
+    ]
     image = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(image)
+    Image.fromarray(np.concatenate(padded)).save(image, "PNG")
     atomic_write(sweep.picture, image.getvalue())
 
 
-def _scatter(
-    axes: Any, path: str, entry: DistributionConfig, trials: Sequence[Trial], metric: str
-) -> None:
-    drawn = [trial for trial in trials if path in trial.setting]
-    for status, color in COLORS.items():
-        own = [t for t in drawn if t.status == status]
-        places = [_place(entry, t.setting[path]) for t in own]
-        axes.plot(places, [t.score for t in own], "o", color=color, label=status)
-    if entry.choice is not None:
-        axes.set_xticks(range(len(entry.choice)), [str(value) for value in entry.choice])
-    if entry.kind == "loguniform":
-        axes.set_xscale("log")
-    axes.set(xlabel=path, ylabel=metric)
-    axes.legend()
+def _picture(figure: Any, width: float) -> NDArray[np.uint8]:
+    """uint8 (H, W, 4) of a matplotlib figure `width` inches wide, whole labels included."""
+    figure.set_size_inches(width, 4.8)
+    image = io.BytesIO()
+    figure.savefig(image, format="png", bbox_inches="tight")
+    return np.asarray(Image.open(image).convert("RGBA"))
 
 
-def _place(entry: DistributionConfig, value: Any) -> float:
-    """Where a value lies on its axis: a choice by its number."""
-    return float(entry.choice.index(value) if entry.choice is not None else value)
+def _study(space: Space, trials: Sequence[Trial]) -> Any:
+    """The trials with a score as Optuna's study, which its plots are made of."""
+    import optuna
+
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(direction="maximize")
+    optuna.logging.set_verbosity(before)
+    for trial in trials:
+        if trial.score is None or not math.isfinite(trial.score):
+            continue
+        drawn = {path: _as_text(space[path], value) for path, value in trial.setting.items()}
+        study.enqueue_trial({path: value for path, (_, value) in drawn.items()})
+        asked = study.ask()
+        for path, (entry, _) in drawn.items():
+            suggest_value(entry, path, asked)
+        study.tell(asked, trial.score)
+    return study
 
 
-def _share(entry: DistributionConfig, value: Any) -> float:
-    """0 at the lowest value, 1 at the highest, logarithms of a loguniform between."""
-    ends = (0.0, len(entry.choice) - 1.0) if entry.choice is not None else entry.bounds[:2]
-    numbers = [_place(entry, value), *map(float, ends)]
-    if entry.kind == "loguniform":
-        numbers = [math.log(number) for number in numbers]
-    place, low, high = numbers
-    return (place - low) / (high - low) if high > low else 0.5
-
-
-def _parallel(figure: Any, axes: Any, space: Any, trials: Sequence[Trial], metric: str) -> None:
-    """Lines across the keys, colored by score; a key that was not drawn is a gap."""
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-
-    trials = sorted(trials, key=lambda trial: trial.score or 0.0)
-    scores = np.array([trial.score or 0.0 for trial in trials])
-    colors = ScalarMappable(Normalize(scores.min(), scores.max()), "viridis")
-    for trial, color in zip(trials, colors.to_rgba(scores), strict=True):
-        heights = [
-            _share(entry, trial.setting[path]) if path in trial.setting else math.nan
-            for path, entry in space.items()
-        ]
-        axes.plot(heights, "o-", color=color, alpha=0.8)
-    axes.set_xticks(range(len(space)), list(space))
-    axes.set_yticks([0, 1], ["low", "high"])
-    figure.colorbar(colors, ax=axes, label=metric)
+def _as_text(entry: DistributionConfig, value: Any) -> tuple[DistributionConfig, Any]:
+    """A distribution and its value, choices as text: Optuna's plots take no lists and mappings."""
+    if entry.choice is None:
+        return entry, value
+    simple = all(isinstance(one, str | int | float | None) for one in entry.choice)
+    texts = [str(v) if simple else f"{i}: {str(v)[:30]}" for i, v in enumerate(entry.choice)]
+    return entry.model_copy(update={"choice": texts}), texts[entry.choice.index(value)]

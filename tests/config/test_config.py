@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from distseg.config.load import (
     json_schema,
     load_config,
     parse_config,
+    read_tree,
 )
 from distseg.records.errors import UserError
 from tests.tiny import ROOT, tiny_tree
@@ -29,8 +31,8 @@ def test_shipped_configs_are_valid_and_open_with_their_command(path: Path) -> No
     config = load_config(path)
     head = path.read_text().splitlines()[:3]
     command = "tune" if config.tune else "run"
-    assert head[0].startswith(f"# distseg {command} {path.relative_to(ROOT)}")
-    assert "Hardware:" in head[1]
+    assert head[1].startswith(f"# distseg {command} {path.relative_to(ROOT)}")
+    assert "Hardware:" in head[2]
     assert parse_config(yaml.safe_load(dump_config(config)), "again") == config
 
 
@@ -52,10 +54,34 @@ def test_overrides_reach_lists_and_new_keys() -> None:
     ].optimizer.lr == pytest.approx(2e-3)
 
 
-def test_schema_is_json_and_names_every_top_level_key() -> None:
-    text = json.dumps(json_schema())
-    assert '"additionalProperties": false' in text
-    assert set(tiny_tree()) <= set(json_schema()["properties"])
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
+def test_an_editor_finds_the_schema_and_takes_the_config(path: Path) -> None:
+    """What the YAML language server does with the first line, and with a typo."""
+    jsonschema = pytest.importorskip("jsonschema")
+    mark, _, place = path.read_text().splitlines()[0].partition("$schema=")
+    assert mark == "# yaml-language-server: "
+    schema = json.loads((path.parent / place).read_text())
+    check = jsonschema.Draft202012Validator(schema)
+    tree = yaml.safe_load(path.read_text())
+    assert [error.message for error in check.iter_errors(tree)] == []
+    for typo in ("stages.0.loss={bec: 1.0}", "stages.0.loss={bce: {wieght: 1}}",
+                 "augment=[{hflop: {}}]", "augment=[{hflip: {prob: 1}}]",
+                 "augment=[{affine: {rotate: 200}}]", "train.bacth_size=3",
+                 "rounds=[{kind: supervised, rules: {min_io: .4}}]"):  # fmt: skip
+        assert list(check.iter_errors(apply_overrides(copy.deepcopy(tree), [typo]))), typo
+
+
+def test_the_schema_is_up_to_date_and_describes_every_key() -> None:
+    shipped = (ROOT / "configs" / "schema.json").read_text()
+    schema = json_schema()
+    assert shipped == json.dumps(schema, indent=2) + "\n", "run `make docs`"
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert set(tiny_tree()) <= set(schema["properties"])
+    for name, part in {"Config": schema, **schema["$defs"]}.items():
+        assert part["additionalProperties"] is False, name
+        assert part["description"], name
+        lacking = [key for key, one in part["properties"].items() if not one.get("description")]
+        assert not lacking, f"{name}: {lacking}"
 
 
 # (override, what the message must contain): key, value, what is valid, the nearest match
@@ -77,6 +103,48 @@ MISTAKES: list[tuple[str, list[str]]] = [
     ("members.a.encoder_depth=3", ["members.a.encoder_depth", "unknown key", "encoder"]),
     ("stages.0.loss.bec=1.0", ["stages.0.loss", "bec", "bce"]),
     ("stages.0.loss={lovasz: {weight: 1, activatoin: elu}}", ["activatoin", "activation"]),
+    ("stages.0.loss={lovasz: {activation: elu1}}", ["stages.0.loss.lovasz.activation", "'elu'"]),
+    ("stages.0.loss={lovasz: {symmetric: 1}}", ["stages.0.loss.lovasz.symmetric", "boolean"]),
+    ("stages.0.loss={focal: {gama: 1.0}}", ["stages.0.loss.focal.gama", "Did you mean 'gamma'"]),
+    ("stages.0.loss={bce: true}", ["stages.0.loss.bce.weight", "needs a number"]),
+    ("stages.0.loss={bce: -1.0}", ["stages.0.loss.bce.weight", "greater than or equal to 0"]),
+    ("stages.0.loss={bce: .nan}", ["stages.0.loss.bce.weight", "nan"]),
+    ("stages.0.loss={bce: {label_smoothing: 1.5}}", ["label_smoothing", "equal to 1", "1.5"]),
+    ("stages.0.loss={bce: {pos_weight: [1.0, x]}}", ["stages.0.loss.bce.pos_weight", "number"]),
+    ("stages.0.loss={bce: {pos_weight: [1.0, 2]}}", ["pos_weight", "each of 1 classes"]),
+    ("stages.0.loss={bce: 0.0}", ["stages.0.loss", "a weight above 0"]),
+    ("stages.0.loss={}", ["stages.0.loss", "a weight above 0"]),
+    ("stages.0.loss=bce", ["stages.0.loss", "needs keys", "'bce'"]),
+    ("augment=[{hflp: {}}]", ["augment.0.hflp", "Did you mean 'hflip'"]),
+    ("augment=[{elastic: {sigma: 0.5}}]", ["augment.0.elastic.sigma", "equal to 1", "0.5"]),
+    ("augment=[{affine: {scal: [1, 2]}}]", ["augment.0.affine.scal", "Did you mean 'scale'"]),
+    ("augment=[{hflip: {p: 2}}]", ["augment.0.hflip.p", "equal to 1", "2"]),
+    ("augment=[{hflip: {p: x}}]", ["augment.0.hflip.p", "number", "'x'"]),
+    ("augment=[{hflip: {p: true}}]", ["augment.0.hflip.p", "needs a number"]),
+    ("augment=[{affine: {scale: [2, 1]}}]", ["augment.0.affine.scale", "low <= high"]),
+    ("augment=[{affine: {scale: 1.2}}]", ["augment.0.affine.scale", "needs [low, high]", "1.2"]),
+    ("augment=[{affine: {scale: [1, 2, 3]}}]", ["augment.0.affine.scale", "two numbers"]),
+    ("augment=[{affine: {scale: [1, 40]}}]", ["augment.0.affine.scale", "<= 20"]),
+    ("augment=[{cutout: {holes: 1.5}}]", ["augment.0.cutout.holes", "integer", "1.5"]),
+    ("augment=[{cutout: {holes: [1, 2]}}]", ["augment.0.cutout.holes", "integer"]),
+    ("augment=[{hflip: {}, vflip: {}}]", ["augment.0", "write it as {hflip: {p: 0.5}}"]),
+    ("augment=[hflip]", ["augment.0", "write it as {hflip: {p: 0.5}}"]),
+    ("augment=[{hflip: 0.5}]", ["augment.0.hflip", "needs keys", "0.5"]),
+    ("augment=[{preset: severstall}]", ["augment.0.preset", "Did you mean 'severstal'"]),
+    ("stages.0.augment=[{vflop: {}}]", ["stages.0.augment.0.vflop", "Did you mean 'vflip'"]),
+    ("rounds.1={kind: self_distill, rules: {min_io: .4}}", ["rounds.1.rules.min_io", "'min_iou'"]),
+    ("rounds.1={kind: self_distill, rules: {min_iou: 1.4}}", ["rounds.1.rules.min_iou", "1.4"]),
+    ("rounds.1={kind: self_distill, rules: {min_iou: true}}", ["min_iou", "needs a number"]),
+    ("rounds.1={kind: self_distill, rules: {constant: .5}}", ["constant", "boolean", "0.5"]),
+    ("rounds.1={kind: pseudo_label, rules: {min_iou: .4}}", ["rounds.1.rules.min_iou", "valid"]),
+    ("rounds.1={kind: pseudo_label, stages: [{loss: {bec: 1}}]}", ["rounds.1.stages.0.loss.bec"]),
+    ("stages.0.schedule.metric=iuo", ["stages.0.schedule.metric", "'iuo'", "'iou'"]),
+    ("members.a.encoder_weights=None", ["members.a.encoder_weights", "'None'", "null"]),
+    ("members.a.decoder.checkpoint_path=x.pth", ["members.a.decoder", "checkpoint_path"]),
+    ("members.a.decoder.norm_layer={url: x}", ["members.a.decoder", "norm_layer.url"]),
+    ("members.b.input.channels=3", ["members.b.input.channels: 3", "input.channels 1"]),
+    ("data.format=tsg", ["data.format", "'tsg'", "Did you mean 'tgs'?"]),
+    ("postprocess.min_area=serach", ["postprocess.min_area", "'serach'", "Did you mean 'search'"]),
     ("stages.0.loss={lovasz_softmax: 1.0}", ["stages.0.loss", "lovasz_softmax", "binary"]),
     ("stages.0.optimizer.lr=-1", ["stages.0.optimizer.lr", "greater than 0", "-1"]),
     ("stages.0.schedule.kind=cosin", ["kind", "'cosin'", "Did you mean 'cosine'?"]),
@@ -97,12 +165,32 @@ MISTAKES: list[tuple[str, list[str]]] = [
 
 @pytest.mark.parametrize(("override", "parts"), MISTAKES, ids=[m[0] for m in MISTAKES])
 def test_each_mistake_gives_one_clear_message(override: str, parts: list[str]) -> None:
+    tree = tiny_tree(rounds=[{}, {}], data={**tiny_tree()["data"], "folds": {"num": 3}})
+    if "folds" in override:
+        tree["data"]["folds"]["num"] = 2
     with pytest.raises(UserError) as caught:
-        parse_config(apply_overrides(tiny_tree(), [override]), "my.yaml")
+        parse_config(apply_overrides(tree, [override]), "my.yaml")
     message = str(caught.value)
     assert message.startswith("my.yaml: ")
+    for noise in ("function-", "literal[", "constrained", "nullable", "tagged-union"):
+        assert noise not in message
+    keys = [line.split(": ")[1] for line in message.splitlines()]
+    assert len(keys) == len(set(keys)), "several lines for one key"
     missing = [part for part in parts if part not in message]
     assert not missing, f"{missing} not in {message!r}"
+
+
+def test_all_mistakes_are_found_at_once() -> None:
+    """Of the models, in lists and unions, and across fields; and no echo of one that is known."""
+    overrides = ["augment=[{hflop: {}}, {hflip: {prob: 1}}, {vflip: {}}]", "inptu.height=3",
+                 "stages.0.loss.bec=1", "train.accumulation=3", "postprocess.threshold=1.5",
+                 "postprocess.exclusive=true", "members.a.arch=Unett"]  # fmt: skip
+    read = read_tree(apply_overrides(tiny_tree(), overrides))
+    assert {line.partition(": ")[0] for line in read.lines} == {
+        "inptu", "augment.0.hflop", "augment.1.hflip.prob", "members.a.arch", "stages.0.loss.bec",
+        "postprocess.threshold", "postprocess.exclusive", "train.accumulation",
+    }  # fmt: skip
+    assert read.config is not None and not read.judges("members.a: it has too few layers")
 
 
 FILES: list[tuple[str, bytes, str]] = [
@@ -144,9 +232,34 @@ def test_resolved_config_holds_every_default() -> None:
 
 
 def test_the_config_reference_is_up_to_date() -> None:
-    command = [sys.executable, str(ROOT / "docs" / "generate_config.py")]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert (ROOT / "docs" / "config.md").read_text() == printed, "run `make docs`"
+    code = "import generate_config; print(generate_config.page(), end='')"
+    command = [sys.executable, "-c", code]
+    docs = ROOT / "docs"
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=docs).stdout
+    assert (docs / "config.md").read_text() == printed, "run `make docs`"
+
+
+def test_the_config_needs_neither_torch_nor_albumentations() -> None:
+    code = (
+        "import sys; from distseg.config.load import load_config; "
+        "load_config('configs/quickstart.yaml'); "
+        "sys.exit(any(m in sys.modules for m in ('torch', 'albumentations', 'cv2', 'timm')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
+
+
+def test_a_resolved_config_of_an_older_version_is_read() -> None:
+    """Losses were numbers or mappings, augmentations had the options that were given."""
+    tree: dict[str, Any] = yaml.safe_load(dump_config(parse_config(tiny_tree(), "test")))
+    tree["stages"][0]["loss"] = {"bce": 1.0, "lovasz": {"weight": 0.5, "activation": "elu"}}
+    tree["augment"] = [{"preset": "tgs_winners"}, {"hflip": {}}, {"affine": {"rotate": 10}}]
+    tree["rounds"][0]["rules"] = None
+    config = parse_config(tree, "old")
+    assert config.stages[0].loss.spec == {
+        "bce": {"weight": 1.0, "label_smoothing": 0.0, "pos_weight": None},
+        "lovasz": {"weight": 0.5, "activation": "elu", "symmetric": False},
+    }
+    assert parse_config(yaml.safe_load(dump_config(config)), "again") == config
 
 
 @pytest.mark.parametrize(

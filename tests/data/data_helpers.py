@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from distseg.config.augment import AugmentConfig
 from distseg.config.load import parse_config
 from distseg.config.schema import Config
 
@@ -27,6 +28,11 @@ def config(root: Path, **changes: Any) -> Config:
             node = node.setdefault(part, {})
         node[last] = value
     return parse_config(tree, "test")
+
+
+def steps(*trees: dict[str, Any]) -> list[AugmentConfig]:
+    """A config's list of augmentations."""
+    return [AugmentConfig.model_validate(tree) for tree in trees]
 
 
 def gray(seed: int = 0, height: int = 16, width: int = 16) -> np.ndarray:

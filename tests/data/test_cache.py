@@ -19,8 +19,9 @@ from distseg.config.schema import Config
 from distseg.data.cache import Cache, build_cache
 from distseg.data.formats import layout
 from distseg.data.inspect import inspect
-from distseg.data.prepare import open_cache, prepare
+from distseg.data.prepare import open_cache, open_unlabeled_cache, prepare
 from distseg.records.errors import UserError
+from distseg.records.files import read_lines
 from distseg.records.manifest import Manifest, Sample
 from distseg.records.paths import Run
 from tests.data.data_helpers import blob, config, folder, gray, save
@@ -192,3 +193,22 @@ def test_runs_share_the_pixels_in_one_cache_folder(tmp_path: Path) -> None:
     third = open_cache(other, Run(tmp_path / "three"))
     assert list(third.index) == [f"a{i}" for i in range(6) if i != 1]
     assert list(open_cache(c, Run(tmp_path / "one")).index) == [f"a{i}" for i in range(6)]
+
+
+def test_a_broken_test_image_gets_no_pseudo_label_in_any_run(tmp_path: Path) -> None:
+    """Its reason stands in the ledger of each run, also of one that finds the others' pixels."""
+    root = folder(tmp_path / "data")
+    (root / "test_images" / "t1.png").write_bytes(b"broken")
+    c = config(root, data__cache_dir=str(tmp_path / "shared"))
+    caches = []
+    for run in (Run(tmp_path / "one"), Run(tmp_path / "two")):
+        prepare(c, run)
+        caches.append(open_unlabeled_cache(c, run))
+        assert [sample.id for sample in Manifest.read(run.unlabeled)] == ["t0"]
+        broken = [line for line in read_lines(run.ledger) if line["event"] == "broken_image"]
+        assert [(line["id"], "cannot identify" in line["reason"]) for line in broken] == [
+            ("t1", True)
+        ]
+    assert caches[0].folder == caches[1].folder
+    assert np.array_equal(caches[0].image("t0")[..., 0], gray(100))
+    assert (caches[0].target("t0") == 255).all()

@@ -20,7 +20,7 @@ from distseg.data.dataset import (
 from distseg.data.fit import Fit
 from distseg.data.sampling import Plan, epoch_steps
 from distseg.records.manifest import Manifest, Sample
-from tests.data.data_helpers import config, folder, gray, save
+from tests.data.data_helpers import config, folder, gray, save, steps
 from tests.data.test_cache import made
 
 AUGMENT = [{"hflip": {}}, {"affine": {"scale": [0.8, 1.2], "p": 0.8}}, {"noise": {}}]
@@ -30,7 +30,7 @@ def train_set(tmp_path: Path, **options: object) -> TrainSet:
     c, m = made(tmp_path)
     fit = Fit(c.input.model_copy(update={"random_offset": True, **options}))
     data = TrainData(m, build_cache(c, m, tmp_path / "cache"), None, c, tmp_path)
-    return TrainSet(data, fit, Augment(AUGMENT), seed=3)
+    return TrainSet(data, fit, Augment(steps(*AUGMENT)), seed=3)
 
 
 @pytest.mark.parametrize("fit", ["pad", "resize", "crop"])
@@ -120,7 +120,7 @@ def test_odd_shapes_and_channels(tmp_path: Path) -> None:
     save(tmp_path / "masks/a.png", gray(1, 10, 30) // 128)
     c = config(tmp_path, input__channels=3, input__width=64)
     m = Manifest([Sample("a", str(tmp_path / "images/a.png"), f"file:{tmp_path / 'masks/a.png'}")])
-    everything = Augment([{"rot90": {"p": 1}}, {"transpose": {"p": 1}}, {"elastic": {"p": 1}}])
+    everything = Augment(steps({"rot90": {"p": 1}}, {"transpose": {"p": 1}}, {"elastic": {"p": 1}}))
     for fit in ("pad", "resize", "crop"):
         f = Fit(c.input.model_copy(update={"fit": fit}))
         source = TrainData(m, build_cache(c, m, tmp_path / "cache"), None, c, tmp_path)

@@ -14,7 +14,7 @@ from tests.data.data_helpers import config
 
 
 def case(num: int = 403, seed: int = 0) -> tuple[list[Row], np.ndarray, list[str]]:
-    """Rows, of which 39 % are empty and the others skewed, and keys without twins."""
+    """Rows, of which 39 % are empty and the others skewed, and keys without duplicates."""
     rng = np.random.default_rng(seed)
     coverage = np.where(rng.random(num) < 0.39, 0, rng.beta(0.6, 1.5, num))[:, None]
     return [Row(f"r{i}", f"r{i}.png") for i in range(num)], coverage, [f"k{i}" for i in range(num)]
@@ -67,7 +67,7 @@ def test_quarters_of_a_column_are_spread_too(tmp_path: Path) -> None:
         divide(tmp_path, options, rows, coverage, keys)
 
 
-def test_twins_stay_together(tmp_path: Path) -> None:
+def test_duplicates_stay_together(tmp_path: Path) -> None:
     rows, coverage, keys = case(80)
     keys = [f"k{i // 4}" for i in range(80)]
     for options in ({"num": 4}, {"kind": "holdout", "fraction": 0.25}, {"kind": "bootstrap"}):
@@ -75,7 +75,7 @@ def test_twins_stay_together(tmp_path: Path) -> None:
         assert all(len(set(found[i : i + 4])) == 1 for i in range(0, 80, 4))
 
 
-def test_groups_and_twins_together(tmp_path: Path) -> None:
+def test_groups_and_duplicates_together(tmp_path: Path) -> None:
     """Twins in two groups bind the groups."""
     rows, coverage, keys = case(60)
     groups = [f"g{i // 5}" for i in range(60)]

@@ -221,7 +221,7 @@ STOPPED = {
         "folder", write("f.csv", "id,fold\n" + "".join(f"a{i},-1\n" for i in range(NUM))), {},
         "f.csv", "no row is validated",
     ),
-    "folds: twins apart": (
+    "folds: duplicates apart": (
         "folder", lambda r: (
             (r / "images/a5.png").write_bytes((r / "images/a4.png").read_bytes()),
             write("f.csv", "id,fold\n" + "".join(f"a{i},{i % 2}\n" for i in range(NUM)))(r)),

@@ -95,23 +95,6 @@ def test_byte_identical_images_share_a_fold(tmp_path: Path) -> None:
     assert all(fold[f"a{i}"] == fold[f"a{i + 10}"] for i in range(10))
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"data__format": "tsg"}, "Did you mean 'tgs'"),
-        ({"augment": [{"hflop": {}}]}, "Did you mean 'hflip'"),
-        ({"stages": [{"augment": [{"gamma": {"p": 3}}]}]}, "out of range"),
-        ({"members": {"b": {"input": {"channels": 3}}}}, "members.b.input.channels: 3"),
-    ],
-)
-def test_settings_that_the_schema_cannot_see(
-    tmp_path: Path, changes: dict[str, object], words: str
-) -> None:
-    with pytest.raises(UserError, match=words):
-        prepare(config(folder(tmp_path / "data"), **changes), Run(tmp_path / "run"))
-    assert not (tmp_path / "run").exists()
-
-
 def test_paths_in_a_table_never_leave_the_folder(tmp_path: Path) -> None:
     """Whatever an id says, no row that is kept points outside of the images' folder."""
     root = tgs(tmp_path / "data", masks=False)

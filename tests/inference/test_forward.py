@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from distseg.config.data import InputConfig
 from distseg.config.load import parse_config
-from distseg.config.training import MemberConfig
+from distseg.config.member import MemberConfig
 from distseg.data.fit import Fit
 from distseg.inference.forward import Normalizer, Predictor
 from distseg.models.build import add_coordinates, build_model

@@ -122,13 +122,16 @@ def test_a_broken_member_is_left_out_and_the_rest_goes_on(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("act", ["fail:user", "user_in_log"])
 def test_a_users_mistake_ends_the_run(tmp_path: Path, act: str) -> None:
-    """The other members would find it, too: none is tried after it, and none again."""
-    run = scripted(tmp_path, a0=[act] * 9)
+    """Not one member after another: the second, which would go on for minutes, is stopped, and
+    the third never begins."""
+    run = scripted(tmp_path, a0=[act] * 9, a1=["save"])
     with pytest.raises(UserError, match="a_fold0: "):
-        execute(run, [[("a", 0)], [("a", 1)], [("b", 0)]], slots=1)
+        execute(run, [[("a", 0)], [("a", 1)], [("b", 0)]], slots=2)
+    assert find_processes(RUN_MARK, str(run.folder)) == []
     assert len(attempts(run, "a", 0)) == 1
-    assert not attempts(run, "a", 1) and not attempts(run, "b", 0)
-    assert list(left_out(run)) == ["0:a_fold0"]
+    assert attempts(run, "b", 0) == []
+    assert not is_done(run, "a", 1)
+    assert [e["kind"] for e in read_lines(run.ledger) if e["event"] == "job_failed"] == ["user"]
 
 
 def test_no_done_is_a_failure(tmp_path: Path) -> None:

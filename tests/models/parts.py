@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from distseg.config.parts import PARTS
+from distseg.config.member import PARTS
 
 SMALL: dict[str, Any] = {"encoder_depth": 4, "decoder_channels": [32, 16, 16, 8]}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -10,14 +11,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from segmentation_models_pytorch.base.modules import SCSEModule
-from segmentation_models_pytorch.decoders.pspnet.decoder import PSPModule
 from torch import Tensor, nn
 from torchvision.models.segmentation import fcn
 
 from distseg.config.data import InputConfig
 from distseg.config.load import parse_config
-from distseg.config.training import MemberConfig
+from distseg.config.member import MemberConfig
 from distseg.inference.load import load_snapshot_model
 from distseg.models import checkpoint
 from distseg.models.build import SegmentationNet, build_model, count_parameters
@@ -27,7 +26,7 @@ from distseg.models.parts.feature_pyramid_attention import FeaturePyramidAttenti
 from distseg.models.parts.global_convolution import GlobalConvolution
 from distseg.models.parts.guided_upsampling import GuidedUpsampling
 from distseg.models.parts.object_context import ObjectContext
-from distseg.models.parts.pyramid_pooling import Pools
+from distseg.models.parts.pyramid_pooling import PyramidPooling
 from distseg.models.parts.scse import SpatialChannelSE
 from distseg.records.errors import UserError
 from tests.models.parts import MEMBERS, composed
@@ -45,12 +44,6 @@ def build(entry: dict[str, Any], size: tuple[int, int] = (37, 45)) -> Segmentati
     return build_model(MemberConfig(**entry), 1, 1, size)
 
 
-def copy_in_order(source: nn.Module, target: nn.Module) -> None:
-    """Weights of a reference whose names differ and whose order and shapes do not."""
-    names, tensors = list(target.state_dict()), list(source.state_dict().values())
-    target.load_state_dict(dict(zip(names, tensors, strict=True)))
-
-
 def test_the_fcn_head_is_torchvisions() -> None:
     reference, own = fcn.FCNHead(64, 3), FCNHead(64, 3)
     own.load_state_dict(reference.state_dict())
@@ -62,11 +55,42 @@ def test_the_fcn_head_is_torchvisions() -> None:
         assert torch.equal(own.train(mode)(x), expected)
 
 
-def test_scse_and_pyramid_pooling_are_smps() -> None:
-    x = torch.randn(2, 64, 13, 11)
-    for reference, own in ((SCSEModule(64), SpatialChannelSE(64)), (PSPModule(64), Pools(64))):
-        copy_in_order(reference, own)
-        assert torch.allclose(own(x), reference(x), atol=1e-6)
+@pytest.mark.parametrize("width", [4, 8, 64])
+def test_scse_by_its_formula_at_any_width(width: int) -> None:
+    part, x = SpatialChannelSE(width), torch.randn(2, width, 13, 11)
+    squeeze, _, excite = (part.cSE[i] for i in (1, 2, 3))
+    mean = x.mean((2, 3), keepdim=True)
+    channels = torch.sigmoid(excite(torch.relu(squeeze(mean))))
+    assert squeeze.out_channels == max(1, width // 16)
+    assert torch.allclose(part(x), x * channels + x * torch.sigmoid(part.sSE[0](x)), atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (4, 7), (13, 11)])
+def test_pyramid_pooling_sees_the_whole_map(size: tuple[int, int]) -> None:
+    """Of a map that is the same everywhere, each pool is the same everywhere; also of one image
+    in training, whose 1 x 1 map batch norm would refuse."""
+    part = PyramidPooling(8, 4)
+    pools = part.pools.train()(torch.ones(1, 8, *size))
+    assert pools.shape == (1, 8 + 8, *size)
+    assert torch.allclose(pools, pools[:, :, :1, :1].expand_as(pools), atol=1e-5)
+
+
+def test_weights_with_the_parts_old_names_are_taken() -> None:
+    """As runs have saved them that were made before these parts became smp's."""
+    model = build(composed(decoder={"center": "ppm", "attention": "scse"}))
+    state = model.state_dict()
+    old = {
+        re.sub(r"blocks\.(\d)\.pool\.1\.", r"convs.\1.", name)
+        .replace(".cSE.", ".channel.")
+        .replace(".sSE.", ".pixel."): tensor + 1
+        for name, tensor in state.items()
+    }
+    assert len(old.keys() - state.keys()) == 20 + 4 * 6  # pools, and scSE of 4 blocks
+    model.load_state_dict(old)
+    assert all(
+        torch.equal(tensor, new)
+        for tensor, new in zip(old.values(), model.state_dict().values(), strict=True)
+    )
 
 
 def test_cbam_by_hand() -> None:

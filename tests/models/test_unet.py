@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from distseg.config.load import parse_config
-from distseg.config.training import MemberConfig
+from distseg.config.member import MemberConfig
 from distseg.models.build import build_model, count_parameters
 from distseg.models.unet import PlainUnet, ResidualUnet
 from distseg.records.errors import UserError

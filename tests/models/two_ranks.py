@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from distseg.config.load import parse_config
-from distseg.config.training import MemberConfig
+from distseg.config.member import MemberConfig
 from distseg.distributed import make_accelerator
 from distseg.functional.deep_supervision import deep_loss
 from distseg.functional.losses import weighted_sum

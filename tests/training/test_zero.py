@@ -20,7 +20,7 @@ import yaml
 
 from distseg.config.load import parse_config
 from distseg.config.schema import ComputeConfig
-from distseg.config.zero import ZERO_OPTIMIZERS
+from distseg.config.validate import ZERO_OPTIMIZERS
 from distseg.data.prepare import prepare
 from distseg.models import checkpoint
 from distseg.records.errors import UserError

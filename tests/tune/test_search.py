@@ -29,12 +29,10 @@ from distseg.records.files import (
     read_lines,
     write_json,
 )
-from distseg.tune.search import _resources, shared_config, slot_here
+from distseg.tune.search import _resources, make_sampler, shared_config, slot_here
 from distseg.tune.space import (
     check_space,
     grid,
-    listed,
-    random_setting,
     suggest,
     with_setting,
 )
@@ -83,10 +81,17 @@ def sweep_config(space: dict[str, Any] = SPACE, epochs: int = 2, **tune: Any) ->
 # -- the space ------------------------------------------------------------------------------------
 
 
-def test_settings_are_within_the_space() -> None:
-    space = sweep_config().tune.space
-    settings = [random_setting(space, seed=3, number=i) for i in range(60)]
-    assert settings == [random_setting(space, seed=3, number=i) for i in range(60)]
+def drawn(config: Config, number: int) -> list[dict[str, Any]]:
+    """The first settings of a search that is told nothing."""
+    optuna = pytest.importorskip("optuna")
+    study = optuna.create_study(sampler=make_sampler(config.tune))
+    return [suggest(config.tune.space, study.ask()) for _ in range(number)]
+
+
+def test_a_random_search_draws_all_of_the_space() -> None:
+    config = sweep_config(search="random", seed=3)
+    settings = drawn(config, 60)
+    assert settings == drawn(config, 60)
     for setting in settings:
         assert 1e-4 <= setting[LR] <= 1e-1
         assert setting["members.a.decoder.filters"] in (2, 3, 4)
@@ -112,9 +117,6 @@ def test_a_grid_has_every_combination_once() -> None:
     settings = grid(config.tune.space)
     assert len(settings) == (1 + 3) * 3
     assert len({tuple(s.items()) for s in settings}) == len(settings)
-    assert listed(config.tune) == settings
-    assert len(listed(sweep_config(search="random", num_trials=7).tune)) == 7
-    assert listed(sweep_config().tune) is None
 
 
 def test_a_setting_makes_a_complete_config() -> None:
@@ -274,20 +276,22 @@ def test_the_best_is_a_finished_trial() -> None:
     assert best_trial([failed]) is None
 
 
-def test_the_results_are_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [6, 12])  # with 11 scores: which keys matter is drawn, too
+def test_the_results_are_written(tmp_path: Path, number: int) -> None:
     pytest.importorskip("matplotlib")
-    config, sweep = sweep_config(), SweepFolder(tmp_path)
+    space = {**SPACE, "augment": {"choice": [[], [{"hflip": {"p": 0.5}}]]}}
+    config, sweep = sweep_config(space, search="random"), SweepFolder(tmp_path)
+    settings = drawn(config, number)
     trials = [
-        Trial(f"t{i}", random_setting(config.tune.space, 0, i), "finished", i / 10, 2, 1.5)
-        for i in range(5)
+        Trial(f"t{i}", setting, "finished", i / 10, 2, 1.5) for i, setting in enumerate(settings)
     ]
-    trials += [Trial("t5", random_setting(config.tune.space, 0, 5), "failed", None, 0, 0.1, "no")]
-    assert write_results(config, sweep, trials) is trials[4]
+    trials[5] = Trial("t5", settings[5], "failed", None, 0, 0.1, "no")
+    assert write_results(config, sweep, trials) is trials[4 if number == 6 else 11]
     best = load_config(sweep.best)
-    assert best == with_setting(config, trials[4].setting)
+    assert best == with_setting(config, best_trial(trials).setting)
     with sweep.table.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["id"] for row in rows] == [f"t{i}" for i in range(6)]
+    assert [row["id"] for row in rows] == [f"t{i}" for i in range(number)]
     assert float(rows[4][LR]) == trials[4].setting[LR]
     assert rows[5]["score"] == "" and rows[5]["error"] == "no"
     assert sweep.picture.read_bytes().startswith(b"\x89PNG")

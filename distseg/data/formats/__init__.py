@@ -1,4 +1,4 @@
-"""Data layouts: one file each, with `train`, `test`, `submission` and `test_truth`."""
+"""Data layouts: one file each, with `train`, `test`, `submission`, `test_truth` and `READS`."""
 
 from __future__ import annotations
 

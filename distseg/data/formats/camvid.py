@@ -13,20 +13,23 @@ from distseg.config.schema import Config
 from distseg.data.formats.folder import paired
 from distseg.data.formats.row import Row, SubmissionSpec, image_files
 
+# keys of `data` that only some layouts read
+READS = ("root", "mask_values", "folder.mask_suffix", "folder.inverted", "folder.threshold")
+
 
 def train(config: Config) -> list[Row]:
     """The rows of train, and of val where it is there; those validate with `kind: split`.
 
-    `data.limit` cuts each part by itself: one cut over both could leave nothing to validate on.
+    `data.limit` cuts train and val each: one cut over both could leave nothing to validate on.
     """
     root = Path(config.data.root)
-    rows = _part(config, "train")
+    rows = _split(config, "train")
     if (root / "val").is_dir():
-        rows += [replace(row, validates=True) for row in _part(config, "val")]
+        rows += [replace(row, validates=True) for row in _split(config, "val")]
     return rows
 
 
-def _part(config: Config, name: str) -> list[Row]:
+def _split(config: Config, name: str) -> list[Row]:
     root = Path(config.data.root)
     images = image_files(root / name, f"{name} of camvid")
     return paired(config, images, root / f"{name}annot")[: config.data.limit]
@@ -47,4 +50,4 @@ def submission(config: Config) -> SubmissionSpec:
 def test_truth(config: Config) -> list[Row] | None:
     if not (Path(config.data.root) / "testannot").is_dir():
         return None
-    return _part(config, "test")
+    return _split(config, "test")

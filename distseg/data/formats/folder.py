@@ -10,6 +10,8 @@ from distseg.config.schema import Config
 from distseg.data.formats.row import Row, SubmissionSpec, image_files, locate
 from distseg.records.errors import UserError
 
+READS = ("root", "mask_values", "folder")  # keys of `data` that only some layouts read
+
 
 def train(config: Config) -> list[Row]:
     root, options = Path(config.data.root), config.data.folder
@@ -44,7 +46,7 @@ def test_truth(config: Config) -> list[Row] | None:
 
 
 def _test_images(config: Config) -> list[Path]:
-    """By stem, which is the id in a submission. UserError for two images of one stem."""
+    """The test images, by name. UserError for two of one stem, which is the id in a submission."""
     assert config.data.folder.test_images is not None
     folder = Path(config.data.root) / config.data.folder.test_images
     first: dict[str, Path] = {}
@@ -58,7 +60,7 @@ def _test_images(config: Config) -> list[Path]:
 
 
 def paired(config: Config, images: list[Path], folder: Path) -> list[Row]:
-    """A row per image, and one with a problem per mask that has no image."""
+    """A row for each image, and a row with a problem for each mask that has no image."""
     per_class = [folder / name for name in config.classes]
     if config.task == "multilabel" and any(path.is_dir() for path in per_class):
         masks = [_by_stem(path, config.data.folder) if path.is_dir() else {} for path in per_class]
@@ -75,7 +77,7 @@ def paired(config: Config, images: list[Path], folder: Path) -> list[Row]:
 
 
 def _by_stem(folder: Path, options: FolderConfig) -> dict[str, list[Path]]:
-    """Mask files by the stem of their image."""
+    """The mask files of a folder, by the stem of their image."""
     table: dict[str, list[Path]] = {}
     for path in image_files(folder, "data.folder.masks"):
         if path.stem.endswith(options.mask_suffix):

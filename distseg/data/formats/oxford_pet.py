@@ -13,6 +13,9 @@ from distseg.config.schema import Config
 from distseg.data.formats.row import Row, SubmissionSpec, locate
 from distseg.records.errors import UserError
 
+# keys of `data` that only some layouts read
+READS = ("root", "border", "mask_values", "folder.inverted", "folder.threshold")
+
 
 def train(config: Config) -> list[Row]:
     return _listed(config, "trainval.txt")

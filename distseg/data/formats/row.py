@@ -22,8 +22,8 @@ class Row:
     target: "" (none), "file:PATH" (multilabel: "file:A|B", one path per class, empty where there
     is none), or "rle:R" (one RLE per class, joined by "|").
     validates: whether it belongs to the data set's own validation part (folds.kind: split).
-    problem: why the row is already known to be bad; "" when it is not.
-    height, width: pixels; 0 until the image was opened.
+    problem: why the row is known to be bad before its files are read; "" when it is not.
+    height, width: native size in pixels; 0 while it is not known.
     """
 
     id: str
@@ -39,10 +39,14 @@ class Row:
 class SubmissionSpec:
     """The form of a submission.
 
-    cells: what each of `columns` holds.
-    ids: in the order to write in.
-    class_ids: of several classes, one row per class. Without a cell "class" it is appended to the
-        id, as `ID_CLASS`.
+    kind: a table of RLEs, or a folder of masks.
+    columns, cells: the names of the columns, and what each of them holds.
+    separator, header: what stands between two cells, and whether the first line names the columns.
+    ids: the images, in the order to write them in.
+    order, base: how an RLE counts pixels: down the columns or along the rows, from 0 or from 1.
+    empty: what an empty mask is written as.
+    class_ids: for several classes, what each is called; the table has a row per image and class.
+        Without a cell "class" the class is appended to the id, as `ID_CLASS`.
     """
 
     kind: Literal["rle", "masks"] = "rle"
@@ -58,7 +62,8 @@ class SubmissionSpec:
 
 
 def locate(folder: Path, name: str) -> tuple[Path, str]:
-    """`folder/name`, and why it may not be used ("" when it may): it must stay in the folder."""
+    """The path `folder/name`, and why it may not be used ("" when it may): an id of a table, or a
+    link, must not lead out of the folder."""
     if (
         not name
         or name in (".", "..")

@@ -8,7 +8,6 @@ submission is in the form of sample_submission.csv, with a row for each class of
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 from distseg.config.schema import Config
@@ -20,26 +19,28 @@ from distseg.data.formats.row import (
     locate,
 )
 from distseg.records.errors import UserError
-from distseg.records.tables import read_table
+from distseg.records.tables import read_cells, read_table
 
+READS = ("root", "table")  # keys of `data` that only some layouts read
 # the two forms, and what a submission writes into each column
 JOINED: dict[str, Cell] = {"ImageId_ClassId": "id", "EncodedPixels": "rle"}
 APART: dict[str, Cell] = {"ImageId": "id", "ClassId": "class", "EncodedPixels": "rle"}
 
 
 def train(config: Config) -> list[Row]:
-    """A row per image of train_images; what the table says wrongly is a row with its problem."""
+    """A row for each image of train_images, and a row with a problem for each image of which the
+    table says something wrong."""
     root = Path(config.data.root)
     table = root / (config.data.table or "train.csv")
     images = {path.name: path for path in image_files(root / "train_images", "train images")}
     joined = _is_joined(table)
     found, rows = _table(table, joined, len(config.classes), images)
     for name, path in images.items():
-        parts, problem = found.get(name, {}), locate(path.parent, name)[1]
-        if joined and len(parts) < len(config.classes):
-            lacking = next(n for n in range(1, len(config.classes) + 1) if n not in parts)
+        codes, problem = found.get(name, {}), locate(path.parent, name)[1]
+        if joined and len(codes) < len(config.classes):
+            lacking = next(n for n in range(1, len(config.classes) + 1) if n not in codes)
             problem = problem or f"{table.name}: no row {name}_{lacking}; each class has one"
-        text = "|".join(parts.get(number, "") for number in range(1, len(config.classes) + 1))
+        text = "|".join(codes.get(number, "") for number in range(1, len(config.classes) + 1))
         rows.append(Row(name, str(path), f"rle:{text}", problem=problem))
     rows.sort(key=lambda row: row.id)
     return rows[: config.data.limit]
@@ -48,7 +49,8 @@ def train(config: Config) -> list[Row]:
 def _table(
     table: Path, joined: bool, num_classes: int, images: dict[str, Path]
 ) -> tuple[dict[str, dict[int, str]], list[Row]]:
-    """RLEs by image and class, and a row with a problem for each line that cannot be used."""
+    """RLEs by image and class number, and a row with a problem for each image that has a line which
+    cannot be used. Takes these images out of `images`."""
     found: dict[str, dict[int, str]] = {}
     bad: dict[str, Row] = {}
     for line, cells in read_table(table, [*(JOINED if joined else APART)]):
@@ -73,23 +75,21 @@ def _table(
 
 
 def _pair(cells: dict[str, str | None], joined: bool) -> tuple[str, str]:
-    """Image and class of a line."""
+    """The image and the class number of a line."""
     if joined:
         name, _, number = (cells["ImageId_ClassId"] or "").rpartition("_")
         return name, number
     return cells["ImageId"] or "", cells["ClassId"] or ""
 
 
-def _is_joined(table: Path) -> bool:
-    return "ImageId_ClassId" in _header(table)
-
-
 def _header(table: Path) -> list[str]:
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            return next(csv.reader(file), [])
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{table}: cannot be read: {error}") from None
+    _, names = next(read_cells(table), (1, []))
+    return names
+
+
+def _is_joined(table: Path) -> bool:
+    """Whether a table has the form with one id for image and class."""
+    return "ImageId_ClassId" in _header(table)
 
 
 def test(config: Config) -> list[Row]:

@@ -1,4 +1,4 @@
-"""Images that are made, not found: a textured ground with striped objects and smooth decoys.
+"""Images that are made, not found: a textured background, striped objects and smooth decoys.
 
 An object and a decoy have the same range of brightness; only the stripes tell them apart, so that
 a threshold on gray finds nothing and a small network has something to learn. The files are a pure
@@ -8,9 +8,7 @@ are written once, and are then read as any folder is. The truth of the test imag
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +20,10 @@ from distseg.config.data import FolderConfig, SyntheticConfig
 from distseg.config.schema import Config
 from distseg.data.formats import folder
 from distseg.data.formats.row import Row, SubmissionSpec
+from distseg.records.files import whole_folder
+from distseg.records.tables import write_table
 
+READS = ("synthetic",)  # keys of `data` that only some layouts read
 VERSION = 1  # of the pictures: a change makes them anew
 _KINDS = {"binary": 0, "multilabel": 0, "multiclass": 1}  # classes that are no object
 
@@ -44,7 +45,7 @@ def test_truth(config: Config) -> list[Row] | None:
 
 
 def _as_folder(config: Config) -> Config:
-    """The same config, reading the made files; they are made first where they are missing."""
+    """The same config, reading the synthetic files, which are made first where they are missing."""
     made = FolderConfig(
         images="train/images", masks="train/masks", test_images="test/images",
         test_masks="test/masks", submission="rle",
@@ -64,36 +65,32 @@ def _files(config: Config) -> Path:
         parent.mkdir(parents=True, exist_ok=True)
         with FileLock(parent / f".{name}.lock"):
             if not target.is_dir():
-                _make(options, kinds, 255 if config.task == "binary" else 1, target)
+                with whole_folder(target) as made:
+                    _make(options, kinds, 255 if config.task == "binary" else 1, made)
     return target
 
 
-def _make(options: SyntheticConfig, kinds: int, scale: int, target: Path) -> None:
-    """Write all files. scale: the mask value of the first kind of object."""
-    temporary = target.with_name(target.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a killed process: we hold the lock
-    for number, (part, num) in enumerate(
+def _make(options: SyntheticConfig, kinds: int, scale: int, folder: Path) -> None:
+    """Write all files into `folder`. scale: the mask value of the first kind of object."""
+    for number, (split, num) in enumerate(
         (("train", options.num_train), ("test", options.num_test))
     ):
-        for name in ("images", "masks"):
-            (temporary / part / name).mkdir(parents=True)
+        images, masks = folder / split / "images", folder / split / "masks"
+        images.mkdir(parents=True)
+        masks.mkdir()
         rng = np.random.default_rng([options.seed, number])
         empty = rng.permutation(num) < round(options.empty * num)
-        noise = rng.permutation(num) < round(options.noise * num * (part == "train"))
+        noise = rng.permutation(num) < round(options.noise * num * (split == "train"))
         for i in range(num):
             one = np.random.default_rng([options.seed, number, i])
             image, mask = picture(one, options, kinds, empty=bool(empty[i]))
             if noise[i]:
                 mask = _wrong(one, mask)
-            Image.fromarray(image).save(temporary / part / "images" / f"{part}_{i:05d}.png")
-            Image.fromarray(mask * np.uint8(scale)).save(
-                temporary / part / "masks" / f"{part}_{i:05d}.png"
-            )
-        if part == "train":
-            with (temporary / "noise.csv").open("w", newline="", encoding="utf-8") as file:
-                wrong = [[f"train_{i:05d}"] for i in np.flatnonzero(noise)]
-                csv.writer(file, lineterminator="\n").writerows([["id"], *wrong])
-    temporary.rename(target)
+            Image.fromarray(image).save(images / f"{split}_{i:05d}.png")
+            Image.fromarray(mask * np.uint8(scale)).save(masks / f"{split}_{i:05d}.png")
+        if split == "train":
+            wrong = [[f"train_{i:05d}"] for i in np.flatnonzero(noise)]
+            write_table(folder / "noise.csv", ["id"], wrong)
 
 
 def picture(
@@ -139,7 +136,7 @@ def _blob(rng: np.random.Generator, height: int, width: int) -> NDArray[np.bool_
 
 
 def _stripes(rng: np.random.Generator, height: int, width: int, kind: int) -> NDArray[np.float64]:
-    """A wave of -1..1 in a random direction; its period, in pixels, tells the kind."""
+    """A wave of -1..1 in a random direction; its period in pixels depends on the kind of object."""
     y, x = np.mgrid[:height, :width]
     angle, period = rng.uniform(0, np.pi), rng.uniform(4.0, 5.0) * 1.6**kind
     wave = (x * np.cos(angle) + y * np.sin(angle)) / period

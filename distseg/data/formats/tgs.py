@@ -18,6 +18,9 @@ from distseg.data.formats.row import (
 from distseg.records.errors import UserError
 from distseg.records.tables import read_table
 
+# keys of `data` that only some layouts read
+READS = ("root", "mask_values", "folder.inverted", "folder.threshold")
+
 
 def train(config: Config) -> list[Row]:
     root = Path(config.data.root)
@@ -28,7 +31,7 @@ def train(config: Config) -> list[Row]:
 
 
 def _from_masks(images: list[Path], folder: Path) -> list[Row]:
-    """A row per image, and one with a problem per mask that has no image."""
+    """A row for each image, and a row with a problem for each mask that has no image."""
     masks = {path.name: path for path in image_files(folder, "masks of data.format: tgs")}
     rows = []
     for path in images:
@@ -44,7 +47,8 @@ def _from_masks(images: list[Path], folder: Path) -> list[Row]:
 
 
 def _from_table(images: list[Path], table: Path) -> list[Row]:
-    """A row per line of train.csv, and one with a problem per image that it does not name."""
+    """A row for each line of train.csv, and a row with a problem for each image that it does not
+    name."""
     left = {path.name: path for path in images}
     folder, rows = images[0].parent, []
     for line, cells in read_table(table, ("id", "rle_mask")):

@@ -5,17 +5,20 @@ Tables are tab separated and have no header: file name and RLE (column-major, fr
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 
 from distseg.config.schema import Config
 from distseg.data.formats.row import Row, SubmissionSpec, image_files, locate
 from distseg.records.errors import UserError
+from distseg.records.tables import read_cells
+
+READS = ("root", "table")  # keys of `data` that only some layouts read
 
 
 def train(config: Config) -> list[Row]:
-    """A row per line of train_mask.csv, and one with a problem per image that it does not name."""
+    """A row for each line of train_mask.csv, and a row with a problem for each image that it does
+    not name."""
     root = Path(config.data.root)
     table = root / (config.data.table or "train_mask.csv")
     left = {path.name: path for path in image_files(root / "train", "train images of tianchi")}
@@ -33,21 +36,12 @@ def train(config: Config) -> list[Row]:
 
 def _lines(table: Path) -> Iterator[tuple[int, str, str]]:
     """(line number, name, RLE); an empty RLE is an image without a building."""
-    csv.field_size_limit(1 << 30)
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, delimiter="\t", strict=True)
-            for cells in reader:
-                if not cells:
-                    continue
-                if len(cells) > 2 or (len(cells) == 2 and "," in cells[0]):
-                    raise UserError(
-                        f"{table}, line {reader.line_num}: {len(cells)} cells; valid: name and "
-                        "RLE, separated by a tab"
-                    )
-                yield reader.line_num, cells[0], cells[1] if len(cells) == 2 else ""
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{table}: cannot be read as a table: {error}") from None
+    for line, cells in read_cells(table, "\t"):
+        if len(cells) > 2 or (len(cells) == 2 and "," in cells[0]):
+            raise UserError(
+                f"{table}, line {line}: {len(cells)} cells; valid: name and RLE, separated by a tab"
+            )
+        yield line, cells[0], cells[1] if len(cells) == 2 else ""
 
 
 def test(config: Config) -> list[Row]:

@@ -1,4 +1,8 @@
-"""Convolutional block attention (Woo et al. 2018, arXiv 1807.06521)."""
+"""Convolutional block attention (Woo et al. 2018, arXiv 1807.06521).
+
+By the paper's formula. timm's CBAM (`timm.layers.create_attn("cbam", ...)`) is another one: batch
+norm in the pixel gate, no biases in the channel gate.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Feature-pyramid attention (Li et al. 2018, Pyramid Attention Network, arXiv 1805.10180)."""
+"""Feature-pyramid attention (Li et al. 2018, Pyramid Attention Network, arXiv 1805.10180).
+
+smp's FPABlock takes no map under 8 x 8 (it halves three times, rounding down), where the deepest
+map of an image of 128 x 128 is 4 x 4; it norms a 1 x 1 map, which fails on one image a device; and
+its pyramid has a single channel.
+"""
 
 from __future__ import annotations
 

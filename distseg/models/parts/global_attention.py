@@ -1,4 +1,8 @@
-"""Global attention upsample (Li et al. 2018, Pyramid Attention Network, arXiv 1805.10180)."""
+"""Global attention upsample (Li et al. 2018, Pyramid Attention Network, arXiv 1805.10180).
+
+smp's GAUBlock norms a 1 x 1 map, which fails on one image a device, and takes a deep map only that
+has as many channels as it puts out.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -23,7 +26,23 @@ def resize(x_BCHW: Tensor, size: Size) -> Tensor:
 
 
 def size_of(x_BCHW: Tensor) -> Size:
+    """(height, width) of a map."""
     return int(x_BCHW.shape[-2]), int(x_BCHW.shape[-1])
+
+
+def accept_old_names(module: nn.Module, new_by_old: Mapping[str, str]) -> None:
+    """Let `load_state_dict` take weights that were saved under other names.
+
+    Snapshots of runs from before a part became smp's have that part's old names. new_by_old: how
+    the names begin, below the module; the rest of a name is the same.
+    """
+
+    def rename(_: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+        for old, new in new_by_old.items():
+            for name in [name for name in state if name.startswith(prefix + old)]:
+                state[prefix + new + name.removeprefix(prefix + old)] = state.pop(name)
+
+    module.register_load_state_dict_pre_hook(rename)
 
 
 class ImageHead(nn.Module):

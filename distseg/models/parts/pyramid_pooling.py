@@ -1,12 +1,14 @@
-"""Pyramid pooling (Zhao et al. 2017, PSPNet, arXiv 1612.01105)."""
+"""Pyramid pooling (Zhao et al. 2017, PSPNet, arXiv 1612.01105).
+
+smp's own module pools; it norms no 1 x 1 map, where batch norm fails on one image.
+"""
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
+from segmentation_models_pytorch.decoders.pspnet.decoder import PSPModule
 from torch import Tensor, nn
 
-from distseg.models.parts.layers import conv_norm
+from distseg.models.parts.layers import accept_old_names, conv_norm
 
 BINS = (1, 2, 3, 6)
 
@@ -16,33 +18,10 @@ class PyramidPooling(nn.Module):
 
     def __init__(self, into: int, out: int) -> None:
         super().__init__()
-        self.pools = Pools(into)
+        self.pools = PSPModule(into, BINS)  # (B, into + 4 * (into // 4), H, W)
         self.merge = conv_norm(into + into // len(BINS) * len(BINS), out)
+        names = {f"convs.{i}.": f"blocks.{i}.pool.1." for i in range(len(BINS))}
+        accept_old_names(self.pools, names)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         return self.merge(self.pools(x_BCHW))
-
-
-class Pools(nn.Module):
-    """(B, into, H, W) -> (B, into + 4 * (into // 4), H, W): the pooled maps, then the input."""
-
-    def __init__(self, into: int) -> None:
-        super().__init__()
-        width = into // len(BINS)
-        self.convs = nn.ModuleList(
-            # batch norm fails on 1 x 1 maps of one image
-            nn.Sequential(nn.Conv2d(into, width, 1), nn.ReLU())
-            if bins == 1
-            else conv_norm(into, width, 1)
-            for bins in BINS
-        )
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        size = x_BCHW.shape[-2:]
-        maps = [
-            F.interpolate(
-                conv(F.adaptive_avg_pool2d(x_BCHW, bins)), size, mode="bilinear", align_corners=True
-            )
-            for bins, conv in zip(BINS, self.convs, strict=True)
-        ]
-        return torch.cat([*maps, x_BCHW], dim=1)

@@ -1,0 +1,111 @@
+"""pydantic's errors as a user should read them: one line a key, with the nearest valid name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Literal, get_args, get_origin
+
+import pydantic
+from pydantic import BaseModel
+
+from distseg.records.errors import nearest
+
+Keys = tuple[str | int, ...]
+TYPES = {
+    "model_type": "keys",
+    "model_attributes_type": "keys",
+    "dict_type": "keys",
+    "list_type": "a list",
+    "tuple_type": "a list",
+}
+
+
+def explain(model: type[BaseModel], error: pydantic.ValidationError) -> dict[Keys, str]:
+    """{keys: line} of a validation of `model`. A union gives several errors for one key: they
+    become one line."""
+    found: dict[Keys, list[Any]] = {}
+    for item in error.errors(include_url=False):
+        found.setdefault(_real_keys(model, item), []).append(item)
+    return {keys: _line(model, keys, items) for keys, items in found.items()}
+
+
+def _real_keys(model: type[BaseModel], item: Any) -> Keys:
+    """Where an error is, without what pydantic adds: names of validators and of a union's types."""
+    annotation: Any = model
+    keys: list[str | int] = []
+    for part in item["loc"]:
+        annotation = _inside(annotation, part)
+        if annotation is None:
+            # a key that the model does not have is a key all the same
+            keys += [part] if item["type"] == "extra_forbidden" else []
+            break
+        keys.append(part)
+    return tuple(keys)
+
+
+def _inside(annotation: Any, part: str | int) -> Any:
+    """The type of key or item `part` of a model, list, tuple or dict; None: it has none."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        field = annotation.model_fields.get(str(part))
+        return None if field is None else field.annotation
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal or part == "[key]":
+        return None
+    if origin is dict:
+        return arguments[1]
+    if origin in (list, tuple):
+        return arguments[0] if isinstance(part, int) else None
+    inner = [_inside(one, part) for one in arguments]
+    return next((found for found in inner if found is not None), None)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The model in `X`, `X | None` or Annotated[X, ...]."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = [_model_in(inner) for inner in get_args(annotation)]
+    return next((model for model in found if model is not None), None)
+
+
+def _line(model: type[BaseModel], keys: Keys, items: list[Any]) -> str:
+    """Key, value, what is valid, the nearest name."""
+    item, key = items[0], ".".join(map(str, keys))
+    kind, value = item["type"], item.get("input")
+    if kind == "extra_forbidden":
+        valid = _keys_at(model, keys[:-1])
+        return f"{key}: unknown key (value {value!r}).{_hint(keys[-1], valid)} Valid: " + (
+            ", ".join(valid)
+        )
+    if kind == "missing":
+        return f"{key}: this key is required"
+    if kind in TYPES:
+        return f"{key}: needs {TYPES[kind]}, not {value!r}"
+    texts = [_expected(one) or one["msg"].removeprefix("Value error, ") for one in items]
+    if kind == "value_error" and len(items) == 1:
+        shown = "" if isinstance(value, dict) or repr(value) in texts[0] else f"{value!r}: "
+        return f"{key}: {shown}{texts[0]}" if key else texts[0]
+    choices = [name for one in items for name in re.findall(r"'([^']*)'", _expected(one))]
+    if choices:
+        hint = _hint(value, choices)
+        return f"{key}: {value!r} is not valid.{hint} Valid: {', or: '.join(texts)}"
+    return f"{key}: {', or: '.join(texts)} (value {value!r})"
+
+
+def _keys_at(model: type[BaseModel], keys: Keys) -> list[str]:
+    """Names of the keys that a model has below `keys`."""
+    annotation: Any = model
+    for part in keys:
+        annotation = _inside(annotation, part)
+    found = _model_in(annotation)
+    return list(found.model_fields) if found else []
+
+
+def _expected(item: Any) -> str:
+    """The choices of a Literal as pydantic writes them: "'pad', 'resize' or 'crop'"."""
+    return str(item["ctx"]["expected"]) if item["type"] == "literal_error" else ""
+
+
+def _hint(value: object, valid: Sequence[str]) -> str:
+    close = nearest(value, valid)
+    return f" Did you mean {close!r}?" if close else ""
