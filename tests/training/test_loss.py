@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from distseg.data.read_input import VOID
 from distseg.functional.losses import weighted_sum
+from distseg.functional.metrics import VOID
 from distseg.inference.evaluate import training_target
 from distseg.training.batches import Batch
 from distseg.training.loss import LossTerms, compute_loss, image_loss

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from distseg.config.zero import ZERO_OPTIMIZERS
 
 from distseg.config.load import parse_config
+from distseg.config.validate import ZERO_OPTIMIZERS
 from distseg.data.prepare import prepare
 from distseg.distributed import launch_file
 from distseg.models import checkpoint
