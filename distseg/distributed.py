@@ -1,33 +1,91 @@
-"""The process group of a job: its Accelerator, its ranks, its precision, its loader processes."""
+"""The process group of a job: how it was launched, its Accelerator, precision, loader processes."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 
-from distseg.config.schema import Config
+from distseg.config.schema import ComputeConfig, Config
 from distseg.records.errors import UserError
 
-__all__ = ["Accelerator", "check_ranks", "default_workers", "make_accelerator", "resolve_precision"]
+__all__ = [
+    "Accelerator",
+    "check_launch",
+    "check_ranks",
+    "default_workers",
+    "launch_file",
+    "make_accelerator",
+    "resolve_precision",
+]
+
+# What `accelerate launch` sets from a DeepSpeed YAML begins with this.
+LAUNCHED = "ACCELERATE_DEEPSPEED_"
+# Flags of /proc/cpuinfo: with one of them bfloat16 is multiplied in hardware.
+BF16_FLAGS = {"amx_tile", "avx512_bf16"}
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """`bf16`, `fp16` or `no`. auto: bf16 where the hardware multiplies in it, else float32."""
+    """`bf16`, `fp16` or `no`, as Accelerate names them, for a value of compute.precision.
+
+    auto: bf16 where the hardware multiplies in it; else fp16 on a GPU, float32 on a CPU.
+    """
     if precision != "auto":
         return {"fp32": "no"}.get(precision, precision)
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    return "bf16" if native else "no"
+    return "bf16" if cpu_flags() & BF16_FLAGS else "no"
+
+
+def cpu_flags() -> set[str]:
+    """Features of this machine's CPU by their names in Linux; none where there is no /proc.
+
+    torch.cpu.get_capabilities() says the same, but only recent releases of torch have it.
+    """
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return next((set(line.split()) for line in lines if line.startswith("flags")), set())
+
+
+def check_launch(compute: ComputeConfig, environment: Mapping[str, str]) -> None:
+    """UserError: the launch file asks for another ZeRO stage or offload than the config.
+
+    Also of use to a config without ZeRO: it would train as DDP under a launch file that promises
+    ZeRO's memory.
+    """
+    launched = environment.get(f"{LAUNCHED}ZERO_STAGE")
+    if environment.get("ACCELERATE_USE_DEEPSPEED", "").lower() != "true" or launched is None:
+        return  # a plain launch, as `distseg run` makes it: the config alone decides
+    devices = [
+        environment.get(f"{LAUNCHED}OFFLOAD_{what}_DEVICE", "none")
+        for what in ("OPTIMIZER", "PARAM")
+    ]
+    offload = "cpu" in devices
+    if (int(launched), offload) != (compute.zero, compute.offload):
+        file = "launch/accelerate/" + launch_file(compute)
+        raise UserError(
+            f"compute.zero: {compute.zero}, compute.offload: {str(compute.offload).lower()}: the "
+            f"launch file says zero_stage: {launched}, offload: {str(offload).lower()}. Launch "
+            f"with {file}, or add compute.zero={launched} compute.offload={str(offload).lower()}"
+        )
+
+
+def launch_file(compute: ComputeConfig) -> str:
+    """The file of launch/accelerate/ that belongs to a config."""
+    if not compute.zero:
+        return "multi_gpu.yaml"
+    return f"deepspeed_zero{compute.zero}{'_offload' if compute.offload else ''}.yaml"
 
 
 def make_accelerator(config: Config, *, cpu: bool | None = None) -> Accelerator:
-    """The Accelerator of this process group; refuses a launch whose ranks do not see each other.
+    """The Accelerator of this process group, on the CPU where there is no GPU or `cpu` is true.
 
-    `accelerate launch --multi_gpu` on a machine without GPUs starts N processes that all believe
-    they are alone, unless ACCELERATE_USE_CPU is set: N trainings would overwrite each other.
+    UserError: the ranks of this launch would not see each other. `accelerate launch --multi_gpu` on
+    a machine without GPUs starts N processes that all believe they are alone, unless
+    ACCELERATE_USE_CPU is set: N trainings would overwrite each other.
     """
     use_cpu = cpu if cpu is not None else not torch.cuda.is_available()
     device = torch.device("cpu" if use_cpu else "cuda")
@@ -57,7 +115,7 @@ def check_ranks(accelerator: Accelerator) -> Accelerator:
 
 
 def default_workers(config: Config, accelerator: Accelerator) -> int:
-    """Loader processes of a rank: the cores' share that is left beside a GPU; none on CPU."""
+    """The number of loader processes of a rank: its share of the cores beside a GPU; 0 on a CPU."""
     if config.compute.workers is not None:
         return config.compute.workers
     if accelerator.device.type == "cpu":

@@ -1,4 +1,4 @@
-"""One member, for `accelerate launch`: see docs/multi-gpu.md."""
+"""Train one member; what `accelerate launch` starts. See docs/multi-gpu.md."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""A sweep: see docs/tune.md."""
+"""Run a sweep. See docs/tune.md."""
 
 import sys
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ from PIL import Image
 from distseg.config.load import parse_config
 from distseg.config.schema import Config
 from distseg.data.prepare import open_cache, prepare
+from distseg.ensemble.fit import fit_ensemble
 from distseg.functional.metrics import count_masks
 from distseg.functional.postprocess import to_masks
 from distseg.records.files import mark_done, write_json
 from distseg.records.manifest import Manifest
 from distseg.records.paths import Run
 from distseg.records.predictions import PredictionsWriter
+from distseg.rounds.choose import choose_final
 
 HEIGHT, WIDTH = 12, 10
 
@@ -48,6 +51,15 @@ def write_data(root: Path, num: int = 24, num_labels: int = 2, seed: int = 0) ->
             Image.fromarray(image).save(root / part / f"{part}{i:03d}.png")
             scaled = mask * np.uint8(255) if num_labels == 2 else mask
             Image.fromarray(scaled).save(root / masks / f"{part}{i:03d}.png")
+
+
+def write_two_classes(root: Path) -> None:
+    """Classes x and y, with the same masks."""
+    write_data(root)
+    for name in ("x", "y"):
+        shutil.copytree(root / "masks", root / "copies" / name)
+    shutil.rmtree(root / "masks")
+    (root / "copies").rename(root / "masks")
 
 
 def write_member(
@@ -97,3 +109,14 @@ def made_run(tmp_path: Path, config: Config, **options: Any) -> Run:
         for fold in Manifest.read(run.truth).folds:
             write_member(config, run, name, fold, **own)
     return run
+
+
+def ensembled_run(tmp_path: Path) -> tuple[Config, Run]:
+    """A run with an ensemble whose models are shifted, one much noisier than the other: there is
+    much to find for a search."""
+    write_data(tmp_path / "data")
+    config = made_config(tmp_path / "data", postprocess={"threshold": 0.5})
+    run = made_run(tmp_path, config, a={"offset": 0.9, "noise": 1.0}, b={"offset": 0.9, "noise": 4})
+    fit_ensemble(config, run, 0)
+    choose_final(run, 0)
+    return config, run

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from distseg.data.formats.row import SubmissionSpec
-from distseg.submission.write import PartWriter, merge_parts
+from distseg.submission.write import ShareWriter, merge_shares
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -56,8 +56,8 @@ def write_submission(
     spec: SubmissionSpec, path: Path, masks: Mapping[str, np.ndarray], task: str = "binary"
 ) -> None:
     """By one process; masks uint8 (C, H, W) by id, added in reverse."""
-    writer = PartWriter(spec, path, task=task)
+    writer = ShareWriter(spec, path, task=task)
     for name, mask in reversed(masks.items()):
         writer.add(name, mask)
     writer.close()
-    merge_parts(spec, path, 1, task=task)
+    merge_shares(spec, path, 1, task=task)

@@ -16,10 +16,10 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from filelock import FileLock
@@ -39,6 +39,7 @@ VERSION = 2  # of the files and keys; a change makes old caches be built again
 
 # takes the pixels of a row: its id, image uint8 (H, W, C) and target uint8 (K, H, W)
 Keep = Callable[[str, NDArray[np.uint8], NDArray[np.uint8]], None]
+Result = TypeVar("Result")
 
 
 class Source(Protocol):
@@ -166,11 +167,20 @@ def cache_lock(folder: Path) -> FileLock:
     return FileLock(folder / ".lock")
 
 
-def stamp(row: Source) -> bytes:
-    """A row, and the sizes and times of its files. Taken before the files are read, so that a file
-    which changes meanwhile makes the next start look for another cache."""
+def stamps_of(rows: Iterable[Source]) -> dict[str, bytes]:
+    """By id: a row as bytes, with the sizes and times of its files. Of rows with one id the first
+    counts. Taken before the files are read, so that a file which changes meanwhile makes the next
+    start look for another cache."""
+    stamps: dict[str, bytes] = {}
+    for row in rows:
+        if row.id not in stamps:
+            stamps[row.id] = _stamp(row)
+    return stamps
+
+
+def _stamp(row: Source) -> bytes:
     text = f"{row.id}\0{row.image}\0{row.target}\0"
-    for path in (row.image, *target_files(row.target)):
+    for path in (row.image, *_target_files(row.target)):
         try:
             stat = os.stat(path)  # noqa: PTH116 (twice as fast over many files)
             text += f"{stat.st_size} {stat.st_mtime_ns}\0"
@@ -195,9 +205,22 @@ def find_cache(folder: Path, key: str) -> Cache | None:
     return None
 
 
-def remember_cache(folder: Path, key: str, name: str) -> None:
-    """Let `find_cache` find the cache `name` by this key."""
-    atomic_write(folder / f"{key}.key", name)
+def fill_cache(
+    config: Config, folder: Path, stamps: Mapping[str, bytes], fill: Callable[[Keep], Result]
+) -> Result:
+    """Write a cache of the pixels that `fill` hands over, and return what `fill` returns.
+
+    It is found from then on by the key of all the rows of `stamps`, and by the key of those that
+    it holds: the next preparation lists all of them, a job asks for the good ones. The caller holds
+    `cache_lock(folder)`.
+    """
+    with CacheWriter(config, folder) as writer:
+        result = fill(writer.add)
+        name = writer.finish()
+    for ids in (writer.ids, stamps):
+        key = cache_key(config, [stamps[one] for one in ids])
+        atomic_write(folder / f"{key}.key", name)
+    return result
 
 
 def build_cache(config: Config, manifest: Manifest, folder: Path) -> Cache:
@@ -205,21 +228,25 @@ def build_cache(config: Config, manifest: Manifest, folder: Path) -> Cache:
 
     UserError: a file is gone or cannot be read, or the disk is too small.
     """
-    key = cache_key(config, map(stamp, manifest))
+
+    def decode_all(keep: Keep) -> None:
+        for sample, reason in decode_each(config, manifest, keep):
+            raise UserError(f"{reason} (data of sample {sample.id!r})")
+
+    stamps = stamps_of(manifest)
+    key = cache_key(config, stamps.values())
     found = _whole(folder, key, manifest)
     if found is not None:  # the usual case takes no lock
         return found
     with cache_lock(folder):
-        found = _whole(folder, key, manifest)  # another job may have been first
-        if found is not None:
+        found = _whole(folder, key, manifest)
+        if found is not None:  # another job was first
             return found
         check_space(config, manifest, folder)
-        with CacheWriter(config, folder) as writer:
-            for sample, reason in decode_each(config, manifest, writer.add):
-                raise UserError(f"{reason} (data of sample {sample.id!r})")
-            name = writer.finish()
-        remember_cache(folder, key, name)
-    return Cache(folder / name)
+        fill_cache(config, folder, stamps, decode_all)
+    built = find_cache(folder, key)
+    assert built is not None
+    return built
 
 
 def _whole(folder: Path, key: str, manifest: Manifest) -> Cache | None:
@@ -263,7 +290,7 @@ def check_space(config: Config, rows: Sequence[Source], folder: Path) -> None:
         )
 
 
-def target_files(target: str) -> list[str]:
+def _target_files(target: str) -> list[str]:
     """The mask files behind a row's target."""
     kind, _, value = target.partition(":")
     return [path for path in value.split("|") if path] if kind == "file" else []

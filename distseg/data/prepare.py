@@ -14,15 +14,14 @@ from distseg.config.schema import Config
 from distseg.data import folds
 from distseg.data.cache import (
     Cache,
-    CacheWriter,
     build_cache,
     cache_key,
     cache_lock,
     check_space,
     decode_each,
+    fill_cache,
     find_cache,
-    remember_cache,
-    stamp,
+    stamps_of,
 )
 from distseg.data.depths import load_depths
 from distseg.data.formats import Row, layout
@@ -93,21 +92,11 @@ def _prepare(config: Config, run: Run, statistics: Path) -> None:
 def _inspect_into_cache(config: Config, rows: Sequence[Row], folder: Path) -> Checked:
     """Check every row; in the same pass the pixels of the good ones become the cache, where
     `folder` does not hold it already. The rows of the cache are the good ones, in order."""
-    stamps: dict[str, bytes] = {}
-    for row in rows:
-        if not row.problem and row.id not in stamps:
-            stamps[row.id] = stamp(row)
-    key = cache_key(config, stamps.values())
+    stamps = stamps_of(row for row in rows if not row.problem)
     with cache_lock(folder):
-        if find_cache(folder, key) is None:
+        if find_cache(folder, cache_key(config, stamps.values())) is None:
             check_space(config, _measured(rows), folder)
-            with CacheWriter(config, folder) as writer:
-                checked = inspect(config, rows, writer.add)
-                name = writer.finish()
-            # jobs ask for the good rows, the next preparation for all that are listed
-            remember_cache(folder, cache_key(config, [stamps[r.id] for r in checked.good]), name)
-            remember_cache(folder, key, name)
-            return checked
+            return fill_cache(config, folder, stamps, lambda keep: inspect(config, rows, keep))
     return inspect(config, rows)
 
 
@@ -203,24 +192,22 @@ def _make_unlabeled(config: Config, run: Run, folder: Path) -> None:
     """Decode the test images into a cache, and write down which can be read. The others stay out:
     one broken test image must not end a round."""
     tests = Manifest.read(run.data / "test.csv")
-    stamps = {sample.id: stamp(sample) for sample in tests}
+    stamps = stamps_of(tests)
     key = cache_key(config, stamps.values())
     with cache_lock(folder):
         known = find_cache(folder, key)
         if known is None:
             check_space(config, tests, folder)
-            with CacheWriter(config, folder) as writer:
-                bad = list(decode_each(config, tests, writer.add))
-                name, ids = writer.finish(), set(writer.ids)
-            remember_cache(folder, cache_key(config, [stamps[i] for i in writer.ids]), name)
-            remember_cache(folder, key, name)
-        else:  # of another run: only the reasons of the broken ones are not known
-            ids = set(known.index)
-            bad = list(decode_each(config, [s for s in tests if s.id not in ids]))
+            bad = fill_cache(
+                config, folder, stamps, lambda keep: list(decode_each(config, tests, keep))
+            )
+        else:  # another run made it: only the reasons of the broken ones are not known
+            bad = list(decode_each(config, [s for s in tests if s.id not in known.index]))
     for sample, reason in bad:
         logger.warning("%s: %s: gets no pseudo-label", sample.image, reason)
         run.log_event("broken_image", id=sample.id, reason=reason)
-    Manifest([sample for sample in tests if sample.id in ids]).write(run.unlabeled)
+    broken = {sample.id for sample, _ in bad}
+    Manifest([sample for sample in tests if sample.id not in broken]).write(run.unlabeled)
 
 
 def _made(folder: Path) -> Path:

@@ -29,8 +29,13 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Room for one job: its GPUs (none on a CPU slot), its ranks, the threads of each rank; on a
-    cluster the node's id and host."""
+    """Room for one job.
+
+    devices: what CUDA_VISIBLE_DEVICES calls its GPUs; none on a CPU slot.
+    processes: ranks of the job.
+    threads: threads of each rank.
+    node, host: on a cluster, Ray's id of the node and the node's host name.
+    """
 
     number: int
     devices: tuple[str, ...]
@@ -69,8 +74,9 @@ def query_gpus() -> list[Gpu]:
 
 
 def visible_gpus() -> list[Gpu]:
-    """The GPUs that jobs may use: those that CUDA_VISIBLE_DEVICES leaves, by the names that it
-    gives them (numbers, UUIDs, MIG). Empty where torch cannot use one, or ACCELERATE_USE_CPU."""
+    """The GPUs that jobs may use: those that CUDA_VISIBLE_DEVICES lists, by the names that it
+    gives them (numbers, UUIDs, MIG). Empty where the installed torch is built without CUDA, and
+    where ACCELERATE_USE_CPU is set."""
     if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true") or not torch_has_cuda():
         return []
     gpus = query_gpus()
@@ -85,7 +91,7 @@ def visible_gpus() -> list[Gpu]:
 def num_cores() -> int:
     """Cores that this process may use: its affinity, and the quota of its container."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    quota = Path("/sys/fs/cgroup/cpu.max")
+    quota = Path("/sys/fs/cgroup/cpu.max")  # cgroup v2: "max 100000", or "150000 100000" for 1.5
     parts = quota.read_text(encoding="utf-8").split() if quota.is_file() else ["max"]
     limit = math.ceil(int(parts[0]) / int(parts[1])) if parts[0] != "max" else cores or 1
     return max(1, min(cores or 1, limit))
@@ -100,8 +106,8 @@ def make_slots(compute: ComputeConfig, gpus: list[Gpu], cores: int) -> list[Slot
         processes = compute.processes_per_job or max(1, len(devices))
         if gpus and processes > len(devices):
             raise UserError(
-                f"compute.processes_per_job: {processes} ranks on {len(devices)} GPU: a rank needs "
-                f"a GPU of its own (compute.gpus_per_job: {processes})"
+                f"compute.processes_per_job: {processes}: each rank needs a GPU of its own, and a "
+                f"job has {len(devices)}; set compute.gpus_per_job: {processes}"
             )
         threads = compute.cpu_threads or max(1, cores // (len(groups) * processes))
         slots.append(Slot(number, devices, processes, threads))
@@ -116,8 +122,8 @@ def machine_slot(slots: Sequence[Slot], cores: int) -> Slot:
 
 
 def _gpu_groups(per_job: float, gpus: list[Gpu]) -> list[tuple[str, ...]]:
-    """(0,), (0,), (1,), (1,) for half a GPU; (0, 1), (2, 3) for two. The first jobs go to
-    different GPUs."""
+    """The devices of each slot: (0,), (1,), (0,), (1,) for half a GPU a job, so that the first
+    jobs go to different GPUs; (0, 1), (2, 3) for two GPUs a job."""
     names = [gpu.device for gpu in gpus]
     if per_job < 1:
         shares = math.floor(1 / per_job + 1e-9)
@@ -126,5 +132,5 @@ def _gpu_groups(per_job: float, gpus: list[Gpu]) -> list[tuple[str, ...]]:
         raise UserError(f"compute.gpus_per_job: {per_job}: a whole number, or less than 1")
     size = int(per_job)
     if size > len(names):
-        raise UserError(f"compute.gpus_per_job: {size}, but {len(names)} GPUs are visible here")
+        raise UserError(f"compute.gpus_per_job: {size}: this machine shows {len(names)}")
     return [tuple(names[i : i + size]) for i in range(0, len(names) - size + 1, size)]

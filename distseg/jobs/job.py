@@ -117,6 +117,7 @@ def launch_command(job: Job, slot: Slot, config_file: Path) -> list[str]:
 
 
 def write_launch_yaml(run: Run) -> Path:
+    """The accelerate YAML of the run's jobs, which is written where it is not there yet."""
     path = run.launch_config
     if not path.is_file():
         atomic_write(path, LAUNCH_YAML)

@@ -54,6 +54,7 @@ class LocalHandle:
                 process.terminate()
 
     def kill(self) -> None:
+        """End all processes of the job now."""
         end_processes(JOB_MARK, self.mark, 0.0)
         self.process.wait()
 

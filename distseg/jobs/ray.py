@@ -112,6 +112,7 @@ class JobActor:
         threading.Thread(target=self._leave_when_forgotten, daemon=True).start()
 
     def describe(self) -> tuple[Job, Slot, int]:
+        """The job, its slot as the driver gave it, and log_start: what `adopt` needs."""
         return self.described
 
     def wait(self) -> int:
@@ -232,6 +233,7 @@ class RayExecutor:
             raise UserError(f"compute.executor: ray: no node can take a job: {reasons}")
 
     def close(self) -> None:
+        """End the cluster if it is ours."""
         if self.ours:
             ray.shutdown()
 

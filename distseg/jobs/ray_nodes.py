@@ -42,8 +42,9 @@ class Node:
 
 @ray.remote(num_cpus=0, max_retries=0)
 def look(folder: str, token: str, node: str, start: str) -> dict[str, Any]:
-    """What a node is: its host, its packages, whether it has the folder `start` and sees the run
-    folder. It answers in a file too, which shows that the driver sees what the node writes."""
+    """What a node is, found out on the node: its host, its packages, whether it has the folder
+    `start` and sees the run folder. The node also writes a file into `folder`, by which the driver
+    knows that it sees what the node writes."""
     path = Path(folder) / "driver"
     sees = path.is_file() and path.read_text(encoding="utf-8") == token
     if sees:
@@ -69,8 +70,9 @@ class Nodes:
         self.look(ANSWER_S)
 
     def slots(self, whole_machine: bool = False) -> list[Slot]:
-        """Those of nodes that hold the decode cache first, and one of every node before the second
-        of any. whole_machine: one slot a node, with all that it has."""
+        """The slots of all nodes, best first: nodes that hold the decode cache come before those
+        that do not, and the first slot of each node before the second of any. whole_machine: one
+        slot a node, with all that it has."""
         if time.monotonic() - self.looked_at > LOOK_S:
             self.look(0.0)
         ranked = [
@@ -78,13 +80,17 @@ class Nodes:
             for place, node in enumerate(self.known.values())
             for index, slot in enumerate(node.whole if whole_machine else node.slots)
         ]
-        return [slot for *_, slot in sorted(ranked, key=lambda entry: entry[:3])]
+        return [slot for *_, slot in sorted(ranked, key=lambda place: place[:3])]
 
     def is_alive(self, key: str) -> bool:
+        """Whether Ray still reaches the node."""
         return any(node["Alive"] for node in ray.nodes() if node["NodeID"] == key)
 
     def look(self, patience_s: float) -> None:
-        """Take up nodes that have joined, drop those that are gone."""
+        """Take up nodes that have joined, drop those that are gone.
+
+        patience_s: how long new nodes get to answer; who answers later is taken up later.
+        """
         alive = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
         for key in [key for key in self.known if key not in alive]:
             host = self.known.pop(key).host

@@ -72,13 +72,17 @@ class Executor(Protocol):
 class SchedulerObserver(Protocol):
     """What is told of every job: a view for a person, or a sweep's trial."""
 
-    def started(self, job: Job, slot: Slot, attempt: int) -> None: ...
+    def started(self, job: Job, slot: Slot, attempt: int) -> None:
+        """A job has been started, or taken over from an earlier driver. attempt: 1, 2, ..."""
 
-    def finished(self, job: Job) -> None: ...
+    def finished(self, job: Job) -> None:
+        """A job has ended with its work done."""
 
-    def failed(self, failure: Failure) -> None: ...
+    def failed(self, failure: Failure) -> None:
+        """A job has ended without its work; `failure.final` says whether it is given up."""
 
-    def tick(self) -> None: ...
+    def tick(self) -> None:
+        """The scheduler has looked at all jobs once more."""
 
 
 @dataclass

@@ -46,6 +46,7 @@ def git_commit() -> str | None:
 
 
 def cpu_name() -> str:
+    """The processor's name as the kernel gives it."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

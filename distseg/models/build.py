@@ -122,7 +122,8 @@ def _heads(member: MemberConfig) -> dict[str, bool]:
 
 
 def _architecture(name: str) -> Callable[..., nn.Module]:
-    """Takes the encoder's name and, by keyword, what smp's architectures take."""
+    """The class of an architecture with an encoder: it takes the encoder's name and, by keyword,
+    what smp's architectures take."""
     return ENCODER_NETS[name] if name in ENCODER_NETS else getattr(smp, name)
 
 
@@ -137,7 +138,8 @@ def _own(member: MemberConfig, channels: int, num_outputs: int) -> nn.Module:
         head = member.image_head is not None
         return make(channels, num_outputs, image_head=head, **member.decoder)
     except BUILD_ERRORS as error:
-        raise UserError(f"{member.arch} with {member.decoder}: {one_line(error)}") from error
+        given = ", ".join(f"{key}={value}" for key, value in member.decoder.items())
+        raise UserError(f"{member.arch} with {given}: {one_line(error)}") from error
 
 
 def count_parameters(model: nn.Module) -> int:

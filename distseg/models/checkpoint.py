@@ -30,26 +30,13 @@ from distseg.records.files import (
 StateDict = dict[str, Tensor]
 
 
-def unwrap(model: nn.Module) -> nn.Module:
-    """The module inside DistributedDataParallel and torch.compile, in any order."""
-    while True:
-        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
-            model = model.module
-        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
-            model = model._orig_mod  # type: ignore[assignment]
-        else:
-            return model
-
-
 def clean_state_dict(model: nn.Module) -> StateDict:
-    """The weights as copies in CPU memory (a later update does not reach them), by the names
-    of the bare model: without `module.` of DDP and `_orig_mod.` of torch.compile. Read back by
-    `unwrap(model).load_state_dict(state)`."""
-    state = unwrap(model).state_dict()
-    return {
-        name.replace("_orig_mod.", ""): tensor.detach().to("cpu", copy=True)
-        for name, tensor in state.items()
-    }
+    """The weights as copies in CPU memory: a later update of the model does not reach them.
+
+    `model` is a bare module, not one inside DistributedDataParallel. One that is compiled in place
+    (`model.compile()`, as training does it) keeps the names of its weights.
+    """
+    return {name: t.detach().to("cpu", copy=True) for name, t in model.state_dict().items()}
 
 
 def save_snapshot(path: Path, state_dict: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
@@ -71,8 +58,13 @@ def load_snapshot(path: Path) -> tuple[StateDict, dict[str, Any]]:
 
 
 def average_states(states: Sequence[Mapping[str, Tensor]]) -> StateDict:
-    """Mean of several weights (SWA, Izmailov et al. 2018), summed in float64, in the dtypes of
-    the last one. Integer entries, as BatchNorm's counters, are the last one's."""
+    """The mean of several models' weights (SWA, Izmailov et al. 2018).
+
+    Returns tensors of the last state's dtypes. Integer entries, as BatchNorm's counters, are the
+    last state's. The sum is taken in float64 and divided once. torch.optim.swa_utils.AveragedModel
+    keeps a running mean in the dtype of the weights instead, whose last bits depend on the order
+    of the snapshots; all of them lie on disk here, so nothing forces a running mean.
+    """
     assert states, "nothing to average"
     last = states[-1]
     assert all(state.keys() == last.keys() for state in states), "weights of different models"
@@ -132,14 +124,14 @@ def load_state(folder: Path) -> tuple[Any, dict[str, Any]] | None:
 
 
 def save_shard(path: Path, tree: Any) -> None:
-    """One rank's share of a state, written before the state that names it (save_state)."""
+    """Write one rank's share of a state, before save_state() writes the state that names it."""
     tensors: StateDict = {}
     structure = _encode(tree, tensors)
     _write_tensors(path, tensors, {"tree": json.dumps(structure)})
 
 
 def load_shard(path: Path) -> Any:
-    """What save_shard was given, in CPU memory."""
+    """Read the tree that save_shard() has written; its tensors are in CPU memory."""
     with safe_open(str(path), framework="pt") as file:
         return _decode(json.loads(file.metadata()["tree"]), file)
 
@@ -204,7 +196,7 @@ def _encode(node: Any, tensors: StateDict) -> Any:
 
 
 def _decode(node: Any, file: Any) -> Any:
-    """What _encode was given; `file` is the open safetensors file."""
+    """The tree that _encode() was given; `file` is the open safetensors file."""
     if isinstance(node, list):
         return [_decode(item, file) for item in node]
     if not isinstance(node, dict):

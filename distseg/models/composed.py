@@ -58,8 +58,8 @@ class ComposedUnet(nn.Module):
         super().__init__()
         if len(decoder_channels) != encoder_depth:
             raise ValueError(
-                f"decoder_channels: {list(decoder_channels)}: needs encoder_depth = "
-                f"{encoder_depth} of them"
+                f"decoder_channels: {', '.join(map(str, decoder_channels))}: needs encoder_depth "
+                f"= {encoder_depth} of them"
             )
         self.encoder = smp.encoders.get_encoder(
             encoder_name, in_channels=in_channels, depth=encoder_depth, weights=encoder_weights,
@@ -144,7 +144,8 @@ class DecoderBlock(nn.Module):
 
 
 class ConcatJoin(nn.Module):
-    """The U-Net's own (Ronneberger et al. 2015): side by side, then two convolutions."""
+    """The join of the U-Net (Ronneberger et al. 2015): both maps side by side, then two
+    convolutions."""
 
     def __init__(self, into: int, skip: int, out: int) -> None:
         super().__init__()
@@ -156,7 +157,8 @@ class ConcatJoin(nn.Module):
 
 
 def _next_size(x_BCHW: Tensor, skip_BCHW: Tensor | None, image: Size, last: bool) -> Size:
-    """That of the skip; without one twice as large, and the image's at the end."""
+    """The size that a block brings its map to: that of its skip; without a skip twice the map's
+    own, at most the image's; of the last block the image's."""
     if skip_BCHW is not None:
         return size_of(skip_BCHW)
     height, width = size_of(x_BCHW)

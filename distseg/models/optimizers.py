@@ -33,24 +33,34 @@ def timm_optimizer(name: str) -> Callable[..., Optimizer]:
 
 
 class Lookahead(timm.optim.Lookahead):
-    """Zhang et al. 2019, arXiv 1907.08610: alpha (0..1) of the way every k steps. timm's, but for
-    the slow weights, which begin where training begins; timm's own take the fast weights at the
-    first synchronization, which then changes nothing. Slow weights and step counter live in the
-    state and the groups of the optimizer inside, and so in its state_dict()."""
+    """Zhang et al. 2019, arXiv 1907.08610: every k steps the weights go back to the slow weights,
+    which first go `alpha` (0..1) of the way to them.
+
+    It is timm's, but for where the slow weights begin: here with the weights before the first step,
+    as in the paper. timm's take the fast weights at the first synchronization, which then changes
+    nothing. Slow weights and step counter live in the state and the groups of the optimizer inside,
+    and so in its state_dict().
+    """
+
+    def __init__(self, inside: Optimizer, **options: Any) -> None:
+        """options: alpha and k. ValueError: one is out of range."""
+        super().__init__(inside, **options)
+        self.inside = inside
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        base = self._base_optimizer
-        # stored after the step: to an optimizer an empty state means that it has not begun
+        inside = self.inside
+        # Kept aside until the step is done: an optimizer takes a parameter whose state is empty for
+        # one that it has not begun with, and the slow weights would make it not empty.
         starts = {
             parameter: parameter.detach().clone()
             for group in self.param_groups
             for parameter in group["params"]
-            if parameter.grad is not None and SLOW not in base.state.get(parameter, {})
+            if parameter.grad is not None and SLOW not in inside.state.get(parameter, {})
         }
-        loss = base.step(closure)
+        loss = inside.step(closure)
         for parameter, start in starts.items():
-            base.state[parameter][SLOW] = start
+            inside.state[parameter][SLOW] = start
         for group in self.param_groups:
             group["lookahead_step"] += 1
             if group["lookahead_step"] % group["lookahead_k"] == 0:

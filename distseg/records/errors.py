@@ -20,7 +20,7 @@ class Stopped(BaseException):
 
 
 def nearest(value: object, valid: Iterable[object]) -> str | None:
-    """The entry of `valid` that is spelled most like `value`, or None when none is close."""
+    """The name among `valid` that is spelled most like `value`, or None when none is close."""
     names = [str(name) for name in valid]
     lowered = {name.lower(): name for name in reversed(names)}
     match = difflib.get_close_matches(str(value).lower(), list(lowered), n=1, cutoff=0.5)

@@ -33,10 +33,12 @@ def temporary_name(path: Path) -> Path:
 
 
 def write_json(path: Path, record: Any) -> None:
+    """Write a record as indented JSON, whole or not at all."""
     atomic_write(path, json.dumps(record, indent=2, sort_keys=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
+    """The record of a file that `write_json` wrote."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -64,7 +66,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def mark_done(path: Path, record: Mapping[str, Any]) -> None:
-    """Written last, by rename: what it says is whole."""
+    """Write the file that says that a folder is whole: last, and by rename."""
     write_json(path, record)
 
 

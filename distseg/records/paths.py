@@ -22,31 +22,37 @@ def is_teachers(key: RoundKey) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class MemberPaths:
-    """Files of one member: one model entry of the config on one fold of one round."""
+    """Files of one member: one model of the config on one fold of one round."""
 
     folder: Path
 
     @property
     def config(self) -> Path:
+        """What the member was trained with."""
         return self.folder / "config.yaml"
 
     @property
     def metrics(self) -> Path:
+        """One JSON line an epoch: loss, score, images per second."""
         return self.folder / "metrics.jsonl"
 
     def log(self, rank: int) -> Path:
+        """What a rank has logged."""
         return self.folder / ("train.log" if rank == 0 else f"train.rank{rank}.log")
 
     @property
     def snapshots(self) -> Path:
+        """Folder of the weights that are kept, safetensors."""
         return self.folder / "snapshots"
 
     @property
     def state(self) -> Path:
+        """Folder of what resuming needs; gone once the member is done."""
         return self.folder / "state"
 
     @property
     def oof(self) -> Path:
+        """Folder of the out-of-fold Predictions."""
         return self.folder / "oof"
 
     @property
@@ -56,6 +62,7 @@ class MemberPaths:
 
     @property
     def done(self) -> Path:
+        """JSON, written last: what the member has come to."""
         return self.folder / "DONE"
 
     @property
@@ -80,30 +87,37 @@ class Run:
 
     @property
     def config(self) -> Path:
+        """The config of the run, with every default."""
         return self.folder / "config.yaml"
 
     @property
     def env(self) -> Path:
+        """JSON: versions, hardware and source that the run was made with."""
         return self.folder / "env.json"
 
     @property
     def ledger(self) -> Path:
+        """JSON lines: every start, end, failure and decision, with its time."""
         return self.folder / "ledger.jsonl"
 
     @property
     def lock(self) -> Path:
+        """Held by the driver of the run."""
         return self.folder / ".lock"
 
     @property
     def report_json(self) -> Path:
+        """The report for programs."""
         return self.folder / "report.json"
 
     @property
     def report_html(self) -> Path:
+        """The report for people."""
         return self.folder / "report.html"
 
     @property
     def submission(self) -> Path:
+        """The table of RLEs that the competition wants."""
         return self.folder / "submission.csv"
 
     @property
@@ -113,6 +127,7 @@ class Run:
 
     @property
     def folds(self) -> Path:
+        """The table of ids and folds that a person may change."""
         return self.folder / "folds.csv"
 
     @property
@@ -123,10 +138,12 @@ class Run:
 
     @property
     def cache(self) -> Path:
+        """Folder of the decoded images."""
         return self.folder / "cache"
 
     @property
     def log(self) -> Path:
+        """What the driver has logged."""
         return self.folder / "run.log"
 
     def predict_log(self, machine: int) -> Path:
@@ -144,6 +161,7 @@ class Run:
         return self.folder / ".open.lock"
 
     def round(self, key: RoundKey) -> Path:
+        """The folder of a round, or of the pair teachers of a round."""
         return self.folder / f"round_{key}"
 
     @property
@@ -186,6 +204,7 @@ class Run:
         return self.data / "unlabeled.csv"
 
     def member(self, number: RoundKey, name: str, fold: int) -> MemberPaths:
+        """The files of the member of a round: the model `name` on `fold`."""
         return MemberPaths(self.round(number) / "members" / member_id(name, fold))
 
     def log_event(self, event: str, **details: Any) -> None:
@@ -194,6 +213,7 @@ class Run:
 
 
 def member_id(name: str, fold: int) -> str:
+    """The name of a member in files and messages: unet_fold0."""
     return f"{name}_fold{fold}"
 
 

@@ -31,6 +31,7 @@ class PredictionsWriter:
         self.rows.append((name, channels, height, width))
 
     def close(self) -> None:
+        """The folder is whole: it takes its name."""
         self.file.close()
         write_table(self.temporary / "index.csv", ["id", "channels", "height", "width"], self.rows)
         put_folder(self.temporary, self.folder)

@@ -27,7 +27,7 @@ def pictures(
 
     Median and best are of images with an object, as an empty image that stays empty shows nothing.
     """
-    rows = read_rows(run.ensemble(record["round"]).with_name("oof.csv"))
+    rows = read_rows(run.oof_table(record["round"]))
     if not rows:
         return []
     rows.sort(key=lambda row: (float(row["score"]), row["id"]))

@@ -41,7 +41,7 @@ def open_run(config: Config, run: Run) -> None:
 
 
 def check_same(config: Config, run: Run) -> None:
-    """UserError naming the first keys that differ from the run's own config.
+    """Raise UserError, with the first keys that differ, unless the run has this config.
 
     Rounds may be added at the end: what is computed stays as it is. The accumulation is free in a
     launched job: after running out of memory it is doubled.
@@ -58,7 +58,7 @@ def check_same(config: Config, run: Run) -> None:
         shown = "; ".join(f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in changed[:5])
         more = f"; and {len(changed) - 5} more" if len(changed) > 5 else ""
         raise UserError(
-            f"{run.folder} holds a run of another config ({shown}{more}). "
+            f"{run.folder}: holds a run of another config ({shown}{more}). "
             "Use another --out, or remove the folder"
         )
 

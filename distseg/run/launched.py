@@ -50,10 +50,10 @@ def train_here(config: Config, run: Run, round: RoundKey, members: Sequence[Memb
 def parse_members(config: Config, text: str) -> list[MemberKey]:
     """("unet", 0) and ("fpn", 1) of "unet:0,fpn:1". UserError: no such member of the config."""
     members = []
-    for part in text.split(","):
-        name, _, fold = part.rpartition(":")
+    for one in text.split(","):
+        name, _, fold = one.rpartition(":")
         if not name or not fold.isdigit():
-            raise UserError(f"train: {part!r}: write a member as NAME:FOLD")
+            raise UserError(f"train: {one!r}: write a member as NAME:FOLD")
         if name not in config.members:
             raise unknown("member", name, config.members, "--member: ")
         members.append((name, int(fold)))
@@ -95,12 +95,12 @@ def teach_here(run: Run, round: int) -> None:
 
 
 def predict_test_here(run: Run, round: int | None, first: int, count: int, total: int) -> None:
-    """All ranks: shares `first` to `first + count - 1` of `total` of the test images into parts of
-    the submission, divided over however many ranks this launch has."""
+    """All ranks: shares `first` to `first + count - 1` of `total` of the test images into
+    folders beside the submission, divided over however many ranks this launch has."""
     watch_launcher()
     from distseg.data.formats import layout
     from distseg.inference.predict import predict_test
-    from distseg.submission.write import PartWriter, part_path
+    from distseg.submission.write import ShareWriter, share_path
 
     config = load_config(run.config)
     spec = layout(config.data.format).submission(config)
@@ -108,9 +108,9 @@ def predict_test_here(run: Run, round: int | None, first: int, count: int, total
     source = run.final if round is None else run.ensemble(round)
     rank, world = (int(os.environ.get(n, d)) for n, d in (("RANK", "0"), ("WORLD_SIZE", "1")))
     for share in range(first + rank, first + count, world):
-        part = part_path(path, share, total)
-        if part.is_dir() and part.stat().st_mtime_ns >= source.stat().st_mtime_ns:
+        made = share_path(path, share, total)
+        if made.is_dir() and made.stat().st_mtime_ns >= source.stat().st_mtime_ns:
             continue  # an earlier start of the run has made it
-        writer = PartWriter(spec, path, share=(share, total), task=config.task)
+        writer = ShareWriter(spec, path, share=(share, total), task=config.task)
         predict_test(run.folder, writer, round, (share, total))
         writer.close()

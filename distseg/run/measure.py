@@ -28,7 +28,7 @@ class DataSize:
 
 @dataclass(frozen=True, slots=True)
 class ModelSize:
-    """One model entry: parameters, and bytes of activations of one image in float32."""
+    """One model of the config: parameters, and bytes of activations of one image in float32."""
 
     parameters: int
     activation_bytes: int

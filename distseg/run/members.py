@@ -24,7 +24,7 @@ def configured_folds(config: Config) -> list[int]:
 
 
 def known_folds(config: Config, run: Run) -> list[int]:
-    """By the Manifest where there is one, else by the config."""
+    """The folds of a run: by its Manifest where there is one, else by the config."""
     return Manifest.read(run.truth).folds if run.truth.is_file() else configured_folds(config)
 
 
@@ -41,8 +41,8 @@ def known_members(config: Config, run: Run, round: RoundKey = 0) -> list[MemberK
 def round_keys(config: Config, run: Run) -> list[RoundKey]:
     """All that is trained, in order: rounds, each after the pair teachers that it needs."""
     keys: list[RoundKey] = []
-    for number, entry in enumerate(config.rounds):
-        if entry.judges_labeled and entry.judge == "pair":
+    for number, round_config in enumerate(config.rounds):
+        if round_config.judges_labeled and round_config.judge == "pair":
             keys.append(run.teachers(number))
         keys.append(number)
     return keys

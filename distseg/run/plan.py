@@ -11,7 +11,7 @@ from typing import TypeVar
 from distseg.config.schema import Config
 from distseg.jobs.hardware import Slot, make_slots, num_cores, visible_gpus
 from distseg.jobs.job import Job, train_job
-from distseg.records.log import duration
+from distseg.records.log import counted, duration
 from distseg.records.paths import RoundKey, Run, is_teachers, member_id, round_number
 from distseg.run.measure import DataSize, ModelSize, data_size, model_sizes
 from distseg.run.members import (
@@ -72,12 +72,12 @@ def _pseudo_rows(config: Config, size: DataSize, key: RoundKey) -> int:
     """Pseudo-labels of a round at most; rounds inherit them from the one before."""
     if is_teachers(key):
         return 0
-    for entry in reversed(config.rounds[: round_number(key) + 1]):
-        if entry.kind == "supervised":
+    for round_config in reversed(config.rounds[: round_number(key) + 1]):
+        if round_config.kind == "supervised":
             return 0
-        if entry.uses_unlabeled:
-            most = int((entry.top_share or 1.0) * size.num_test)
-            return min(most, entry.top or most)
+        if round_config.uses_unlabeled:
+            most = int((round_config.top_share or 1.0) * size.num_test)
+            return min(most, round_config.top or most)
     return 0
 
 
@@ -106,7 +106,7 @@ def disk_bytes(
     )  # fmt: skip
     everyone = [(key, name) for key, members in planned.items() for name, _ in members]
     logits = sum(oof_images * (2 if is_teachers(key) else 1) for key, _ in everyone)
-    unlabeled = any(entry.uses_unlabeled for entry in config.rounds) * size.num_test
+    unlabeled = any(round_config.uses_unlabeled for round_config in config.rounds) * size.num_test
     return {
         "decode cache": (size.num_train + unlabeled) * pixels * (config.input.channels + targets),
         "out-of-fold logits (float16)": round(logits * pixels * config.num_outputs * 2),
@@ -126,13 +126,13 @@ def disk_bytes(
 def _soft_rows(config: Config, size: DataSize, num_folds: int) -> int:
     """Rows of logits that teachers leave, over all rounds and students."""
     rows = 0
-    for entry in config.rounds:
-        if not entry.makes_soft:
+    for round_config in config.rounds:
+        if not round_config.makes_soft:
             continue
-        students = 1 if entry.judge == "all" else num_folds
-        rows += students * size.num_test * entry.uses_unlabeled
-        rows += (1 if entry.judge in ("all", "oof") else num_folds) * size.num_train * (
-            entry.judges_labeled
+        students = 1 if round_config.judge == "all" else num_folds
+        rows += students * size.num_test * round_config.uses_unlabeled
+        rows += (1 if round_config.judge in ("all", "oof") else num_folds) * size.num_train * (
+            round_config.judges_labeled
         )  # fmt: skip
     return rows
 
@@ -164,9 +164,9 @@ def plan_text(
     jobs = [j for key, own in planned.items() for j in make_jobs(config, run, own, len(slots), key)]
     total = sum(map(len, planned.values()))
     rounds = f", {len(config.rounds)} rounds" if len(config.rounds) > 1 else ""
+    models_folds = f"{counted(len(config.members), 'model')} x {counted(num_folds, 'fold')}"
     lines = [
-        f"{config.name}: {len(config.members)} models x {num_folds} folds{rounds} = "
-        f"{total} members",
+        f"{config.name}: {models_folds}{rounds} = {counted(total, 'member')}",
         f"data: {size.num_train} train and {size.num_test} test images of about "
         f"{size.height} x {size.width} pixels",
         _slots_line(slots),
@@ -176,8 +176,8 @@ def plan_text(
         lines += [_round_line(config, key)] if len(planned) > 1 else []
         lines += [*_member_lines(config, run, key, members, size, models, num_folds), ""]
     lines += [
-        f"{len(jobs)} jobs to start, {total - sum(len(j.members) for j in jobs)} members "
-        "already done",
+        f"{counted(len(jobs), 'job')} to start, "
+        f"{counted(total - sum(len(j.members) for j in jobs), 'member')} done already",
         *_time_lines(config, run, planned, jobs, slots, size, num_folds),
         "",
         *_disk_lines(config, run, planned, slots, size, models, num_folds),
@@ -189,18 +189,16 @@ def plan_text(
 def _round_line(config: Config, key: RoundKey) -> str:
     if is_teachers(key):
         return f"teachers of round {round_number(key)}, each without two folds"
-    entry = config.rounds[int(key)]
-    judge = f", teacher: {entry.judge} ({config.flag(key)})" if entry.kind != "supervised" else ""
-    return f"round {key}: {entry.kind}{judge}"
+    kind, judge = config.rounds[int(key)].kind, config.rounds[int(key)].judge
+    teacher = f", teacher: {judge} ({config.flag(key)})" if kind != "supervised" else ""
+    return f"round {key}: {kind}{teacher}"
 
 
 def _slots_line(slots: Sequence[Slot]) -> str:
     first = slots[0]
     where = f"GPUs {' '.join(','.join(s.devices) for s in slots)}" if first.devices else "CPU"
-    return (
-        f"{len(slots)} jobs at a time on {where}: {first.processes} processes each, "
-        f"{first.threads} threads a process"
-    )
+    each = f"{counted(first.processes, 'rank')} each, {counted(first.threads, 'thread')} a rank"
+    return f"{counted(len(slots), 'job')} at a time on {where}: {each}"
 
 
 def _member_lines(
@@ -227,7 +225,7 @@ def _time_lines(
     pace = shown_paces(config, run, planned)
     todo = [(job.round, name) for job in jobs for name, _ in job.members]
     needed = [(name, member_images(config, name, size, num_folds, key)) for key, name in todo]
-    lines = [f"{sum(images for _, images in needed):,} images to train on"]
+    lines = [f"{counted(sum(images for _, images in needed), 'image')} to train on"]
     if not todo or any(name not in pace for name, _ in needed):
         return [*lines, *(["time: unknown until the first epoch of each model"] if todo else [])]
     seconds = sum(images / pace[name] for name, images in needed)
@@ -257,10 +255,10 @@ def _memory_lines(
     worst = max(needed, key=lambda name: needed[name])
     ranks = len(slots) * slots[0].processes
     if slots[0].devices:
-        host = f"memory: about {amount(ranks * PROCESS_BYTES)} for {ranks} processes"
-        return [host, f"GPU memory: about {amount(needed[worst])} a process ({worst}; float32)"]
+        host = f"memory: about {amount(ranks * PROCESS_BYTES)} for {counted(ranks, 'rank')}"
+        return [host, f"GPU memory: about {amount(needed[worst])} a rank ({worst}; float32)"]
     total = ranks * (PROCESS_BYTES + needed[worst])
-    return [f"memory: about {amount(total)} for {ranks} processes ({worst} needs most)"]
+    return [f"memory: about {amount(total)} for {counted(ranks, 'rank')} ({worst} needs most)"]
 
 
 def free_bytes(folder: Path) -> int:

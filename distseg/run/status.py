@@ -35,6 +35,7 @@ class MemberStatus:
 
     @property
     def label(self) -> str:
+        """unet_fold0"""
         return member_id(self.name, self.fold)
 
 
@@ -82,8 +83,8 @@ def is_alive(run: Run) -> bool:
 
 
 def started_members(run: Run) -> dict[str, set[str]]:
-    """ROUND:LABEL of the members, by job, of the jobs that the ledger calls started and not
-    ended."""
+    """The members of the jobs that run, by the job's label, as the ledger has them: of each job
+    that has started and not ended. A member is written ROUND:LABEL."""
     running: dict[str, set[str]] = {}
     for line in read_lines(run.ledger):
         if line["event"] in ("job_started", "job_adopted"):
@@ -97,7 +98,7 @@ def started_members(run: Run) -> dict[str, set[str]]:
 
 
 def left_out(run: Run) -> dict[str, str]:
-    """ROUND:LABEL of members that the last start of the run gave up, and why."""
+    """Why members were left out by the last start of the run, by ROUND:LABEL."""
     found: dict[str, str] = {}
     for line in read_lines(run.ledger):
         if line["event"] == "run_started":
@@ -109,8 +110,12 @@ def left_out(run: Run) -> dict[str, str]:
 
 
 def remaining_s(statuses: Sequence[MemberStatus], slots: int) -> float | None:
-    """Seconds until all members are trained: mean seconds of an epoch so far, by model where one
-    of its folds has been seen; None before the first epoch."""
+    """Seconds until all members are trained; None before the first epoch.
+
+    By the mean seconds of an epoch so far: of the same model where one of its folds has trained an
+    epoch, else of all models. The work is divided among `slots`, and takes no less than the
+    longest member.
+    """
     pace: dict[str, float] = {}
     for name in {s.name for s in statuses}:
         seen = [s for s in statuses if s.name == name and s.epoch]
@@ -141,7 +146,7 @@ def status_text(folder: Path) -> str:
         ]
         left = remaining_s(statuses, max(1, len(jobs)))
         if left and alive:
-            lines.append(f"members trained in about {duration(left)}")
+            lines.append(f"all members are trained in about {duration(left)}")
         if run.ensemble(round).is_file():
             lines.append(f"ensemble: {run.ensemble(round)}")
     for path in (run.submission, run.test_masks, run.report_html):

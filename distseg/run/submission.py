@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,51 @@ from typing import Any
 from distseg.config.schema import Config
 from distseg.jobs.hardware import Slot
 from distseg.jobs.job import Job
+from distseg.jobs.scheduler import POLL_S, Executor
 from distseg.records.files import atomic_write, read_json, whole_folder
+from distseg.records.log import counted
+from distseg.records.manifest import Manifest
 from distseg.records.paths import ALL_ROUNDS, Run
+from distseg.run.execute import run_jobs
+
+logger = logging.getLogger("distseg.run")
+
+
+def predict_test(
+    config: Config, run: Run, executor: Executor, number: int | None = None
+) -> bool | None:
+    """Make the submission of the final ensemble, or of a round's, by launched jobs.
+
+    True: it is there; False: a job failed; None: the data has no test images.
+    """
+    if not Manifest.read(run.data / "test.csv"):
+        return None
+    from distseg.data.formats import layout
+    from distseg.submission.write import merge_shares
+
+    spec = layout(config.data.format).submission(config)
+    path = submission_path(run, spec.kind, number)
+    source = run.final if number is None else run.ensemble(number)
+    if path.exists() and path.stat().st_mtime_ns >= written_at(source):
+        return True
+    if number is None and copy_of_round(run, spec.kind, path):
+        return True
+    while not (slots := executor.slots(whole_machine=True)):
+        time.sleep(POLL_S)  # a cluster whose nodes are all gone: others may come
+    jobs, total = prediction_jobs(run, slots, number)
+    logger.info("predicting the test images with %s", counted(total, "rank"))
+    failures = run_jobs(config, run, [], jobs, executor, whole_machine=True)
+    if failures:
+        logger.error("the test prediction failed: see %s", failures[0].job.log)
+        return False
+    merge_shares(spec, path, total, task=config.task)
+    run.log_event("submission", path=str(path))
+    return True
 
 
 def written_at(path: Path) -> int:
-    """When a file was written; before all others if it is not there."""
+    """When a file was written, in nanoseconds; of a file that is not there -1, which is earlier
+    than all others."""
     return path.stat().st_mtime_ns if path.is_file() else -1
 
 
@@ -41,7 +82,10 @@ def copy_of_round(run: Run, kind: str, path: Path) -> bool:
 
 
 def prediction_jobs(run: Run, slots: Sequence[Slot], number: int | None) -> tuple[list[Job], int]:
-    """(jobs, processes in all) of the test prediction: one job a machine, each with its share."""
+    """(jobs, ranks of all jobs) of the test prediction.
+
+    One job a machine, whose ranks each predict one of as many shares as there are ranks.
+    """
     which = () if number is None else ("--round", str(number))
     label = "predict-test" if number is None else f"predict-test-round-{number}"
     total, jobs, first = sum(slot.processes for slot in slots), [], 0
@@ -54,6 +98,8 @@ def prediction_jobs(run: Run, slots: Sequence[Slot], number: int | None) -> tupl
 
 
 def submission_path(run: Run, kind: str, number: int | None = None) -> Path:
+    """The table of RLEs or, of `kind` masks, the folder of masks. number: a round, whose own
+    ensemble makes it; None: the final ensemble."""
     path = run.test_masks if kind == "masks" else run.submission
     return path if number is None else run.round(number) / path.name
 
@@ -73,13 +119,13 @@ def score_test(config: Config, run: Run) -> dict[str, Any]:
 
 def prediction_record(run: Run) -> dict[str, Any] | None:
     """The submission's rows, and how many have no object; None where there is none yet."""
-    from distseg.submission.read import MaskFolder, open_answers
+    from distseg.submission.read import MaskFolder, open_masks
 
     path = next((p for p in (run.submission, run.test_masks) if p.exists()), None)
     if path is None:
         return None
-    answers = open_answers(path)
-    record: dict[str, Any] = {"path": path.name, "rows": len(answers.keys)}
-    if not isinstance(answers, MaskFolder):
-        record["empty"] = sum(not text.strip() for _, text in answers.rows.values())
+    source = open_masks(path)
+    record: dict[str, Any] = {"path": path.name, "rows": len(source.keys)}
+    if not isinstance(source, MaskFolder):
+        record["empty"] = sum(not text.strip() for _, text in source.rows.values())
     return record

@@ -28,9 +28,9 @@ REFRESH_S = 1.0
 
 
 class ProgressView(ABC):
-    """The progress of all members of a round, read from their files.
+    """The progress of all members of a round, read from the files that they write.
 
-    Both forms keep to the log and never to the jobs: a job that writes nothing looks idle.
+    A view never talks to a job: what a job has not written, it does not show.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class ProgressView(ABC):
         """Show where the members stand."""
 
     def started(self, job: Job, slot: Slot, attempt: int) -> None:
+        """Say where a job has been started."""
         self.active[job.label] = job
         where = f"GPU {','.join(slot.devices)}" if slot.devices else f"CPU slot {slot.number}"
         where += f" of {slot.host}" if slot.host else ""
@@ -72,11 +73,13 @@ class ProgressView(ABC):
         self.say(f"{job.label}: started on {where}{again}{changed}")
 
     def finished(self, job: Job) -> None:
+        """Say that a job is done."""
         self.tick(force=True)
         self.active.pop(job.label, None)
         self.say(f"{job.label}: done")
 
     def failed(self, failure: Failure) -> None:
+        """Say why a job failed, with the last lines of its log."""
         self.tick(force=True)
         self.active.pop(failure.job.label, None)
         job = failure.job
@@ -87,14 +90,17 @@ class ProgressView(ABC):
             self.say(f"the last lines of {job.log}:\n{tail(job.log)}\n")
 
     def tick(self, force: bool = False) -> None:
+        """Show where the members stand, at most once in REFRESH_S."""
         if force or time.monotonic() - self.last_tick >= REFRESH_S:
             self.last_tick = time.monotonic()
             self.show()
 
     def statuses(self) -> list[MemberStatus]:
+        """Where each member stands."""
         return [member_status(self.config, self.run, self.round, *key) for key in self.members]
 
     def summary(self, statuses: Sequence[MemberStatus]) -> str:
+        """Members that are done, time that has passed, time that is left."""
         done = sum(s.state == "done" for s in statuses)
         left = remaining_s(statuses, self.num_slots)
         eta = f"ETA {duration(left)}" if left is not None else "ETA after the first epoch"

@@ -50,6 +50,7 @@ class RleTable:
 
     @property
     def keys(self) -> list[str]:
+        """In the order of the file."""
         return list(self.rows)
 
     def size(self, key: str) -> None:
@@ -79,9 +80,11 @@ class MaskFolder:
 
     @property
     def keys(self) -> list[str]:
+        """In the order of the files' names."""
         return list(self.files)
 
     def size(self, key: str) -> tuple[int, int]:
+        """(height, width) of the mask image, from its header."""
         return image_size(self.files[key])
 
     def values(self, key: str, height: int, width: int) -> NDArray:
@@ -93,10 +96,10 @@ class MaskFolder:
         return values
 
 
-Answers = RleTable | MaskFolder
+MaskSource = RleTable | MaskFolder
 
 
-def open_answers(path: Path, *, order: str = "column", base: int = 1, empty: str = "") -> Answers:
+def open_masks(path: Path, *, order: str = "column", base: int = 1, empty: str = "") -> MaskSource:
     """Masks of a table or a folder, by key. UserError: nothing usable there."""
     if not path.exists():
         raise UserError(f"{path}: there is no such file or folder")

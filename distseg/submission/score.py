@@ -17,7 +17,7 @@ from distseg.data.read_target import read_target
 from distseg.functional.bootstrap import standard_error
 from distseg.functional.metrics import METRICS, VOID, count_masks, summarize
 from distseg.records.errors import UserError, unknown
-from distseg.submission.read import Answers, open_answers
+from distseg.submission.read import MaskSource, open_masks
 
 Mask = NDArray[np.uint8]
 logger = logging.getLogger("distseg.submission.score")
@@ -56,22 +56,22 @@ def score_submission(
     if metric not in METRICS:
         raise unknown("metric", metric, METRICS, "--metric: ")
     options: dict[str, Any] = {"order": order, "base": base, "empty": empty}
-    answers = [open_answers(Path(path), **options) for path in (submission, truth)]
-    keys = _same_keys(*answers)
-    sizes = _Sizes(answers, images, height, width)
+    sources = [open_masks(Path(path), **options) for path in (submission, truth)]
+    keys = _same_keys(*sources)
+    sizes = _Sizes(sources, images, height, width)
     counts = []
     for key in keys:
         size = sizes.of(key)
-        planes = [side.values(key, *size) for side in answers]
+        planes = [side.values(key, *size) for side in sources]
         # the truth says what is void: in a submission of 0 and 255 the value 255 is the object
         counted = np.ones(size, dtype=bool) if void is None else planes[1] != void
         pred, real = (
             _labels(side, key, values, counted, num_classes)
-            for side, values in zip(answers, planes, strict=True)
+            for side, values in zip(sources, planes, strict=True)
         )
         task = "multiclass" if num_classes else "binary"
         counts.append(count_masks(pred[None], real[None], num_classes or 1, task))
-    return scored(np.stack(_by_class(keys, counts, answers)), metric)
+    return scored(np.stack(_by_class(keys, counts, sources)), metric)
 
 
 def score_rows(
@@ -79,7 +79,7 @@ def score_rows(
 ) -> dict[str, Any]:
     """Score the run's own submission against rows of known truth; rows without are not counted,
     nor, with a warning, those whose image or truth cannot be read."""
-    answers = open_answers(path, order=spec.order, base=spec.base, empty=spec.empty)
+    source = open_masks(path, order=spec.order, base=spec.base, empty=spec.empty)
     counts = []
     for row in truth:
         if row.problem or not row.target:
@@ -90,7 +90,7 @@ def score_rows(
         except UserError as error:
             logger.warning("%s: not scored: %s", row.id, error)
             continue
-        planes = [answers.values(key, *size) for key in _keys(spec, config.task, row.id)]
+        planes = [source.values(key, *size) for key in _keys(spec, config.task, row.id)]
         masks = np.stack([plane.astype(np.uint8) for plane in planes])
         if config.task == "multiclass" and len(masks) > 1:
             masks = masks.argmax(axis=0)[None].astype(np.uint8)
@@ -101,18 +101,19 @@ def score_rows(
 
 
 def scored(counts_NC3: NDArray[np.int64], metric: str) -> dict[str, Any]:
+    """The summary of counts (N, C, 3), with the metric's name and the standard error."""
     error = standard_error(counts_NC3, metric)
     return {"metric": metric, **summarize(counts_NC3, metric), "standard_error": error}
 
 
 def _keys(spec: SubmissionSpec, task: str, name: str) -> list[str]:
-    """Keys of one image in the file, as `open_answers` names them."""
+    """Keys of one image in the file, as `open_masks` names them."""
     if spec.class_ids is None or (spec.kind == "masks" and task == "multiclass"):
         return [name]
     return [f"{name}_{class_id}" for class_id in spec.class_ids]
 
 
-def _same_keys(submission: Answers, truth: Answers) -> list[str]:
+def _same_keys(submission: MaskSource, truth: MaskSource) -> list[str]:
     """All keys, in the truth's order; a key on one side only is a mistake, except that tables
     with a class column leave out pairs without an object."""
     given, wanted = set(submission.keys), set(truth.keys)
@@ -131,20 +132,22 @@ class _Sizes:
     """How large each mask is: given, a mask image's own, or that of the image of its id."""
 
     def __init__(
-        self, answers: Sequence[Answers], images: Path | None, height: int | None, width: int | None
-    ) -> None:
+        self, sources: Sequence[MaskSource], images: Path | None, height: int | None,
+        width: int | None,
+    ) -> None:  # fmt: skip
         if (height is None) != (width is None) or min(height or 1, width or 1) < 1:
             raise UserError(f"--height {height} --width {width}: valid: both, each 1 or more")
-        self.answers, self.images = answers, images
+        self.sources, self.images = sources, images
         self.fixed = None if height is None or width is None else (height, width)
         self.files: dict[str, Path] = {}
         for path in image_files(images, "--images") if images else []:
             self.files |= {path.stem: path, path.name: path}
 
     def of(self, key: str) -> tuple[int, int]:
+        """(height, width) of the mask of a key. UserError: it cannot be known."""
         if self.fixed:
             return self.fixed
-        found = next((size for side in self.answers if (size := side.size(key))), None)
+        found = next((size for side in self.sources if (size := side.size(key))), None)
         if found:
             return found
         if self.images is None:
@@ -158,15 +161,16 @@ class _Sizes:
 
 
 def _labels(
-    side: Answers, key: str, values_HW: NDArray, counted_HW: NDArray[np.bool_],
+    side: MaskSource, key: str, values_HW: NDArray, counted_HW: NDArray[np.bool_],
     num_classes: int | None,
 ) -> Mask:  # fmt: skip
     """uint8 (H, W): 0/1 or a class index, 255 where a pixel is not counted."""
     kinds = np.unique(values_HW[counted_HW])
     if num_classes is None and np.count_nonzero(kinds) > 1:
+        found = ", ".join(map(str, kinds[:8]))
         raise UserError(
-            f"{side.path}: {key!r} holds the values {kinds[:8].tolist()}; a binary mask has 0 and "
-            "one other value; for class indices give the number of classes"
+            f"{side.path}: {key!r} holds the values {found}; a binary mask has 0 and one other "
+            "value; for class indices give the number of classes"
         )
     if num_classes is not None and kinds.size and kinds[-1] >= num_classes:
         raise UserError(f"{side.path}: {key!r} holds {kinds[-1]}; valid: 0..{num_classes - 1}")
@@ -175,10 +179,10 @@ def _labels(
 
 
 def _by_class(
-    keys: Sequence[str], counts: list[NDArray[np.int64]], answers: Sequence[Answers]
+    keys: Sequence[str], counts: list[NDArray[np.int64]], sources: Sequence[MaskSource]
 ) -> list[NDArray[np.int64]]:
     """Counts (1, 3) of (id, class) keys as (C, 3) of ids, where each id has the same classes."""
-    pairs = {key: pair for side in answers for key, pair in side.pairs.items()}
+    pairs = {key: pair for side in sources for key, pair in side.pairs.items()}
     if not all(key in pairs for key in keys):
         return counts
     table: dict[str, dict[str, NDArray[np.int64]]] = {}

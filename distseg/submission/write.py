@@ -1,8 +1,8 @@
 """Masks to a submission, streamed in any order, checked, and put in place.
 
-Each rank writes one part: encoded masks go to disk as they come, memory holds an id, a place in
-the file and a checksum of each. `merge_parts` joins them, reads the result back, compares every
-mask with its checksum, and only then renames it into place.
+Each rank writes one share of the images: encoded masks go to disk as they come, memory holds an
+id, a place in the file and a checksum of each. `merge_shares` joins the shares, reads the result
+back, compares every mask with its checksum, and only then renames it into place.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ from distseg.records.tables import read_cells, table_writer
 Mask = NDArray[np.uint8]
 
 
-def part_path(path: Path, number: int, total: int) -> Path:
+def share_path(path: Path, number: int, total: int) -> Path:
+    """The folder of share `number` of `total` of the submission `path`, beside it."""
     return path.with_name(f"{path.name}.part{number}of{total}")
 
 
-class PartWriter:
+class ShareWriter:
     """Share number share[0] of share[1] of a submission: a folder beside `path`, whole once closed.
 
     kind "rle": encodings go to rows.jsonl; kind "masks": ID.png of 0/255 for binary, of the class
@@ -50,7 +51,7 @@ class PartWriter:
         for name in spec.ids if spec.kind == "masks" else []:
             if problem := locate(self.path, f"{name}.png")[1]:
                 raise UserError(f"submission {self.path.name}: {problem}")
-        self.folder = part_path(self.path, *share)
+        self.folder = share_path(self.path, *share)
         self.temporary = begin_folder(self.folder)
         self.rows = (self.temporary / "rows.jsonl").open("w", encoding="utf-8")
 
@@ -69,6 +70,7 @@ class PartWriter:
             self.write(name, key, plane)
 
     def write(self, name: str, key: str, plane_HW: Mask) -> None:
+        """One mask: the file `key`.png, or an encoding in its row."""
         row: dict[str, Any] = {
             "id": name,
             "key": key,
@@ -83,21 +85,24 @@ class PartWriter:
         self.rows.write(json.dumps(row) + "\n")
 
     def close(self) -> None:
+        """The share is whole: it takes its name."""
         self.rows.close()
         put_folder(self.temporary, self.folder)
 
 
-def merge_parts(spec: SubmissionSpec, path: Path, num_parts: int, *, task: str = "binary") -> None:
-    """When all shares are closed: join the parts to `path`, and remove them and those of another
+def merge_shares(
+    spec: SubmissionSpec, path: Path, num_shares: int, *, task: str = "binary"
+) -> None:
+    """When all shares are closed: join them to `path`, and remove them and those of another
     division, which a stopped start has left.
 
     Raises:
-        UserError: an id is missing or in two parts; the message has the first one and the count.
+        UserError: an id is missing or in two shares; the message has the first one and the count.
             `path` is then as it was before.
     """
     path = Path(path)
-    parts = [part_path(path, number, num_parts) for number in range(num_parts)]
-    places = _index(parts)
+    shares = [share_path(path, number, num_shares) for number in range(num_shares)]
+    places = _index(shares)
     _check_ids(spec, places, path)
     if spec.kind == "rle":
         temporary = path.with_name(path.name + ".tmp")
@@ -107,39 +112,40 @@ def merge_parts(spec: SubmissionSpec, path: Path, num_parts: int, *, task: str =
     else:
         with whole_folder(path) as folder:
             _join_masks(folder, places, task)
-    for part in path.parent.glob(f"{path.name}.part*"):
-        shutil.rmtree(part)
+    for share in path.parent.glob(f"{path.name}.part*"):
+        shutil.rmtree(share)
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where one mask lies: the part, the byte of its row, and what it must decode to."""
+    """Where one mask lies: the share, the byte of its row, and what it must decode to."""
 
-    part: Path
+    share: Path
     key: str
     offset: int
     size: tuple[int, int]
     crc: int
 
     def row(self) -> dict[str, Any]:
-        with (self.part / "rows.jsonl").open("rb") as file:
+        """The row as `ShareWriter` wrote it."""
+        with (self.share / "rows.jsonl").open("rb") as file:
             file.seek(self.offset)
             return json.loads(file.readline())
 
 
-def _index(parts: Sequence[Path]) -> dict[str, list[_Place]]:
-    """Places of the masks by id; an id in two parts is the user's mistake."""
+def _index(shares: Sequence[Path]) -> dict[str, list[_Place]]:
+    """Places of the masks by id; an id in two shares is the user's mistake."""
     places: dict[str, list[_Place]] = {}
-    for part in (part for part in parts if not part.is_dir()):
-        raise UserError(f"{part}: this part of the submission is missing: its rank did not end")
-    for part in parts:
+    for share in (share for share in shares if not share.is_dir()):
+        raise UserError(f"{share}: this share of the submission is missing: its rank did not end")
+    for share in shares:
         own: dict[str, list[_Place]] = {}
         offset = 0
-        with (part / "rows.jsonl").open("rb") as file:
+        with (share / "rows.jsonl").open("rb") as file:
             for line in file:
                 row = json.loads(line)
                 height, width = row["size"]
-                place = _Place(part, row["key"], offset, (height, width), row["crc"])
+                place = _Place(share, row["key"], offset, (height, width), row["crc"])
                 own.setdefault(row["id"], []).append(place)
                 offset += len(line)
         twice = sorted(own.keys() & places.keys())
@@ -196,7 +202,7 @@ def _join_masks(folder: Path, places: dict[str, list[_Place]], task: str) -> Non
     for place in (place for found in places.values() for place in found):
         target = folder / f"{place.key}.png"
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(place.part / f"{place.key}.png", target)
+        shutil.copyfile(place.share / f"{place.key}.png", target)
         with Image.open(target) as image:
             pixels = np.asarray(image)
         mask = pixels if task == "multiclass" else (pixels > 0).astype(np.uint8)

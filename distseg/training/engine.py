@@ -6,25 +6,26 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from distseg.config.training import OptimizerConfig
-from distseg.training.member import Member
+from distseg.models.optimizers import Lookahead
 from distseg.training.optim import build_optimizer
 
 
 class Engine(Protocol):
     """One optimizer and the model that it trains, on all ranks.
 
-    `module` is the model that trains; `member.model` is the one that is evaluated and saved.
+    `module` is the model that trains; the member's model is the one that is evaluated and saved.
     DDP has one for both. ZeRO has two: gather() copies the weights over.
     """
 
     module: nn.Module
     optimizer: Optimizer  # its groups take the learning rates
 
-    def part(self, *, last: bool) -> AbstractContextManager[Any]:
+    def micro_batch(self, *, last: bool) -> AbstractContextManager[Any]:
         """Around forward and backward of one micro-batch; `last` of its step."""
 
     def __call__(self, images_BCHW: Tensor) -> tuple[Any, ...]:
@@ -32,69 +33,79 @@ class Engine(Protocol):
         logits of each scale under deep supervision."""
 
     def backward(self, loss: Tensor) -> None:
-        """Gradients of the mean of all ranks' losses."""
+        """Add the gradients of the mean of all ranks' losses."""
 
     def step(self, clip_norm: float | None) -> Tensor:
-        """One update. Returns 1 (int64, on the device) if it was skipped: a gradient was not
-        finite."""
+        """One update, after which the gradients are gone. Returns 1 (int64, on the device) if it
+        was skipped because a gradient was not finite, else 0."""
 
     def gather(self) -> None:
-        """All ranks: member.model takes the weights and buffers that were trained."""
+        """All ranks: the member's model takes the weights and buffers that were trained."""
 
     def placed(self) -> AbstractContextManager[Any]:
-        """While it lasts, member.model lies on the device, to be evaluated."""
+        """Within the block, the member's model lies on the device, to be evaluated."""
 
     def state(self) -> dict[str, Any]:
         """The optimizer's state, of this rank where ranks differ."""
 
     def load(self, tree: dict[str, Any]) -> None:
-        """All ranks: member.model's weights, and the optimizer's state in `tree`, if it has one."""
+        """All ranks: begin again with the weights of the member's model, and with the optimizer's
+        state in `tree`, if it has one."""
 
     def close(self) -> None:
         """The stage is over: give its memory back."""
 
 
 class DdpEngine(Engine):
-    """DistributedDataParallel on several ranks, the bare model on one."""
+    """DistributedDataParallel on several ranks, the bare model on one.
 
-    def __init__(self, member: Member, config: OptimizerConfig) -> None:
-        self.member, self.accelerator = member, member.accelerator
-        self.module: nn.Module = member.model
-        optimizer = build_optimizer(config, member.model)
-        # Lookahead hands its steps to the optimizer inside it, whose kernels read the flags
-        self.base: Any = getattr(optimizer, "_base_optimizer", optimizer)
-        self.fused = bool(self.base.defaults.get("fused"))
-        self.accelerator._optimizers.clear()  # the stage before this one is over
-        self.optimizer = self.accelerator.prepare(optimizer)
+    The optimizer is not handed to Accelerate: what its wrapper adds (a scaler for fp16) is four
+    lines of step(), and an Accelerator would keep the optimizers of all stages in memory.
+    """
 
-    def part(self, *, last: bool) -> AbstractContextManager[Any]:
-        return nullcontext() if last else self.accelerator.no_sync(self.member.ddp)
+    def __init__(
+        self, accelerator: Accelerator, model: nn.Module, ddp: nn.Module, config: OptimizerConfig
+    ) -> None:
+        """ddp: `model` as Accelerate has prepared it."""
+        self.accelerator, self.module, self.ddp = accelerator, model, ddp
+        self.optimizer = build_optimizer(config, model)
+        # Lookahead hands its steps to the optimizer inside it, whose kernels read the flags.
+        optimizer = self.optimizer
+        self.inside: Any = optimizer.inside if isinstance(optimizer, Lookahead) else optimizer
+        self.fused = bool(self.inside.defaults.get("fused"))
+
+    def micro_batch(self, *, last: bool) -> AbstractContextManager[Any]:
+        """Gradients cross the ranks once a step: with its last micro-batch."""
+        return nullcontext() if last else self.accelerator.no_sync(self.ddp)
 
     def __call__(self, images_BCHW: Tensor) -> tuple[Any, ...]:
-        return self.member.ddp(images_BCHW)
+        return self.ddp(images_BCHW)
 
     def backward(self, loss: Tensor) -> None:
-        self.accelerator.backward(loss)
+        self.accelerator.backward(loss)  # fp16: of the scaled loss
 
     def step(self, clip_norm: float | None) -> Tensor:
-        accelerator, parameters = self.accelerator, list(self.module.parameters())
-        accelerator.unscale_gradients()
+        """A fused optimizer skips on the device, so that the host need not ask it for the norm."""
+        scaler = self.accelerator.scaler  # fp16 only
+        if scaler is not None:
+            scaler.unscale_(self.optimizer)
         limit = clip_norm if clip_norm is not None else float("inf")
-        norm = nn.utils.clip_grad_norm_(parameters, limit)
+        norm = nn.utils.clip_grad_norm_(list(self.module.parameters()), limit)
         finite = torch.isfinite(norm)
-        inner = self.optimizer.optimizer
-        if accelerator.scaler is not None:  # fp16: the scaler skips by itself
+        if scaler is not None:
+            scaler.step(self.optimizer)  # it skips by itself
+            scaler.update()
+        elif self.fused:
+            # The attributes by which a GradScaler talks to the fused kernels of torch.
+            self.inside.grad_scale, self.inside.found_inf = None, (~finite).float()
             self.optimizer.step()
-        elif self.fused:  # the fused kernels read this flag on the device
-            self.base.grad_scale, self.base.found_inf = None, (~finite).float()
-            inner.step()
         elif finite.item():
-            inner.step()
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return (~finite).long()
 
     def gather(self) -> None:
-        pass  # member.model is what trains
+        """The member's model is what trains."""
 
     def placed(self) -> AbstractContextManager[Any]:
         return nullcontext()
@@ -107,4 +118,4 @@ class DdpEngine(Engine):
             self.optimizer.load_state_dict(tree["optimizer"])
 
     def close(self) -> None:
-        pass  # the next stage trains the same model
+        """The next stage trains the same model."""

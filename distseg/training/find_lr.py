@@ -1,16 +1,15 @@
 """A learning rate from the data: the loss while the rate grows from step to step (Smith 2017).
 
-The member of round 0 and its first stage train as always, on throw-away weights, while the factor
-of the learning rate grows evenly in its logarithm. Nothing of the run is touched but the result:
-the member has a folder of its own, so that no state of the run is read or written.
+The member of round 0 and its first stage take the steps of training, on throw-away weights, while
+the learning rate grows evenly in its logarithm. Nothing of the run is touched but the result: the
+member has a folder of its own, so that no state of the run is read or written.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,50 +18,13 @@ from distseg.distributed import make_accelerator
 from distseg.records.errors import UserError
 from distseg.records.files import atomic_write, write_json
 from distseg.records.paths import MemberPaths, Run
-from distseg.training.member import Member, Progress
-from distseg.training.stage import StageTrainer, StopSignal
+from distseg.training.member import Member
+from distseg.training.stage import Stage, begin_epoch, set_up_stage, train_step
 
 LOW, HIGH = 1e-6, 1.0  # learning rates that the ramp goes through
 SMOOTHING = 0.9  # of the running mean of losses
 DIVERGED = 4.0  # times the least smoothed loss: the ramp ends
 WIDTH, HEIGHT, EDGE = 640, 320, 48  # pixels of the picture
-
-
-class RampEnd(Exception):
-    """All rates are tried, or the loss has diverged."""
-
-
-class Ramp:
-    """In place of a stage's Schedule: reads the loss of the step before, gives the next rate."""
-
-    def __init__(self, trainer: StageTrainer, steps: int) -> None:
-        self.trainer, self.steps, self.lr = trainer, steps, trainer.stage.optimizer.lr
-        self.rates: list[float] = []
-        self.losses: list[float] = []  # smoothed, per sample
-        self._mean, self._seen = 0.0, 0.0
-
-    def lr_factor(self, step: int) -> float:
-        if step % self.trainer.plan.steps:
-            self.read()
-        if len(self.rates) == self.steps:
-            raise RampEnd
-        self.rates.append(LOW * (HIGH / LOW) ** (len(self.rates) / (self.steps - 1)))
-        return self.rates[-1] / self.lr
-
-    def read(self) -> None:
-        """The loss of the step that was just done: before the next one of its epoch, or after the
-        epoch, because the trainer only keeps an epoch's sum."""
-        total = float(self.trainer.loss_total)
-        plan = self.trainer.plan
-        in_epoch = len(self.losses) % plan.steps
-        loss = (total - (self._seen if in_epoch else 0.0)) / plan.in_step(in_epoch)
-        self._seen = total
-        if loss == 0 or not math.isfinite(loss):  # a step that was skipped adds nothing
-            raise RampEnd
-        self._mean = SMOOTHING * self._mean + (1 - SMOOTHING) * loss
-        self.losses.append(self._mean / (1 - SMOOTHING ** (len(self.losses) + 1)))
-        if self.losses[-1] > DIVERGED * min(self.losses):
-            raise RampEnd
 
 
 def find_lr(config: Config, run: Run, name: str, fold: int, steps: int = 100) -> dict[str, Any]:
@@ -71,32 +33,58 @@ def find_lr(config: Config, run: Run, name: str, fold: int, steps: int = 100) ->
     One process. `steps` optimizer updates at most, 10 or more. UserError: the loss of the very
     first steps is not finite.
     """
-    # one process: ZeRO would train the same curve; and the rate is that of the whole network
+    # one process: ZeRO would train the same curve
     plain = config.compute.model_copy(update={"zero": 0})
     config = config.model_copy(update={"compute": plain})
     with tempfile.TemporaryDirectory() as scratch:
         paths = MemberPaths(Path(scratch))
         member = Member(config, run, 0, name, fold, make_accelerator(config), paths)
-        progress = Progress()
-        stage = member.stages[0].model_copy(update={"freeze_encoder": 0})
-        trainer = StageTrainer(member, stage, progress)
-        ramp = Ramp(trainer, steps)
-        trainer.schedule = ramp  # type: ignore[assignment]
-        with contextlib.suppress(RampEnd):
-            while trainer.epoch(progress, StopSignal()):  # not armed: Ctrl-C just ends it
-                ramp.read()
-                progress.epoch, progress.step = progress.epoch + 1, 0
-                progress.total_epochs += 1
-    rates = ramp.rates[: len(ramp.losses)]
+        curve = smooth(ramp(member, set_up_stage(member, 0), steps))
+        rates, losses = [rate for rate, _ in curve], [loss for _, loss in curve]
     if len(rates) < 3:
         raise UserError(f"find-lr: {name}: the loss is not finite from the first steps on")
-    suggested = suggest(rates, ramp.losses)
+    suggested = suggest(rates, losses)
     record: dict[str, Any] = {"member": name, "fold": fold, "suggested": suggested}
-    record |= {"rates": rates, "losses": ramp.losses}
+    record |= {"rates": rates, "losses": losses}
     path = run.folder / "find_lr" / f"{name}_fold{fold}.json"
     write_json(path, record)
-    atomic_write(path.with_suffix(".svg"), picture(rates, ramp.losses, suggested))
+    atomic_write(path.with_suffix(".svg"), picture(rates, losses, suggested))
     return record
+
+
+def ramp(member: Member, stage: Stage, steps: int) -> Iterator[tuple[float, float]]:
+    """Train `steps` steps; yields each one's learning rate and mean loss per sample. Ends early at
+    a step that was skipped: its loss, or a gradient, was not finite."""
+    in_epoch = stage.sampling.steps
+    for number in range(steps):
+        epoch, step = divmod(number, in_epoch)
+        if step == 0:
+            begin_epoch(stage, epoch=stage.config.freeze_encoder)  # the whole network's rate
+            batches = stage.batches.epoch(epoch)
+        rate = LOW * (HIGH / LOW) ** (number / (steps - 1))
+        factor = rate / stage.config.optimizer.lr
+        result = train_step(member, stage, batches, epoch=epoch, step=step, lr_factor=factor)
+        if int(result.skipped):
+            return
+        yield rate, float(result.loss) / stage.sampling.in_step(step)
+
+
+def smooth(steps: Iterator[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Learning rates with the running mean of their losses, corrected for its start at 0 as in
+    Adam (Kingma & Ba 2015). It ends where the mean is not finite or has diverged, and asks for no
+    further step then."""
+    curve: list[tuple[float, float]] = []
+    mean, least = 0.0, math.inf
+    for number, (rate, loss) in enumerate(steps, start=1):
+        if not math.isfinite(loss):
+            break
+        mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
+        corrected = mean / (1 - SMOOTHING**number)
+        curve.append((rate, corrected))
+        least = min(least, corrected)
+        if corrected > DIVERGED * least:
+            break
+    return curve
 
 
 def suggest(rates: Sequence[float], losses: Sequence[float]) -> float:

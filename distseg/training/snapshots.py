@@ -3,38 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from distseg.config.training import StageConfig
-from distseg.functional.metrics import summarize
 from distseg.models import checkpoint
-from distseg.training.member import Member, Progress
+from distseg.training.epochs import evaluate
+from distseg.training.member import Member
+from distseg.training.state import Progress
 
 
-def sync_buffers(model: nn.Module, accelerator: Accelerator) -> None:
-    """All ranks: take rank 0's running statistics, so that every rank evaluates one model."""
-    if accelerator.num_processes > 1:
+def sync_buffers(member: Member, model: nn.Module) -> None:
+    """All ranks: take rank 0's running statistics, so that every rank evaluates one model.
+
+    DDP copies them at each forward pass only, and the last step has moved them apart since."""
+    if member.accelerator.num_processes > 1:
         for buffer in model.buffers():
             buffer.copy_(broadcast(buffer.detach().clone(), from_process=0))
 
 
+def buffers_are_finite(member: Member, model: nn.Module) -> bool:
+    """All ranks: whether running statistics are still numbers.
+
+    A forward pass with a NaN in it has written them before its step was skipped. Rank 0's count:
+    they are what is kept."""
+    sync_buffers(member, model)
+    buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+    return all(bool(torch.isfinite(buffer).all()) for buffer in buffers)
+
+
 def keep_snapshots(
-    member: Member,
-    stage: StageConfig,
-    progress: Progress,
-    cycle: int,
-    at_cycle_end: bool,
-    score: float | None,
+    member: Member, stage: StageConfig, progress: Progress, score: float | None
 ) -> None:
-    """Write the snapshots that `stage.keep` asks for; only the last stage's are kept."""
-    last = progress.epoch == stage.schedule.epochs
+    """After an epoch: write the snapshot that `stage.keep` asks for; only the last stage's are
+    kept. One that falls out of the best goes when the next state is saved."""
+    epoch, per_cycle = progress.epoch, stage.schedule.epochs_per_cycle
+    last = epoch == stage.schedule.epochs
     wanted = {
         "last": last,
-        "cycles": at_cycle_end,
+        "cycles": epoch % per_cycle == 0,
         "best": score is not None or last,
         "top_k": score is not None or last,
     }[stage.keep]
@@ -47,54 +58,44 @@ def keep_snapshots(
         if _rank(score) <= _rank(worst["score"]):
             return
         kept = [s for s in kept if s is not worst]
-    name = f"stage{progress.stage}_epoch{progress.epoch:04d}.safetensors"
-    entry = {"file": name, "stage": progress.stage, "cycle": cycle}
-    entry |= {"epoch": progress.total_epochs, "score": score}
-    if member.main:
-        checkpoint.save_snapshot(
-            member.paths.snapshots / name,
-            checkpoint.clean_state_dict(member.model),
-            {**member.record(), **entry},
-        )
-    progress.snapshots = [*kept, entry]
+    name = f"stage{progress.stage}_epoch{epoch:04d}.safetensors"
+    record = {"file": name, "stage": progress.stage, "cycle": (epoch - 1) // per_cycle}
+    record |= {"epoch": progress.total_epochs, "score": score}
+    _write(member, record)
+    progress.snapshots = [*kept, record]
 
 
 def _rank(score: float | None) -> float:
     return float("-inf") if score is None else score
 
 
+def _write(member: Member, record: dict[str, Any], **more: Any) -> None:
+    """The member's weights as they are now, and what rebuilds the model; on the main rank."""
+    if member.main:
+        checkpoint.save_snapshot(
+            member.paths.snapshots / record["file"],
+            checkpoint.clean_state_dict(member.model),
+            {**member.record(), **record, **more},
+        )
+
+
 def average_snapshots(
-    member: Member, progress: Progress, batches: Iterable[dict[str, Tensor]]
-) -> None:
+    member: Member, progress: Progress, batches: Iterable[Tensor]
+) -> list[dict[str, Any]]:
     """Stochastic weight averaging of the kept snapshots (Izmailov et al. 2018), all ranks.
 
-    Running statistics are estimated anew on `batches`: one epoch of training images.
+    Running statistics are estimated anew on `batches`: normalized images (B, C, H, W) of one epoch
+    on the device. Returns the list of snapshots that is left: the average alone.
     """
-    member.accelerator.wait_for_everyone()
+    member.accelerator.wait_for_everyone()  # the main rank has written the last one
     files = [member.paths.snapshots / s["file"] for s in progress.snapshots]
     averaged = checkpoint.average_states([checkpoint.load_snapshot(f)[0] for f in files])
     member.model.load_state_dict(averaged)
-    norms = [m for m in member.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain mean over the batches
-    member.model.train()
-    with torch.no_grad(), member.accelerator.autocast():
-        for batch in batches:
-            images = batch["image"].to(member.accelerator.device)
-            member.model(member.normalizer(images))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    sync_buffers(member.model, member.accelerator)
-    counts = member.evaluator.run(member.model, member.config.num_outputs)
-    score = summarize(counts, member.config.metric)["score"] if member.val_rows else None
-    entry = {"file": f"stage{progress.stage}_swa.safetensors", "stage": progress.stage}
-    entry |= {"cycle": None, "epoch": progress.total_epochs, "score": score}
-    if member.main:
-        checkpoint.save_snapshot(
-            member.paths.snapshots / str(entry["file"]),
-            checkpoint.clean_state_dict(member.model),
-            {**member.record(), **entry, "average_of": [f.name for f in files]},
-        )
-    progress.snapshots = [entry]
+    with member.accelerator.autocast():
+        update_bn(batches, member.model)
+    sync_buffers(member, member.model)
+    score = evaluate(member).get("score")
+    record = {"file": f"stage{progress.stage}_swa.safetensors", "stage": progress.stage}
+    record |= {"cycle": None, "epoch": progress.total_epochs, "score": score}
+    _write(member, record, average_of=[f.name for f in files])
+    return [record]

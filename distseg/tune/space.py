@@ -117,26 +117,26 @@ def sweep_mistakes(config: Config) -> list[str]:
 
 def check_path(config: Config, path: str) -> None:
     """UserError unless the config has the key `path`, or its parent takes any key."""
-    where, parts = f"tune.space.{path}: ", path.split(".")
-    if parts[0] in FIXED:
-        raise UserError(f"{where}{parts[0]!r} {FIXED[parts[0]]}")
+    where, names = f"tune.space.{path}: ", path.split(".")
+    if names[0] in FIXED:
+        raise UserError(f"{where}{names[0]!r} {FIXED[names[0]]}")
     node: Any = config
-    for number, part in enumerate(parts):
+    for number, name in enumerate(names):
         if isinstance(node, Strict):
-            if part not in type(node).model_fields:
-                raise unknown("key", part, type(node).model_fields, where)
-            node = getattr(node, part)
+            if name not in type(node).model_fields:
+                raise unknown("key", name, type(node).model_fields, where)
+            node = getattr(node, name)
         elif isinstance(node, list | tuple):
-            if not part.isdigit() or int(part) >= len(node):
-                raise unknown("item", part, range(len(node)), where)
-            node = node[int(part)]
-        elif node is config.members and part not in node:
-            raise unknown("member", part, node, where)
-        elif isinstance(node, dict) and (part in node or number + 1 == len(parts)):
-            node = node.get(part)  # options: any key may be new
+            if not name.isdigit() or int(name) >= len(node):
+                raise unknown("item", name, range(len(node)), where)
+            node = node[int(name)]
+        elif node is config.members and name not in node:
+            raise unknown("member", name, node, where)
+        elif isinstance(node, dict) and (name in node or number + 1 == len(names)):
+            node = node.get(name)  # options: any key may be new
         else:
-            before = ".".join(parts[:number])
-            raise UserError(f"{where}{before} is {node!r} here, it has no key {part!r}")
+            before = ".".join(names[:number])
+            raise UserError(f"{where}{before} is {node!r} here, it has no key {name!r}")
 
 
 def settings_to_check(space: Space) -> Iterator[tuple[str, Any, Setting]]:
@@ -145,8 +145,8 @@ def settings_to_check(space: Space) -> Iterator[tuple[str, Any, Setting]]:
     The setting holds what must hold for the key to be drawn; the other keys that are then drawn
     get the first of their ends.
     """
-    for path, entry in space.items():
-        for value in entry.ends():
+    for path, distribution in space.items():
+        for value in distribution.ends():
             fixed = {**_conditions(space, path), path: value}
             setting: Setting = {}
             for other, its in space.items():
@@ -176,21 +176,21 @@ class Suggester(Protocol):
 def suggest(space: Space, trial: Suggester) -> Setting:
     """The setting that `trial` suggests, key by key."""
     setting: Setting = {}
-    for path, entry in space.items():
-        if entry.applies(setting):
-            setting[path] = suggest_value(entry, path, trial)
+    for path, distribution in space.items():
+        if distribution.applies(setting):
+            setting[path] = suggest_value(distribution, path, trial)
     return setting
 
 
-def suggest_value(entry: DistributionConfig, path: str, trial: Suggester) -> Any:
+def suggest_value(distribution: DistributionConfig, path: str, trial: Suggester) -> Any:
     """The value of the key `path` that `trial` suggests."""
-    if entry.choice is not None:
-        return trial.suggest_categorical(path, entry.choice)
-    low, high = entry.bounds[0], entry.ends()[-1]
-    if entry.randint is not None:
+    if distribution.choice is not None:
+        return trial.suggest_categorical(path, distribution.choice)
+    low, high = distribution.bounds[0], distribution.ends()[-1]
+    if distribution.randint is not None:
         return trial.suggest_int(path, low, high)
-    step = entry.quniform[2] if entry.quniform else None
-    return trial.suggest_float(path, low, high, step=step, log=entry.kind == "loguniform")
+    step = distribution.quniform[2] if distribution.quniform else None
+    return trial.suggest_float(path, low, high, step=step, log=distribution.kind == "loguniform")
 
 
 def grid(space: Space) -> list[Setting]:
@@ -202,10 +202,10 @@ def grid(space: Space) -> list[Setting]:
     for each new one. How many settings there are must be known before the first trial anyway.
     """
     settings: list[Setting] = [{}]
-    for path, entry in space.items():
+    for path, distribution in space.items():
         grown = []
         for setting in settings:
-            values = entry.values() if entry.applies(setting) else None
+            values = distribution.values() if distribution.applies(setting) else None
             grown += [{**setting, path: v} for v in values] if values else [setting]
         settings = grown
         if len(settings) > MAX_GRID:

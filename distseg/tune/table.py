@@ -47,14 +47,17 @@ class SweepFolder:
 
     @property
     def best(self) -> Path:
+        """The config with the best setting."""
         return self.folder / "best.yaml"
 
     @property
     def table(self) -> Path:
+        """trials.csv: one row a trial."""
         return self.folder / "trials.csv"
 
     @property
     def picture(self) -> Path:
+        """tune.png: see `_draw`."""
         return self.folder / "tune.png"
 
 
@@ -162,16 +165,18 @@ def _study(space: Space, trials: Sequence[Trial]) -> Any:
         drawn = {path: _as_text(space[path], value) for path, value in trial.setting.items()}
         study.enqueue_trial({path: value for path, (_, value) in drawn.items()})
         asked = study.ask()
-        for path, (entry, _) in drawn.items():
-            suggest_value(entry, path, asked)
+        for path, (distribution, _) in drawn.items():
+            suggest_value(distribution, path, asked)
         study.tell(asked, trial.score)
     return study
 
 
-def _as_text(entry: DistributionConfig, value: Any) -> tuple[DistributionConfig, Any]:
+def _as_text(distribution: DistributionConfig, value: Any) -> tuple[DistributionConfig, Any]:
     """A distribution and its value, choices as text: Optuna's plots take no lists and mappings."""
-    if entry.choice is None:
-        return entry, value
-    simple = all(isinstance(one, str | int | float | None) for one in entry.choice)
-    texts = [str(v) if simple else f"{i}: {str(v)[:30]}" for i, v in enumerate(entry.choice)]
-    return entry.model_copy(update={"choice": texts}), texts[entry.choice.index(value)]
+    if distribution.choice is None:
+        return distribution, value
+    simple = all(isinstance(one, str | int | float | None) for one in distribution.choice)
+    texts = [str(v) if simple else f"{i}: {str(v)[:30]}" for i, v in enumerate(distribution.choice)]
+    return distribution.model_copy(update={"choice": texts}), texts[
+        distribution.choice.index(value)
+    ]

@@ -101,6 +101,7 @@ class Follower:
         """Nothing to show."""
 
     def failed(self, failure: Failure) -> None:
+        """A failure that is final ends the trial."""
         if failure.final:
             raise TrialFailed(f"{failure.kind}: {failure.message}; its log: {failure.job.log}")
 

@@ -18,7 +18,7 @@ from distseg.data.dataset import (
     worker_init,
 )
 from distseg.data.fit import Fit
-from distseg.data.sampling import Plan, epoch_steps
+from distseg.data.sampling import Sampling, micro_batches_of_epoch
 from distseg.records.manifest import Manifest, Sample
 from tests.data.data_helpers import config, folder, gray, save, steps
 from tests.data.test_cache import made
@@ -62,7 +62,7 @@ def test_a_sample_is_a_function_of_seed_epoch_and_id(tmp_path: Path) -> None:
 
 def test_workers_give_what_one_process_gives(tmp_path: Path) -> None:
     data = train_set(tmp_path)
-    steps = epoch_steps(Plan(range(7), 4, 0), 2)
+    steps = micro_batches_of_epoch(Sampling(range(7), 4, 0), 2)
     batches = [[item[:3] for item in step] for step in steps]
     loaders = [
         DataLoader(data, batch_sampler=batches, num_workers=n, worker_init_fn=worker_init)

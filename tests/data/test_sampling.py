@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from distseg.data.sampling import Item, Plan, Slide, epoch_steps
+from distseg.data.sampling import Item, Sampling, Slide, micro_batches_of_epoch
 
 ROWS = [3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377]  # 11: a tail for every batch size
 
@@ -18,8 +18,8 @@ def steps(batches: list[list[Item]], accumulation: int) -> list[list[Item]]:
 
 
 def test_every_row_counts_once_and_shapes_are_static() -> None:
-    batches = epoch_steps(Plan(ROWS, 8, 0), 0)
-    assert [len(batch) for batch in batches] == [8, 8] == [8] * Plan(ROWS, 8, 0).steps
+    batches = micro_batches_of_epoch(Sampling(ROWS, 8, 0), 0)
+    assert [len(batch) for batch in batches] == [8, 8] == [8] * Sampling(ROWS, 8, 0).steps
     assert sorted(row for batch in batches for row, *_, counts in batch if counts) == ROWS
     filled = [row for row, *_, counts in batches[1] if not counts]
     assert filled == [row for row, *_ in batches[0]][:5]  # from the epoch's start
@@ -27,11 +27,13 @@ def test_every_row_counts_once_and_shapes_are_static() -> None:
 
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_accumulation_and_ranks_see_the_same_samples_in_each_step(epoch: int) -> None:
-    whole = steps(epoch_steps(Plan(ROWS, 8, 7), epoch), 1)
-    assert steps(epoch_steps(Plan(ROWS, 8, 7), epoch, accumulation=4), 4) == whole
+    whole = steps(micro_batches_of_epoch(Sampling(ROWS, 8, 7), epoch), 1)
+    assert steps(micro_batches_of_epoch(Sampling(ROWS, 8, 7), epoch, accumulation=4), 4) == whole
     for accumulation in (1, 2):
         ranks = [
-            epoch_steps(Plan(ROWS, 8, 7), epoch, rank=r, world_size=2, accumulation=accumulation)
+            micro_batches_of_epoch(
+                Sampling(ROWS, 8, 7), epoch, rank=r, world_size=2, accumulation=accumulation
+            )
             for r in range(2)
         ]
         joined = [a + b for a, b in zip(*ranks, strict=True)]
@@ -39,24 +41,33 @@ def test_accumulation_and_ranks_see_the_same_samples_in_each_step(epoch: int) ->
 
 
 def test_order_is_a_function_of_seed_and_epoch() -> None:
-    assert epoch_steps(Plan(ROWS, 4, 0), 1) == epoch_steps(Plan(ROWS, 4, 0), 1)
+    assert micro_batches_of_epoch(Sampling(ROWS, 4, 0), 1) == micro_batches_of_epoch(
+        Sampling(ROWS, 4, 0), 1
+    )
     rows = [
-        [i[0] for b in epoch_steps(Plan(ROWS, 4, s), e) for i in b]
+        [i[0] for b in micro_batches_of_epoch(Sampling(ROWS, 4, s), e) for i in b]
         for e, s in [(0, 0), (1, 0), (0, 1)]
     ]
     assert rows[0] != rows[1] != rows[2] != rows[0]
-    assert all(epoch == 3 for batch in epoch_steps(Plan(ROWS, 4, 0), 3) for _, epoch, *_ in batch)
+    assert all(
+        epoch == 3
+        for batch in micro_batches_of_epoch(Sampling(ROWS, 4, 0), 3)
+        for _, epoch, *_ in batch
+    )
 
 
 def test_fewer_rows_than_a_batch_wraps_as_often_as_needed() -> None:
-    (batch,) = epoch_steps(Plan([1, 2, 3], 8, 0), 0)
+    (batch,) = micro_batches_of_epoch(Sampling([1, 2, 3], 8, 0), 0)
     assert len(batch) == 8 and sum(counts for *_, counts in batch) == 3
 
 
 def test_bootstrap_draws_the_same_rows_every_epoch() -> None:
     drawn = [
         Counter(
-            row for b in epoch_steps(Plan(ROWS, 4, 0, bootstrap=True), e) for row, *_, c in b if c
+            row
+            for b in micro_batches_of_epoch(Sampling(ROWS, 4, 0, bootstrap=True), e)
+            for row, *_, c in b
+            if c
         )
         for e in range(3)
     ]
@@ -68,8 +79,10 @@ def test_bootstrap_draws_the_same_rows_every_epoch() -> None:
 def test_a_bootstrap_without_a_positive_takes_none_from_elsewhere() -> None:
     """A pool that has missed the only positive row draws it all the same, and no other."""
     for seed in range(40):
-        plan = Plan([5, 6, 7], 1, seed, bootstrap=True, positives=[6], slide=Slide(0.5, 0.5, 0, 2))
-        rows = {row for batch in epoch_steps(plan, 0) for row, *_ in batch}
+        sampling = Sampling(
+            [5, 6, 7], 1, seed, bootstrap=True, positives=[6], slide=Slide(0.5, 0.5, 0, 2)
+        )
+        rows = {row for batch in micro_batches_of_epoch(sampling, 0) for row, *_ in batch}
         assert 6 in rows and rows <= {5, 6, 7}
 
 
@@ -86,50 +99,54 @@ def test_impossible_layouts_are_refused(
     rows: list[int], batch: int, options: dict[str, int]
 ) -> None:
     with pytest.raises(ValueError):
-        epoch_steps(Plan(rows, batch, 0), 0, **options)  # type: ignore[arg-type]
+        micro_batches_of_epoch(Sampling(rows, batch, 0), 0, **options)  # type: ignore[arg-type]
 
 
 MIXED = list(range(1000, 1007))
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5])
-def test_mixed_rows_hold_their_share_in_every_part_of_every_step(share: float) -> None:
-    plan = Plan(ROWS, 16, 7, mixed=MIXED, share=share)
-    whole = steps(epoch_steps(plan, 2), 1)
+def test_mixed_rows_hold_their_share_in_every_micro_batch(share: float) -> None:
+    sampling = Sampling(ROWS, 16, 7, mixed=MIXED, share=share)
+    whole = steps(micro_batches_of_epoch(sampling, 2), 1)
     for world, accumulation in ((1, 1), (2, 1), (1, 2), (2, 2)):
         ranks = [
-            epoch_steps(plan, 2, rank=r, world_size=world, accumulation=accumulation)
+            micro_batches_of_epoch(sampling, 2, rank=r, world_size=world, accumulation=accumulation)
             for r in range(world)
         ]
         for batch in (batch for rank in ranks for batch in rank):
             assert sum(row >= 1000 for row, *_ in batch) == share * len(batch)
             assert all(counts for *_, counts in batch)
-        joined = [[i for part in parts for i in part] for parts in zip(*ranks, strict=True)]
+        joined = [[i for batch in step for i in batch] for step in zip(*ranks, strict=True)]
         assert steps(joined, accumulation) == whole
-    assert plan.images == plan.steps * 16 and plan.in_step(plan.steps - 1) == 16
+    assert sampling.images == sampling.steps * 16 and sampling.in_step(sampling.steps - 1) == 16
 
 
 def test_mixed_rows_come_equally_often_over_epochs() -> None:
-    plan = Plan(ROWS, 8, 0, mixed=MIXED, share=0.5)
+    sampling = Sampling(ROWS, 8, 0, mixed=MIXED, share=0.5)
     seen = Counter(
-        row for e in range(7) for b in epoch_steps(plan, e) for row, *_ in b if row >= 1000
+        row
+        for e in range(7)
+        for b in micro_batches_of_epoch(sampling, e)
+        for row, *_ in b
+        if row >= 1000
     )
     assert set(seen) == set(MIXED) and max(seen.values()) - min(seen.values()) == 0
-    own = Counter(row for b in epoch_steps(plan, 0) for row, *_ in b if row < 1000)
+    own = Counter(row for b in micro_batches_of_epoch(sampling, 0) for row, *_ in b if row < 1000)
     assert set(own) == set(ROWS)
 
 
 def test_a_share_that_ranks_cannot_hold_is_refused() -> None:
     with pytest.raises(ValueError, match="no whole number"):
-        epoch_steps(Plan(ROWS, 4, 0, mixed=MIXED, share=0.25), 0, world_size=2)
+        micro_batches_of_epoch(Sampling(ROWS, 4, 0, mixed=MIXED, share=0.25), 0, world_size=2)
 
 
 def test_the_share_of_positives_slides_over_the_stage() -> None:
     """Rows 0..3 hold an object; the stage begins at epoch 5 and has 5 epochs."""
-    plan = Plan(range(20), 5, 3, positives=range(4), slide=Slide(1.0, 0.2, 5, 5))
+    sampling = Sampling(range(20), 5, 3, positives=range(4), slide=Slide(1.0, 0.2, 5, 5))
     shares = []
     for epoch in range(4, 11):
-        rows = [row for batch in epoch_steps(plan, epoch) for row, *_ in batch]
+        rows = [row for batch in micro_batches_of_epoch(sampling, epoch) for row, *_ in batch]
         assert len(rows) == 20
         times = Counter(rows)
         for kind in (range(4), range(4, 20)):
@@ -137,42 +154,52 @@ def test_the_share_of_positives_slides_over_the_stage() -> None:
             assert max(counts) - min(counts) <= 1
         shares.append(sum(row < 4 for row in rows) / 20)
     assert shares == pytest.approx([1.0, 1.0, 0.8, 0.6, 0.4, 0.2, 0.2])
-    ranks = [epoch_steps(Plan(range(20), 10, 3, positives=range(4), slide=Slide(1, 0.2, 5, 5)), 6,
-                         rank=r, world_size=2) for r in range(2)]  # fmt: skip
-    whole = epoch_steps(Plan(range(20), 10, 3, positives=range(4), slide=Slide(1, 0.2, 5, 5)), 6)
+    of_ten = Sampling(range(20), 10, 3, positives=range(4), slide=Slide(1, 0.2, 5, 5))
+    ranks = [micro_batches_of_epoch(of_ten, 6, rank=r, world_size=2) for r in range(2)]
+    whole = micro_batches_of_epoch(of_ten, 6)
     assert [a + b for a, b in zip(*ranks, strict=True)] == whole
 
 
 def test_hard_rows_come_as_often_as_their_share_says() -> None:
     draw = [1.0] * 8 + [4.0, 8.0]
-    times = [Counter(row for batch in epoch_steps(Plan(range(10), 5, 3, draw=draw), epoch)
-                     for row, *_ in batch) for epoch in range(200)]  # fmt: skip
+    sampling = Sampling(range(10), 5, 3, draw=draw)
+    times = [
+        Counter(row for batch in micro_batches_of_epoch(sampling, epoch) for row, *_ in batch)
+        for epoch in range(200)
+    ]
     assert all(sum(count.values()) == 10 for count in times)
     assert all((count[8], count[9]) == (2, 4) for count in times)
     mean = sum(count[0] for count in times) / 200
     assert 0.4 < mean < 0.6  # every second epoch
-    assert epoch_steps(Plan(range(10), 5, 3, draw=[1.0] * 10), 0) != epoch_steps(
-        Plan(range(10), 5, 3, draw=draw), 0
-    )
+    alike = Sampling(range(10), 5, 3, draw=[1.0] * 10)
+    assert micro_batches_of_epoch(alike, 0) != micro_batches_of_epoch(sampling, 0)
 
 
 def test_a_row_that_comes_again_in_an_epoch_is_another_sample() -> None:
     """Each draw of a row has a number of its own; what fills the last step repeats its item."""
     draw = [1.0] * 8 + [4.0, 8.0]
-    items = [item for b in epoch_steps(Plan(range(10), 4, 3, draw=draw), 0) for item in b]
+    items = [
+        item for b in micro_batches_of_epoch(Sampling(range(10), 4, 3, draw=draw), 0) for item in b
+    ]
     real = [item[:3] for item in items if item[3]]
     assert len(set(real)) == 10 == len(real)
     assert sorted(nth for row, _, nth in real if row == 9) == [0, 1, 2, 3]
     assert [item[:3] for item in items[10:]] == real[:2]
-    mixed = [i for b in epoch_steps(Plan(range(8), 4, 0, mixed=[90, 91], share=0.5), 0) for i in b]
+    mixed = [
+        i
+        for b in micro_batches_of_epoch(Sampling(range(8), 4, 0, mixed=[90, 91], share=0.5), 0)
+        for i in b
+    ]
     assert sorted(i[2] for i in mixed if i[0] == 90) == [0, 1, 2, 3]
 
 
 def test_hard_rows_are_drawn_from_what_the_bootstrap_left() -> None:
-    plan = Plan(range(40), 8, 5, bootstrap=True)
-    kept = {row for batch in epoch_steps(plan, 0) for row, *_ in batch}
-    hard = Plan(range(40), 8, 5, bootstrap=True, draw=[1.0] * 20 + [5.0] * 20)
-    drawn = [row for e in range(9) for b in epoch_steps(hard, e) for row, *_, c in b if c]
+    sampling = Sampling(range(40), 8, 5, bootstrap=True)
+    kept = {row for batch in micro_batches_of_epoch(sampling, 0) for row, *_ in batch}
+    hard = Sampling(range(40), 8, 5, bootstrap=True, draw=[1.0] * 20 + [5.0] * 20)
+    drawn = [
+        row for e in range(9) for b in micro_batches_of_epoch(hard, e) for row, *_, c in b if c
+    ]
     assert len(kept) < 40 and set(drawn) <= kept
     share = sum(row >= 20 for row in drawn) / len(drawn)
     assert share > 0.7  # 5 in 6, if half of the bootstrap's rows are hard

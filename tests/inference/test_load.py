@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from distseg.config.data import InputConfig
-from distseg.config.training import MemberConfig
+from distseg.config.member import MemberConfig
 from distseg.functional.combine import combine
 from distseg.inference.load import load_predictor
 from distseg.inference.predict import LoadedEnsemble

@@ -24,7 +24,7 @@ from distseg.records.paths import Run
 from distseg.rounds.choose import choose_final
 from distseg.run.launched import predict_test_here
 from distseg.run.submission import submission_path
-from distseg.submission.write import part_path
+from distseg.submission.write import share_path
 from distseg.training.train import train_member
 from tests.training.test_train import set_up
 
@@ -93,7 +93,7 @@ def test_shares_go_to_however_many_ranks_there_are(run: Run, first: int, count: 
     """One rank here, of a job that was counted for up to three."""
     path = submission_path(run, "rle")
     predict_test_here(run, None, first, count, 3)
-    parts = [part_path(path, share, 3) for share in range(3)]
+    parts = [share_path(path, share, 3) for share in range(3)]
     done = [number for number, part in enumerate(parts) if part.is_dir()]
     assert done == list(range(first, first + count))
     ids = [json.loads(line)["id"] for n in done for line in (parts[n] / "rows.jsonl").open()]

@@ -25,7 +25,6 @@ from distseg.models.checkpoint import (
     load_state,
     save_snapshot,
     save_state,
-    unwrap,
 )
 from distseg.records.errors import UserError
 
@@ -178,23 +177,12 @@ def test_a_snapshot_holds_its_record_and_its_weights(tmp_path: Path) -> None:
             load_snapshot(broken)
 
 
-def test_names_are_free_of_ddp_and_compile_and_values_are_copies(tmp_path: Path) -> None:
+def test_names_are_those_of_the_bare_model_and_values_are_copies() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     names = list(model.state_dict())
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
-    )
-    try:
-        ddp = nn.parallel.DistributedDataParallel(model)
-        wrapped = (ddp, torch.compile(model), torch.compile(ddp))
-        both = nn.parallel.DistributedDataParallel(torch.compile(model))  # type: ignore[arg-type]
-        for outer in (*wrapped, both):
-            assert unwrap(outer) is model and list(clean_state_dict(outer)) == names
-    finally:
-        torch.distributed.destroy_process_group()
-    regional = nn.Sequential(torch.compile(nn.Linear(2, 2)))  # type: ignore[arg-type]
-    assert list(clean_state_dict(regional)) == ["0.weight", "0.bias"]
+    model.compile()  # in place, as training does it
     kept = clean_state_dict(model)
+    assert list(kept) == names
     before = kept["0.weight"].clone()
     with torch.no_grad():
         model[0].weight.add_(1)

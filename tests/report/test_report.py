@@ -20,7 +20,7 @@ from distseg.records.files import append_line, read_json, write_json
 from distseg.records.paths import Run
 from distseg.report.report import chart, stage_seconds
 from distseg.rounds.choose import choose_final
-from distseg.run.pipeline import write_report
+from distseg.run.summary import write_report
 from tests.made_run import made_config, made_run, write_data
 
 

@@ -21,7 +21,7 @@ from distseg.records.paths import ALL_ROUNDS, Run
 from distseg.rounds.choose import choose_final, gain
 from distseg.rounds.select import select
 from distseg.rounds.teacher_predictions import TeacherPredictions
-from distseg.run.pipeline import write_report
+from distseg.run.summary import write_report
 from distseg.training.train import train_member
 from tests.rounds.tiny_rounds import (
     BLEND,

@@ -13,7 +13,7 @@ import yaml
 from distseg.functional.rle import decode
 from distseg.records.files import read_json
 from distseg.records.paths import Run
-from tests.data.test_layouts import CLASSES, save_image, severstal
+from tests.data.formats.layout_helpers import CLASSES, save_image, severstal
 
 
 def test_from_severstals_files_to_rows_that_do_not_overlap(tmp_path: Path) -> None:

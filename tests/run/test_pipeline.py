@@ -20,7 +20,7 @@ from distseg.records.files import (
     write_json,
 )
 from distseg.records.paths import Run
-from distseg.run import folder, pipeline
+from distseg.run import folder, summary
 from distseg.run.status import is_alive, remaining_s, status_text
 from tests.tiny import tiny_tree
 
@@ -97,7 +97,7 @@ def test_a_second_driver_is_refused(run: Run, capsys: pytest.CaptureFixture[str]
 
 def test_no_ensemble_no_report(run: Run) -> None:
     with pytest.raises(UserError, match="no ensemble yet"):
-        pipeline.report(config_of(), run)
+        summary.report(config_of(), run)
 
 
 def test_status(run: Run) -> None:

@@ -17,8 +17,8 @@ from distseg.functional.metrics import summarize
 from distseg.records.errors import UserError
 from distseg.submission.score import score_rows, score_submission
 from distseg.submission.write import (
-    PartWriter,
-    merge_parts,
+    ShareWriter,
+    merge_shares,
 )
 from tests.made_run import made_config, write_data
 from tests.tiny import write_submission
@@ -26,7 +26,7 @@ from tests.tiny import write_submission
 SHAPE = (7, 5)
 
 
-def add_all(writer: PartWriter, masks: dict[str, np.ndarray]) -> None:
+def add_all(writer: ShareWriter, masks: dict[str, np.ndarray]) -> None:
     for name, mask in masks.items():
         writer.add(name, mask)
     writer.close()
@@ -105,11 +105,11 @@ def test_parts_of_several_ranks_make_the_same_file(tmp_path: Path) -> None:
     spec = SubmissionSpec(ids=list(masks))
     write_submission(spec, tmp_path / "one.csv", masks)
     for rank in range(3):
-        writer = PartWriter(spec, tmp_path / "many.csv", share=(rank, 3))
+        writer = ShareWriter(spec, tmp_path / "many.csv", share=(rank, 3))
         for name in list(masks)[rank::3]:
             writer.add(name, masks[name])
         writer.close()
-    merge_parts(spec, tmp_path / "many.csv", 3)
+    merge_shares(spec, tmp_path / "many.csv", 3)
     assert (tmp_path / "many.csv").read_bytes() == (tmp_path / "one.csv").read_bytes()
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -119,7 +119,7 @@ def test_every_id_exactly_once(tmp_path: Path) -> None:
     spec = SubmissionSpec(ids=list(masks))
     path = tmp_path / "s.csv"
     path.write_text("the old one")
-    writer = PartWriter(spec, path)
+    writer = ShareWriter(spec, path)
     writer.add("id0", masks["id0"])
     with pytest.raises(UserError, match="'id0' was predicted twice"):
         writer.add("id0", masks["id0"])
@@ -128,26 +128,26 @@ def test_every_id_exactly_once(tmp_path: Path) -> None:
     writer.add("id3", masks["id3"])
     writer.close()
     with pytest.raises(UserError, match="'id1' has no prediction; 4 such of 6 ids"):
-        merge_parts(spec, path, 1)
+        merge_shares(spec, path, 1)
     assert path.read_text() == "the old one"
     for rank in range(2):  # both ranks predicted everything
-        add_all(PartWriter(spec, path, share=(rank, 2)), masks)
+        add_all(ShareWriter(spec, path, share=(rank, 2)), masks)
     with pytest.raises(UserError, match="'id0' was predicted twice, 6 such"):
-        merge_parts(spec, path, 2)
-    with pytest.raises(UserError, match="part0of3: this part of the submission is missing"):
-        merge_parts(spec, path, 3)
+        merge_shares(spec, path, 2)
+    with pytest.raises(UserError, match="part0of3: this share of the submission is missing"):
+        merge_shares(spec, path, 3)
     assert path.read_text() == "the old one"
 
 
 def test_what_is_on_disk_is_compared_with_what_was_given(tmp_path: Path) -> None:
     masks = made_masks()
     path = tmp_path / "s.csv"
-    part = PartWriter(SubmissionSpec(ids=list(masks)), path)
+    part = ShareWriter(SubmissionSpec(ids=list(masks)), path)
     add_all(part, masks)
     rows = part.folder / "rows.jsonl"
     rows.write_text(rows.read_text().replace("1 35", "1 34"))  # a disk that lies
     with pytest.raises(AssertionError, match="id2 reads back wrong"):
-        merge_parts(part.spec, path, 1)
+        merge_shares(part.spec, path, 1)
     assert not path.exists()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import subprocess
@@ -22,16 +21,18 @@ from distseg.config.load import parse_config
 from distseg.config.schema import Config
 from distseg.data.prepare import open_cache, prepare
 from distseg.distributed import make_accelerator
-from distseg.functional.metrics import VOID
 from distseg.inference.load import load_snapshot_model
+from distseg.inference.out_of_fold import predict_out_of_fold
 from distseg.models import checkpoint
 from distseg.records.errors import UserError
 from distseg.records.files import read_json, read_lines
 from distseg.records.manifest import Manifest
 from distseg.records.paths import MemberPaths, Run
-from distseg.training.member import Member, Progress, seed_of
-from distseg.training.stage import StageTrainer, StopSignal, image_loss
-from distseg.training.train import NonFiniteLoss, train_member
+from distseg.training.engine import DdpEngine
+from distseg.training.member import Member, seed_of
+from distseg.training.stage import begin_epoch, make_engine, set_up_stage, train_step
+from distseg.training.stopping import NonFiniteLoss
+from distseg.training.train import train_member
 from tests.tiny import tiny_tree
 
 Launch = Callable[..., subprocess.Popen[str]]
@@ -84,15 +85,11 @@ def assert_same_bits(left: MemberPaths, right: MemberPaths) -> None:
 
 
 def test_what_fills_the_last_step_does_not_count(tmp_path: Path) -> None:
-    """As the loop reads it: progress moves on between two batches."""
     config, run = set_up(tmp_path)
     member = Member(config, run, 0, "a", 0, make_accelerator(config, cpu=True))
-    progress = Progress()
-    trainer = StageTrainer(member, member.stages[0], progress)
-    seen = []
-    for number, _batch, counts in trainer.micro_batches(progress):
-        seen.append(int(counts.sum()))
-        progress.step = number + 1
+    batches = set_up_stage(member, 0).batches
+    seen = [int(batch.weight_B.sum()) for batch in batches.epoch(0)]
+    assert [int(batch.weight_B.sum()) for batch in batches.epoch(0, first_step=1)] == seen[1:]
     left = len(member.rows) % member.batch_size
     assert left and seen == [8] * (len(seen) - 1) + [left]
 
@@ -101,17 +98,16 @@ def test_a_frozen_encoder_stays_for_the_first_epochs(tmp_path: Path) -> None:
     stage = {"freeze_encoder": 1, "schedule": {"epochs_per_cycle": 2}}
     stage |= {"optimizer": {"name": "adamw", "lr": 1e-2, "weight_decay": 0.1}}
     config, run = set_up(tmp_path, stages=[stage])
-    member, progress = (
-        Member(config, run, 0, "a", 0, make_accelerator(config, cpu=True)),
-        Progress(),
-    )
-    trainer = StageTrainer(member, member.stages[0], progress)
+    member = Member(config, run, 0, "a", 0, make_accelerator(config, cpu=True))
+    trained = set_up_stage(member, 0)
     states = [checkpoint.clean_state_dict(member.model)]
-    with StopSignal() as stop:
-        for epoch in range(2):
-            progress.epoch, progress.total_epochs, progress.step = epoch, epoch, 0
-            assert trainer.epoch(progress, stop)
-            states.append(checkpoint.clean_state_dict(member.model))
+    for epoch in range(2):
+        frozen, batches = begin_epoch(trained, epoch), trained.batches.epoch(epoch)
+        for step in range(trained.sampling.steps):
+            train_step(
+                member, trained, batches, epoch=epoch, step=step, lr_factor=1.0, frozen=frozen
+            )
+        states.append(checkpoint.clean_state_dict(member.model))
     inside = [name for name in states[0] if name.startswith("net.encoder.")]
     changed = [{n for n in a if not torch.equal(a[n], b[n])} for a, b in pairwise(states)]
     assert inside and not changed[0].intersection(inside) and changed[0]
@@ -134,9 +130,9 @@ def test_a_stage_slides_its_share_of_positives(tmp_path: Path) -> None:
     stage = {**tiny_tree()["stages"][0], "positive_share": [0.9, 0.4]}
     config, run = set_up(tmp_path, stages=[stage])
     member = Member(config, run, 0, "a", 0, make_accelerator(config, cpu=True))
-    plan = member.plan(0)
-    assert 0 < len(plan.positives) < len(plan.rows) and plan.slide is not None
-    assert (plan.slide.at(0), plan.slide.at(1)) == (0.9, 0.4)
+    sampling = member.sampling(0)
+    assert 0 < len(sampling.positives) < len(sampling.rows) and sampling.slide is not None
+    assert (sampling.slide.at(0), sampling.slide.at(1)) == (0.9, 0.4)
 
 
 def test_hard_rows_are_drawn_by_the_scores_of_the_round_before(tmp_path: Path) -> None:
@@ -144,15 +140,15 @@ def test_hard_rows_are_drawn_by_the_scores_of_the_round_before(tmp_path: Path) -
     config, run = set_up(tmp_path, rounds=rounds)
     assert (config.flag(0), config.flag(1)) == ("honest", "indirect")
     member = Member(config, run, 0, "a", 0, make_accelerator(config, cpu=True))
-    assert member.plan(0).draw == []
+    assert member.sampling(0).draw == []
     member.round, member.recipe = 1, config.recipe(1)
     with pytest.raises(UserError, match=r"oof\.csv"):
-        member.plan(0)
-    path = run.ensemble(0).with_name("oof.csv")
+        member.sampling(0)
+    path = run.oof_table(0)
     path.parent.mkdir(parents=True)
     first, second = (member.manifest[row].id for row in member.rows[:2])
     path.write_text(f"id,score\n{first},0.0\n{second},0.5\n")
-    assert list(member.plan(0).draw) == [4.0, 2.5, *[1.0] * (len(member.rows) - 2)]
+    assert list(member.sampling(0).draw) == [4.0, 2.5, *[1.0] * (len(member.rows) - 2)]
     with pytest.raises(UserError, match=r"rounds\.0\.hard_mining"):
         parse_config(tiny_tree(rounds=[{"hard_mining": 1.0}]), "t")
 
@@ -163,17 +159,17 @@ def test_a_signal_after_any_step_of_an_epoch_changes_nothing(
 ) -> None:
     whole = train_here(tmp_path / "whole")
     config, run = set_up(tmp_path / "cut")
-    step, done = StageTrainer.step, []
+    step, done = DdpEngine.step, []
 
-    def stop_after(trainer: StageTrainer, clip_norm: float | None) -> torch.Tensor:
-        result = step(trainer, clip_norm)
+    def stop_after(engine: DdpEngine, clip_norm: float | None) -> torch.Tensor:
+        result = step(engine, clip_norm)
         if len(done) == at:
             os.kill(os.getpid(), signal.SIGTERM)
         done.append(result)
         return result
 
     with monkeypatch.context() as patched, pytest.raises(SystemExit):
-        patched.setattr(StageTrainer, "step", stop_after)
+        patched.setattr(DdpEngine, "step", stop_after)
         train_member(config, run.folder, 0, "a", 0)
     assert len(done) == at + 1
     train_member(config, run.folder, 0, "a", 0)
@@ -207,10 +203,6 @@ def test_two_ranks_freeze_an_encoder_as_one(tmp_path: Path, launch: Launch) -> N
 
 
 def evaluate_here(folder: Path) -> dict[str, Any]:
-    from distseg.distributed import make_accelerator
-    from distseg.inference.out_of_fold import predict_out_of_fold
-    from distseg.training.member import Member
-
     config, run = parse_config(tiny_tree(), "test"), Run(folder / "run")
     accelerator = make_accelerator(config)
     member = Member(config, run, 0, "a", 0, accelerator)
@@ -277,18 +269,20 @@ def test_a_stages_first_epoch_rolls_back_to_its_own_start(
     """With an optimizer that remembers nothing of the epoch that failed."""
     stage = tiny_tree()["stages"][0]
     stage |= {"schedule": {"kind": "constant", "epochs_per_cycle": 1}, "keep": "last"}
-    step, seen = StageTrainer.step, []
+    step = DdpEngine.step
+    states: dict[DdpEngine, list[int]] = {}  # of each stage's optimizer, before every step
 
-    def fail_once(trainer: StageTrainer, clip_norm: float | None) -> torch.Tensor:
-        seen.append((trainer.number, len(trainer.engine.optimizer.state)))
-        for parameter in trainer.engine.module.parameters():
-            if trainer.number == 1 and sum(stage for stage, _ in seen) in (3, 4):
+    def fail_once(engine: DdpEngine, clip_norm: float | None) -> torch.Tensor:
+        states.setdefault(engine, []).append(len(engine.optimizer.state))
+        if len(states) == 2 and len(states[engine]) in (3, 4):
+            for parameter in engine.module.parameters():
+                assert parameter.grad is not None
                 parameter.grad.fill_(float("nan"))
-        return step(trainer, clip_norm)
+        return step(engine, clip_norm)
 
-    monkeypatch.setattr(StageTrainer, "step", fail_once)
+    monkeypatch.setattr(DdpEngine, "step", fail_once)
     train_here(tmp_path, stages=[stage, stage], train={"batch_size": 4, "max_bad_steps": 2})
-    second = [states for number, states in seen if number == 1]
+    second = list(states.values())[1]
     log = (tmp_path / "run/round_0/members/a_fold0/train.log").read_text()
     assert log.count("rolled back") == 1
     assert second[0] == 0 and second[3] > 0 and second[4] == 0
@@ -298,17 +292,19 @@ def test_a_signal_after_a_skipped_step_leaves_the_last_whole_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, run = set_up(tmp_path)
-    step, done = StageTrainer.step, []
+    step, done = DdpEngine.step, []
 
-    def spoil_and_stop(trainer: StageTrainer, clip_norm: float | None) -> torch.Tensor:
+    def spoil_and_stop(engine: DdpEngine, clip_norm: float | None) -> torch.Tensor:
         if len(done) == 1:
-            next(iter(trainer.engine.module.parameters())).grad.fill_(float("nan"))
+            gradient = next(engine.module.parameters()).grad
+            assert gradient is not None
+            gradient.fill_(float("nan"))
             os.kill(os.getpid(), signal.SIGTERM)
-        done.append(step(trainer, clip_norm))
+        done.append(step(engine, clip_norm))
         return done[-1]
 
     with monkeypatch.context() as patched, pytest.raises(SystemExit):
-        patched.setattr(StageTrainer, "step", spoil_and_stop)
+        patched.setattr(DdpEngine, "step", spoil_and_stop)
         train_member(config, run.folder, 0, "a", 0)
     assert int(done[1]) == 1
     assert read_json(run.member(0, "a", 0).state / "state.json")["record"]["step"] == 0
@@ -334,13 +330,19 @@ def test_non_finite_loss_rolls_back_then_names_the_samples(tmp_path: Path) -> No
     assert log.count("rolled back") == 2
 
 
+@pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("name", ["adamw", "lookahead_adamw", "lookahead_radam"])
-def test_a_gradient_that_is_not_finite_moves_nothing(name: str, tmp_path: Path) -> None:
-    """Fused and not, and with an optimizer inside another."""
+def test_a_gradient_that_is_not_finite_moves_nothing(
+    name: str, scaled: bool, tmp_path: Path
+) -> None:
+    """Fused and not, with an optimizer inside another, and with the loss scale of fp16."""
     stage = {**tiny_tree()["stages"][0], "optimizer": {"name": name, "lr": 1e-2}}
     config, run = set_up(tmp_path, stages=[stage])
-    member = Member(config, run, 0, "a", 0, make_accelerator(config, cpu=True))
-    engine = StageTrainer(member, member.stages[0], Progress()).engine
+    accelerator = make_accelerator(config, cpu=True)
+    if scaled:  # as Accelerate has it for fp16, which it refuses on a CPU
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
+    member = Member(config, run, 0, "a", 0, accelerator)
+    engine = make_engine(member, member.stages[0].optimizer)
     images = torch.rand(2, 1, 32, 32)
     states = [checkpoint.clean_state_dict(member.model)]
     for bad in (1.0, float("inf"), 1.0):
@@ -350,16 +352,8 @@ def test_a_gradient_that_is_not_finite_moves_nothing(name: str, tmp_path: Path) 
     names = [n for n, _ in member.model.named_parameters()]
     moved = [any(not torch.equal(a[n], b[n]) for n in names) for a, b in pairwise(states)]
     assert moved == [True, False, True]
+    assert not scaled or accelerator.scaler.get_scale() == 2.0**7
     assert all(torch.isfinite(states[-1][n]).all() for n in names)
-
-
-def test_the_image_head_learns_nothing_from_void() -> None:
-    target = torch.full((3, 1, 4, 4), VOID, dtype=torch.uint8)
-    target[1, 0, 0, 0], target[2] = 1, 0
-    logits = torch.full((3, 1), 2.0)
-    expected = [0.0, math.log1p(math.exp(-2)), 2 + math.log1p(math.exp(-2))]
-    assert image_loss(logits, target, "binary").tolist() == pytest.approx(expected)
-    assert image_loss(logits.repeat(1, 2), target, "multiclass")[0] == 0
 
 
 def test_features_train_together(tmp_path: Path) -> None:

@@ -17,16 +17,17 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from distseg.config.zero import ZERO_OPTIMIZERS
 
 from distseg.config.load import parse_config
-from distseg.config.schema import ComputeConfig
-from distseg.config.validate import ZERO_OPTIMIZERS
 from distseg.data.prepare import prepare
+from distseg.distributed import launch_file
 from distseg.models import checkpoint
 from distseg.records.errors import UserError
 from distseg.records.files import read_json, read_lines
 from distseg.records.paths import MemberPaths, Run
-from distseg.training.zero import check_launch, launch_file, make_zero_accelerator, set_environment
+from distseg.training.zero import make_zero_accelerator, set_environment
+from tests.test_house import imports, modules
 from tests.tiny import ROOT, tiny_tree
 from tests.training.test_train import assert_same_bits, kill_tree, losses, wait_for
 
@@ -76,32 +77,19 @@ def test_what_works_is_taken(name: str) -> None:
     assert (config.compute.zero, config.stages[0].optimizer.name) == (2, name)
 
 
-def launched(path: Path) -> dict[str, str]:
-    """The variables that accelerate sets from a launch file."""
-    file = yaml.safe_load(path.read_text())
-    assert file["distributed_type"] == "DEEPSPEED" and path.name in path.read_text()
-    values = file["deepspeed_config"].items()
-    found = {f"ACCELERATE_DEEPSPEED_{key.upper()}": str(value) for key, value in values}
-    return found | {"ACCELERATE_USE_DEEPSPEED": "true"}
-
-
-@pytest.mark.parametrize("path", sorted(FILES.glob("deepspeed_*.yaml")), ids=lambda p: p.stem)
-def test_each_launch_file_goes_with_its_config_alone(path: Path) -> None:
-    taken = []
-    for zero in range(4):
-        for offload in (False, True):
-            compute = ComputeConfig(zero=zero, offload=offload)
-            try:
-                check_launch(compute, launched(path))
-                taken.append(launch_file(compute))
-            except UserError as error:
-                assert f"compute.zero={path.stem[14]}" in str(error)
-                assert launch_file(compute) in str(error)
-    assert taken == [path.name]
-
-
-def test_a_plain_launch_leaves_it_to_the_config() -> None:
-    check_launch(ComputeConfig(zero=3), {})
+def test_plain_ddp_takes_nothing_from_it() -> None:
+    """Neither this file nor DeepSpeed is imported before `compute.zero` asks for it."""
+    known, reached, waiting = modules(), set(), ["distseg.training.train"]
+    while waiting:
+        module = waiting.pop()
+        if module in reached:
+            continue
+        reached.add(module)
+        if module in known:
+            names = [name for _, name in imports(known[module], at_import=True)]
+            waiting += names + [name.rpartition(".")[0] for name in names]
+    assert "distseg.training.engine" in reached and "distseg.training.zero" not in reached
+    assert not {name for name in reached if name.startswith("deepspeed")}
 
 
 def test_without_deepspeed_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,8 +170,8 @@ def ddp(tmp_path_factory: pytest.TempPathFactory) -> MemberPaths:
 def test_the_curve_is_that_of_ddp_and_a_kill_changes_nothing(
     tmp_path: Path, ddp: MemberPaths, zero: int
 ) -> None:
-    """One part a step: the sum of two is rounded elsewhere than DDP's, and AdamW's first steps
-    turn the last bit of a gradient near 0 into 1e-5 of a loss."""
+    """One micro-batch a step: the sum of two is rounded elsewhere than DDP's, and AdamW's first
+    steps turn the last bit of a gradient near 0 into 1e-5 of a loss."""
     process, whole = begin(tmp_path / "whole", zero)
     finish(process)
     assert losses(whole) == pytest.approx(losses(ddp), abs=1e-6)
@@ -241,7 +229,7 @@ def test_two_stages_offload_and_averages_work_together(tmp_path: Path) -> None:
 
 
 def work(folder: Path, zero: int, what: str) -> tuple[int, str]:
-    """Exit status and output of the worker's ranks, which assert; with steps of two parts."""
+    """Exit status and output of the worker's ranks, which assert; two micro-batches a step."""
     tree = zero_tree(zero, train={"batch_size": 8, "accumulation": 2})
     config, run = parse_config(tree, "test"), Run(folder / "run")
     run.folder.mkdir(parents=True)

@@ -1,12 +1,10 @@
-"""A rank of tests/test_zero.py: zero_worker.py snapshot|optimizers|skip FOLDER."""
+"""A rank of tests/training/test_zero.py: zero_worker.py snapshot|optimizers|skip FOLDER."""
 
 from __future__ import annotations
 
 import copy
 import sys
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -19,23 +17,26 @@ from distseg.config.validate import ZERO_OPTIMIZERS
 from distseg.inference.load import load_snapshot_model
 from distseg.models import checkpoint
 from distseg.records.paths import Run
-from distseg.training.member import Member, Progress
+from distseg.training.member import Member
 from distseg.training.optim import build_optimizer, set_lr
-from distseg.training.stage import StageTrainer, StopSignal
+from distseg.training.stage import begin_epoch, set_up_stage, train_step
 from distseg.training.zero import ZeroEngine, make_zero_accelerator
 
 
 def snapshot(config: Config, folder: Path, accelerator: Accelerator) -> None:
     """The live engine and the file on disk give the same logits."""
     member = Member(config, Run(folder / "run"), 0, "a", 0, accelerator)
-    progress = Progress()
-    trainer = StageTrainer(member, member.stages[0], progress)
-    assert trainer.epoch(progress, StopSignal())
+    stage = set_up_stage(member, 0)
+    begin_epoch(stage, 0)
+    batches = stage.batches.epoch(0)
+    for step in range(stage.sampling.steps):
+        result = train_step(member, stage, batches, epoch=0, step=step, lr_factor=1.0)
+        assert not int(result.skipped)
     images = torch.randn(4, 1, 32, 32, generator=torch.Generator().manual_seed(0))
-    trainer.engine.module.eval()
+    stage.engine.module.eval()
     with torch.no_grad():
-        live = trainer.engine(images)[0]
-    trainer.engine.gather()
+        live = stage.engine(images)[0]
+    stage.engine.gather()
     path = folder / f"rank{accelerator.process_index}.safetensors"  # each rank has all weights
     checkpoint.save_snapshot(path, checkpoint.clean_state_dict(member.model), member.record())
     model, _ = load_snapshot_model(path, accelerator.device, channels_last=True)
@@ -49,7 +50,8 @@ def snapshot(config: Config, folder: Path, accelerator: Accelerator) -> None:
 
 
 def optimizers(config: Config, folder: Path, accelerator: Accelerator) -> None:
-    """Every optimizer that is allowed: five steps of two parts equal those on whole weights."""
+    """Every optimizer that is allowed: five steps, of two micro-batches each, equal those on whole
+    weights."""
     for name in ZERO_OPTIMIZERS:
         cfg = OptimizerConfig(name=name, lr=0.01, weight_decay=0.1)
         model = small_net()
@@ -57,12 +59,12 @@ def optimizers(config: Config, folder: Path, accelerator: Accelerator) -> None:
         engine = engine_of(config, accelerator, model, cfg)
         optimizer = build_optimizer(cfg, plain)
         for step in range(5):
-            parts = [data(2 * step), data(2 * step + 1)]
+            batches = [data(2 * step), data(2 * step + 1)]
             mine = slice(accelerator.process_index, None, accelerator.num_processes)
             set_lr(engine.optimizer, 1 / (step + 1))
             set_lr(optimizer, 1 / (step + 1))
-            for last, (images, target) in zip((False, True), parts, strict=True):
-                with engine.part(last=last):
+            for last, (images, target) in zip((False, True), batches, strict=True):
+                with engine.micro_batch(last=last):
                     engine.backward(loss_of(engine(images[mine]), target[mine]))
                 loss_of(plain(images), target).backward()
             engine.step(None)
@@ -81,7 +83,7 @@ def skip(config: Config, folder: Path, accelerator: Accelerator) -> None:
     images, target = data(0)
     bad = images * float("nan") if accelerator.process_index == 0 else images
     for number, (batch, skipped) in enumerate([(images, 0), (bad, 1), (images, 0)]):
-        with engine.part(last=True):
+        with engine.micro_batch(last=True):
             engine.backward(loss_of(engine(batch), target))
         assert int(engine.step(None)) == skipped, number
         engine.gather()
@@ -99,8 +101,7 @@ def parameters(model: nn.Module) -> list[Tensor]:
 def engine_of(
     config: Config, accelerator: Accelerator, model: nn.Module, cfg: OptimizerConfig
 ) -> ZeroEngine:
-    member: Any = SimpleNamespace(model=model, accelerator=accelerator, config=config)
-    return ZeroEngine(member, cfg)
+    return ZeroEngine(accelerator, model, cfg, config.compute.zero)
 
 
 def small_net() -> nn.Module:

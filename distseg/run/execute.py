@@ -1,0 +1,70 @@
+"""How the jobs of a step are run: where, in which order, and what is said of those that fail."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+from collections.abc import Iterator, Sequence
+
+from distseg.config.schema import Config
+from distseg.jobs.failure import Failure
+from distseg.jobs.hardware import make_slots, num_cores, visible_gpus
+from distseg.jobs.job import Job
+from distseg.jobs.local import LocalExecutor
+from distseg.jobs.scheduler import Executor, Scheduler
+from distseg.records.errors import UserError
+from distseg.records.log import counted
+from distseg.records.paths import RoundKey, Run, is_teachers, member_id, round_number
+from distseg.run.members import MemberKey
+from distseg.run.plan import make_jobs
+from distseg.run.view import make_view
+
+logger = logging.getLogger("distseg.run")
+
+
+@contextlib.contextmanager
+def open_executor(config: Config, run: Run) -> Iterator[Executor]:
+    """The executor that `compute.executor` names. UserError: it is not installed, or no node
+    answers."""
+    if config.compute.executor == "local":
+        yield LocalExecutor(run, make_slots(config.compute, visible_gpus(), num_cores()))
+        return
+    if importlib.util.find_spec("ray") is None:
+        raise UserError("compute.executor: ray is not installed: pip install 'distseg[ray]'")
+    from distseg.jobs.ray import RayExecutor
+
+    executor = RayExecutor(config, run)
+    try:
+        yield executor
+    finally:
+        executor.close()
+
+
+def train_members(
+    config: Config, run: Run, members: Sequence[MemberKey], executor: Executor, key: RoundKey = 0
+) -> list[Failure]:
+    """Train what is not done; returns what was given up, after it has said so."""
+    jobs = make_jobs(config, run, members, len(executor.slots()), key)
+    if not jobs:
+        return []
+    ready = len(members) - sum(len(job.members) for job in jobs)
+    todo = counted(len(members) - ready, "teacher" if is_teachers(key) else "member")
+    which = f" of round {round_number(key)}" if is_teachers(key) else ""
+    logger.info("%s%s to train, %d done", todo, which, ready)
+    failures = run_jobs(config, run, members, jobs, executor, key)
+    for failure in failures:
+        for member in failure.job.members:
+            text, who = "LEFT OUT: %s: %s: %s; its log: %s", member_id(*member)
+            logger.error(text, who, failure.kind, failure.message, failure.job.log)
+    return failures
+
+
+def run_jobs(
+    config: Config, run: Run, members: Sequence[MemberKey], jobs: list[Job], executor: Executor,
+    key: RoundKey = 0, *, whole_machine: bool = False,
+) -> list[Failure]:  # fmt: skip
+    """Run jobs and show how they go; returns the final failures. whole_machine: each job gets a
+    machine of its own."""
+    with make_view(config, run, members, len(executor.slots(whole_machine)), key) as view:
+        return Scheduler(config, run, executor, view).execute(jobs, whole_machine)

@@ -1,0 +1,63 @@
+"""What a run says when it has come to its end: the report, and the last lines on the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from distseg.config.schema import Config
+from distseg.records.files import read_json
+from distseg.records.paths import ALL_ROUNDS, RoundKey, Run, final_ensemble
+from distseg.run.submission import prediction_record, score_test
+
+
+def report(config: Config, run: Run, extra: dict[str, Any] | None = None) -> str:
+    """Write report.html and report.json; returns the last lines that `distseg run` prints.
+
+    extra: what is known beside the run's records; the score on the test images by default.
+    """
+    record = final_ensemble(run)
+    extra = score_test(config, run) if extra is None else extra
+    write_report(config, run, extra)
+    lines = [f"{_round_label(n)}: {_score_text(config, one)}" for n, one in _records(config, run)]
+    lines.append(f"out-of-fold {_score_text(config, record)}")
+    if "test" in extra:
+        lines.append(f"test {config.metric} against the truth: {extra['test']['score']:.4f}")
+    for path in (run.submission, run.test_masks, run.report_html, run.folder):
+        lines += [f"{_label(run, path)}: {path}"] if path.exists() else []
+    return "\n".join(lines)
+
+
+def write_report(config: Config, run: Run, extra: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Write report.html and report.json, with `extra` keys; returns what report.json holds.
+
+    UserError: there is no ensemble yet.
+    """
+    from distseg.ensemble.choices import scored_masks
+    from distseg.report.report import write_report
+
+    masks_of = scored_masks(config, run, final_ensemble(run))
+    return write_report(
+        config, run, masks_of, {"prediction": prediction_record(run), **(extra or {})}
+    )
+
+
+def _records(config: Config, run: Run) -> list[tuple[RoundKey, dict[str, Any]]]:
+    """The records of the rounds and of all of them together, where there are several."""
+    keys = [*range(len(config.rounds)), ALL_ROUNDS] if len(config.rounds) > 1 else []
+    return [(k, read_json(run.ensemble(k))) for k in keys if run.ensemble(k).is_file()]
+
+
+def _round_label(key: RoundKey) -> str:
+    return "all rounds" if key == ALL_ROUNDS else f"round {key}"
+
+
+def _score_text(config: Config, record: dict[str, Any]) -> str:
+    final = record["scores"]["final"]
+    error = f" ± {final['standard_error']:.4f}" if final.get("standard_error") is not None else ""
+    return f"{config.metric}: {final['score']:.4f}{error} (nested: {record['flag']})"
+
+
+def _label(run: Run, path: Path) -> str:
+    names = {run.submission: "submission", run.test_masks: "test masks", run.report_html: "report"}
+    return names.get(path, "run")

@@ -1,0 +1,160 @@
+"""What is counted over an epoch, and the row of metrics.jsonl that tells of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from typing import Any
+
+import torch
+
+from distseg.functional.metrics import summarize
+from distseg.records import log
+from distseg.records.errors import UserError
+from distseg.records.files import append_line, atomic_write, read_lines
+from distseg.training.member import Member
+from distseg.training.stage import Stage, StepResult
+from distseg.training.state import Progress
+
+logger = logging.getLogger("distseg.training.train")
+
+
+class EpochTotals:
+    """Sums over the steps of an epoch, on the device: to add to them makes nobody wait.
+
+    loss: float64 (), sum of this rank's sample losses, without those of skipped steps.
+    skipped: int64 (), steps that were skipped; as on every rank, since gradients are shared.
+    bad_in_row: int64 (), skipped steps since the last good one, also over epochs.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.loss = torch.zeros((), dtype=torch.float64, device=device)
+        self.skipped = torch.zeros((), dtype=torch.int64, device=device)
+        self.bad_in_row = torch.zeros_like(self.skipped)
+        self.first_step = 0  # of the epoch that this process has trained; not 0 after a resume
+        self.rows: list[int] = []  # of the last step
+        self.started = time.perf_counter()
+
+    def begin(self, first_step: int) -> None:
+        """An epoch begins, or goes on at a step of it."""
+        self.started, self.first_step = time.perf_counter(), first_step
+        self.loss, self.skipped = torch.zeros_like(self.loss), torch.zeros_like(self.skipped)
+
+    def add(self, result: StepResult) -> None:
+        self.bad_in_row = (self.bad_in_row + 1) * result.skipped
+        self.skipped = self.skipped + result.skipped
+        # torch.where, not a product: 0 times NaN is NaN
+        self.loss = self.loss + torch.where(result.skipped.bool(), 0.0, result.loss)
+        self.rows = result.rows
+
+    @property
+    def seconds(self) -> float:
+        """Time since the epoch began, or went on, in this process."""
+        return time.perf_counter() - self.started
+
+
+def gives_up(member: Member, progress: Progress, totals: EpochTotals) -> bool:
+    """Whether `train.max_bad_steps` losses in a row were not finite; waits for the device."""
+    bad = int(totals.bad_in_row)
+    if bad:
+        at = position(member, progress, totals)
+        logger.warning("%d non-finite losses in a row up to %s", bad, at)
+    return bad >= member.config.train.max_bad_steps
+
+
+def position(member: Member, progress: Progress, totals: EpochTotals) -> str:
+    """Epoch, step and the ids of the last step's first samples, for a message."""
+    ids = ", ".join(member.manifest[row].id for row in totals.rows[:8])
+    return f"epoch {progress.total_epochs}, step {progress.step}, samples {ids}"
+
+
+def begin_row(
+    member: Member, stage: Stage, progress: Progress, totals: EpochTotals
+) -> dict[str, Any]:
+    """All ranks: the epoch's place, the mean loss of its samples, and its last learning rate."""
+    # what an interrupted process has added to the epoch before counts, too
+    local = (totals.loss + progress.loss_sum).float().to(member.accelerator.device)
+    total = member.accelerator.reduce(local, reduction="sum").item()
+    factor = stage.lr_factor(progress.epoch, stage.sampling.steps - 1) * progress.lr_scale
+    return {
+        "stage": progress.stage,
+        "epoch": progress.total_epochs,
+        "loss": round_to(total / stage.sampling.images, 7),
+        "lr": round_to(stage.config.optimizer.lr * factor, 10),
+        "cycle": progress.epoch // stage.config.schedule.epochs_per_cycle,
+    }
+
+
+def speed(stage: Stage, totals: EpochTotals) -> dict[str, float]:
+    """Images a second of the training steps alone, and the seconds that they took."""
+    seconds, sampling = totals.seconds, stage.sampling
+    steps = sampling.steps - totals.first_step
+    images = min(steps * sampling.batch_size, sampling.images)
+    return {"images_per_s": round_to(images / seconds), "seconds": round_to(seconds)}
+
+
+def count_epoch(progress: Progress) -> None:
+    """The epoch's steps are done: the next step is the first of the next epoch."""
+    progress.epoch, progress.step, progress.loss_sum = progress.epoch + 1, 0, 0.0
+    progress.total_epochs += 1
+
+
+def is_evaluated(member: Member, stage: Stage, progress: Progress) -> bool:
+    """Whether the model is scored after the epoch that was just counted: at the end of a cycle,
+    where snapshots are taken, and every `train.evaluate_every` epochs of the stage."""
+    at_cycle_end = progress.epoch % stage.config.schedule.epochs_per_cycle == 0
+    return at_cycle_end or progress.epoch % member.config.train.evaluate_every == 0
+
+
+def evaluate(member: Member) -> dict[str, Any]:
+    """All ranks: scores of the member's model on the rows that its fold validates, if any."""
+    if not member.val_rows:
+        return {}
+    counts = member.evaluator.run(member.model, member.config.num_outputs)
+    summary = summarize(counts, member.config.metric)
+    return {key: summary[key] for key in ("score", "positives", "negatives", "iou")}
+
+
+def observe_plateau(stage: Stage, number: int, watched: dict[str, Any]) -> None:
+    """Hand the watched value to a plateau schedule. UserError: there is none of its name."""
+    if stage.config.schedule.kind != "plateau":
+        return
+    key = stage.config.schedule.metric
+    if key not in watched:
+        raise UserError(f"stages.{number}.schedule.metric: {key!r}; valid: {', '.join(watched)}")
+    stage.schedule.observe(watched[key])
+
+
+def finish_row(member: Member, row: dict[str, Any], progress: Progress, epoch_s: float) -> None:
+    """Complete an epoch's row with the total, the time that is left and the skipped steps; append
+    it to metrics.jsonl, and log it. On the main rank only.
+
+    epoch_s: seconds of this epoch with its evaluation; the epochs to come are taken to last as
+    long, in all stages.
+    """
+    if not member.main:
+        return
+    total = sum(stage.schedule.epochs for stage in member.stages)
+    left = (total - progress.total_epochs) * epoch_s
+    row |= {"epochs": total, "eta_s": round_to(left, 1), "skipped_steps": progress.skipped_steps}
+    append_line(member.paths.metrics, row)
+    score = f" score {row['score']:.4f}" if row.get("score") is not None else ""
+    logger.info(
+        "%s fold %d epoch %d/%d loss %.4f%s lr %.2e %.1f images/s ETA %s",
+        member.name, member.fold, row["epoch"] + 1, row["epochs"], row["loss"], score,
+        row["lr"], row["images_per_s"], log.duration(row["eta_s"]),
+    )  # fmt: skip
+
+
+def truncate_metrics(member: Member, progress: Progress) -> None:
+    """On the main rank: drop the rows of epochs that will be trained again."""
+    path = member.paths.metrics
+    if member.main and path.is_file():
+        rows = [row for row in read_lines(path) if row["epoch"] < progress.total_epochs]
+        atomic_write(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def round_to(value: float, digits: int = 3) -> float:
+    """The number with so many decimals, also where it is infinite or NaN."""
+    return float(f"{value:.{digits}f}")

@@ -1,0 +1,140 @@
+"""Where a member's training is, on disk: save it, read it, go back to it.
+
+Every epoch, and every signal, leaves a whole state: weights, averages, the optimizer, and the
+position as JSON. Nothing else is needed to go on bit for bit, because order and augmentation are
+computed from the position alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from distseg.models import checkpoint
+from distseg.records.errors import UserError
+from distseg.training.member import Member
+from distseg.training.stage import Stage
+from distseg.training.stopping import NonFiniteLoss
+
+logger = logging.getLogger("distseg.training.train")
+
+
+@dataclass
+class Progress:
+    """Where a resumed member goes on; JSON beside the tensors of the state."""
+
+    stage: int = 0
+    epoch: int = 0  # finished epochs of the stage
+    step: int = 0  # finished steps of the epoch
+    total_epochs: int = 0
+    total_steps: int = 0
+    skipped_steps: int = 0
+    rollbacks: int = 0
+    lr_scale: float = 1.0  # halved by each rollback
+    seconds: float = 0.0
+    loss_sum: float = 0.0  # of the epoch's finished steps, where it was interrupted
+    snapshots: list[dict[str, Any]] = field(default_factory=list)
+    schedule: dict[str, Any] = field(default_factory=dict)
+
+
+def save(member: Member, progress: Progress, optimizer: dict[str, Any] | None) -> None:
+    """All ranks: write the state, whole or not at all; then snapshots that it dropped go.
+
+    optimizer: its state, or None at the border between two stages. Under ZeRO each rank has its own
+    share of it, and writes that first: the state that rank 0 then puts in place names the shares.
+    """
+    shards: list[str] = []
+    if member.config.compute.zero and optimizer is not None:
+        shards = shard_names(member, progress)
+        mine = shards[member.accelerator.process_index]
+        checkpoint.save_shard(member.paths.state / mine, optimizer)
+        member.accelerator.wait_for_everyone()
+    if member.main:
+        tree: dict[str, Any] = {
+            "model": checkpoint.clean_state_dict(member.model),
+            "optimizer": {} if shards else optimizer or {},
+            "ema": member.ema.tensors() if member.ema else {},
+        }
+        tree |= {"shards": shards} if shards else {}
+        checkpoint.save_state(member.paths.state, tree, asdict(progress), shards)
+        # Only now: a state that a kill leaves behind must find the snapshots that it names.
+        kept = {s["file"] for s in progress.snapshots}
+        for path in member.paths.snapshots.glob("*.safetensors"):
+            if path.name not in kept:
+                path.unlink()
+                path.with_suffix(".json").unlink(missing_ok=True)
+    member.accelerator.wait_for_everyone()
+
+
+def shard_names(member: Member, progress: Progress) -> list[str]:
+    """Files of the optimizer's state under ZeRO, one a rank; they say how it was divided."""
+    at = f"stage{progress.stage}_epoch{progress.epoch:04d}_step{progress.step:06d}"
+    ranks = member.accelerator.num_processes
+    zero = f"zero{member.config.compute.zero}"
+    return [f"shard_{at}_{zero}_{rank}of{ranks}.safetensors" for rank in range(ranks)]
+
+
+def load(member: Member) -> tuple[Progress, dict[str, Any]] | None:
+    """All ranks: set the model and its averages to the state on disk.
+
+    Returns its position and its tensors, with this rank's share of the optimizer's state; None
+    where there is no state. UserError: the shares were made for other ranks or another ZeRO stage.
+    """
+    found = checkpoint.load_state(member.paths.state)
+    member.accelerator.wait_for_everyone()
+    if found is None:
+        return None
+    tree, progress = found[0], Progress(**found[1])
+    shards = tree.get("shards", [])
+    wanted = shard_names(member, progress) if member.config.compute.zero else []
+    if (shards or tree["optimizer"]) and shards != wanted:
+        raise UserError(
+            f"{member.paths.state}: the optimizer's state was saved as {shards or 'one file'}; "
+            f"compute.zero: {member.config.compute.zero} on {member.accelerator.num_processes} "
+            "processes cannot read it. Go on as it was started, or delete the folder: the member "
+            "then starts anew"
+        )
+    if shards:
+        mine = shards[member.accelerator.process_index]
+        tree["optimizer"] = checkpoint.load_shard(member.paths.state / mine)
+    member.model.load_state_dict(tree["model"])
+    if member.ema:
+        member.ema.load(tree["ema"])
+    return progress, tree
+
+
+def restore(member: Member) -> tuple[Progress, dict[str, Any] | None]:
+    """All ranks: the position and tensors to go on from, or those of a start."""
+    found = load(member)
+    if found is None:
+        return Progress(), None
+    logger.info("resumes at epoch %d, step %d", found[0].total_epochs, found[0].step)
+    return found
+
+
+def put_back(stage: Stage, progress: Progress, tree: dict[str, Any]) -> None:
+    """All ranks: the stage's optimizer and schedule take back a state that load() has read. One
+    from a stage's border holds no optimizer: the stage begins with its own."""
+    stage.engine.load(tree)
+    if progress.schedule:
+        stage.schedule.load(progress.schedule)
+
+
+def roll_back(member: Member, stage: Stage, progress: Progress, where: str) -> Progress:
+    """All ranks: back to the last state on disk, with half the learning rate from now on.
+
+    where: epoch, step and samples, for the message. NonFiniteLoss: `train.max_rollbacks` are used
+    up. They are counted over the whole training, also when what failed was trained again.
+    """
+    if progress.rollbacks >= member.config.train.max_rollbacks:
+        raise NonFiniteLoss(
+            f"the loss is not finite at {where} after {progress.rollbacks} rollbacks; "
+            "lower the learning rate, or set compute.precision: fp32"
+        )
+    found = load(member)
+    assert found is not None, "a state is saved before the first step"
+    saved, tree = found
+    put_back(stage, saved, tree)
+    logger.warning("rolled back to epoch %d, learning rate halved", saved.total_epochs)
+    return replace(saved, rollbacks=progress.rollbacks + 1, lr_scale=progress.lr_scale / 2)

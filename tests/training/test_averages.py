@@ -1,0 +1,60 @@
+"""distseg.training.averages: the moving average of every step, by its formula and by torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from distseg.models.checkpoint import clean_state_dict, load_state, save_state
+from distseg.training.averages import Ema
+from tests.training.test_optim import net, optimizer_of, train
+
+
+def test_ema_follows_its_formula_swaps_and_survives(tmp_path: Path) -> None:
+    model = net()
+    ema, expected = Ema(model, 0.5), model.decoder.weight.detach().clone()
+    optimizer = optimizer_of(model, "sgd", lr=0.1)
+    for step in range(12):
+        train(model, optimizer, range(step, step + 1))
+        ema.update(model)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * model.decoder.weight.detach()
+    own = clean_state_dict(model)
+    with ema.swap(model):
+        torch.testing.assert_close(model.decoder.weight, expected)
+        assert torch.equal(model.encoder[1].running_mean, own["encoder.1.running_mean"])  # type: ignore
+    assert all(torch.equal(own[k], v) for k, v in clean_state_dict(model).items())
+    save_state(tmp_path, ema.tensors(), {})
+    loaded = load_state(tmp_path)
+    assert loaded is not None
+    other = Ema(net(1), 0.5)
+    other.load(loaded[0])
+    ema.update(model)
+    other.update(model)
+    assert all(torch.equal(v, other.tensors()[k]) for k, v in ema.tensors().items())
+
+
+def test_ema_is_torchs_averaged_model_to_the_bit() -> None:
+    """What AveragedModel would give, whose counter must begin at 1 to average the first step."""
+
+    def average(averaged: list[Tensor], current: list[Tensor], number: Tensor) -> None:
+        decay = min(0.9, int(number) / (9 + int(number)))
+        get_ema_multi_avg_fn(decay)(averaged, current, number)
+
+    model = net()
+    ours, theirs = Ema(model, 0.9), AveragedModel(model, multi_avg_fn=average)  # type: ignore[arg-type]
+    theirs.n_averaged.fill_(1)
+    optimizer = optimizer_of(model, "adamw", lr=0.1)
+    for step in range(12):
+        train(model, optimizer, range(step, step + 1))
+        ours.update(model)
+        theirs.update_parameters(model)
+    own = clean_state_dict(model)
+    with ours.swap(model):
+        averaged = clean_state_dict(model)
+    expected = clean_state_dict(theirs.module)
+    assert all(torch.equal(averaged[name], expected[name]) for name in expected)
+    assert not torch.equal(averaged["decoder.weight"], own["decoder.weight"])
