@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from distseg.config.data import InputConfig
+from distseg.config.load import parse_section
 from distseg.config.member import MemberConfig
 from distseg.data.fit import Fit
 from distseg.inference.evaluate import Normalizer, canvas_key, loader, native_logits, tta_logits
@@ -27,9 +28,9 @@ def load_snapshot_model(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """The model of a snapshot, in eval mode on `device`, and the snapshot's record."""
     state, record = checkpoint.load_snapshot(path)
-    size = InputConfig.model_validate(record["input"])
+    size = parse_section(InputConfig, record["input"], str(path))
     model = build_model(
-        MemberConfig.model_validate(record["member"]),
+        parse_section(MemberConfig, record["member"], str(path)),
         size.channels,
         record["num_outputs"],
         (size.height, size.width),

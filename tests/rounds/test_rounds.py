@@ -363,7 +363,7 @@ def test_without_teachers_rows_stay(both: tuple[Path, Path], tmp_path: Path) -> 
         ([{"kind": "pseudo_label", "teacher": "pair"}], {}, "valid: fold, all"),
         ([{"kind": "self_distill", "teacher": "fold"}], {}, "valid: pair, oof, all"),
         ([{"kind": "self_distill", "rules": {"min_io": 1}}], {}, "min_iou"),
-        ([{"kind": "pseudo_label", "rules": {"min_iou": 0.4}}], {}, "unknown rule"),
+        ([{"kind": "pseudo_label", "rules": {"min_iou": 0.4}}], {}, "cannot use it"),
         ([{"kind": "pseudo_label", "rank_by": "luck"}], {}, "decided"),
         ([{"kind": "pseudo_label", "mix": "ratio", "share": 0.3}], {}, "2.4 images"),
         ([{"kind": "pseudo_label", "mix": "pretrain_then_finetune"}], {}, "two stages"),
