@@ -6,17 +6,19 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pydantic
 import yaml
 
+from distseg.config.data import Strict
 from distseg.config.messages import Keys, explain
 from distseg.config.schema import Config
 from distseg.config.validate import mistakes
 from distseg.records.errors import UserError
 
 MAX_ATTEMPTS = 5  # a mistake that is set aside may show another
+M = TypeVar("M", bound=Strict)
 SCHEMA = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -118,6 +120,16 @@ def parse_config(tree: Mapping[str, Any], where: str) -> Config:
         raise UserError("\n".join(f"{where}: {line}" for line in read.lines))
     assert read.config is not None
     return read.config
+
+
+def parse_section(model: type[M], tree: Any, where: str) -> M:
+    """A section of a config, as a snapshot's record holds it; UserError lists every mistake. The
+    record may be somebody else's: what would open a file or a pickle is refused here too."""
+    try:
+        return model.model_validate(tree)
+    except pydantic.ValidationError as error:
+        lines = explain(model, error).values()
+        raise UserError("\n".join(f"{where}: {line}" for line in lines)) from None
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from distseg.config.data import InputConfig
+from distseg.config.load import parse_section
 from distseg.config.member import MemberConfig
 from distseg.data.fit import Fit
 from distseg.data.loader import loader
+from distseg.functional.metrics import VOID
 from distseg.inference.forward import Autocast, Normalizer, Predictor
 from distseg.models import checkpoint
 from distseg.models.build import build_model
-from distseg.records.errors import UserError
 
 
 @torch.inference_mode(False)  # building a model asks which parameters its outputs depend on
@@ -32,15 +33,14 @@ def load_snapshot_model(
     damaged.
     """
     state, record = checkpoint.load_snapshot(path)
-    try:
-        input_config = InputConfig.model_validate(record["input"])
-        member_config = MemberConfig.model_validate(record["member"])
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{path}: no model can be built from its record: {error}") from None
+    num_outputs = record.get("num_outputs")
+    if not isinstance(num_outputs, int) or not 1 <= num_outputs <= VOID:
+        raise UserError(f"{path}: its record says num_outputs: {num_outputs!r}; valid: 1..{VOID}")
+    input_config = parse_section(InputConfig, record.get("input"), str(path))
     model = build_model(
-        member_config,
+        parse_section(MemberConfig, record.get("member"), str(path)),
         input_config.channels,
-        record["num_outputs"],
+        num_outputs,
         (input_config.height, input_config.width),
         pretrained=False,
     )

@@ -5,6 +5,7 @@ Each mistake is one line that begins with its key.
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -168,7 +169,9 @@ def _misfit(member: MemberConfig, tensors: dict[str, Tensor], model: Segmentatio
 
 
 def _is_cached(encoder: str, tag: str) -> bool:
-    """Whether the hub's cache on this machine holds the weights, so that no network is needed."""
+    """Whether a cache on this machine holds the weights, so that no network is needed."""
+    if encoder.startswith("timm-") and _timm_is_cached(encoder.removeprefix("timm-")):
+        return True  # smp takes some of these from timm
     if not encoder.startswith("tu-"):
         settings = smp.encoders.encoders[encoder]["pretrained_settings"][tag]
         repo, revision = settings["repo_id"], settings["revision"]
@@ -177,17 +180,21 @@ def _is_cached(encoder: str, tag: str) -> bool:
             isinstance(huggingface_hub.try_to_load_from_cache(repo, file, revision=revision), str)
             for file in files
         )
-    cfg = timm.models.get_pretrained_cfg(encoder.removeprefix("tu-"))
-    if cfg is None or not cfg.hf_hub_id:
-        return False
-    usual = ["model.safetensors", "pytorch_model.bin"]
-    names = [cfg.hf_hub_filename] if cfg.hf_hub_filename else usual
-    return any(
-        isinstance(huggingface_hub.try_to_load_from_cache(cfg.hf_hub_id, name), str)
-        for name in names
-    )
+    return _timm_is_cached(encoder.removeprefix("tu-"))
 
 
+def _timm_is_cached(name: str) -> bool:
+    cfg = timm.models.get_pretrained_cfg(name)
+    if cfg is not None and cfg.hf_hub_id:
+        usual = ["model.safetensors", "pytorch_model.bin"]
+        files = [cfg.hf_hub_filename] if cfg.hf_hub_filename else usual
+        found = [huggingface_hub.try_to_load_from_cache(cfg.hf_hub_id, file) for file in files]
+        return any(isinstance(path, str) for path in found)
+    file = Path(urlsplit((cfg.url if cfg else None) or "").path).name
+    return bool(file) and Path(torch.hub.get_dir(), "checkpoints", file).is_file()
+
+
+@functools.cache  # one attempt for all members
 def hub_problem() -> str:
     """Why nothing can be fetched from the hub, else "". Waits for HUB_S seconds at most."""
     if constants.HF_HUB_OFFLINE:

@@ -22,6 +22,9 @@ from safetensors.torch import save_file
 from distseg import cli
 from distseg.config.load import parse_config
 from distseg.data import read_input
+from distseg.inference.load import load_snapshot_model
+from distseg.models.checkpoint import save_snapshot
+from distseg.records.errors import UserError
 from distseg.run.check import mistakes
 from tests.data.data_helpers import folder, gray, save, tgs
 from tests.tiny import ROOT
@@ -399,6 +402,17 @@ def test_an_extra_that_is_not_installed(
     for command in COMMANDS:
         (line,) = lines_of(command, tree(place / "data"), override, capsys)
         assert all(word in line for word in words)
+
+
+def test_a_snapshot_of_somebody_else_opens_no_pickle(tmp_path: Path) -> None:
+    """Its record comes through the same models as a config."""
+    path = tmp_path / "snapshot.safetensors"
+    member = {"arch": "Unet", "encoder": "tu-resnet10t", "decoder": {"checkpoint_path": "evil.pth"}}
+    record = {"member": member, "input": {"height": 32, "width": 32}, "num_outputs": 1}
+    save_snapshot(path, {"w": torch.zeros(1)}, record)
+    with pytest.raises(UserError, match="decoder: checkpoint_path") as caught:
+        load_snapshot_model(path, torch.device("cpu"), False)
+    assert str(caught.value).startswith(str(path))
 
 
 HUB = """
