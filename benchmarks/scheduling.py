@@ -71,7 +71,7 @@ class SimulatedExecutor:
         return []
 
 
-class NoView:
+class NoObserver:
     def started(self, job: Job, slot: Slot, attempt: int) -> None: ...
 
     def finished(self, job: Job) -> None: ...
@@ -97,7 +97,7 @@ def simulate(num_jobs: int, num_slots: int, error: float, seed: int) -> dict[str
             Config.model_validate({"name": "simulated", "members": {"a": {}}}),
             run,
             executor,
-            NoView(),
+            NoObserver(),
             sleep=clock.sleep,
         )
         began = time.perf_counter()

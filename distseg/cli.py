@@ -87,11 +87,8 @@ def make_parser() -> argparse.ArgumentParser:
     for name, (function, arguments) in COMMANDS.items():
         text = " ".join((function.__doc__ or "").split())
         # argparse lists a command that has a help, and leaves out one that has none.
-        own = (
-            commands.add_parser(name, description=text)
-            if name in HIDDEN
-            else commands.add_parser(name, description=text, help=text.rstrip("."))
-        )
+        shown: dict[str, Any] = {} if name in HIDDEN else {"help": text.rstrip(".")}
+        own = commands.add_parser(name, description=text, **shown)
         for argument, options in arguments:
             own.add_argument(argument, **options)
     return parser
@@ -135,18 +132,11 @@ def _check(args: argparse.Namespace, *, sweep: bool = False) -> Config:
     return refuse(read, str(path), run_of(folder, read.config), extra)
 
 
-def _check_run(args: argparse.Namespace) -> tuple[Config, Run]:
+def _config_and_run(args: argparse.Namespace, *, check: bool = True) -> tuple[Config, Run]:
+    """A config and its run. check: False in a job, whose run has looked at everything before."""
     from distseg.records.paths import Run
 
-    config = _check(args)
-    return config, Run(args.out or Path("runs") / config.name)
-
-
-def _load_run(args: argparse.Namespace) -> tuple[Config, Run]:
-    """Without a look at this machine: a job that a run has started, which has looked."""
-    from distseg.records.paths import Run
-
-    config = _load(args)
+    config = _check(args) if check else _load(args)
     return config, Run(args.out or Path("runs") / config.name)
 
 
@@ -167,7 +157,7 @@ def _run(args: argparse.Namespace) -> int:
     """Train, ensemble, predict and report. Finished steps are skipped: to resume, run it again."""
     from distseg.run import pipeline
 
-    config, run = _check_run(args)
+    config, run = _config_and_run(args)
     return pipeline.run(config, run.folder)
 
 
@@ -176,7 +166,7 @@ def _plan(args: argparse.Namespace) -> int:
     """Show what `run` would do: jobs, time, disk and memory."""
     from distseg.run.plan import plan
 
-    print(plan(*_check_run(args)))
+    print(plan(*_config_and_run(args)))
     return 0
 
 
@@ -206,7 +196,7 @@ def _train(args: argparse.Namespace) -> int:
 
     if args.members is None and (args.member is None or args.fold is None):
         raise UserError("train: needs --member NAME and --fold K, or --members NAME:K,...")
-    config, run = _load_run(args) if is_driven() else _check_run(args)
+    config, run = _config_and_run(args, check=not is_driven())
     members = parse_members(config, args.members or f"{args.member}:{args.fold}")
     train_here(config, run, parse_round(args.round), members)
     return 0
@@ -222,18 +212,16 @@ def _find_lr(args: argparse.Namespace) -> int:
     """Suggest a learning rate: draw the loss while the rate grows."""
     from distseg.run.launched import find_lr_here
 
-    config, run = _check_run(args)
-    record = find_lr_here(config, run, args.member, args.fold, args.steps)
-    folder = run.folder / "find_lr"
-    print(f"suggested learning rate: {record['suggested']:.1e} (pictures in {folder})")
+    config, run = _config_and_run(args)
+    suggested = find_lr_here(config, run, args.member, args.fold, args.steps)["suggested"]
+    print(f"suggested learning rate: {suggested:.1e} (pictures in {run.folder / 'find_lr'})")
     return 0
 
 
 @command(
     "predict-test", RUN,
     arg("--round", "the round whose ensemble predicts (default: the final one)", type=int),
-    arg("--share", "which share, of how many", nargs=3, type=int, required=True,
-        metavar=("FIRST", "COUNT", "TOTAL")),
+    arg("--share", "first share, number of shares, all shares", nargs=3, type=int, required=True),
 )  # fmt: skip
 def _predict_test(args: argparse.Namespace) -> int:
     """Predict a share of the test images for the submission."""
@@ -244,9 +232,7 @@ def _predict_test(args: argparse.Namespace) -> int:
     return 0
 
 
-@command(
-    "teach", RUN, arg("--round", "the round that learns from it", type=int, required=True),
-)  # fmt: skip
+@command("teach", RUN, arg("--round", "the round that learns", type=int, required=True))
 def _teach(args: argparse.Namespace) -> int:
     """Predict what the students of a round learn from."""
     from distseg.records.paths import find_run
@@ -273,29 +259,18 @@ def _predict(args: argparse.Namespace) -> int:
 
 @command(
     "tune", CONFIG, OVERRIDES, OUT,
-    arg(
-        "--postprocess",
-        "CONFIG is a finished run: search space, weights, threshold, area and gate jointly",
-        action="store_true",
-    ),
+    arg("--postprocess", "tune the ensemble of a finished run, CONFIG", action="store_true"),
 )  # fmt: skip
 def _tune(args: argparse.Namespace) -> int:
     """Search the space of the config's `tune` section with Ray Tune. To resume, run it again."""
-    if args.postprocess:
-        return _tune_postprocess(args)
-    from distseg.tune import search
+    from distseg.tune import postprocess, search
 
-    config = _check(args, sweep=True)
-    return search.tune(config, args.out or Path("runs") / f"{config.name}-tune")
-
-
-def _tune_postprocess(args: argparse.Namespace) -> int:
-    from distseg.tune.postprocess import tune_postprocess
-
+    if not args.postprocess:
+        config = _check(args, sweep=True)
+        return search.tune(config, args.out or Path("runs") / f"{config.name}-tune")
     if args.overrides or args.out:
         raise UserError("tune RUN --postprocess: takes a run folder, nothing else")
-    config, run = _read_run(Path(args.config))
-    print(tune_postprocess(config, run))
+    print(postprocess.tune_postprocess(*_read_run(Path(args.config))))
     return 0
 
 
@@ -338,8 +313,7 @@ def _report(args: argparse.Namespace) -> int:
     """Write report.html and report.json of a run again."""
     from distseg.run.summary import report
 
-    config, run = _read_run(args.run)
-    print(report(config, run))
+    print(report(*_read_run(args.run)))
     return 0
 
 
@@ -367,13 +341,9 @@ def _doctor(args: argparse.Namespace) -> int:
     """Check whether this machine can run distseg, or CONFIG, and say what to mend."""
     from distseg.doctor.machine import examine
 
-    config, mistakes = None, None
-    if args.config:
-        try:
-            config = _check(args)
-        except UserError as error:  # after what can be said of the machine
-            mistakes = error
-    status = examine(config, launch=args.launch)
-    if mistakes is not None:
-        raise mistakes
-    return status
+    try:
+        config = _check(args) if args.config else None
+    except UserError:  # the mistakes come after what can be said of the machine
+        examine(None, launch=args.launch)
+        raise
+    return examine(config, launch=args.launch)

@@ -134,3 +134,19 @@ def test_the_rule() -> None:
 def test_no_circle_between_files() -> None:
     edges = {module: set(targets) for module, targets in graph().items()}
     graphlib.TopologicalSorter(edges).prepare()  # CycleError names the files
+
+
+def functions(path: Path) -> Iterator[tuple[str, int]]:
+    """(name, lines) of every function of a file, its docstring and comments counted."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno is not None
+            yield node.name, node.end_lineno - node.lineno + 1
+
+
+def test_sizes_to_feel_at_home_in() -> None:
+    for module, path in modules().items():
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 350, path
+        for name, lines in functions(path):
+            loop = (module, name) == ("distseg.training.train", "train")
+            assert lines <= (110 if loop else 60), f"{path}: {name} has {lines} lines"

@@ -192,6 +192,16 @@ class Config(Strict):
             return "pseudo" if number == 0 else "labeled"
         return stage.rows or "all"
 
+    def has_pseudo(self, number: int) -> bool:
+        """Whether a round's train sets hold pseudo-labels: its own, or those it inherits from the
+        rounds before it, back to the last supervised one."""
+        for round_config in reversed(self.rounds[: number + 1]):
+            if round_config.uses_unlabeled:
+                return True
+            if round_config.kind == "supervised":
+                return False
+        return False
+
     def teacher_flag(self, key: RoundKey) -> str:
         """What the teachers of a round, or of one before it, make of its score: `honest`,
         `indirect` (the student's fold reached it through a judgement) or `leaky`."""

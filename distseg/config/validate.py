@@ -262,6 +262,12 @@ def _round_stages(config: Config, name: str, number: int) -> Iterator[str]:
     for place, stage in enumerate(stages):
         if round_config.hard_mining and stage.positive_share:
             yield f"{where}.hard_mining: stage {place} of {name} draws by positive_share; use one"
+        if config.rows_of_stage(name, number, place) == "pseudo" and not config.has_pseudo(number):
+            key = "stages" if round_config.mix == "concat" or stage.rows else f"{where}.mix"
+            yield (
+                f"{key}{f'.{place}.rows' if key == 'stages' else ''}: pseudo: {name} in round "
+                f"{number}, {round_config.kind}, has no pseudo-labels to train on"
+            )
     wanted = round_config.share * config.batch_size_of(name)
     if round_config.mix == "ratio" and abs(wanted - round(wanted)) > 1e-6:
         yield (

@@ -23,7 +23,7 @@ from distseg.records.paths import Run
 from distseg.records.tables import read_table
 
 T = TypeVar("T")
-SOME_LAYOUTS = ("root", "table", "border", "mask_values", "folder", "synthetic")
+SOME_LAYOUTS = ("table", "border", "mask_values", "folder", "synthetic")
 
 
 def mistakes(config: Config, run: Run | None = None) -> list[str]:
@@ -32,6 +32,8 @@ def mistakes(config: Config, run: Run | None = None) -> list[str]:
     lines = [*_unread_keys(config), *_missing(config)]
     if config.data.format != "synthetic" and not Path(config.data.root).is_dir():
         return lines  # everything below would only say so again
+    if any(line.startswith("data.table: ") for line in lines):
+        return lines
     rows = _rows(config, lines)
     tests = _test_rows(config, lines)
     if rows is not None:
@@ -188,7 +190,8 @@ def _folds(config: Config, run: Run | None, rows: Sequence[Row], lines: list[str
     for where, fold in named_folds(config):
         if fold not in known and (options.kind == "file" or path is not None):
             lines.append(f"{where}: fold {fold} does not exist; valid: {known} (of {path})")
-    if options.kind == "file" and not config.planned_members(known):
+    elsewhere = [fold for _, fold in named_folds(config) if fold not in known]
+    if options.kind == "file" and not elsewhere and not config.planned_members(known):
         lines.append("data.folds.use: together with members.NAME.folds it leaves no fold to train")
     pairs = [n for n, r in enumerate(config.rounds) if r.judges_labeled and r.judge == "pair"]
     if pairs and len(known) < 3 and options.kind in ("file", "holdout"):

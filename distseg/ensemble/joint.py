@@ -88,9 +88,9 @@ class JointSearch:
     not components. The verdict judges the whole, with what is kept.
 
     Attributes:
-        mixtures: what is tried, the simpler ones first.
+        mixtures: what is tried, in the order in which ties go to the earlier one.
         grid: the rules that are tried with each mixture.
-        step: every so manieth row is read.
+        step: one row of so many is read, where there is more than a search should read.
         found: by label the best, with its score on the rows that it was found on.
         seconds: of the search alone, without scoring what it found.
     """
@@ -114,7 +114,7 @@ class JointSearch:
                 some = own[start : start + MIXTURES_AT_ONCE]
                 for mixture, sweeps in zip(some, self._sweeps(space, some), strict=True):
                     self._compare(mixture, sweeps, choices)
-            log.info("joint search: %d mixtures in %s space", len(own), space)
+            log.info("joint search: tried %d weightings in %s space", len(own), space)
         self.seconds = time.monotonic() - began
         return {label: choice for label, (choice, _) in self.found.items()}
 

@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 
 NUM_HALVES = 2  # the splits of a single fold
 
-
 Step = tuple[str, Callable[[Choices], Choices]]  # its name in the record, and what tunes
 
 
@@ -116,8 +115,9 @@ def tune_in_steps(
         if len(nesting.splits) < 2:
             record.append({"step": name, "adopted": False, "reason": "one row: nothing to nest"})
             continue
-        log.info("tuning %s on %d out-of-fold images", name, len(nesting.rows))
+        log.info("tuning step %r on %d out-of-fold images", name, len(nesting.rows))
         tuned = tune(choices)
+        # the rows of a split are scored under its own choice, which they had no part in
         trial = counts if tuned == choices else nesting.score(tuned)
         record.append({"step": name, **nesting.verdict(counts, trial)})
         if record[-1]["adopted"]:
@@ -126,7 +126,8 @@ def tune_in_steps(
 
 
 def split_rows(oof: OutOfFold) -> dict[str, list[int]]:
-    """Rows by the label of their split: the fold, or for a single fold `part0`.. by id's hash."""
+    """Rows by the label of their split: the fold's number, or `part0` and `part1` where there is
+    one fold alone: halves by a hash of the ids, which no order of the files can make unlike."""
     if len(oof.folds) > 1:
         return {str(fold): oof.manifest.val_rows(fold) for fold in oof.folds}
     ordered = sorted(oof.rows, key=lambda row: hash_key(oof.manifest[row]))

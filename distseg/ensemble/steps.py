@@ -61,6 +61,7 @@ def searches_of(nesting: Nesting) -> Iterator[tuple[str, RuleSearch]]:
 def tune_rule(nesting: Nesting, choices: Choices, *, number: int, search: RuleSearch) -> Choices:
     """Better rules for class `number`: one pass over the rows for each mixture in use."""
     tuned = dict(choices)
+    # splits may have chosen other weights: what one mixture's sweeps say holds for it alone
     for space, weights in sorted({(c.space, c.weights) for c in choices.values()}):
         splits = {
             label: _class_images(nesting, rows, space, weights, number)
@@ -78,6 +79,7 @@ def _class_images(
     """logits, truth and valid pixels (1, H, W) of one class, row by row."""
     for row in rows:
         logits = nesting.oof.combined(row, weights, space, slice(number, number + 1))
+        # float16 has few enough values for an exact sweep over all of them
         target_1KHW = nesting.oof.target(row)[None]
         yield logits.astype(np.float16), *class_planes(target_1KHW, number, nesting.config.task)
 
@@ -97,6 +99,7 @@ class WeightSearch:
         self.sums: dict[Weights, dict[str, NDArray]] = {}
 
     def tune(self, choices: Choices) -> Choices:
+        """The same rules with better weights; each label's are found on the other splits."""
         values = sum(self.nesting.pixels()) * self.config.num_outputs * len(self.oof.names)
         rows = self.nesting.thinned(-(-values // WEIGHT_SEARCH_VALUES))
         picks, tuned = self.config.ensemble.max_picks, {}

@@ -29,8 +29,11 @@ def standard_error_of_gain(
     now_NC3: NDArray[np.int64], before_NC3: NDArray[np.int64], metric: str, *,
     draws: int = 1000, seed: int = 0,
 ) -> float:  # fmt: skip
-    """The same for the difference of two scores of the same N images, in the same order: each
-    drawn set counts for both."""
+    """Standard deviation of the difference of two scores of the same N images, in the same order.
+
+    Each drawn set counts for both, so that what an image adds to both cancels. Arguments and unit
+    as for `standard_error`.
+    """
     now, before = (_drawn_scores(c, metric, draws, seed) for c in (now_NC3, before_NC3))
     return float((now - before).std(ddof=1))
 

@@ -80,6 +80,7 @@ def double_search(options: Options, metric: str, pixels: int) -> RuleSearch:
     tops = tuple(map(logit, TOP_PROBS))
 
     def sweep(rule: Rule) -> GridSweep:
+        # a threshold that is not searched is the config's, and so the same in all rules
         searched = options.threshold == "search"
         bottoms = tuple(map(logit, BOTTOM_PROBS)) if searched else (rule["threshold"],)
         return GridSweep(metric, RuleGrid(bottoms, tops=tops, gate_areas=areas))
@@ -129,7 +130,7 @@ def tune_class(
     sweeps: dict[str, dict[str, Sweep]] = {kind: {} for kind in kinds.values()}
     for split, blocks in splits.items():
         for label, kind in kinds.items():
-            if split not in sweeps[kind]:
+            if split not in sweeps[kind]:  # a kind's first label speaks for all of its labels
                 sweeps[kind][split] = search.sweep(own[label])
         for block in blocks:
             for table in sweeps.values():

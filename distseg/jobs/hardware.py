@@ -100,6 +100,7 @@ def num_cores() -> int:
 def make_slots(compute: ComputeConfig, gpus: list[Gpu], cores: int) -> list[Slot]:
     """Divide the machine: slots of `gpus_per_job` GPUs, or `slots` CPU slots; cores evenly."""
     groups = _gpu_groups(compute.gpus_per_job, gpus) if gpus else [()] * (compute.slots or 1)
+    # Fewer slots than GPUs would hold: the rest stays free for others.
     groups = groups[: compute.slots] if compute.slots else groups
     slots = []
     for number, devices in enumerate(groups):
@@ -126,7 +127,7 @@ def _gpu_groups(per_job: float, gpus: list[Gpu]) -> list[tuple[str, ...]]:
     jobs go to different GPUs; (0, 1), (2, 3) for two GPUs a job."""
     names = [gpu.device for gpu in gpus]
     if per_job < 1:
-        shares = math.floor(1 / per_job + 1e-9)
+        shares = math.floor(1 / per_job + 1e-9)  # 1 / 0.1 must not become 9
         return [(name,) for _ in range(shares) for name in names]
     if per_job != int(per_job):
         raise UserError(f"compute.gpus_per_job: {per_job}: a whole number, or less than 1")

@@ -40,6 +40,8 @@ class Node:
     cached: bool = False
 
 
+# Of no cores: a node whose cores are all taken must answer, too. Not tried again: a node that dies
+# meanwhile is no node.
 @ray.remote(num_cpus=0, max_retries=0)
 def look(folder: str, token: str, node: str, start: str) -> dict[str, Any]:
     """What a node is, found out on the node: its host, its packages, whether it has the folder
@@ -61,7 +63,7 @@ class Nodes:
     def __init__(self, compute: ComputeConfig, run: Run) -> None:
         self.compute, self.run = compute, run
         self.folder = run.folder.resolve() / "nodes"
-        self.token = uuid.uuid4().hex
+        self.token = uuid.uuid4().hex  # files of an earlier start prove nothing: this one's do
         self.known: dict[str, Node] = {}
         self.refused: dict[str, str] = {}
         self.asked: dict[str, ray.ObjectRef] = {}  # those that have not answered yet
@@ -134,6 +136,7 @@ class Nodes:
                 f"{host} has no folder {Path.cwd()}, from which relative paths of the config and "
                 "the run count: start distseg in a folder that all nodes have"
             )
+        # Another distseg may read the config otherwise; other packages only round otherwise.
         if there["distseg"] != __version__:
             raise UserError(
                 f"{host} has distseg {there['distseg']}, the driver {__version__}: install the "

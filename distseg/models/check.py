@@ -85,7 +85,10 @@ def _training(config: Config, name: str, model: SegmentationNet, processes: int)
     """One pass in training mode for each size that a stage shows, with as many images as a rank
     sees at once where that is a single one: batch normalization needs two values a channel."""
     size, batch = config.input_of(name), config.batch_size_of(name)
-    images = batch // (processes * config.train.accumulation)
+    parts = processes * config.train.accumulation
+    if batch % parts:
+        return  # that is a mistake of its own
+    images = batch // parts
     sizes = {
         stage.input_size or (size.height, size.width)
         for number in range(len(config.rounds))

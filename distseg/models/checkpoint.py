@@ -124,14 +124,14 @@ def load_state(folder: Path) -> tuple[Any, dict[str, Any]] | None:
 
 
 def save_shard(path: Path, tree: Any) -> None:
-    """One rank's share of a state, written before the state that names it (save_state)."""
+    """Write one rank's share of a state, before save_state() writes the state that names it."""
     tensors: StateDict = {}
     structure = _encode(tree, tensors)
     _write_tensors(path, tensors, {"tree": json.dumps(structure)})
 
 
 def load_shard(path: Path) -> Any:
-    """What save_shard was given, in CPU memory."""
+    """Read the tree that save_shard() has written; its tensors are in CPU memory."""
     with safe_open(str(path), framework="pt") as file:
         return _decode(json.loads(file.metadata()["tree"]), file)
 
@@ -196,7 +196,7 @@ def _encode(node: Any, tensors: StateDict) -> Any:
 
 
 def _decode(node: Any, file: Any) -> Any:
-    """What _encode was given; `file` is the open safetensors file."""
+    """The tree that _encode() was given; `file` is the open safetensors file."""
     if isinstance(node, list):
         return [_decode(item, file) for item in node]
     if not isinstance(node, dict):

@@ -184,7 +184,7 @@ def render(config: Config, run: Run, record: Mapping[str, Any], masks_of: MasksO
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters |= {"score": _score, "duration": duration, "prob": _prob}
+    environment.filters |= {"score": _score, "duration": duration, "prob": _prob, "plain": _plain}
     try:
         shown, problem = pictures(config, run, record, masks_of), ""
     except UserError as error:  # such as out-of-fold logits that were removed to save disk
@@ -199,6 +199,15 @@ def render(config: Config, run: Run, record: Mapping[str, Any], masks_of: MasksO
 
 def _score(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
+
+
+def _plain(value: Any) -> str:
+    """A value as a person writes it: lists and mappings without their brackets and quotes."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {_plain(one)}" for key, one in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_plain, value))
+    return str(value)
 
 
 def _prob(logit: float) -> str:

@@ -56,7 +56,14 @@ def refuse(read: Read, where: str, run: Run | None, extra: Sequence[str] = ()) -
 
 def missing(packages: tuple[str, ...]) -> str:
     """The packages that are not installed, joined by commas."""
-    return ", ".join(name for name in packages if importlib.util.find_spec(name) is None)
+    return ", ".join(name for name in packages if not _is_installed(name))
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ValueError:  # its import was switched off: sys.modules[package] is None
+        return False
 
 
 def _extras(config: Config) -> Iterator[str]:

@@ -79,7 +79,11 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 @contextlib.contextmanager
 def driver_lock(run: Run, patience_s: float = 0.0) -> Iterator[None]:
-    """One driver per run folder; the lock goes with the process that holds it."""
+    """One driver per run folder. UserError: another one works there.
+
+    patience_s: how long a driver that is leaving gets. The lock is the kernel's: it goes with the
+    process that holds it, so a driver that was killed leaves none.
+    """
     run.folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(run.lock)
     try:
@@ -114,11 +118,15 @@ def stop_on_signals() -> Iterator[None]:
 
 @functools.cache
 def _mark_forks() -> None:
-    """Pools that read images are forked from the driver: killed, it must not leave them."""
+    """Pools that read images are forked from the driver: killed, it must not leave them.
+
+    Once per process (so cached): what is registered at a fork cannot be taken back.
+    """
     os.register_at_fork(after_in_child=_in_fork)
 
 
 def _in_fork() -> None:
     die_with_parent()
+    # The driver's handlers came along: in a child they would raise Stopped into the pool's code.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)

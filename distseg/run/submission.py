@@ -15,6 +15,7 @@ from distseg.jobs.hardware import Slot
 from distseg.jobs.job import Job
 from distseg.jobs.scheduler import POLL_S, Executor
 from distseg.records.files import atomic_write, read_json, whole_folder
+from distseg.records.log import counted
 from distseg.records.manifest import Manifest
 from distseg.records.paths import ALL_ROUNDS, Run
 from distseg.run.execute import run_jobs
@@ -44,9 +45,7 @@ def predict_test(
     while not (slots := executor.slots(whole_machine=True)):
         time.sleep(POLL_S)  # a cluster whose nodes are all gone: others may come
     jobs, total = prediction_jobs(run, slots, number)
-    logger.info(
-        "predicting the test images with %s", "1 process" if total == 1 else f"{total} processes"
-    )
+    logger.info("predicting the test images with %s", counted(total, "rank"))
     failures = run_jobs(config, run, [], jobs, executor, whole_machine=True)
     if failures:
         logger.error("the test prediction failed: see %s", failures[0].job.log)

@@ -104,6 +104,8 @@ def merge_shares(
     shares = [share_path(path, number, num_shares) for number in range(num_shares)]
     places = _index(shares)
     _check_ids(spec, places, path)
+    # The old submission stays until the new one has been read back: what a board would refuse, or
+    # what a full disk has cut off, never takes its place.
     if spec.kind == "rle":
         temporary = path.with_name(path.name + ".tmp")
         _write_table(spec, temporary, places)
@@ -140,7 +142,7 @@ def _index(shares: Sequence[Path]) -> dict[str, list[_Place]]:
         raise UserError(f"{share}: this share of the submission is missing: its rank did not end")
     for share in shares:
         own: dict[str, list[_Place]] = {}
-        offset = 0
+        offset = 0  # bytes: a row is read again when its turn in the table has come
         with (share / "rows.jsonl").open("rb") as file:
             for line in file:
                 row = json.loads(line)

@@ -30,8 +30,9 @@ def tune_postprocess(config: Config, run: Run) -> str:
 
 
 def _cost_line(record: dict[str, Any]) -> str:
+    mixtures = "1 mixture" if record["mixtures"] == 1 else f"{record['mixtures']} mixtures"
     return (
-        f"{record['candidates_per_class']:,} candidates a class ({record['mixtures']} mixtures x "
+        f"{record['candidates_per_class']:,} candidates a class ({mixtures} x "
         f"{record['rules_per_class']:,} rules) on {record['rows']:,} images in "
         f"{record['seconds']:.1f} s: {1e6 * record['seconds_per_candidate']:.1f} µs a candidate"
     )

@@ -170,6 +170,8 @@ def _make_tuner(trainable: Any, tune: TuneConfig, sweep: SweepFolder, longest: i
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     known = grid(tune.space)[: tune.num_trials] if tune.search == "grid" else None
+    # Optuna draws, Ray decides when: the search lies in Ray's records, which it writes every two
+    # seconds, so that a sweep that was killed goes on drawing where it was.
     search = OptunaSearch(
         functools.partial(_suggest, tune.space),
         metric="score",
@@ -187,7 +189,9 @@ def _make_tuner(trainable: Any, tune: TuneConfig, sweep: SweepFolder, longest: i
             num_samples=tune.num_trials if known is None else len(known),
             max_concurrent_trials=tune.max_concurrent,
             time_budget_s=tune.time_budget_s,
+            # An actor that is used again has the environment and the processes of its last trial.
             reuse_actors=False,
+            # One name for a trial's run folder and for Ray's records of it.
             trial_dirname_creator=lambda made: made.trial_id,
         ),
         run_config=ray_tune.RunConfig(
@@ -268,6 +272,7 @@ def trial(setting: dict[str, Any], *, folder: str, start: str, cores: int) -> No
     from ray import tune as ray_tune
 
     os.chdir(start)  # Ray moves each trial into a folder of its own
+    # Both are read anew: what Ray sends along would be pickled, and could be another version's.
     sweep = SweepFolder(Path(folder))
     config, name = shared_config(sweep), ray_tune.get_context().get_trial_id()
     run_trial(config, sweep, name, setting, slot_here(config.compute, cores), ray_tune.report)

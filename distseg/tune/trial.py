@@ -59,7 +59,7 @@ def run_trial(
     follower = Follower(run, members, report)
     with driver_lock(run, LEAVING_S):
         _prepare(sweep, run, own, setting)
-        end_leftovers(run)
+        end_leftovers(run)  # ranks of an earlier start of this trial, which Ray has killed
         todo = [member for member in members if not run.member(0, *member).done.is_file()]
         if todo:
             executor = LocalExecutor(run, [slot], command)
@@ -82,7 +82,7 @@ def _prepare(sweep: SweepFolder, run: Run, config: Config, setting: Setting) -> 
 
 
 class Follower:
-    """Reads what the trial's members write, and reports it; the scheduler's view of the trial.
+    """The scheduler's observer in a trial: reads what the members write, and reports it to Ray.
 
     The score of an epoch is the mean of the final scores of the members before and of that
     epoch's, so that trials are compared at the same epoch of the same member.

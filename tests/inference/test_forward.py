@@ -77,16 +77,16 @@ def test_a_wrong_number_of_passes_is_named(mode: str) -> None:
 
 
 def test_the_median_of_each_image_becomes_zero() -> None:
-    size = InputConfig(channels=2, normalize="median", std=[0.5, 0.25])
+    input_config = InputConfig(channels=2, normalize="median", std=[0.5, 0.25])
     images = torch.randint(0, 256, (3, 2, 5, 5), dtype=torch.uint8)
-    found = Normalizer(size, torch.device("cpu"), channels_last=True)(images)
+    found = Normalizer(input_config, torch.device("cpu"), channels_last=True)(images)
     assert (found.flatten(2).median(-1).values == 0).all()
     expected = (images.float() - images.float().flatten(2).median(-1).values[..., None, None]) / 255
     assert torch.allclose(found, expected / torch.tensor([0.5, 0.25]).view(1, 2, 1, 1), atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("size", "said"),
+    ("changes", "said"),
     [
         ({"normalize": "train", "mean": [0.5]}, "input.mean"),
         ({"normalize": "median", "mean": [0.5]}, "input.mean"),
@@ -94,9 +94,9 @@ def test_the_median_of_each_image_becomes_zero() -> None:
         ({"normalize": "median", "fit": "pad", "pad_mode": "constant"}, "is that of the canvas"),
     ],
 )
-def test_inputs_that_contradict_themselves_are_refused(size: dict, said: str) -> None:
+def test_inputs_that_contradict_themselves_are_refused(changes: dict, said: str) -> None:
     with pytest.raises(UserError, match=said):
-        parse_config(tiny_tree(input={**tiny_tree()["input"], **size}), "t")
+        parse_config(tiny_tree(input={**tiny_tree()["input"], **changes}), "t")
 
 
 def test_channels_that_a_crop_or_a_median_would_spoil_are_refused() -> None:
@@ -134,8 +134,8 @@ def test_scaled_views_have_sides_that_every_network_takes(arch: str) -> None:
 def test_whole_and_tiled_agree_in_the_interior() -> None:
     """A U-Net whose deepest pixel sees 16 around it, on tiles of 96 that share a third."""
     torch.manual_seed(0)
-    entry = MemberConfig(arch="PlainUnet", encoder="none", decoder={"filters": 4, "depth": 1})
-    model = build_model(entry, 4, 3, (96, 96)).eval()
+    member = MemberConfig(arch="PlainUnet", encoder="none", decoder={"filters": 4, "depth": 1})
+    model = build_model(member, 4, 3, (96, 96)).eval()
     images = torch.randn(1, 4, 160, 224)
     crop = {"fit": "crop", "height": 96, "width": 96}
     whole = predictor(model, **crop).canvas_logits(images, ["hflip"])

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from distseg.config.load import load_config
-from distseg.config.schema import Config
-from distseg.jobs.failure import Failure, cause_in_log, smaller_batch
+from distseg.jobs.failure import Failure
 from distseg.jobs.hardware import Slot
-from distseg.jobs.job import RUN_MARK, Job, find_processes, train_job
+from distseg.jobs.job import RUN_MARK, find_processes, train_job
 from distseg.jobs.local import LocalExecutor
 from distseg.jobs.scheduler import Scheduler
 from distseg.records.errors import UserError
@@ -21,7 +20,6 @@ from distseg.records.paths import Run
 from distseg.run.status import left_out, started_members
 from distseg.run.view import LineView
 from tests.jobs.driver import scripted, worker_command
-from tests.tiny import tiny_tree
 
 Keys = Sequence[tuple[str, int]]
 
@@ -90,23 +88,6 @@ def test_other_failures_keep_the_smaller_batch(tmp_path: Path) -> None:
     assert attempts(run, "a", 0) == ["", "train.accumulation=2", "train.accumulation=2"]
 
 
-def test_a_job_without_members_goes_again_as_it_is(tmp_path: Path) -> None:
-    job = Job("predict-test-0", ("predict-test", "run"), tmp_path / "log")
-    assert smaller_batch(job, Config.model_validate(tiny_tree()), 1) == job
-
-
-def test_a_batch_of_one_cannot_be_halved(tmp_path: Path) -> None:
-    run = scripted(tmp_path)
-    config = load_config(run.config, ["train.batch_size=8"])
-    job = train_job(run, 0, [("a", 0)])
-    for factor in (2, 4):
-        smaller = smaller_batch(job, config, 2)
-        assert smaller is not None
-        job = smaller
-        assert job.overrides == (f"train.accumulation={factor}",)
-    assert smaller_batch(job, config, 2) is None  # 8 images, 2 ranks, 4 parts: one image each
-
-
 def test_a_broken_member_is_left_out_and_the_rest_goes_on(tmp_path: Path) -> None:
     run = scripted(tmp_path, a0=["crash"] * 9, a1=["fail:non_finite"] * 9)
     failures, shown = execute(run, [[("a", 0)], [("a", 1)], [("b", 0)]])
@@ -148,15 +129,3 @@ def test_a_member_in_the_middle_fails_alone(tmp_path: Path) -> None:
     assert [is_done(run, *key) for key in keys] == [True, False, True, True]
     assert attempts(run, "a", 1) == ["", "train.accumulation=2", "train.accumulation=4"]
     assert attempts(run, "a", 2) == attempts(run, "a", 3) == [""]
-
-
-def test_cause_in_log(tmp_path: Path) -> None:
-    log = tmp_path / "launch.log"
-    log.write_text("ValueError: old\n")
-    start = log.stat().st_size
-    assert cause_in_log(log, start) is None
-    with log.open("a") as file:
-        file.write("torch.OutOfMemoryError: CUDA out of memory\n")
-        file.write("subprocess.CalledProcessError: Command failed\n")
-    assert cause_in_log(log, start) == ("error", "torch.OutOfMemoryError: CUDA out of memory")
-    assert cause_in_log(tmp_path / "absent", 0) is None

@@ -11,91 +11,30 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
-from PIL import Image
 
-from distseg.config.load import parse_config
-from distseg.config.schema import Config
-from distseg.data.formats.synthetic import picture
-from distseg.data.prepare import open_unlabeled_cache, prepare
 from distseg.ensemble.fit import fit_ensemble
-from distseg.models import checkpoint
 from distseg.records.errors import UserError
-from distseg.records.files import read_json, read_lines, write_json
+from distseg.records.files import read_json, read_lines
 from distseg.records.manifest import Manifest, pair_folds
 from distseg.records.paths import ALL_ROUNDS, Run
 from distseg.rounds.choose import choose_final, gain
-from distseg.rounds.predict_teachers import predict_teachers
-from distseg.rounds.select import select, write_pair_sets
+from distseg.rounds.select import select
 from distseg.rounds.teacher_predictions import TeacherPredictions
-from distseg.run.members import known_members, round_keys
 from distseg.run.summary import write_report
 from distseg.training.train import train_member
+from tests.rounds.tiny_rounds import (
+    BLEND,
+    FOLDS,
+    NUM,
+    PSEUDO,
+    config_of,
+    play,
+    same,
+    weights,
+    write_images,
+)
 from tests.tiny import tiny_tree
-
-NUM, FOLDS = 30, 3
-PSEUDO = {"kind": "pseudo_label", "rules": {}, "match_strata": False}
-BLEND = {"kind": "self_distill", "rules": {"worst": 0.5}, "action": "blend", "targets": "soft"}
-
-
-def write_images(root: Path, *, noisy_fold: int | None = None) -> None:
-    """Textured images with their folds; the masks of one fold are noise, when asked."""
-    tree = tiny_tree()
-    options = parse_config(tree, "t").data.synthetic
-    for name in ("images", "masks", "test_images"):
-        (root / name).mkdir(parents=True)
-    rows = []
-    for i in range(NUM + 6):
-        image, mask = picture(np.random.default_rng(i), options, 1, empty=i % 5 == 0)
-        if i >= NUM:
-            Image.fromarray(image).save(root / "test_images" / f"t{i}.png")
-            continue
-        fold = i % FOLDS
-        if fold == noisy_fold:
-            mask = np.random.default_rng(1000 + i).integers(0, 2, mask.shape, dtype=np.uint8)
-        Image.fromarray(image).save(root / "images" / f"a{i}.png")
-        Image.fromarray(mask * np.uint8(255)).save(root / "masks" / f"a{i}.png")
-        rows.append(f"a{i},{fold}")
-    (root / "folds.csv").write_text("\n".join(["id,fold", *rows]) + "\n")
-
-
-def config_of(root: Path, *rounds: dict[str, Any], **changes: Any) -> Config:
-    data = {"format": "folder", "root": str(root),
-            "folds": {"kind": "file", "path": str(root / "folds.csv")}}  # fmt: skip
-    tree = tiny_tree(data=data, rounds=[{"kind": "supervised"}, *rounds], **changes)
-    return parse_config(tree, "test")
-
-
-def play(config: Config, run: Run, rounds: int, folds: list[int] | None = None) -> None:
-    """What the pipeline does up to a round, in this process."""
-    torch.set_num_threads(1)
-    prepare(config, run)
-    for key in round_keys(config, run):
-        number = int(str(key).partition("/")[0])
-        if number > rounds:
-            return
-        if "/" in str(key):
-            write_pair_sets(run, number)
-        elif number:
-            open_unlabeled_cache(config, run)
-            predict_teachers(run.folder, config, number)
-            select(config, run, number)
-        for name, fold in known_members(config, run, key):
-            if "/" in str(key) or number < rounds or folds is None or fold in folds:
-                train_member(config, run.folder, key, name, fold)
-        if "/" not in str(key) and folds is None:
-            fit_ensemble(config, run, key)
-
-
-def weights(run: Run, round: int, fold: int) -> dict[str, torch.Tensor]:
-    paths = run.member(round, "a", fold)
-    name = read_json(paths.done)["snapshots"][-1]
-    return checkpoint.load_snapshot(paths.snapshots / name)[0]
-
-
-def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
-    return all(torch.equal(left[key], right[key]) for key in left)
 
 
 def test_a_run_of_three_rounds(tmp_path: Path) -> None:
@@ -329,69 +268,24 @@ def test_rounds_together_and_gain(both: tuple[Path, Path], tmp_path: Path) -> No
     assert [r["round"] for r in record["rounds"]] == [0, 1, "all"]
 
 
-@pytest.mark.parametrize(("last", "together", "chosen"), [
-    (0.62, 0.68, ALL_ROUNDS), (0.68, 0.62, 1), (0.65, 0.65, 1),
-])  # fmt: skip
-def test_the_higher_ensemble_submits(
-    tmp_path: Path, last: float, together: float, chosen: int | str
+def test_without_teachers_rows_stay(
+    both: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = Run(tmp_path / "run")
-    for number, score in ((1, last), (ALL_ROUNDS, together)):
-        run.ensemble(number).parent.mkdir(parents=True)
-        write_json(run.ensemble(number), {"round": number, "scores": {"final": {"score": score}}})
-    assert choose_final(run, 1)["round"] == chosen
-    assert read_json(run.final)["round"] == chosen
-
-
-def test_without_teachers_rows_stay(both: tuple[Path, Path], tmp_path: Path) -> None:
-    """Pair teachers failed: what they would have judged is kept, and not silently."""
+    """Pair teachers have failed or are damaged: what they would have judged stays as it is, and
+    the reasons are said."""
     run = Run(tmp_path / "run")
     shutil.copytree(both[0] / "run", run.folder)
     for path in [run.select(1), *run.round(1).glob("train_fold*.csv")]:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     run.member(run.teachers(1), "a", 3).done.unlink()  # the pair (0, 1)
+    next(run.member(run.teachers(1), "a", 5).snapshots.glob("*.safetensors")).unlink()  # (1, 2)
     config = config_of(both[0] / "data", {**BLEND, "teacher": "pair"})
     select(config, run, 1)
+    assert "round 1/teachers: a_fold3 is no teacher: it has not finished" in caplog.text
+    assert "round 1/teachers: a_fold5 is no teacher: its snapshot" in caplog.text
+    assert "no teacher has finished that may judge fold 1 for the student of fold 0" in caplog.text
     manifest = Manifest.read(run.train_set(1, 0))
     assert all(not s.teacher_folds for s in manifest if s.fold == 1)
     assert all(s.teacher_folds for s in manifest if s.fold == 2)
-
-
-@pytest.mark.parametrize(
-    ("rounds", "changes", "said"),
-    [
-        ([{"kind": "pseudo_label", "teacher": "pair"}], {}, "valid: fold, all"),
-        ([{"kind": "self_distill", "teacher": "fold"}], {}, "valid: pair, oof, all"),
-        ([{"kind": "self_distill", "rules": {"min_io": 1}}], {}, "min_iou"),
-        ([{"kind": "pseudo_label", "rules": {"min_iou": 0.4}}], {}, "unknown rule"),
-        ([{"kind": "pseudo_label", "rank_by": "luck"}], {}, "decided"),
-        ([{"kind": "pseudo_label", "mix": "ratio", "share": 0.3}], {}, "2.4 images"),
-        ([{"kind": "pseudo_label", "mix": "pretrain_then_finetune"}], {}, "two stages"),
-        ([{"kind": "pseudo_label", "members": ["b"]}], {}, "rounds.1.members"),
-        ([{"kind": "pseudo_label", "rules": {"min_head_certainty": 0.5}}], {}, "image_head"),
-        (
-            [{"kind": "self_distill"}],
-            {"data": {"format": "synthetic", "folds": {"kind": "stratified", "num": 2}}},
-            "num of 3",
-        ),
-        (
-            [{"kind": "self_distill"}],
-            {"data": {"format": "synthetic", "folds": {"kind": "holdout"}}},
-            "hold-out",
-        ),
-        ([{"kind": "pseudo_label"}], {"stages": [{"keep": "best"}]}, "keep: best"),
-        (
-            [{"kind": "pseudo_label"}],
-            {"stages": [{"schedule": {"kind": "plateau"}}]},
-            "schedule.kind: plateau",
-        ),
-    ],
-)
-def test_impossible_rounds_are_refused(rounds: list, changes: dict, said: str) -> None:
-    with pytest.raises(UserError, match=said):
-        parse_config(tiny_tree(rounds=[{"kind": "supervised"}, *rounds], **changes), "test")
-
-
-def test_the_first_round_is_supervised() -> None:
-    with pytest.raises(UserError, match="first round is supervised"):
-        parse_config(tiny_tree(rounds=[{"kind": "pseudo_label"}]), "test")
+    manifest = Manifest.read(run.train_set(1, 1))
+    assert all(not s.teacher_folds for s in manifest if s.fold in (0, 2))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import subprocess
@@ -22,7 +21,6 @@ from distseg.config.load import parse_config
 from distseg.config.schema import Config
 from distseg.data.prepare import open_cache, prepare
 from distseg.distributed import make_accelerator
-from distseg.functional.metrics import VOID
 from distseg.inference.load import load_snapshot_model
 from distseg.inference.out_of_fold import predict_out_of_fold
 from distseg.models import checkpoint
@@ -31,7 +29,6 @@ from distseg.records.files import read_json, read_lines
 from distseg.records.manifest import Manifest
 from distseg.records.paths import MemberPaths, Run
 from distseg.training.engine import DdpEngine
-from distseg.training.loss import image_loss
 from distseg.training.member import Member, seed_of
 from distseg.training.stage import begin_epoch, make_engine, set_up_stage, train_step
 from distseg.training.stopping import NonFiniteLoss
@@ -357,15 +354,6 @@ def test_a_gradient_that_is_not_finite_moves_nothing(
     assert moved == [True, False, True]
     assert not scaled or accelerator.scaler.get_scale() == 2.0**7
     assert all(torch.isfinite(states[-1][n]).all() for n in names)
-
-
-def test_the_image_head_learns_nothing_from_void() -> None:
-    target = torch.full((3, 1, 4, 4), VOID, dtype=torch.uint8)
-    target[1, 0, 0, 0], target[2] = 1, 0
-    logits = torch.full((3, 1), 2.0)
-    expected = [0.0, math.log1p(math.exp(-2)), 2 + math.log1p(math.exp(-2))]
-    assert image_loss(logits, target, "binary").tolist() == pytest.approx(expected)
-    assert image_loss(logits.repeat(1, 2), target, "multiclass")[0] == 0
 
 
 def test_features_train_together(tmp_path: Path) -> None:

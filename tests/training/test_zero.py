@@ -19,15 +19,15 @@ import torch
 import yaml
 
 from distseg.config.load import parse_config
-from distseg.config.schema import ComputeConfig
 from distseg.config.validate import ZERO_OPTIMIZERS
 from distseg.data.prepare import prepare
-from distseg.distributed import check_launch, launch_file
+from distseg.distributed import launch_file
 from distseg.models import checkpoint
 from distseg.records.errors import UserError
 from distseg.records.files import read_json, read_lines
 from distseg.records.paths import MemberPaths, Run
 from distseg.training.zero import make_zero_accelerator, set_environment
+from tests.test_house import imports, modules
 from tests.tiny import ROOT, tiny_tree
 from tests.training.test_train import assert_same_bits, kill_tree, losses, wait_for
 
@@ -77,32 +77,19 @@ def test_what_works_is_taken(name: str) -> None:
     assert (config.compute.zero, config.stages[0].optimizer.name) == (2, name)
 
 
-def launched(path: Path) -> dict[str, str]:
-    """The variables that accelerate sets from a launch file."""
-    file = yaml.safe_load(path.read_text())
-    assert file["distributed_type"] == "DEEPSPEED" and path.name in path.read_text()
-    values = file["deepspeed_config"].items()
-    found = {f"ACCELERATE_DEEPSPEED_{key.upper()}": str(value) for key, value in values}
-    return found | {"ACCELERATE_USE_DEEPSPEED": "true"}
-
-
-@pytest.mark.parametrize("path", sorted(FILES.glob("deepspeed_*.yaml")), ids=lambda p: p.stem)
-def test_each_launch_file_goes_with_its_config_alone(path: Path) -> None:
-    taken = []
-    for zero in range(4):
-        for offload in (False, True):
-            compute = ComputeConfig(zero=zero, offload=offload)
-            try:
-                check_launch(compute, launched(path))
-                taken.append(launch_file(compute))
-            except UserError as error:
-                assert f"compute.zero={path.stem[14]}" in str(error)
-                assert launch_file(compute) in str(error)
-    assert taken == [path.name]
-
-
-def test_a_plain_launch_leaves_it_to_the_config() -> None:
-    check_launch(ComputeConfig(zero=3), {})
+def test_plain_ddp_takes_nothing_from_it() -> None:
+    """Neither this file nor DeepSpeed is imported before `compute.zero` asks for it."""
+    known, reached, waiting = modules(), set(), ["distseg.training.train"]
+    while waiting:
+        module = waiting.pop()
+        if module in reached:
+            continue
+        reached.add(module)
+        if module in known:
+            names = [name for _, name in imports(known[module], at_import=True)]
+            waiting += names + [name.rpartition(".")[0] for name in names]
+    assert "distseg.training.engine" in reached and "distseg.training.zero" not in reached
+    assert not {name for name in reached if name.startswith("deepspeed")}
 
 
 def test_without_deepspeed_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -391,8 +391,9 @@ def test_the_best_learning_rate_is_found(tmp_path: Path) -> None:
 @pytest.mark.ray
 def test_a_killed_sweep_goes_on(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """kill -9 of the driver while the second of three trials trains, which is deaf to SIGTERM."""
-    space, epochs = {LR: {"choice": [0.003, 0.01, 0.03]}}, 240
-    command = tune_command(sweep_config(space, epochs=epochs, search="grid"), tmp_path / "s")
+    space, epochs = {name: SPACE[name] for name in (NAME, MOMENTUM)}, 240
+    config = sweep_config(space, epochs=epochs, search="random", num_trials=3, seed=1)
+    command = tune_command(config, tmp_path / "s")
     sweep, environment = SweepFolder(tmp_path / "s" / "out"), deaf_environment(tmp_path / "deaf")
     driver = subprocess.Popen(command, env=environment)
     request.addfinalizer(driver.kill)
@@ -418,6 +419,8 @@ def test_a_killed_sweep_goes_on(tmp_path: Path, request: pytest.FixtureRequest) 
     rows = list(csv.DictReader(sweep.table.open(newline="")))
     assert {row["id"] for row in rows} == set(after)
     assert [row["status"] for row in rows] == ["finished"] * 3
+    # Each setting was drawn, and a condition held: also by the search that was restored.
+    assert all((row[MOMENTUM] != "") == (row[NAME] == "sgd") for row in rows)
     resumed = sweep.trial(second[0]).member(0, "a", 0)
     assert [row["epoch"] for row in read_lines(resumed.metrics)] == list(range(epochs))
 

@@ -13,7 +13,7 @@ from distseg.data.formats.row import Row, SubmissionSpec, image_files, locate
 from distseg.records.errors import UserError
 from distseg.records.tables import read_cells
 
-READS = ("root", "table")  # keys of `data` that only some layouts read
+READS = ("table",)  # keys of `data` that only some layouts read
 
 
 def train(config: Config) -> list[Row]:

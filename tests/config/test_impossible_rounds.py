@@ -1,0 +1,49 @@
+"""Rounds that cannot work are refused when the config is read."""
+
+from __future__ import annotations
+
+import pytest
+
+from distseg.config.load import parse_config
+from distseg.records.errors import UserError
+from tests.tiny import tiny_tree
+
+
+@pytest.mark.parametrize(
+    ("rounds", "changes", "said"),
+    [
+        ([{"kind": "pseudo_label", "teacher": "pair"}], {}, "valid: fold, all"),
+        ([{"kind": "self_distill", "teacher": "fold"}], {}, "valid: pair, oof, all"),
+        ([{"kind": "self_distill", "rules": {"min_io": 1}}], {}, "min_iou"),
+        ([{"kind": "pseudo_label", "rules": {"min_iou": 0.4}}], {}, "pseudo_label cannot use it"),
+        ([{"kind": "pseudo_label", "rank_by": "luck"}], {}, "decided"),
+        ([{"kind": "pseudo_label", "mix": "ratio", "share": 0.3}], {}, "2.4 images"),
+        ([{"kind": "pseudo_label", "mix": "pretrain_then_finetune"}], {}, "two stages"),
+        ([{"kind": "pseudo_label", "members": ["b"]}], {}, "rounds.1.members"),
+        ([{"kind": "pseudo_label", "rules": {"min_head_certainty": 0.5}}], {}, "image_head"),
+        (
+            [{"kind": "self_distill"}],
+            {"data": {"format": "synthetic", "folds": {"kind": "stratified", "num": 2}}},
+            "num of 3",
+        ),
+        (
+            [{"kind": "self_distill"}],
+            {"data": {"format": "synthetic", "folds": {"kind": "holdout"}}},
+            "hold-out",
+        ),
+        ([{"kind": "pseudo_label"}], {"stages": [{"keep": "best"}]}, "keep: best"),
+        (
+            [{"kind": "pseudo_label"}],
+            {"stages": [{"schedule": {"kind": "plateau"}}]},
+            "schedule.kind: plateau",
+        ),
+    ],
+)
+def test_impossible_rounds_are_refused(rounds: list, changes: dict, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        parse_config(tiny_tree(rounds=[{"kind": "supervised"}, *rounds], **changes), "test")
+
+
+def test_the_first_round_is_supervised() -> None:
+    with pytest.raises(UserError, match="first round is supervised"):
+        parse_config(tiny_tree(rounds=[{"kind": "pseudo_label"}]), "test")

@@ -1,0 +1,70 @@
+"""distseg.distributed: which launches a config takes, and the precision that `auto` means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from distseg import distributed
+from distseg.config.schema import ComputeConfig
+from distseg.distributed import check_launch, cpu_flags, launch_file, resolve_precision
+from distseg.records.errors import UserError
+from tests.tiny import ROOT
+
+FILES = ROOT / "launch" / "accelerate"
+
+
+def launched(path: Path) -> dict[str, str]:
+    """The variables that accelerate sets from a launch file."""
+    file = yaml.safe_load(path.read_text())
+    assert file["distributed_type"] == "DEEPSPEED" and path.name in path.read_text()
+    values = file["deepspeed_config"].items()
+    found = {f"ACCELERATE_DEEPSPEED_{key.upper()}": str(value) for key, value in values}
+    return found | {"ACCELERATE_USE_DEEPSPEED": "true"}
+
+
+@pytest.mark.parametrize("path", sorted(FILES.glob("deepspeed_*.yaml")), ids=lambda p: p.stem)
+def test_each_launch_file_goes_with_its_config_alone(path: Path) -> None:
+    taken = []
+    for zero in range(4):
+        for offload in (False, True):
+            compute = ComputeConfig(zero=zero, offload=offload)
+            try:
+                check_launch(compute, launched(path))
+                taken.append(launch_file(compute))
+            except UserError as error:
+                assert f"compute.zero={path.stem[14]}" in str(error)
+                assert launch_file(compute) in str(error)
+    assert taken == [path.name]
+
+
+def test_a_plain_launch_leaves_it_to_the_config() -> None:
+    check_launch(ComputeConfig(zero=3), {})
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [({"amx_tile", "sse"}, "bf16"), ({"avx512_bf16"}, "bf16"), ({"avx512f"}, "no"), (set(), "no")],
+)
+def test_auto_is_bf16_where_the_cpu_multiplies_in_it(
+    monkeypatch: pytest.MonkeyPatch, flags: set[str], expected: str
+) -> None:
+    monkeypatch.setattr(distributed, "cpu_flags", lambda: flags)
+    cpu = torch.device("cpu")
+    assert resolve_precision("auto", cpu) == expected
+    assert [resolve_precision(name, cpu) for name in ("fp32", "fp16", "bf16")] == [
+        "no",
+        "fp16",
+        "bf16",
+    ]
+
+
+def test_the_cpus_flags_are_those_that_torch_finds() -> None:
+    if not hasattr(torch.cpu, "get_capabilities"):
+        pytest.skip("this torch does not say what the CPU can do")
+    found = torch.cpu.get_capabilities()
+    for flag in distributed.BF16_FLAGS & found.keys():
+        assert found[flag] == (flag in cpu_flags()), flag

@@ -1,0 +1,71 @@
+"""distseg.training.loss: the loss of a micro-batch, by hand."""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from distseg.functional.losses import weighted_sum
+from distseg.functional.metrics import VOID
+from distseg.inference.evaluate import training_target
+from distseg.training.batches import Batch
+from distseg.training.loss import LossTerms, compute_loss, image_loss
+
+TERMS = LossTerms(main=weighted_sum({"bce": 1.0}, "binary"), task="binary")
+# -log(sigmoid(2)) and -log(1 - sigmoid(2))
+HIT, MISS = math.log1p(math.exp(-2)), 2 + math.log1p(math.exp(-2))
+
+
+def batch_of(*values: int) -> Batch:
+    """Images of 4 x 4 pixels, each with one value in all of its mask."""
+    masks = torch.stack([torch.full((1, 4, 4), value, dtype=torch.uint8) for value in values])
+    target, valid = training_target(masks, "binary")
+    rows = list(range(len(values)))
+    images = torch.zeros(len(values), 1, 4, 4)
+    return Batch(images, masks, target, valid, torch.ones(len(values)), None, None, rows)
+
+
+def loss_of(batch: Batch, terms: LossTerms, *heads: Tensor | None) -> Any:
+    """The logit is 2 everywhere; `heads` are what the model gives beside it."""
+
+    def model(images_BCHW: Tensor) -> tuple[Any, ...]:
+        return torch.full_like(images_BCHW, 2.0), *(heads or (None,))
+
+    return pytest.approx(compute_loss(model, batch, terms, nullcontext).tolist())
+
+
+def test_the_main_loss_is_each_samples_own_and_void_has_none() -> None:
+    assert loss_of(batch_of(1, 0, VOID), TERMS) == [HIT, MISS, 0.0]
+
+
+def test_soft_targets_take_their_share_of_each_loss() -> None:
+    """At the teachers' own probability the distillation is 0."""
+    soft = torch.full((2, 1, 4, 4), 1 / (1 + math.exp(-2)))
+    batch = replace(batch_of(1, 0), soft_BCHW=soft, soft_share_B=torch.tensor([0.25, 0.0]))
+    assert loss_of(batch, TERMS) == [0.75 * HIT, MISS]
+
+
+def test_extra_heads_add_their_weighted_losses() -> None:
+    """The deep heads learn from images with an object only; a weight of 0 adds nothing."""
+    batch, present = batch_of(1, 0), torch.full((2, 1), 2.0)
+    with_image = replace(TERMS, image_head=0.5)
+    assert loss_of(batch, with_image, present) == [1.5 * HIT, 1.5 * MISS]
+    assert loss_of(batch, TERMS, present) == [HIT, MISS]
+    deep = torch.full((2, 1, 2, 2), 2.0)
+    with_deep = replace(TERMS, deep_supervision=0.1)
+    assert loss_of(batch, with_deep, None, deep, deep) == [1.1 * HIT, MISS]
+
+
+def test_the_image_head_learns_nothing_from_void() -> None:
+    target = torch.full((3, 1, 4, 4), VOID, dtype=torch.uint8)
+    target[1, 0, 0, 0], target[2] = 1, 0
+    logits = torch.full((3, 1), 2.0)
+    expected = [0.0, math.log1p(math.exp(-2)), 2 + math.log1p(math.exp(-2))]
+    assert image_loss(logits, target, "binary").tolist() == pytest.approx(expected)
+    assert image_loss(logits.repeat(1, 2), target, "multiclass")[0] == 0
