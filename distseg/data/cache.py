@@ -186,7 +186,7 @@ def _stamp(row: Source) -> bytes:
             text += f"{stat.st_size} {stat.st_mtime_ns}\0"
         except OSError:
             text += "missing\0"  # whoever reads it will say so
-    return text.encode()
+    return text.encode(errors="surrogateescape")
 
 
 def cache_key(config: Config, stamps: Iterable[bytes]) -> str:

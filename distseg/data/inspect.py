@@ -111,14 +111,21 @@ def _without_repeats(rows: Sequence[Row]) -> list[Row]:
 
 
 def _check(config: Config, row: Row) -> _Good | Bad:
+    """Whatever is wrong with a row is found here, so that it never stops the others."""
     if row.problem:
-        return row.id, row.image, row.problem
+        return _bad(row.id, row.image, row.problem)
     try:
         return _open(config, row)
     except BadFile as error:
-        return row.id, error.path, error.reason
+        return _bad(row.id, error.path, error.reason)
     except (UserError, OSError, MemoryError) as error:
-        return row.id, row.image, str(error) or type(error).__name__
+        return _bad(row.id, row.image, str(error) or type(error).__name__)
+
+
+def _bad(*texts: str) -> Bad:
+    """A line of the quarantine; bytes of a name that are no UTF-8 are written as escapes."""
+    name, file, reason = (text.encode(errors="backslashreplace").decode() for text in texts)
+    return name, file, reason
 
 
 def _open(config: Config, row: Row) -> _Good:

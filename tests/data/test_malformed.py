@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,10 @@ from distseg.config.schema import Config
 from distseg.data.folds import assign_folds, read_groups
 from distseg.data.formats import layout
 from distseg.data.inspect import inspect
+from distseg.data.prepare import prepare
 from distseg.records.errors import UserError
+from distseg.records.manifest import Manifest
+from distseg.records.paths import Run
 from tests.data.data_helpers import config, folder, gray, save, tgs
 
 NUM = 6
@@ -290,6 +294,17 @@ def test_a_bad_table_or_folder_is_one_error(tmp_path: Path, case: str) -> None:
         check(config(root, data__format=kind, **settings))
     message = str(error.value)
     assert file in message and words in message and "\n" not in message, message
+
+
+@pytest.mark.parametrize("name", ["images", "masks"])
+def test_a_name_that_is_no_utf_8_is_set_aside(tmp_path: Path, name: str) -> None:
+    root = folder(tmp_path / "data", NUM)
+    (root / name / "a1.png").rename(root / name / os.fsdecode(b"a\xff.png"))
+    run = Run(tmp_path / "run")
+    prepare(config(root), run)
+    assert len(Manifest.read(run.truth)) == NUM - 1
+    text = (run.data / "quarantine.csv").read_text(encoding="utf-8")
+    assert f"{name}/a\\udcff.png" in text
 
 
 def test_strict_stops_at_the_first_bad_row(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -281,6 +282,7 @@ def test_a_job_on_another_host_prepares_nothing_again(
     config, run = Config.model_validate(tree_of(2, 1)), Run(tmp_path / "run")
     open_run(config, run)
     prepare(config, run)
+    shutil.rmtree(run.cache)  # the driver's; the job must neither need it nor make it
     before = (run.data / "statistics.json").stat().st_mtime_ns
     slot = Slot(0, (), 1, 1)
     job = with_own_cache(train_job(run, 0, [("a", 0)]), run.folder, "another-host")

@@ -73,7 +73,11 @@ def locate(folder: Path, name: str) -> tuple[Path, str]:
         or "\\" in name
     ):
         return folder, f"{name[:80]!r} is no plain file name, or leaves its folder"
-    if len(name.encode()) > 255:
+    try:
+        length = len(name.encode())
+    except UnicodeEncodeError:  # Python keeps such bytes of a file's name as lone surrogates
+        return folder, f"{name[:80]!r} is no name in UTF-8, which the tables are written in"
+    if length > 255:
         return folder, f"{name[:80]!r}... is too long for a file name"
     path = folder / name
     try:
