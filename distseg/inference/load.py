@@ -19,6 +19,7 @@ from distseg.functional.metrics import VOID
 from distseg.inference.forward import Autocast, Normalizer, Predictor
 from distseg.models import checkpoint
 from distseg.models.build import build_model
+from distseg.records.errors import UserError
 
 
 @torch.inference_mode(False)  # building a model asks which parameters its outputs depend on

@@ -64,7 +64,7 @@ def connect() -> bool:
             address=address or "local", namespace=NAMESPACE, log_to_driver=False,
             logging_level=logging.WARNING, **({} if address else ours),
         )  # fmt: skip
-    except Exception as error:  # Ray raises this very class where it has not started in 30 s
+    except Exception as error:  # noqa: BLE001 (Ray raises this very class when it starts too late)
         if not address:
             raise UserError(
                 f"compute.executor: ray: Ray does not start on this machine: {one_line(error)}"
