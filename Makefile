@@ -26,9 +26,9 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# docs/config.md, from the schema
+# docs/config.md and configs/schema.json, from the config's models
 docs: $(STAMP)
-	$(BIN)/python docs/generate_config.py > docs/config.md
+	$(BIN)/python docs/generate_config.py
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -27,6 +27,10 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 
+DROPOUTS = (
+    nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout,
+)  # fmt: skip
+
 
 class Normalizer:
     """uint8 (B, C, H, W) on any device -> float32, zero mean and unit variance per channel."""
@@ -165,5 +169,4 @@ def _mean_of_passes(model: nn.Module, images_BCHW: Tensor, passes: int, view: in
 
 def dropout_layers(model: nn.Module) -> list[nn.Module]:
     """The layers that Monte-Carlo dropout keeps on. Stochastic depth is none of them."""
-    kind = nn.modules.dropout._DropoutNd
-    return [m for m in model.modules() if isinstance(m, kind) and m.p > 0]
+    return [m for m in model.modules() if isinstance(m, DROPOUTS) and m.p > 0]
