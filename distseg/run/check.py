@@ -25,14 +25,19 @@ TUNE_PACKAGES = ("ray", "optuna", "matplotlib")
 DEEPSPEED_PACKAGES = ("deepspeed",)
 
 
-def mistakes(config: Config, run: Run | None = None) -> list[str]:
-    """One line for each mistake, cheap checks first. `run`: where the run is, or will be."""
+def mistakes(config: Config, run: Run | None = None, *, data: bool = True) -> list[str]:
+    """One line for each mistake, cheap checks first.
+
+    Args:
+        run: where the run is, or will be.
+        data: whether to look at the data; what is wrong with the `data` section is known, else.
+    """
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no check asks the network for that
     lines = list(_extras(config))
     processes = _processes(config, lines)
     from distseg.data.check import mistakes as data_mistakes
 
-    lines += data_mistakes(config, run)
+    lines += data_mistakes(config, run) if data else []
     lines += optimizer_mistakes(config)
     lines += network_mistakes(config, processes)
     return list(dict.fromkeys(lines))
@@ -43,7 +48,10 @@ def refuse(read: Read, where: str, run: Run | None, extra: Sequence[str] = ()) -
 
     UserError lists all of them, `extra` too; each line begins with `where`.
     """
-    found = [*extra, *(mistakes(read.config, run) if read.config else [])]
+    found = list(extra)
+    if read.config:
+        # A wrong data.format or data.root: the default that stands in its place has no files.
+        found += mistakes(read.config, run, data="data" not in read.spoiled)
     lines = [*read.lines, *(line for line in found if read.judges(line))]
     if lines:
         raise UserError("\n".join(f"{where}: {line}" for line in dict.fromkeys(lines)))
