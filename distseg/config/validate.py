@@ -34,6 +34,7 @@ def mistakes(config: Config) -> list[str]:
         *_members(config),
         *_rounds(config),
         *_tune(config),
+        *_gpus(config),
         *_zero(config),
     ]
     return list(dict.fromkeys(found))
@@ -302,6 +303,12 @@ def _tune(config: Config) -> Iterator[str]:
                 f"tune.space.{path}: {distribution.kind} has no end of values; a grid takes "
                 "choice, randint or quniform"
             )
+
+
+def _gpus(config: Config) -> Iterator[str]:
+    share = config.compute.gpus_per_job
+    if share > 1 and share != int(share):
+        yield f"compute.gpus_per_job: {share}: valid: a whole number, or less than 1 to share a GPU"
 
 
 def _zero(config: Config) -> Iterator[str]:

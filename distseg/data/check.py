@@ -61,22 +61,36 @@ def _unread_keys(config: Config) -> Iterator[str]:
     data, form = config.data, config.data.format
     reads = layout(form).READS
     for key in sorted(written(data) & set(SOME_LAYOUTS)):
-        value = getattr(data, key)
-        parts = [f"{key}.{part}" for part in sorted(written(value))] if (
-            isinstance(value, Strict)
-        ) else [key]  # fmt: skip
-        for name in parts:
-            if not {key, name} & set(reads):
-                others = [f for f in FORMATS if {key, name} & set(layout(f).READS)]
-                yield (
-                    f"data.{name}: format: {form} does not read it; it is for format: "
-                    f"{', '.join(others)}"
-                )
+        for name in _unread(key, getattr(data, key), reads):
+            others = [other for other in FORMATS if _is_read(name, layout(other).READS)]
+            yield (
+                f"data.{name}: format: {form} does not read it; it is for format: "
+                f"{', '.join(others)}"
+            )
     if form == "folder" and data.folder.submission == "masks":
         for key in sorted(written(data.folder) & {"rle_order", "rle_base", "rle_empty"}):
             yield f"data.folder.{key}: is for data.folder.submission: rle, not masks"
     if data.mask_values is not None and form == "oxford_pet" and "border" in written(data):
         yield "data.border: data.mask_values says already what the border counts as"
+
+
+def _unread(key: str, value: object, reads: Sequence[str]) -> list[str]:
+    """`folder.rle_order`, or `table`: what of `key` a layout that reads `reads` does not. A section
+    of which it reads nothing is named once."""
+    if not isinstance(value, Strict):
+        return [] if _is_read(key, reads) else [key]
+    if not any(read.partition(".")[0] == key for read in reads):
+        keys = sorted(written(value))
+        return [key] if len(keys) > 1 else [f"{key}.{one}" for one in keys]
+    names = [f"{key}.{one}" for one in sorted(written(value))]
+    return [name for name in names if not _is_read(name, reads)]
+
+
+def _is_read(name: str, reads: Sequence[str]) -> bool:
+    """Whether a layout that reads `reads` reads the key `name`, or some of the section `name`."""
+    return any(
+        name == read or name.startswith(f"{read}.") or read.startswith(f"{name}.") for read in reads
+    )
 
 
 def _missing(config: Config) -> Iterator[str]:
