@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from distseg.records.errors import UserError, nearest
+from distseg.functional.naming import nearest
+from distseg.records.errors import UserError
 
 
 def find_config(name: str) -> Path:

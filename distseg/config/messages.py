@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 import pydantic
 from pydantic import BaseModel
 
-from distseg.records.errors import nearest
+from distseg.functional.naming import nearest
 
 Keys = tuple[str | int, ...]
 TYPES = {

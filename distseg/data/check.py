@@ -18,7 +18,8 @@ from distseg.data.depths import load_depths
 from distseg.data.folds import assign_folds, find_file, read_folds, read_groups
 from distseg.data.formats import FORMATS, Row, layout
 from distseg.data.inspect import inspect
-from distseg.records.errors import UserError, nearest
+from distseg.functional.naming import nearest
+from distseg.records.errors import UserError
 from distseg.records.paths import Run
 from distseg.records.tables import read_table
 

@@ -1,16 +1,32 @@
-"""One way to tell a user that a name is unknown: the nearest valid one, then all of them."""
+"""One way to say that a name is unknown: the nearest valid one, then all of them."""
 
 import difflib
 from collections.abc import Iterable
 
+MOST = 40  # names that a message lists
 
-def unknown_name(kind: str, name: object, known: Iterable[str]) -> ValueError:
-    """The error to raise for an unknown name.
 
-    >>> print(unknown_name("loss", "lovas", ["bce", "lovasz"]))
-    unknown loss 'lovas': did you mean 'lovasz'? (valid: bce, lovasz)
+def nearest(value: object, valid: Iterable[object]) -> str | None:
+    """The name among `valid` that is spelled most like `value`, or None when none is close."""
+    names = [str(name) for name in valid]
+    lowered = {name.lower(): name for name in reversed(names)}
+    match = difflib.get_close_matches(str(value).lower(), list(lowered), n=1, cutoff=0.5)
+    return lowered[match[0]] if match else None
+
+
+def unknown_text(what: str, value: object, valid: Iterable[object]) -> str:
+    """The message for a name that is not among `valid`.
+
+    >>> unknown_text("loss", "lovas", ["bce", "lovasz"])
+    "unknown loss 'lovas'. Did you mean 'lovasz'? Valid: bce, lovasz"
     """
-    names = list(known)
-    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.0)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return ValueError(f"unknown {kind} {name!r}: {hint}(valid: {', '.join(names) or 'none'})")
+    names = [str(name) for name in valid]
+    close = nearest(value, names)
+    hint = f" Did you mean {close!r}?" if close else ""
+    listed = ", ".join(names[:MOST]) + (", ..." if len(names) > MOST else "")
+    return f"unknown {what} {str(value)!r}.{hint} Valid: {listed or 'none'}"
+
+
+def unknown_name(what: str, value: object, valid: Iterable[object]) -> ValueError:
+    """The error to raise for a name that is not among `valid`."""
+    return ValueError(unknown_text(what, value, valid))

@@ -23,13 +23,14 @@ from torch import Tensor, nn
 
 from distseg.config.data import InputConfig
 from distseg.config.member import COMPOSED, OWN_ENCODER, MemberConfig
+from distseg.functional.naming import nearest
 from distseg.models.composed import ComposedUnet
 from distseg.models.fcn import FCN
 from distseg.models.refinenet import RefineNet
 from distseg.models.segnet import SegNet
 from distseg.models.unet import PlainUnet, ResidualUnet
 from distseg.models.weights import encoder_tensors, hub_name, is_timm_format, load_encoder
-from distseg.records.errors import UserError, nearest, unknown
+from distseg.records.errors import UserError, unknown
 
 # What MemberConfig or the caller decides, and so no decoder option.
 RESERVED = frozenset(

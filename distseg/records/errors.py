@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import signal
 from collections.abc import Iterable
+
+from distseg.functional.naming import unknown_text
 
 
 class UserError(ValueError):
@@ -19,21 +20,9 @@ class Stopped(BaseException):
         self.status = 128 + number
 
 
-def nearest(value: object, valid: Iterable[object]) -> str | None:
-    """The name among `valid` that is spelled most like `value`, or None when none is close."""
-    names = [str(name) for name in valid]
-    lowered = {name.lower(): name for name in reversed(names)}
-    match = difflib.get_close_matches(str(value).lower(), list(lowered), n=1, cutoff=0.5)
-    return lowered[match[0]] if match else None
-
-
 def unknown(what: str, value: object, valid: Iterable[object], where: str = "") -> UserError:
     """UserError for a name that is not among `valid`, with the nearest one suggested."""
-    names = [str(name) for name in valid]
-    close = nearest(value, names)
-    hint = f" Did you mean {close!r}?" if close else ""
-    listed = ", ".join(names[:40]) + (", ..." if len(names) > 40 else "")
-    return UserError(f"{where}unknown {what} {str(value)!r}.{hint} Valid: {listed or 'none'}")
+    return UserError(f"{where}{unknown_text(what, value, valid)}")
 
 
 def unknown_line(where: str, what: str, value: object, valid: Iterable[object]) -> str:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from distseg.config.training import OptimizerConfig
-from distseg.records.errors import UserError, nearest, unknown
+from distseg.functional.naming import nearest
+from distseg.records.errors import UserError, unknown
 
 # Torch's own optimizers that a plain loop can step. Its Muon takes matrices only; timm's, which is
 # found by the same name, has a fallback.

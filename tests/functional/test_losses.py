@@ -284,7 +284,7 @@ def test_lists_must_fit_the_classes():
     logits, target = batch(False)
     with pytest.raises(ValueError, match="pos_weight has 2 numbers for 4 classes"):
         run("bce", logits, target, pos_weight=[1.0, 2.0])
-    with pytest.raises(ValueError, match="did you mean 'elu'"):
+    with pytest.raises(ValueError, match="Did you mean 'elu'"):
         run("lovasz", logits, target, activation="elu+1")
 
 
@@ -318,8 +318,8 @@ def test_every_allowed_loss_runs_for_its_task(task):
 @pytest.mark.parametrize(
     ("spec", "task", "why"),
     [
-        ({"lovas": 1.0}, "binary", r"unknown loss 'lovas': did you mean 'lovasz'\?"),
-        ({"bce": 1.0}, "binery", "did you mean 'binary'"),
+        ({"lovas": 1.0}, "binary", r"unknown loss 'lovas'. Did you mean 'lovasz'\?"),
+        ({"bce": 1.0}, "binery", "Did you mean 'binary'"),
         ({"bce": 1.0}, "multiclass", r"not for task 'multiclass' \(valid: dice"),
     ],
 )

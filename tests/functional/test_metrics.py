@@ -145,5 +145,5 @@ def test_per_image():
 
 
 def test_unknown_metric_names_the_nearest():
-    with pytest.raises(ValueError, match=r"unknown metric 'mean_dise': did you mean 'mean_dice'\?"):
+    with pytest.raises(ValueError, match=r"unknown metric 'mean_dise'. Did you mean 'mean_dice'\?"):
         M.per_image(COUNTS, "mean_dise")

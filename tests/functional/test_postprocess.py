@@ -98,7 +98,7 @@ def test_components_go_before_the_total_area_is_counted():
 @pytest.mark.parametrize(
     ("rule", "why"),
     [
-        ({"threshold": [0, 0], "min_aera": [1, 1]}, "did you mean 'min_area'"),
+        ({"threshold": [0, 0], "min_aera": [1, 1]}, "Did you mean 'min_area'"),
         ({"threshold": [0]}, "each of the 2 classes"),
         ({"threshold": 0.0}, "each of the 2 classes"),
         ({"min_area": [1, 1]}, "needs a 'threshold'"),

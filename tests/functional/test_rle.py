@@ -122,7 +122,7 @@ def test_base_zero_moves_the_limits():
 
 
 def test_bad_options_and_shapes():
-    with pytest.raises(ValueError, match="did you mean 'column'"):
+    with pytest.raises(ValueError, match="Did you mean 'column'"):
         encode(np.zeros((2, 2)), order="columns")
     with pytest.raises(ValueError, match="0 or 1, not 2"):
         decode("1 1", 2, 2, base=2)

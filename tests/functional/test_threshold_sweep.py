@@ -182,7 +182,7 @@ def test_bad_images(logits, truth, why):
 
 
 def test_bad_sweeps():
-    with pytest.raises(ValueError, match="did you mean 'dice'"):
+    with pytest.raises(ValueError, match="Did you mean 'dice'"):
         ThresholdSweep("dise")
     with pytest.raises(ValueError, match="minimum areas"):
         ThresholdSweep("dice", [])

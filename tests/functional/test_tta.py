@@ -103,12 +103,12 @@ def test_average_over_a_closed_set_commutes_with_its_views():
 @pytest.mark.parametrize(
     ("modes", "why"),
     [
-        (["hflp"], "unknown TTA mode 'hflp': did you mean 'hflip'"),
+        (["hflp"], "unknown TTA mode 'hflp'. Did you mean 'hflip'"),
         (["scale:0"], "must be written like"),
         (["scale:abc"], "must be written like"),
         (["scale:100"], "must be written like"),
         (["scale"], "must be written like"),
-        ([3], "unknown TTA mode 3"),
+        ([3], "unknown TTA mode '3'"),
         ("hflip", "must be a list"),
     ],
 )
