@@ -8,12 +8,12 @@ import pytest
 from distseg.functional.weights import greedy_weights, simplest, weightings
 
 
-def test_weights_are_in_lowest_terms():
+def test_weights_are_in_lowest_terms() -> None:
     assert simplest([2, 4, 0]) == (1, 2, 0)
     assert simplest([0, 3]) == (0, 1)
 
 
-def test_greedy_picks_the_best_and_ties_stay_uniform():
+def test_greedy_picks_the_best_and_ties_stay_uniform() -> None:
     target = (3, 1, 0)
 
     def distance(weights):
@@ -26,7 +26,7 @@ def test_greedy_picks_the_best_and_ties_stay_uniform():
 
 
 @pytest.mark.parametrize("num, limit", [(1, 64), (2, 20), (3, 64), (5, 64), (12, 64)])
-def test_weightings_are_all_mixtures_up_to_a_sum(num, limit):
+def test_weightings_are_all_mixtures_up_to_a_sum(num, limit) -> None:
     found = weightings(num, limit)
     assert found[0] == (1,) * num
     assert len(found) == len(set(found)) <= limit
