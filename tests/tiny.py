@@ -57,7 +57,7 @@ def write_submission(
 ) -> None:
     """By one process; masks uint8 (C, H, W) by id, added in reverse."""
     writer = ShareWriter(spec, path, task=task)
-    for name, mask in reversed(masks.items()):
+    for name, mask in reversed(list(masks.items())):
         writer.add(name, mask)
     writer.close()
     merge_shares(spec, path, 1, task=task)

@@ -21,7 +21,7 @@ from distseg.functional import metrics as M
         ((19, 19, 20), 0.9, 38 / 39, 0.95),  # strictly greater: .95 does not count
     ],
 )
-def test_values_by_hand(counts, tgs, dice, iou) -> None:
+def test_values_by_hand(counts: tuple[int, int, int], tgs: float, dice: float, iou: float) -> None:
     assert M.tgs(*counts) == tgs
     assert M.dice(*counts) == pytest.approx(dice, abs=1e-15)
     assert M.iou(*counts) == pytest.approx(iou, abs=1e-15)
@@ -29,7 +29,7 @@ def test_values_by_hand(counts, tgs, dice, iou) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 10**9), st.integers(0, 10**9), st.integers(0, 10**9))
-def test_tgs_is_its_definition(inter, more_pred, more_truth) -> None:
+def test_tgs_is_its_definition(inter: int, more_pred: int, more_truth: int) -> None:
     pred, truth = inter + more_pred, inter + more_truth
     union = pred + truth - inter
     expected = sum(100 * inter > t * union for t in range(50, 100, 5)) if union else 10
@@ -76,7 +76,9 @@ def test_pixel_counts_leaves_out_invalid_pixels() -> None:
         (np.ones((2, 2), bool), np.ones((2, 2), bool), np.ones((2, 2), np.uint8)),
     ],
 )
-def test_pixel_counts_rejects(pred, truth, valid) -> None:
+def test_pixel_counts_rejects(
+    pred: np.ndarray, truth: np.ndarray, valid: np.ndarray | None
+) -> None:
     with pytest.raises(ValueError, match=r"bool|differ|does not fit"):
         M.pixel_counts(pred, truth, valid)
 

@@ -1,12 +1,14 @@
 """Components and the postprocess rule, on small masks drawn by hand."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from distseg.functional.postprocess import apply_postprocess, fill_holes, remove_small
 
 
-def grid(text):
+def grid(text: str) -> np.ndarray:
     return np.array([[int(c) for c in row] for row in text.split()], dtype=np.uint8)
 
 
@@ -69,7 +71,7 @@ def test_thresholds_are_not_rounded_to_float16() -> None:
 
 
 def test_min_area_empties_below_it() -> None:
-    def kept(area):
+    def kept(area: int) -> list[int]:
         rule = {"threshold": [0.0, 0.0], "min_area": [area, 0]}
         return apply_postprocess(LOGITS, rule).sum(axis=(1, 2)).tolist()
 
@@ -78,7 +80,7 @@ def test_min_area_empties_below_it() -> None:
 
 
 def test_double_threshold_gates_then_draws_with_the_bottom() -> None:
-    def kept(top, area):
+    def kept(top: float, area: int) -> int:
         rule = {"threshold": [-2.0, 0.0], "double": [{"top": top, "area": area}, None]}
         return int(apply_postprocess(LOGITS, rule)[0].sum())
 
@@ -105,7 +107,7 @@ def test_components_go_before_the_total_area_is_counted() -> None:
         ({"threshold": [0, 0], "double": [{"top": 1}, None]}, "double threshold is"),
     ],
 )
-def test_bad_rules(rule, why) -> None:
+def test_bad_rules(rule: dict[str, Any], why: str) -> None:
     with pytest.raises(ValueError, match=why):
         apply_postprocess(LOGITS, rule)
 

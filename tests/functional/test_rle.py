@@ -3,6 +3,7 @@
 import csv
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ MASKS = arrays(
 OPTIONS = [(order, base) for order in ("column", "row") for base in (0, 1)]
 
 
-def slow_encode(mask, order, base):
+def slow_encode(mask: Any, order: Any, base: Any) -> str:
     """One pixel at a time, as the format's description reads."""
     height, width = mask.shape
     scan = [(y, x) for x in range(width) for y in range(height)]
@@ -43,7 +44,7 @@ def slow_encode(mask, order, base):
         ([[0, 0], [0, 1]], "column", 1, "4 1"),
     ],
 )
-def test_vectors_by_hand(mask, order, base, rle) -> None:
+def test_vectors_by_hand(mask: Any, order: Any, base: Any, rle: Any) -> None:
     assert encode(np.array(mask), order=order, base=base) == rle
     assert decode(rle, *np.shape(mask), order=order, base=base).tolist() == mask
 
@@ -56,7 +57,7 @@ def test_the_usual_example_is_one_indexed() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(mask=MASKS, option=st.sampled_from(OPTIONS))
-def test_equals_the_slow_reference_and_round_trips(mask, option) -> None:
+def test_equals_the_slow_reference_and_round_trips(mask: Any, option: Any) -> None:
     order, base = option
     rle = encode(mask, order=order, base=base)
     assert rle == slow_encode(mask, order, base)
@@ -64,12 +65,12 @@ def test_equals_the_slow_reference_and_round_trips(mask, option) -> None:
 
 
 @pytest.mark.parametrize("value", [True, 1, 255, 65535])
-def test_any_non_zero_pixel_is_foreground(value) -> None:
+def test_any_non_zero_pixel_is_foreground(value: Any) -> None:
     assert encode(np.array([[0, value]])) == "2 1"
 
 
 @pytest.mark.parametrize("token", ["", "-", "-1"])
-def test_empty_tokens(token) -> None:
+def test_empty_tokens(token: str) -> None:
     empty = np.zeros((2, 3), dtype=np.uint8)
     assert encode(empty, empty=token) == token
     for value in (token, f" {token} ", None, float("nan"), np.float64("nan")):
@@ -110,7 +111,7 @@ def test_touching_runs_are_accepted_and_merge() -> None:
         (3.5, "must be text, not float"),
     ],
 )
-def test_rejections(rle, why) -> None:
+def test_rejections(rle: Any, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         decode(rle, 2, 3)
 
@@ -123,16 +124,16 @@ def test_base_zero_moves_the_limits() -> None:
 
 def test_bad_options_and_shapes() -> None:
     with pytest.raises(ValueError, match="did you mean 'column'"):
-        encode(np.zeros((2, 2)), order="columns")
+        encode(np.zeros((2, 2)), order="columns")  # type: ignore[arg-type]  # wrong on purpose
     with pytest.raises(ValueError, match="0 or 1, not 2"):
-        decode("1 1", 2, 2, base=2)
+        decode("1 1", 2, 2, base=2)  # type: ignore[arg-type]  # wrong on purpose
     with pytest.raises(ValueError, match=r"shape \(H, W\)"):
         encode(np.zeros((1, 2, 2)))
     with pytest.raises(ValueError, match="at least 1"):
         decode("", 0, 2)
 
 
-def real_strings(name):
+def real_strings(name: str) -> list[str]:
     root = Path(os.environ.get("DISTSEG_DATA", Path(__file__).parents[3] / "shared" / "data"))
     path = {
         "tgs": root / "tgs/train.csv",
@@ -151,7 +152,7 @@ def real_strings(name):
 @pytest.mark.parametrize(
     ("name", "shape"), [("tgs", (101, 101)), ("severstal", (256, 1600)), ("tianchi", (512, 512))]
 )
-def test_real_strings_round_trip_to_the_letter(name, shape) -> None:
+def test_real_strings_round_trip_to_the_letter(name: str, shape: tuple[int, ...]) -> None:
     strings = real_strings(name)
     assert len(strings) > 10 and any(strings)
     for rle in strings:

@@ -1,5 +1,7 @@
 """The sweep, against scoring every distinct threshold one at a time."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,9 @@ METRIC_NAMES = ["tgs", "dice", "iou", "miou"]
 ALL = code_to_float(np.arange(NUM_CODES))
 
 
-def random_set(seed, num_images=5, shape=(6, 7), steps=8):
+def random_set(
+    seed: int, num_images: int = 5, shape: tuple[int, ...] = (6, 7), steps: int = 8
+) -> list[Any]:
     """Coarse logits (many ties), some empty truths, of images of different sizes."""
     rng = np.random.default_rng(seed)
     images = []
@@ -25,7 +29,9 @@ def random_set(seed, num_images=5, shape=(6, 7), steps=8):
     return images
 
 
-def brute_score(images, metric, threshold, min_area=0, use_valid=False):
+def brute_score(
+    images: list[Any], metric: str, threshold: float, min_area: int = 0, use_valid: bool = False
+) -> float:
     """Postprocess, count and summarize, as the evaluation does."""
     counts = []
     for logits, truth, valid in images:
@@ -35,7 +41,9 @@ def brute_score(images, metric, threshold, min_area=0, use_valid=False):
     return M.summarize(np.stack(counts), metric)["score"]
 
 
-def swept(images, metric, min_areas=(0,), use_valid=False):
+def swept(
+    images: list[Any], metric: str, min_areas: tuple[int, ...] = (0,), use_valid: bool = False
+) -> ThresholdSweep:
     sweep = ThresholdSweep(metric, min_areas)
     for logits, truth, valid in images:
         sweep.add(logits[None], truth[None], valid[None] if use_valid else None)
@@ -56,7 +64,7 @@ def test_codes_keep_the_order_of_all_float16() -> None:
 
 @pytest.mark.parametrize("metric", METRIC_NAMES)
 @pytest.mark.parametrize("use_valid", [False, True])
-def test_curves_equal_brute_force_at_every_distinct_threshold(metric, use_valid) -> None:
+def test_curves_equal_brute_force_at_every_distinct_threshold(metric: str, use_valid: bool) -> None:
     images = random_set(0)
     min_areas = (0, 3, 12, 20)
     sweep = swept(images, metric, min_areas, use_valid)
@@ -71,7 +79,7 @@ def test_curves_equal_brute_force_at_every_distinct_threshold(metric, use_valid)
 
 @pytest.mark.parametrize("metric", METRIC_NAMES)
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_best_is_the_brute_force_best_and_its_score_is_real(metric, seed) -> None:
+def test_best_is_the_brute_force_best_and_its_score_is_real(metric: str, seed: int) -> None:
     images = random_set(seed)
     choice = swept(images, metric, (0, 4, 10)).best()
     occurring = np.unique(np.concatenate([logits.ravel() for logits, _, _ in images])).tolist()
@@ -97,7 +105,9 @@ def test_tgs_sums_are_exact_tenths() -> None:
     assert np.array_equal(sweep.levels, np.round(sweep.levels))
 
 
-def one_image(logits, truth, metric="dice", min_areas=(0,)):
+def one_image(
+    logits: Any, truth: Any, metric: str = "dice", min_areas: tuple[int, ...] = (0,)
+) -> ThresholdSweep:
     sweep = ThresholdSweep(metric, min_areas)
     sweep.add(np.array([[logits]], dtype=np.float16), np.array([[truth]], dtype=bool))
     return sweep
@@ -176,7 +186,7 @@ def test_void_pixels_do_not_score_but_fill_the_area() -> None:
         (np.zeros((1, 2, 2), np.float16), np.ones((1, 2, 2), np.uint8), "truth must be bool"),
     ],
 )
-def test_bad_images(logits, truth, why) -> None:
+def test_bad_images(logits: Any, truth: Any, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         ThresholdSweep("dice").add(logits, truth)
 

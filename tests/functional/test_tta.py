@@ -1,5 +1,7 @@
 """Test-time views: each is undone exactly, sets are closed, and no other axis moves."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from distseg.functional.tta_names import MODES, check_modes
 X = torch.arange(2 * 3 * 4 * 6, dtype=torch.float32).reshape(2, 3, 4, 6)
 
 
-def names(modes):
+def names(modes: Any) -> list[str]:
     return [view.name for view in views(modes)]
 
 
@@ -29,12 +31,12 @@ def names(modes):
         (["transpose", "rot180"], ["none", "rot180", "transpose", "antitranspose"]),
     ],
 )
-def test_closures(modes, expected) -> None:
+def test_closures(modes: Any, expected: list[str]) -> None:
     assert names(modes) == expected
 
 
 @pytest.mark.parametrize("modes", [["d4"], ["hflip", "rot90"], ["transpose", "vflip"]])
-def test_d4_has_eight_distinct_views(modes) -> None:
+def test_d4_has_eight_distinct_views(modes: Any) -> None:
     images = {tuple(view.forward(X[0, 0, :4, :4]).flatten().tolist()) for view in views(modes)}
     assert len(images) == 8
 
@@ -52,7 +54,7 @@ def test_views_are_what_they_are_called() -> None:
 
 
 @pytest.mark.parametrize("shape", [(4, 6), (5, 5), (1, 4, 6), (2, 3, 7, 4)])
-def test_undo_of_each_view_is_exact_on_any_shape(shape) -> None:
+def test_undo_of_each_view_is_exact_on_any_shape(shape: tuple[int, ...]) -> None:
     x = torch.randn(shape)
     for name, forward, inverse in views(["d4"]):
         assert torch.equal(inverse(forward(x)), x), name
@@ -91,7 +93,7 @@ def test_average_over_a_closed_set_commutes_with_its_views() -> None:
     weight = torch.randn(1, 1, 3, 3)
     found = views(["d4"])
 
-    def averaged(x):
+    def averaged(x: torch.Tensor) -> torch.Tensor:
         outs = [v.inverse(torch.nn.functional.conv2d(v.forward(x), weight)) for v in found]
         return torch.stack(outs).mean(0)
 
@@ -112,7 +114,7 @@ def test_average_over_a_closed_set_commutes_with_its_views() -> None:
         ("hflip", "must be a list"),
     ],
 )
-def test_bad_modes(modes, why) -> None:
+def test_bad_modes(modes: Any, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         check_modes(modes)
     with pytest.raises(ValueError, match=why):

@@ -1,6 +1,7 @@
 """Verdicts: what is adopted, and what is refused although the whole gains."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,14 +12,14 @@ PARTS = ["0", "0", "1", "1"]
 GOOD, FAIR, POOR, NOTHING = (10, 10, 10), (9, 10, 10), (5, 10, 10), (0, 0, 0)  # inter, pred, truth
 
 
-def counts(*classes):
+def counts(*classes: Any) -> np.ndarray:
     """Each class with the same counts in all rows, or with a list of the rows' own; (4, C, 3)."""
     rows = [one if isinstance(one, list) else [one] * 4 for one in classes]
     return np.array(rows).swapaxes(0, 1)
 
 
 @pytest.mark.parametrize("metric", ["dice", "iou", "tgs", "miou"])
-def test_a_class_does_not_pay_for_another(metric) -> None:
+def test_a_class_does_not_pay_for_another(metric: str) -> None:
     before, after = counts(POOR, GOOD), counts(GOOD, FAIR)
     judged = verdict(before, after, PARTS, ["defect_1", "defect_2"], metric)
     assert judged["after"] > judged["before"]

@@ -136,7 +136,7 @@ def wait_for_moment(run: Run, driver: subprocess.Popen[bytes], epochs: int) -> N
 
 def weights(run: Run) -> dict[str, torch.Tensor]:
     paths = run.member(0, "a", 0)
-    found = {}
+    found: dict[str, torch.Tensor] = {}
     for name in read_json(paths.done)["snapshots"]:
         state, _ = checkpoint.load_snapshot(paths.snapshots / name)
         found |= {f"{name}.{key}": value for key, value in state.items()}

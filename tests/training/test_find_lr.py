@@ -70,7 +70,8 @@ def test_a_trial_that_is_stopped_leaves_the_runs_member_alone(
 ) -> None:
     """Its weights, of rates up to 1, are none to go on from."""
     config, run = set_up(tmp_path)
-    step, done = finder.train_step, []
+    step = finder.train_step
+    done: list[Any] = []
 
     def stopped(*arguments: Any, **options: Any) -> StepResult:
         if len(done) == 3:

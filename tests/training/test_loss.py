@@ -13,7 +13,7 @@ from torch import Tensor
 
 from distseg.functional.losses import weighted_sum
 from distseg.functional.metrics import VOID
-from distseg.inference.evaluate import training_target
+from distseg.functional.targets import training_target
 from distseg.training.batches import Batch
 from distseg.training.loss import LossTerms, compute_loss, image_loss
 

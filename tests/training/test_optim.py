@@ -29,7 +29,7 @@ class Net(nn.Module):
         super().__init__()
         self.encoder = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4))
         self.decoder = nn.Conv2d(4, 2, 3, padding=1)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.decoder(self.encoder(images).relu())

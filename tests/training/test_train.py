@@ -159,7 +159,8 @@ def test_a_signal_after_any_step_of_an_epoch_changes_nothing(
 ) -> None:
     whole = train_here(tmp_path / "whole")
     config, run = set_up(tmp_path / "cut")
-    step, done = DdpEngine.step, []
+    step = DdpEngine.step
+    done: list[torch.Tensor] = []
 
     def stop_after(engine: DdpEngine, clip_norm: float | None) -> torch.Tensor:
         result = step(engine, clip_norm)
@@ -292,7 +293,8 @@ def test_a_signal_after_a_skipped_step_leaves_the_last_whole_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, run = set_up(tmp_path)
-    step, done = DdpEngine.step, []
+    step = DdpEngine.step
+    done: list[torch.Tensor] = []
 
     def spoil_and_stop(engine: DdpEngine, clip_norm: float | None) -> torch.Tensor:
         if len(done) == 1:
@@ -382,7 +384,7 @@ def test_features_train_together(tmp_path: Path) -> None:
 def test_every_head_and_dropout_views_from_training_to_prediction(tmp_path: Path) -> None:
     decoder = {"encoder_depth": 3, "decoder_channels": [16, 8, 8], "hypercolumn": True}
     decoder |= {"dropout": 0.3, "attention": "scse", "center": "ppm"}
-    member = {"arch": "ComposedUnet", "encoder": "resnet18", "decoder": decoder}
+    member: dict[str, Any] = {"arch": "ComposedUnet", "encoder": "resnet18", "decoder": decoder}
     member |= {"image_head": 0.1, "deep_supervision": 0.1, "coordinates": True}
     stage = {"schedule": {"epochs_per_cycle": 1}}
     changes = {"members": {"a": member}, "stages": [stage], "predict": {"tta": ["dropout:2"]}}

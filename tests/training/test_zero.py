@@ -109,7 +109,10 @@ def test_a_process_alone_makes_its_own_group() -> None:
 
 
 def test_shards_live_as_long_as_the_state_that_names_them(tmp_path: Path) -> None:
-    tree = {"state": {0: {"exp_avg": torch.arange(3.0)}}, "groups": [{"betas": (0.9, 0.99)}]}
+    tree: dict[str, Any] = {
+        "state": {0: {"exp_avg": torch.arange(3.0)}},
+        "groups": [{"betas": (0.9, 0.99)}],
+    }
     for name in ("shard_a.safetensors", "shard_b.safetensors"):
         checkpoint.save_shard(tmp_path / name, tree)
         checkpoint.save_state(tmp_path, {"shards": [name]}, {}, [name])

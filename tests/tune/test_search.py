@@ -84,8 +84,9 @@ def sweep_config(space: dict[str, Any] = SPACE, epochs: int = 2, **tune: Any) ->
 def drawn(config: Config, number: int) -> list[dict[str, Any]]:
     """The first settings of a search that is told nothing."""
     optuna = pytest.importorskip("optuna")
-    study = optuna.create_study(sampler=make_sampler(config.tune))
-    return [suggest(config.tune.space, study.ask()) for _ in range(number)]
+    assert config.tune is not None
+    study, space = optuna.create_study(sampler=make_sampler(config.tune)), config.tune.space
+    return [suggest(space, study.ask()) for _ in range(number)]
 
 
 def test_a_random_search_draws_all_of_the_space() -> None:
@@ -104,16 +105,18 @@ def test_a_random_search_draws_all_of_the_space() -> None:
 
 def test_optuna_draws_from_the_same_space() -> None:
     optuna = pytest.importorskip("optuna")
-    space, study = sweep_config().tune.space, optuna.create_study()
+    tune, study = sweep_config().tune, optuna.create_study()
+    assert tune is not None
     for _ in range(20):
         trial = study.ask()
-        setting = suggest(space, trial)
+        setting = suggest(tune.space, trial)
         assert setting == trial.params
         assert (MOMENTUM in setting) == (setting[NAME] == "sgd")
 
 
 def test_a_grid_has_every_combination_once() -> None:
     config = sweep_config({k: v for k, v in SPACE.items() if k != LR}, search="grid")
+    assert config.tune is not None
     settings = grid(config.tune.space)
     assert len(settings) == (1 + 3) * 3
     assert len({tuple(s.items()) for s in settings}) == len(settings)
@@ -218,7 +221,8 @@ def start(
 
 def test_a_trial_reports_the_running_mean(sweep: SweepFolder) -> None:
     """The second fold was begun before: two epochs are there, one of them without a score."""
-    run, seen = sweep.trial("t1"), []
+    run = sweep.trial("t1")
+    seen: list[dict[str, Any]] = []
     for epoch, score in enumerate([0.2, None, 0.6]):
         append_line(run.member(0, "a", 0).metrics, {"epoch": epoch, "score": score})
     mark_done(run.member(0, "a", 0).done, {"score": 0.7, "epochs": 3})
@@ -233,7 +237,8 @@ def test_a_trial_reports_the_running_mean(sweep: SweepFolder) -> None:
 
 
 def test_a_finished_trial_is_not_trained_again(sweep: SweepFolder) -> None:
-    run, seen = sweep.trial("t1"), []
+    run = sweep.trial("t1")
+    seen: list[dict[str, Any]] = []
     for fold, score in enumerate([0.5, 0.7]):
         mark_done(run.member(0, "a", fold).done, {"score": score, "epochs": 2})
     start(sweep, seen.append)
@@ -271,7 +276,7 @@ def test_the_best_is_a_finished_trial() -> None:
     stopped = Trial("s", {}, "stopped", 0.9, 1, 1.0)
     finished = [Trial(str(n), {}, "finished", n / 10, 3, 1.0) for n in (3, 5, 4)]
     failed = Trial("f", {}, "failed", None, 0, 1.0, "a hole")
-    assert best_trial([stopped, *finished, failed]).name == "5"
+    assert best_trial([stopped, *finished, failed]) is finished[1]
     assert best_trial([stopped, failed]) is stopped
     assert best_trial([failed]) is None
 
@@ -286,9 +291,10 @@ def test_the_results_are_written(tmp_path: Path, number: int) -> None:
         Trial(f"t{i}", setting, "finished", i / 10, 2, 1.5) for i, setting in enumerate(settings)
     ]
     trials[5] = Trial("t5", settings[5], "failed", None, 0, 0.1, "no")
-    assert write_results(config, sweep, trials) is trials[4 if number == 6 else 11]
+    winner = trials[4 if number == 6 else 11]
+    assert write_results(config, sweep, trials) is winner
     best = load_config(sweep.best)
-    assert best == with_setting(config, best_trial(trials).setting)
+    assert best == with_setting(config, winner.setting)
     with sweep.table.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["id"] for row in rows] == [f"t{i}" for i in range(number)]

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from distseg.config.schema import Config
 from distseg.data.formats import FORMATS, layout
 from distseg.data.formats import synthetic as made
 from distseg.data.inspect import inspect, report
@@ -109,7 +111,7 @@ def test_the_report_counts(tmp_path: Path) -> None:
     assert "2 of 5 empty" in text and "quarantine: 1\n  a5" in text and "L (5)" in text
 
 
-def synthetic(root: Path, **options: object) -> object:
+def synthetic(root: Path, **options: Any) -> Config:
     settings = {"num_train": 10, "num_test": 4, "height": 32, "width": 48, **options}
     return config(
         root, data__format="synthetic", data__cache_dir=str(root), data__synthetic=settings
