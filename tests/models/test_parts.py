@@ -30,7 +30,7 @@ from distseg.models.parts.pyramid_pooling import PyramidPooling
 from distseg.models.parts.scse import SpatialChannelSE
 from distseg.records.errors import UserError
 from tests.models.parts import MEMBERS, composed
-from tests.tiny import tiny_tree
+from tests.tiny import PATIENCE_S, tiny_tree
 
 
 @pytest.fixture(autouse=True)
@@ -150,7 +150,7 @@ def test_gradients_everywhere_under_two_ranks(launch: Callable[..., Any]) -> Non
     process: subprocess.Popen[str] = launch(
         2, script="tests/models/two_ranks.py", env={"PYTHONPATH": root}
     )
-    output = process.communicate(timeout=300)[0]
+    output = process.communicate(timeout=PATIENCE_S)[0]
     assert process.returncode == 0, output
     assert [line.split()[1] for line in output.splitlines() if line.startswith("trained")] == [
         *MEMBERS

@@ -39,6 +39,7 @@ from distseg.tune.space import (
 from distseg.tune.table import SweepFolder, Trial, best_trial, write_results
 from distseg.tune.trial import TrialFailed, run_trial
 from tests.jobs.driver import worker_command
+from tests.tiny import Found, wait_until
 
 LR, NAME = "stages.0.optimizer.lr", "stages.0.optimizer.name"
 MOMENTUM = "stages.0.optimizer.options.momentum"
@@ -254,19 +255,16 @@ def test_a_trial_whose_training_fails(sweep: SweepFolder) -> None:
 def test_a_report_that_raises_ends_deaf_training(sweep: SweepFolder) -> None:
     """As Ray ends a trial: SystemExit out of tune.report."""
     run = sweep.trial("t1")
-    ended: list[float] = []
 
     def report(record: dict[str, Any]) -> None:
-        while not (run.member(0, "a", 0).folder / "ready").exists():
-            time.sleep(0.05)
-        ended.append(time.monotonic())
+        wait_until((run.member(0, "a", 0).folder / "ready").exists, "the member trains")
         raise SystemExit(0)
 
     append_line(run.member(0, "a", 0).metrics, {"epoch": 0, "score": 0.5})
     with pytest.raises(SystemExit):
         start(sweep, report, a0=["sleep"])
-    assert time.monotonic() - ended[0] < 10
     assert find_processes(RUN_MARK, str(run.folder)) == []
+    assert not run.member(0, "a", 0).done.exists()  # it was ended, not waited for
 
 
 # -- what is left ---------------------------------------------------------------------------------
@@ -331,12 +329,9 @@ def deaf_environment(folder: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
-def wait_for(condition: Callable[[], Any], driver: subprocess.Popen[bytes], seconds: float) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert driver.poll() is None, "the sweep ended too early"
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.1)
+def at_work(found: Found, driver: subprocess.Popen[bytes]) -> Found:
+    """What was found while the sweep goes on."""
+    assert driver.poll() is None, "the sweep ended too early"
     return found
 
 
@@ -409,15 +404,12 @@ def test_a_killed_sweep_goes_on(tmp_path: Path, request: pytest.FixtureRequest) 
         begun = list(sweep.folder.glob("trials/*/round_0/members/*/metrics.jsonl"))
         return begun if len(done) == 1 and len(begun) == 2 else []
 
-    wait_for(second_trains, driver, 400)
+    wait_until(lambda: at_work(second_trains(), driver), "the second trial trains")
     first, second = starts(sweep), find_trials_at_work(sweep)
     time.sleep(3)  # Tune notes the end of the first trial within two seconds
     driver.send_signal(signal.SIGKILL)
     driver.wait()
-    killed = time.monotonic()
-    while find_trials_at_work(sweep):
-        assert time.monotonic() - killed < 10, "a deaf rank outlived the driver"
-        time.sleep(0.1)
+    wait_until(lambda: not find_trials_at_work(sweep), "no deaf rank outlives the driver")
     assert subprocess.run(command, env=environment, check=False).returncode == 0
     after = starts(sweep)
     assert set(first) <= set(after) and len(after) == 3
@@ -456,11 +448,9 @@ def test_a_stopped_trial_leaves_no_process(tmp_path: Path) -> None:
         return [t for t in bad if len(read_lines(sweep.trial(t).member(0, "a", 0).metrics)) >= 10]
 
     try:
-        name = wait_for(reported, driver, 600)[0]
-        began = time.monotonic()
-        while find_processes(RUN_MARK, str(sweep.trial(name).folder)):
-            assert time.monotonic() - began < 10, "the stopped trial has processes"
-            time.sleep(0.1)
+        name = wait_until(lambda: at_work(reported(), driver), "the bad trial has learned")[0]
+        folder = str(sweep.trial(name).folder)
+        wait_until(lambda: not find_processes(RUN_MARK, folder), "the stopped trial has ended")
         assert driver.poll() is None  # the third trial is still to come
         assert driver.wait(timeout=600) == 0
     finally:
