@@ -21,8 +21,7 @@ from distseg.data.dataset import (
 from distseg.data.fit import Fit
 from distseg.data.sampling import Sampling, micro_batches_of_epoch
 from distseg.records.manifest import Manifest, Sample
-from tests.data.data_helpers import config, folder, gray, save, steps
-from tests.data.test_cache import made
+from tests.data.data_helpers import config, folder, gray, made, save, steps
 
 AUGMENT: list[dict[str, Any]] = [
     {"hflip": {}},

@@ -26,7 +26,7 @@ from distseg.run.launched import predict_test_here
 from distseg.run.submission import submission_path
 from distseg.submission.write import share_path
 from distseg.training.train import train_member
-from tests.training.test_train import set_up
+from tests.training.tiny_training import set_up
 
 
 @pytest.fixture(scope="module")

@@ -27,9 +27,9 @@ from distseg.records.errors import UserError
 from distseg.records.files import read_json, read_lines
 from distseg.records.paths import MemberPaths, Run
 from distseg.training.zero import make_zero_accelerator, set_environment
-from tests.test_house import imports, modules
-from tests.tiny import ROOT, tiny_tree
-from tests.training.test_train import assert_same_bits, kill_tree, losses, wait_for
+from tests.house import imports, modules
+from tests.tiny import ROOT, tiny_tree, wait_until
+from tests.training.tiny_training import assert_same_bits, kill_tree, losses
 
 FILES = ROOT / "launch" / "accelerate"
 needs_deepspeed = pytest.mark.skipif(
@@ -181,7 +181,7 @@ def test_the_curve_is_that_of_ddp_and_a_kill_changes_nothing(
     assert read_json(whole.done)["score"] == pytest.approx(read_json(ddp.done)["score"], abs=1e-4)
 
     process, cut = begin(tmp_path / "cut", zero)
-    wait_for(lambda: len(read_lines(cut.metrics)) >= 1, 300)
+    wait_until(lambda: len(read_lines(cut.metrics)) >= 1, "an epoch is trained")
     kill_tree(process.pid, signal.SIGKILL)
     process.communicate()
     assert not cut.done.exists(), "it ended before it was killed: the test shows nothing"
