@@ -1,4 +1,4 @@
-"""The run folder: whose it is, who works on it, where it stands. The whole run: test_run.py."""
+"""The run folder: whose it is, who works on it, where it stands."""
 
 from __future__ import annotations
 
