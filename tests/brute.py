@@ -25,7 +25,8 @@ Place = tuple[int, int, int]  # of gate, area, threshold
 
 def every_rule(grid: RuleGrid) -> Iterator[tuple[Place, dict[str, Any]]]:
     """The grid's rules, as `apply_postprocess` takes them, with their places."""
-    for place in product(*map(range, grid.shape)):
+    gates, areas, thresholds = map(range, grid.shape)
+    for place in product(gates, areas, thresholds):
         gate = grid.gate(place[0])
         yield (
             place,

@@ -16,7 +16,7 @@ from distseg.config.find import find_config
 from distseg.config.load import load_config
 from distseg.records.errors import UserError
 from distseg.run.launched import parse_members
-from tests.tiny import ROOT, tiny_tree
+from tests.tiny import PATIENCE_S, ROOT, tiny_tree
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def tiny(tmp_path: Path) -> Path:
 
 def distseg(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "distseg", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S)
 
 
 def test_help_is_quick() -> None:
@@ -48,7 +48,7 @@ def test_help_is_quick() -> None:
 @pytest.mark.parametrize("argument", ["--help", "--version"])
 def test_help_imports_nothing_heavy(argument: str) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "distseg", argument]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S)
     names = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "distseg.cli" in names
     assert not names & {"torch", "numpy", "pydantic", "accelerate", "timm", "rich", "yaml"}

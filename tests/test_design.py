@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tests.test_house import HOUSE, modules, room
+from tests.house import HOUSE, modules, room
 from tests.tiny import ROOT
 
 TEXT = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")

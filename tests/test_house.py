@@ -7,28 +7,8 @@ import graphlib
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-PACKAGE = ROOT / "distseg"
+from tests.house import HOUSE, PACKAGE, imports, modules, room
 
-# From the roof to the ground. A room imports rooms of lower lines only; rooms of one line meet on
-# disk, through a Manifest, snapshots or Predictions.
-HOUSE = """
-__main__
-cli
-doctor
-tune
-run
-rounds report training ensemble submission
-inference
-jobs
-data
-models
-distributed
-config
-records
-functional
-distseg
-"""
 LEVEL = {
     room: level for level, line in enumerate(reversed(HOUSE.split("\n"))) for room in line.split()
 }
@@ -58,40 +38,6 @@ LIGHT = {"__main__", "cli", "doctor", "tune", "run", "jobs", "config", "records"
 HEAVY = {"torch", "torchvision", "timm", "accelerate", "albumentations"}
 # Names that say nothing about what lies in a file.
 EMPTY_NAMES = {"utils", "util", "core", "common", "helpers", "base", "misc"}
-
-
-def modules() -> dict[str, Path]:
-    """Every file of the package by its dotted name; a package's __init__ by the package's."""
-    found = {}
-    for path in sorted(PACKAGE.rglob("*.py")):
-        parts = path.relative_to(ROOT).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
-
-
-def room(module: str) -> str:
-    """`data` for distseg.data.fit, `distseg` for the package itself."""
-    return [*module.split("."), ""][1] or "distseg"
-
-
-def imports(path: Path, *, at_import: bool = False) -> Iterator[tuple[int, str]]:
-    """(line, dotted name) of what a file imports; at_import: only what importing it imports."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in _nodes(tree, at_import):
-        if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}, line {node.lineno}: imports here are absolute"
-            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
-
-
-def _nodes(node: ast.AST, at_import: bool) -> Iterator[ast.AST]:
-    for child in ast.iter_child_nodes(node):
-        typing_only = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
-        if at_import and (typing_only or isinstance(child, ast.FunctionDef)):
-            continue
-        yield child
-        yield from _nodes(child, at_import)
 
 
 def graph() -> dict[str, dict[str, int]]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from distseg.data.formats.row import SubmissionSpec
 from distseg.submission.write import ShareWriter, merge_shares
 
 ROOT = Path(__file__).resolve().parent.parent
+PATIENCE_S = 300.0  # what has not happened by then hangs; it measures nothing
+Found = TypeVar("Found")
 
 
 def tiny_tree(**changes: Any) -> dict[str, Any]:
@@ -52,12 +55,21 @@ def tiny_tree(**changes: Any) -> dict[str, Any]:
     return tree
 
 
+def wait_until(condition: Callable[[], Found], what: str, patience_s: float = PATIENCE_S) -> Found:
+    """What the condition gives, once that is true; a guard against hanging, not a measurement."""
+    gives_up = time.monotonic() + patience_s
+    while not (found := condition()):
+        assert time.monotonic() < gives_up, f"in vain: {what}"
+        time.sleep(0.05)
+    return found
+
+
 def write_submission(
     spec: SubmissionSpec, path: Path, masks: Mapping[str, np.ndarray], task: str = "binary"
 ) -> None:
     """By one process; masks uint8 (C, H, W) by id, added in reverse."""
     writer = ShareWriter(spec, path, task=task)
-    for name, mask in reversed(masks.items()):
+    for name, mask in reversed(list(masks.items())):
         writer.add(name, mask)
     writer.close()
     merge_shares(spec, path, 1, task=task)

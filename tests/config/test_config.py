@@ -36,11 +36,6 @@ def test_shipped_configs_are_valid_and_open_with_their_command(path: Path) -> No
     assert parse_config(yaml.safe_load(dump_config(config)), "again") == config
 
 
-def test_all_four_configs_are_shipped() -> None:
-    names = {path.stem for path in SHIPPED}
-    assert {"quickstart", "tgs_salt", "tgs_salt_cpu", "tgs_salt_pretrained"} <= names
-
-
 def test_overrides_reach_lists_and_new_keys() -> None:
     tree = {"a": {"b": 1}, "list": [{"x": 1}]}
     changed = apply_overrides(tree, ["a.b=2e-3", "a.c=[1, 2]", "list.0.x=null", "new.key=text"])

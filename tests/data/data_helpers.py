@@ -11,6 +11,9 @@ from PIL import Image
 from distseg.config.augment import AugmentConfig
 from distseg.config.load import parse_config
 from distseg.config.schema import Config
+from distseg.data.formats import layout
+from distseg.data.inspect import inspect
+from distseg.records.manifest import Manifest, Sample
 
 
 def config(root: Path, **changes: Any) -> Config:
@@ -77,3 +80,19 @@ def tgs(root: Path, num: int = 6, *, masks: bool = True) -> Path:
     (root / "train.csv").write_text("\n".join(lines) + "\n")
     (root / "sample_submission.csv").write_text("id,rle_mask\nt1,1 1\nt0,1 1\n")
     return root
+
+
+def manifest(c: Config) -> Manifest:
+    rows = inspect(c, layout(c.data.format).train(c)).good
+    return Manifest(
+        [Sample(r.id, r.image, r.target, 0, height=r.height, width=r.width) for r in rows]
+    )
+
+
+def made(tmp_path: Path) -> tuple[Config, Manifest]:
+    """A data set with one image of another size, and its manifest."""
+    root = folder(tmp_path / "data")
+    save(root / "images" / "odd.png", gray(9, 20, 11))
+    save(root / "masks" / "odd.png", blob(2, 20, 11))
+    c = config(root)
+    return c, manifest(c)

@@ -89,9 +89,10 @@ def test_a_depth_is_the_same_number_before_and_after() -> None:
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 2), dtype=np.uint8)
     image[..., 1] = 77
     specs = [{name: SOME[name]} for name in SOME]
-    made, target = Augment(steps(*specs), depth=True)(image, image[:, :, 0][None] & 1, 5)
+    mask = (image[:, :, 0][None] & 1).astype(np.uint8)
+    made, target = Augment(steps(*specs), depth=True)(image, mask, 5)
     assert made.shape == image.shape and (made[..., 1] == 77).all()
-    plain, same = Augment(steps(*specs))(image[..., :1], image[:, :, 0][None] & 1, 5)
+    plain, same = Augment(steps(*specs))(image[..., :1], mask, 5)
     assert np.array_equal(made[..., :1], plain) and np.array_equal(target, same)
 
 

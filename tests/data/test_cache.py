@@ -17,29 +17,12 @@ import pytest
 from distseg.config.load import dump_config
 from distseg.config.schema import Config
 from distseg.data.cache import Cache, build_cache
-from distseg.data.formats import layout
-from distseg.data.inspect import inspect
 from distseg.data.prepare import open_cache, open_unlabeled_cache, prepare
 from distseg.records.errors import UserError
 from distseg.records.files import read_lines
 from distseg.records.manifest import Manifest, Sample
 from distseg.records.paths import Run
-from tests.data.data_helpers import blob, config, folder, gray, save
-
-
-def manifest(c: Config) -> Manifest:
-    rows = inspect(c, layout(c.data.format).train(c)).good
-    return Manifest(
-        [Sample(r.id, r.image, r.target, 0, height=r.height, width=r.width) for r in rows]
-    )
-
-
-def made(tmp_path: Path) -> tuple[Config, Manifest]:
-    root = folder(tmp_path / "data")
-    save(root / "images" / "odd.png", gray(9, 20, 11))
-    save(root / "masks" / "odd.png", blob(2, 20, 11))
-    c = config(root)
-    return c, manifest(c)
+from tests.data.data_helpers import blob, config, folder, gray, made, save
 
 
 def test_images_of_several_sizes_come_back(tmp_path: Path) -> None:

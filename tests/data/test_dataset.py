@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,10 +21,13 @@ from distseg.data.dataset import (
 from distseg.data.fit import Fit
 from distseg.data.sampling import Sampling, micro_batches_of_epoch
 from distseg.records.manifest import Manifest, Sample
-from tests.data.data_helpers import config, folder, gray, save, steps
-from tests.data.test_cache import made
+from tests.data.data_helpers import config, folder, gray, made, save, steps
 
-AUGMENT = [{"hflip": {}}, {"affine": {"scale": [0.8, 1.2], "p": 0.8}}, {"noise": {}}]
+AUGMENT: list[dict[str, Any]] = [
+    {"hflip": {}},
+    {"affine": {"scale": [0.8, 1.2], "p": 0.8}},
+    {"noise": {}},
+]
 
 
 def train_set(tmp_path: Path, **options: object) -> TrainSet:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -35,7 +36,9 @@ def test_the_first_picture_of_several_needs_no_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("version", [(1, 0), (2, 0)])
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_arrays_are_mapped(tmp_path: Path, version: tuple[int, int], order: str) -> None:
+def test_arrays_are_mapped(
+    tmp_path: Path, version: tuple[int, int], order: Literal["C", "F"]
+) -> None:
     path, array = tmp_path / "a.npy", np.asarray(gray(2, 5, 7).astype(np.uint16), order=order)
     with path.open("wb") as file:
         np.lib.format.write_array(file, array, version=version)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,7 +52,12 @@ def test_each_size_is_factored_once_while_there_is_room(monkeypatch: pytest.Monk
     monkeypatch.setattr(inpaint, "_kept", OrderedDict())
     made: list[int] = []
     real = inpaint._factored
-    monkeypatch.setattr(inpaint, "_factored", lambda *size: made.append(size[0]) or real(*size))
+
+    def counted(height: int, *rest: Any) -> Any:
+        made.append(height)
+        return real(height, *rest)
+
+    monkeypatch.setattr(inpaint, "_factored", counted)
 
     def pad(*heights: int) -> list[int]:
         made.clear()

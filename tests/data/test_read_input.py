@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,7 +39,8 @@ def test_any_lossless_kind_of_file(tmp_path: Path, suffix: str) -> None:
     if suffix == ".npy":
         np.save(path, array)
     else:
-        Image.fromarray(array).save(path, **({"lossless": True} if suffix == ".webp" else {}))
+        options: dict[str, Any] = {"lossless": True} if suffix == ".webp" else {}
+        Image.fromarray(array).save(path, **options)
     assert np.array_equal(read_input(path, 1)[..., 0], array)
     assert read_input(path, 3).shape == (9, 14, 3) and image_size(path) == (9, 14)
 

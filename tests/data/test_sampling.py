@@ -99,7 +99,7 @@ def test_impossible_layouts_are_refused(
     rows: list[int], batch: int, options: dict[str, int]
 ) -> None:
     with pytest.raises(ValueError):
-        micro_batches_of_epoch(Sampling(rows, batch, 0), 0, **options)  # type: ignore[arg-type]
+        micro_batches_of_epoch(Sampling(rows, batch, 0), 0, **options)
 
 
 MIXED = list(range(1000, 1007))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -122,7 +123,7 @@ def test_fixed_values_become_logits_and_components_pass_through(tmp_path: Path) 
 @pytest.mark.parametrize("metric", ["miou", "mean_dice"])
 def test_multiclass_takes_the_highest_class_without_void(tmp_path: Path, metric: str) -> None:
     write_data(tmp_path / "data", num_labels=4)
-    changes = {
+    changes: dict[str, Any] = {
         "task": "multiclass",
         "classes": ["background", "x", "y"],
         "void": 3,

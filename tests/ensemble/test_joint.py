@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,7 +55,9 @@ def brute_force(search: JointSearch, rows: list[int]) -> float:
     return best
 
 
-def test_it_equals_brute_force(finished, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_equals_brute_force(
+    finished: tuple[Config, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
     config, run = finished
     monkeypatch.setattr("distseg.ensemble.joint.MAX_WEIGHTINGS", 4)
     monkeypatch.setattr("distseg.ensemble.joint.THRESHOLD_PROBS", (0.3, 0.5, 0.7, 0.8))
@@ -68,7 +71,7 @@ def test_it_equals_brute_force(finished, monkeypatch: pytest.MonkeyPatch) -> Non
         assert search.found[label][1] == pytest.approx(brute_force(search, rows), abs=1e-12), label
 
 
-def test_what_is_adopted_is_used_and_honest(finished) -> None:
+def test_what_is_adopted_is_used_and_honest(finished: tuple[Config, Run]) -> None:
     config, run = finished
     before = read_json(run.final)
     record = search_joint(config, run)
@@ -92,12 +95,14 @@ def test_what_is_adopted_is_used_and_honest(finished) -> None:
     assert read_json(run.final) == final
 
 
-def test_a_fold_that_loses_keeps_the_ensemble(finished, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fold_that_loses_keeps_the_ensemble(
+    finished: tuple[Config, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
     config, run = finished
     before = run.final.read_bytes()
     score = Nesting.score
 
-    def one_fold_is_worse(self: Nesting, choices: Choices):
+    def one_fold_is_worse(self: Nesting, choices: Choices) -> np.ndarray:
         counts = score(self, choices)
         counts[np.array(self.split_of) == "1"] = (0, 1, 1)
         return counts
@@ -160,8 +165,8 @@ def test_components_of_the_run_survive_the_search(tmp_path: Path) -> None:
     space = final["scores"]["nested"]["folds"]["0"]["space"]
     for row in oof.manifest.val_rows(0):
         masks = to_masks(oof.combined(row, weights, space), kept[1]["0"], "binary")
-        own = count_masks(masks, oof.target(row), 1, "binary")
-        assert np.array_equal(counts[oof.manifest[row].id], own)
+        counted = count_masks(masks, oof.target(row), 1, "binary")
+        assert np.array_equal(counts[oof.manifest[row].id], counted)
 
 
 @pytest.mark.parametrize("task, labels", [("multilabel", 2), ("multiclass", 3)])
@@ -169,7 +174,7 @@ def test_other_tasks(tmp_path: Path, task: str, labels: int) -> None:
     write_data(tmp_path / "data", num_labels=labels)
     classes = ["background", "x", "y"] if task == "multiclass" else ["x"]
     stages = [{"loss": {"cross_entropy" if task == "multiclass" else "bce": 1.0}}]
-    changes = {"task": task, "classes": classes, "metric": "miou", "stages": stages}
+    changes: dict[str, Any] = {"task": task, "classes": classes, "metric": "miou", "stages": stages}
     config = made_config(tmp_path / "data", **changes)
     run = made_run(tmp_path, config, a={"noise": 1.0}, b={"noise": 4.0})
     fit_ensemble(config, run, 0)

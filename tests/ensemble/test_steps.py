@@ -67,7 +67,8 @@ def test_greedy_weights_equal_a_slow_reference(tmp_path: Path) -> None:
             weights = dict(zip(names, counts, strict=True))
             return slow_score(config, mixed(images, weights), 0.0)
 
-        best, best_score, now = (1, 1, 1), score((1, 1, 1)), [0, 0, 0]
+        best: tuple[int, ...] = (1, 1, 1)
+        best_score, now = score(best), [0, 0, 0]
         for _ in range(6):
             trials = [tuple(c + (i == j) for i, c in enumerate(now)) for j in range(3)]
             scores = [score(trial) for trial in trials]

@@ -4,6 +4,8 @@ import importlib.util
 import math
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from distseg.functional import losses as L
 from distseg.functional.loss_names import LOSS_TASKS, TASKS, split_term
 
 B, C, H, W = 3, 4, 5, 6
-VARIANTS = [
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("bce", {}),
     ("bce", {"label_smoothing": 0.1, "pos_weight": [1.0, 2.0, 3.0, 4.0]}),
     ("dice", {}),
@@ -25,7 +27,7 @@ VARIANTS = [
     ("lovasz", {"activation": "elu"}),
     ("lovasz", {"activation": "elu", "symmetric": True}),
 ]
-MULTICLASS = [
+MULTICLASS: list[tuple[str, dict[str, Any]]] = [
     ("dice", {}),
     ("jaccard", {"smooth": 1.0}),
     ("focal", {"alpha": [0.1, 0.2, 0.3, 0.4]}),
@@ -35,7 +37,7 @@ MULTICLASS = [
 CASES = [(n, o, False) for n, o in VARIANTS] + [(n, o, True) for n, o in MULTICLASS]
 
 
-def batch(multiclass, seed=0):
+def batch(multiclass: bool, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     g = torch.Generator().manual_seed(seed)
     logits = 3 * torch.randn(B, C, H, W, generator=g)
     if multiclass:
@@ -45,24 +47,37 @@ def batch(multiclass, seed=0):
     return logits, target
 
 
-def run(name, logits, target, valid=None, **options):
+def run(
+    name: str,
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    valid: torch.Tensor | None = None,
+    **options: Any,
+) -> torch.Tensor:
     return L.LOSSES[name](logits, target, valid, **options)
 
 
-def grad_of(name, logits, target, valid=None, **options):
+def grad_of(
+    name: str,
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    valid: torch.Tensor | None = None,
+    **options: Any,
+) -> torch.Tensor:
     leaf = logits.clone().requires_grad_()
     run(name, leaf, target, valid, **options).sum().backward()
+    assert leaf.grad is not None
     return leaf.grad
 
 
 # ------------------------------------------------------------------ values
 
 
-def image(*rows):
+def image(*rows: list[float]) -> torch.Tensor:
     return torch.tensor(rows, dtype=torch.float32)[None, None]
 
 
-def logit(p):
+def logit(p: float) -> float:
     return math.log(p / (1 - p))
 
 
@@ -86,13 +101,13 @@ Y = image([1.0, 0.0])
         ("focal", {"gamma": 0.0}, -(math.log(0.8) + math.log(0.6)) / 2),
     ],
 )  # fmt: skip
-def test_sigmoid_values_by_hand(name, options, value):
+def test_sigmoid_values_by_hand(name: str, options: Any, value: Any) -> None:
     loss = run(name, P, Y, **options)
     assert loss.shape == (1,) and loss.dtype == torch.float32
     assert loss.item() == pytest.approx(value, abs=1e-6)
 
 
-def test_empty_masks_are_scored_by_the_complement():
+def test_empty_masks_are_scored_by_the_complement() -> None:
     empty = torch.zeros_like(Y)
     assert run("jaccard", P, empty).item() == pytest.approx(0.6, abs=1e-6)  # mean probability
     assert run("dice", P, empty).item() == pytest.approx(1.2 / 2.8, abs=1e-6)
@@ -100,7 +115,7 @@ def test_empty_masks_are_scored_by_the_complement():
     assert run("dice", sure, empty).item() == pytest.approx(0.0, abs=1e-6)
 
 
-def test_lovasz_values_by_hand():
+def test_lovasz_values_by_hand() -> None:
     # errors: 1 - .5 = .5 on the positive, 1 + 1 = 2 on the negative; sorted 2 (y=0), .5 (y=1)
     # jaccard loss after each: 1 - 1/2 = .5, then 1 - 0/2 = 1 -> slopes .5, .5
     logits, target = image([0.5, 1.0]), image([1.0, 0.0])
@@ -112,7 +127,7 @@ def test_lovasz_values_by_hand():
     assert both == pytest.approx((1.25 + 2.0) / 2)
 
 
-def test_symmetric_is_the_mean_with_the_flipped_problem():
+def test_symmetric_is_the_mean_with_the_flipped_problem() -> None:
     logits, target = batch(False)
     for activation in ("relu", "elu"):
         one = run("lovasz", logits, target, activation=activation)
@@ -121,7 +136,7 @@ def test_symmetric_is_the_mean_with_the_flipped_problem():
         assert torch.allclose(both, (one + other) / 2, atol=1e-5)
 
 
-def test_multiclass_values_by_hand():
+def test_multiclass_values_by_hand() -> None:
     probs = torch.tensor([[0.7, 0.2, 0.1], [0.3, 0.5, 0.2]])  # two pixels
     logits, target = probs.log().T[None, :, None, :], torch.tensor([[[0, 1]]])
     nll = (-math.log(0.7), -math.log(0.5))
@@ -137,7 +152,7 @@ def test_multiclass_values_by_hand():
     assert run("jaccard", logits, target).item() == pytest.approx(jaccard, abs=1e-6)
 
 
-def test_lovasz_softmax_on_hard_predictions_is_the_jaccard_loss():
+def test_lovasz_softmax_on_hard_predictions_is_the_jaccard_loss() -> None:
     target = torch.tensor([[[0, 0, 1, 1]]])
     pred = torch.tensor([[[0, 1, 1, 1]]])
     logits = 60 * F.one_hot(pred, 3).movedim(-1, 1).float()
@@ -147,21 +162,22 @@ def test_lovasz_softmax_on_hard_predictions_is_the_jaccard_loss():
 
 
 @pytest.fixture(scope="module")
-def smp_losses():
+def smp_losses() -> ModuleType:
     """smp's own losses folder, loaded without the rest of smp (whose import takes seconds)."""
     smp = importlib.util.find_spec("segmentation_models_pytorch")
-    if smp is None:
+    if smp is None or smp.origin is None:
         pytest.skip("segmentation_models_pytorch is not installed")
     folder = Path(smp.origin).parent / "losses"
     spec = importlib.util.spec_from_file_location(
         "smp_losses", folder / "__init__.py", submodule_search_locations=[str(folder)]
     )
+    assert spec is not None and spec.loader is not None
     sys.modules["smp_losses"] = module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def test_lovasz_equals_smp_per_image(smp_losses):
+def test_lovasz_equals_smp_per_image(smp_losses: ModuleType) -> None:
     logits, target = batch(False)
     theirs = smp_losses.LovaszLoss(mode="binary", per_image=True)
     mine = run("lovasz", logits, target)
@@ -170,10 +186,11 @@ def test_lovasz_equals_smp_per_image(smp_losses):
         assert mine[b].item() == pytest.approx(torch.stack(each).mean().item(), abs=1e-5)
     leaf = logits[:, :1].clone().requires_grad_()
     theirs(leaf, target[:, :1]).backward()
+    assert leaf.grad is not None
     assert torch.allclose(grad_of("lovasz", logits[:, :1], target[:, :1]) / B, leaf.grad, atol=1e-6)
 
 
-def test_lovasz_softmax_equals_smp_per_image(smp_losses):
+def test_lovasz_softmax_equals_smp_per_image(smp_losses: ModuleType) -> None:
     logits, target = batch(True)
     target[0] = target[0].clamp(max=1)  # classes 2 and 3 are absent from this image
     theirs = smp_losses.LovaszLoss(mode="multiclass", per_image=True)
@@ -185,7 +202,7 @@ def test_lovasz_softmax_equals_smp_per_image(smp_losses):
 
 
 @pytest.mark.parametrize(("name", "options", "multiclass"), CASES)
-def test_each_sample_stands_alone(name, options, multiclass):
+def test_each_sample_stands_alone(name: str, options: Any, multiclass: bool) -> None:
     logits, target = batch(multiclass)
     whole = run(name, logits, target, **options)
     alone = [run(name, logits[b : b + 1], target[b : b + 1], **options) for b in range(B)]
@@ -193,7 +210,7 @@ def test_each_sample_stands_alone(name, options, multiclass):
 
 
 @pytest.mark.parametrize(("name", "options", "multiclass"), CASES)
-def test_ignored_pixels_change_nothing(name, options, multiclass):
+def test_ignored_pixels_change_nothing(name: str, options: Any, multiclass: bool) -> None:
     logits, target = batch(multiclass)
     expected = run(name, logits, target, **options)
     expected_grad = grad_of(name, logits, target, **options)
@@ -207,7 +224,9 @@ def test_ignored_pixels_change_nothing(name, options, multiclass):
 
 
 @pytest.mark.parametrize(("name", "options", "multiclass"), CASES)
-def test_no_valid_pixel_is_zero_loss_and_gradient(name, options, multiclass):
+def test_no_valid_pixel_is_zero_loss_and_gradient(
+    name: str, options: Any, multiclass: bool
+) -> None:
     logits, target = batch(multiclass)
     valid = torch.zeros(B, H, W, dtype=torch.bool)
     assert (run(name, logits, target, valid, **options) == 0).all()
@@ -216,7 +235,7 @@ def test_no_valid_pixel_is_zero_loss_and_gradient(name, options, multiclass):
 
 @pytest.mark.parametrize(("name", "options", "multiclass"), CASES)
 @pytest.mark.parametrize("size", [0.0, 1.0, 30.0, 200.0])
-def test_gradients_are_finite(name, options, multiclass, size):
+def test_gradients_are_finite(name: str, options: Any, multiclass: bool, size: float) -> None:
     logits, target = batch(multiclass)
     for t in (target, torch.zeros_like(target), torch.ones_like(target)):
         assert run(name, size * logits, t, **options).isfinite().all()
@@ -224,7 +243,7 @@ def test_gradients_are_finite(name, options, multiclass, size):
 
 
 @pytest.mark.parametrize(("name", "options", "multiclass"), CASES)
-def test_a_gradient_step_lowers_the_loss(name, options, multiclass):
+def test_a_gradient_step_lowers_the_loss(name: str, options: Any, multiclass: bool) -> None:
     logits, target = batch(multiclass)
     step = logits - 1e-2 * grad_of(name, logits, target, **options)
     assert (run(name, step, target, **options) < run(name, logits, target, **options)).all()
@@ -233,7 +252,7 @@ def test_a_gradient_step_lowers_the_loss(name, options, multiclass):
 @pytest.mark.parametrize(
     ("name", "options"), [v for v in VARIANTS if v[0] != "lovasz" or v[1].get("symmetric")]
 )
-def test_empty_masks_push_every_pixel_down(name, options):
+def test_empty_masks_push_every_pixel_down(name: str, options: Any) -> None:
     # 64 x 64: a useful gradient must not fade with the size faster than a mean over pixels does
     logits = torch.randn(2, C, 64, 64, generator=torch.Generator().manual_seed(0))
     grad = grad_of(name, logits, torch.zeros_like(logits), **options)
@@ -243,7 +262,9 @@ def test_empty_masks_push_every_pixel_down(name, options):
 
 
 @pytest.mark.parametrize(("name", "options", "multiclass"), CASES)
-def test_float32_inside_autocast_and_from_half_logits(name, options, multiclass):
+def test_float32_inside_autocast_and_from_half_logits(
+    name: str, options: Any, multiclass: bool
+) -> None:
     logits, target = batch(multiclass)
     half = logits.bfloat16()
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -253,13 +274,13 @@ def test_float32_inside_autocast_and_from_half_logits(name, options, multiclass)
 
 
 @pytest.mark.parametrize("name", ["bce", "focal"])
-def test_soft_targets_are_best_met_by_their_own_probability(name):
+def test_soft_targets_are_best_met_by_their_own_probability(name: str) -> None:
     target = torch.full((1, 1, 1, 1), 0.3)
     values = torch.stack([run(name, image([logit(p)]), target)[0] for p in (0.2, 0.3, 0.4)])
     assert values.argmin() == 1
 
 
-def test_lovasz_cuts_soft_targets_at_one_half():
+def test_lovasz_cuts_soft_targets_at_one_half() -> None:
     logits, target = batch(False)
     soft = target * 0.4 + 0.3  # .3 and .7
     assert torch.equal(run("lovasz", logits, soft), run("lovasz", logits, target))
@@ -275,12 +296,14 @@ def test_lovasz_cuts_soft_targets_at_one_half():
         (torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 4, 4), torch.ones(2, 1, 4, 4).bool()),
     ],
 )
-def test_shapes_are_checked(logits, target, valid):
+def test_shapes_are_checked(
+    logits: torch.Tensor, target: torch.Tensor, valid: torch.Tensor | None
+) -> None:
     with pytest.raises(ValueError, match=r"logits must|does not fit|valid must"):
         L.dice(logits, target, valid)
 
 
-def test_lists_must_fit_the_classes():
+def test_lists_must_fit_the_classes() -> None:
     logits, target = batch(False)
     with pytest.raises(ValueError, match="pos_weight has 2 numbers for 4 classes"):
         run("bce", logits, target, pos_weight=[1.0, 2.0])
@@ -291,13 +314,18 @@ def test_lists_must_fit_the_classes():
 # ------------------------------------------------------------------ specs
 
 
-def test_the_torch_free_table_is_the_functions():
+def test_the_torch_free_table_is_the_functions() -> None:
     assert set(L.LOSSES) == set(LOSS_TASKS)
 
 
-def test_weighted_sum_by_hand():
+def test_weighted_sum_by_hand() -> None:
     logits, target = batch(False)
-    spec = {"bce": 1.0, "lovasz": {"weight": 0.5, "activation": "elu"}, "dice": 0, "focal": {}}
+    spec: dict[str, Any] = {
+        "bce": 1.0,
+        "lovasz": {"weight": 0.5, "activation": "elu"},
+        "dice": 0,
+        "focal": {},
+    }
     total = L.weighted_sum(spec, "multilabel")(logits, target, None)
     expected = run("bce", logits, target) + 0.5 * run("lovasz", logits, target, activation="elu")
     assert torch.allclose(total, expected + run("focal", logits, target))
@@ -305,11 +333,11 @@ def test_weighted_sum_by_hand():
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_every_allowed_loss_runs_for_its_task(task):
+def test_every_allowed_loss_runs_for_its_task(task: str) -> None:
     logits, target = batch(task == "multiclass")
     for name in L.LOSSES:
         if task in LOSS_TASKS[name]:
-            assert L.weighted_sum({name: 1.0}, task)(logits, target).isfinite().all()
+            assert L.weighted_sum({name: 1.0}, task)(logits, target, None).isfinite().all()
         else:
             with pytest.raises(ValueError, match="is not for task"):
                 L.weighted_sum({name: 1.0}, task)
@@ -323,16 +351,17 @@ def test_every_allowed_loss_runs_for_its_task(task):
         ({"bce": 1.0}, "multiclass", r"not for task 'multiclass' \(valid: dice"),
     ],
 )
-def test_bad_specs(spec, task, why):
+def test_bad_specs(spec: Any, task: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         L.weighted_sum(spec, task)
 
 
-def test_accumulation_equals_the_whole_batch():
+def test_accumulation_equals_the_whole_batch() -> None:
     logits, target = batch(False)
     loss = L.weighted_sum({"lovasz": 1.0, "dice": 1.0}, "multilabel")
     whole, parts = (logits.clone().requires_grad_() for _ in range(2))
-    loss(whole, target).sum().div(B).backward()
+    loss(whole, target, None).sum().div(B).backward()
     for part in (slice(0, 1), slice(1, 3)):
-        loss(parts[part], target[part]).sum().div(B).backward()
+        loss(parts[part], target[part], None).sum().div(B).backward()
+    assert whole.grad is not None and parts.grad is not None
     assert torch.allclose(whole.grad, parts.grad, atol=1e-7)

@@ -11,7 +11,7 @@ NAMES = ["loss_names", "tta_names"]
 
 
 @pytest.mark.parametrize("modules", [TORCH_FREE, NAMES])
-def test_no_torch(modules):
+def test_no_torch(modules: list[str]) -> None:
     imports = "; ".join(f"import distseg.functional.{name}" for name in modules)
     code = f"import sys; {imports}; sys.exit('torch' in sys.modules)"
     root = Path(__file__).parents[2]

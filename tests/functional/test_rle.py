@@ -3,6 +3,7 @@
 import csv
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ MASKS = arrays(
 OPTIONS = [(order, base) for order in ("column", "row") for base in (0, 1)]
 
 
-def slow_encode(mask, order, base):
+def slow_encode(mask: Any, order: Any, base: Any) -> str:
     """One pixel at a time, as the format's description reads."""
     height, width = mask.shape
     scan = [(y, x) for x in range(width) for y in range(height)]
@@ -43,12 +44,12 @@ def slow_encode(mask, order, base):
         ([[0, 0], [0, 1]], "column", 1, "4 1"),
     ],
 )
-def test_vectors_by_hand(mask, order, base, rle):
+def test_vectors_by_hand(mask: Any, order: Any, base: Any, rle: Any) -> None:
     assert encode(np.array(mask), order=order, base=base) == rle
     assert decode(rle, *np.shape(mask), order=order, base=base).tolist() == mask
 
 
-def test_the_usual_example_is_one_indexed():
+def test_the_usual_example_is_one_indexed() -> None:
     mask = decode("1 3 10 5", 4, 5)
     assert (np.flatnonzero(mask.ravel(order="F")) + 1).tolist() == [1, 2, 3, 10, 11, 12, 13, 14]
     assert mask.dtype == np.uint8 and mask.flags.c_contiguous
@@ -56,7 +57,7 @@ def test_the_usual_example_is_one_indexed():
 
 @settings(max_examples=60, deadline=None)
 @given(mask=MASKS, option=st.sampled_from(OPTIONS))
-def test_equals_the_slow_reference_and_round_trips(mask, option):
+def test_equals_the_slow_reference_and_round_trips(mask: Any, option: Any) -> None:
     order, base = option
     rle = encode(mask, order=order, base=base)
     assert rle == slow_encode(mask, order, base)
@@ -64,24 +65,24 @@ def test_equals_the_slow_reference_and_round_trips(mask, option):
 
 
 @pytest.mark.parametrize("value", [True, 1, 255, 65535])
-def test_any_non_zero_pixel_is_foreground(value):
+def test_any_non_zero_pixel_is_foreground(value: Any) -> None:
     assert encode(np.array([[0, value]])) == "2 1"
 
 
 @pytest.mark.parametrize("token", ["", "-", "-1"])
-def test_empty_tokens(token):
+def test_empty_tokens(token: str) -> None:
     empty = np.zeros((2, 3), dtype=np.uint8)
     assert encode(empty, empty=token) == token
     for value in (token, f" {token} ", None, float("nan"), np.float64("nan")):
         assert not decode(value, 2, 3, empty=token).any()
 
 
-def test_blank_text_is_empty_under_every_token():
+def test_blank_text_is_empty_under_every_token() -> None:
     assert not decode("", 2, 3, empty="-1").any()
     assert not decode(" \n", 2, 3, empty="-").any()
 
 
-def test_touching_runs_are_accepted_and_merge():
+def test_touching_runs_are_accepted_and_merge() -> None:
     mask = decode("1 2 3 2", 1, 5)
     assert mask.tolist() == [[1, 1, 1, 1, 0]]
     assert encode(mask) == "1 4"
@@ -110,29 +111,29 @@ def test_touching_runs_are_accepted_and_merge():
         (3.5, "must be text, not float"),
     ],
 )
-def test_rejections(rle, why):
+def test_rejections(rle: Any, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         decode(rle, 2, 3)
 
 
-def test_base_zero_moves_the_limits():
+def test_base_zero_moves_the_limits() -> None:
     assert decode("0 1", 2, 3, base=0)[0, 0] == 1
     with pytest.raises(ValueError, match="beyond the 6 pixels"):
         decode("6 1", 2, 3, base=0)
 
 
-def test_bad_options_and_shapes():
+def test_bad_options_and_shapes() -> None:
     with pytest.raises(ValueError, match="Did you mean 'column'"):
-        encode(np.zeros((2, 2)), order="columns")
+        encode(np.zeros((2, 2)), order="columns")  # type: ignore[arg-type]  # wrong on purpose
     with pytest.raises(ValueError, match="0 or 1, not 2"):
-        decode("1 1", 2, 2, base=2)
+        decode("1 1", 2, 2, base=2)  # type: ignore[arg-type]  # wrong on purpose
     with pytest.raises(ValueError, match=r"shape \(H, W\)"):
         encode(np.zeros((1, 2, 2)))
     with pytest.raises(ValueError, match="at least 1"):
         decode("", 0, 2)
 
 
-def real_strings(name):
+def real_strings(name: str) -> list[str]:
     root = Path(os.environ.get("DISTSEG_DATA", Path(__file__).parents[3] / "shared" / "data"))
     path = {
         "tgs": root / "tgs/train.csv",
@@ -151,7 +152,7 @@ def real_strings(name):
 @pytest.mark.parametrize(
     ("name", "shape"), [("tgs", (101, 101)), ("severstal", (256, 1600)), ("tianchi", (512, 512))]
 )
-def test_real_strings_round_trip_to_the_letter(name, shape):
+def test_real_strings_round_trip_to_the_letter(name: str, shape: tuple[int, ...]) -> None:
     strings = real_strings(name)
     assert len(strings) > 10 and any(strings)
     for rle in strings:

@@ -1,5 +1,7 @@
 """The grid and the cleaning sweep, against applying every rule to every image."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,9 @@ GRID = RuleGrid((-0.5, 0.0, 0.25, 1.0), (0, 6, 12), (0.5, 1.5), (2, 8))
 METRIC_NAMES = ["tgs", "dice", "iou", "miou"]
 
 
-def random_set(seed, num=7, shape=(6, 7)):
+def random_set(
+    seed: int, num: int = 7, shape: tuple[int, ...] = (6, 7)
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Coarse logits, of which many lie exactly on a threshold; some truths are empty."""
     rng = np.random.default_rng(seed)
     truth = rng.random((num, *shape)) < 0.4
@@ -21,7 +25,13 @@ def random_set(seed, num=7, shape=(6, 7)):
     return logits.astype(np.float16), truth, rng.random(truth.shape) < 0.8
 
 
-def brute_force(metric, logits, truth, valid, grid=GRID):
+def brute_force(
+    metric: str,
+    logits: np.ndarray,
+    truth: np.ndarray,
+    valid: np.ndarray | None,
+    grid: RuleGrid = GRID,
+) -> np.ndarray:
     """Postprocess, count and summarize, rule by rule."""
     scores = np.empty(grid.shape)
     for place, rule in every_rule(grid):
@@ -33,7 +43,7 @@ def brute_force(metric, logits, truth, valid, grid=GRID):
 
 @pytest.mark.parametrize("metric", METRIC_NAMES)
 @pytest.mark.parametrize("seed", range(3))
-def test_every_rule_scores_as_brute_force(metric, seed):
+def test_every_rule_scores_as_brute_force(metric: str, seed: int) -> None:
     images = random_set(seed)
     sweep = GridSweep(metric, GRID)
     sweep.add(*images)
@@ -46,7 +56,7 @@ def test_every_rule_scores_as_brute_force(metric, seed):
     assert expected[place] == pytest.approx(expected.max(), abs=1e-12)
 
 
-def test_sweeps_add_up():
+def test_sweeps_add_up() -> None:
     sets = [random_set(seed, shape=(5 + seed, 6)) for seed in range(3)]
     parts = []
     whole = GridSweep("tgs", GRID)
@@ -59,7 +69,7 @@ def test_sweeps_add_up():
     assert total.num_images == 21
 
 
-def test_ties_go_to_the_simpler_rule():
+def test_ties_go_to_the_simpler_rule() -> None:
     logits = np.where(np.eye(6, dtype=bool), 3, -3).astype(np.float16)[None]
     truth = np.eye(6, dtype=bool)[None]
     sweep = GridSweep("dice", GRID)
@@ -68,7 +78,7 @@ def test_ties_go_to_the_simpler_rule():
     assert (choice.threshold, choice.min_area, choice.gate, choice.score) == (0.0, 0, None, 1.0)
 
 
-def test_wrong_input_is_refused():
+def test_wrong_input_is_refused() -> None:
     logits, truth, valid = random_set(0)
     with pytest.raises(ValueError, match="float16"):
         GridSweep("dice", GRID).add(logits.astype(np.float32), truth, valid)
@@ -83,12 +93,12 @@ def test_wrong_input_is_refused():
         RuleGrid(())
 
 
-def test_a_gate_helps_where_one_threshold_cannot():
+def test_a_gate_helps_where_one_threshold_cannot() -> None:
     # threshold 0 draws the object; faint noise of the empty image never reaches the top
     logits = np.array([[[1, 1, 9, -9]], [[1, 1, -9, -9]]], np.float16)
     truth = np.array([[[1, 1, 1, 0]], [[0, 0, 0, 0]]], bool)
 
-    def best(grid):
+    def best(grid: RuleGrid) -> Any:
         sweep = GridSweep("tgs", grid)
         sweep.add(logits, truth)
         return sweep.best()
@@ -98,7 +108,7 @@ def test_a_gate_helps_where_one_threshold_cannot():
     assert (choice.gate, choice.threshold, choice.score) == ((5.0, 1), 0.0, 1.0)
 
 
-def test_of_gates_that_tie_the_nearest_threshold_then_the_first():
+def test_of_gates_that_tie_the_nearest_threshold_then_the_first() -> None:
     # the object is over every top, the noise of the empty image under; every threshold cuts alike
     logits = np.array([[[8, 8, -4]], [[2, 2, -4]]], np.float16)
     truth = np.array([[[1, 1, 0]], [[0, 0, 0]]], bool)
@@ -116,7 +126,7 @@ RULE = {"threshold": [0.0], "min_area": [2], "min_component": [0], "double": Non
     ("key", "values"),
     [("min_component", (0, 2, 5)), ("fill_holes", (0, 1)), ("full_mask", (0, 0.4))],
 )
-def test_cleaning_scores_as_brute_force(metric, key, values):
+def test_cleaning_scores_as_brute_force(metric: str, key: str, values: tuple[float, ...]) -> None:
     logits, truth, valid = random_set(1)
     parts = [CleaningSweep(metric, RULE, key, values) for _ in range(2)]
     parts[0].add(logits[:3], truth[:3], valid[:3])
@@ -132,7 +142,7 @@ def test_cleaning_scores_as_brute_force(metric, key, values):
     assert total.best() == values[int(np.argmax(np.array(expected) >= max(expected) - 1e-9))]
 
 
-def test_cleaning_refuses_what_the_grid_refuses():
+def test_cleaning_refuses_what_the_grid_refuses() -> None:
     logits, truth, valid = random_set(0)
     sweep = CleaningSweep("dice", RULE, "fill_holes", (0, 1))
     with pytest.raises(ValueError, match="no image"):

@@ -1,5 +1,7 @@
 """The sweep, against scoring every distinct threshold one at a time."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,9 @@ METRIC_NAMES = ["tgs", "dice", "iou", "miou"]
 ALL = code_to_float(np.arange(NUM_CODES))
 
 
-def random_set(seed, num_images=5, shape=(6, 7), steps=8):
+def random_set(
+    seed: int, num_images: int = 5, shape: tuple[int, ...] = (6, 7), steps: int = 8
+) -> list[Any]:
     """Coarse logits (many ties), some empty truths, of images of different sizes."""
     rng = np.random.default_rng(seed)
     images = []
@@ -25,7 +29,9 @@ def random_set(seed, num_images=5, shape=(6, 7), steps=8):
     return images
 
 
-def brute_score(images, metric, threshold, min_area=0, use_valid=False):
+def brute_score(
+    images: list[Any], metric: str, threshold: float, min_area: int = 0, use_valid: bool = False
+) -> float:
     """Postprocess, count and summarize, as the evaluation does."""
     counts = []
     for logits, truth, valid in images:
@@ -35,14 +41,16 @@ def brute_score(images, metric, threshold, min_area=0, use_valid=False):
     return M.summarize(np.stack(counts), metric)["score"]
 
 
-def swept(images, metric, min_areas=(0,), use_valid=False):
+def swept(
+    images: list[Any], metric: str, min_areas: tuple[int, ...] = (0,), use_valid: bool = False
+) -> ThresholdSweep:
     sweep = ThresholdSweep(metric, min_areas)
     for logits, truth, valid in images:
         sweep.add(logits[None], truth[None], valid[None] if use_valid else None)
     return sweep
 
 
-def test_codes_keep_the_order_of_all_float16():
+def test_codes_keep_the_order_of_all_float16() -> None:
     finite = ALL[~np.isnan(ALL)]
     assert finite[0] == -np.inf and finite[-1] == np.inf
     assert (np.diff(finite[1:-1].astype(np.float64)) >= 0).all()
@@ -56,7 +64,7 @@ def test_codes_keep_the_order_of_all_float16():
 
 @pytest.mark.parametrize("metric", METRIC_NAMES)
 @pytest.mark.parametrize("use_valid", [False, True])
-def test_curves_equal_brute_force_at_every_distinct_threshold(metric, use_valid):
+def test_curves_equal_brute_force_at_every_distinct_threshold(metric: str, use_valid: bool) -> None:
     images = random_set(0)
     min_areas = (0, 3, 12, 20)
     sweep = swept(images, metric, min_areas, use_valid)
@@ -71,7 +79,7 @@ def test_curves_equal_brute_force_at_every_distinct_threshold(metric, use_valid)
 
 @pytest.mark.parametrize("metric", METRIC_NAMES)
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_best_is_the_brute_force_best_and_its_score_is_real(metric, seed):
+def test_best_is_the_brute_force_best_and_its_score_is_real(metric: str, seed: int) -> None:
     images = random_set(seed)
     choice = swept(images, metric, (0, 4, 10)).best()
     occurring = np.unique(np.concatenate([logits.ravel() for logits, _, _ in images])).tolist()
@@ -81,7 +89,7 @@ def test_best_is_the_brute_force_best_and_its_score_is_real(metric, seed):
     assert real == pytest.approx(choice.score, abs=1e-12)
 
 
-def test_sums_of_sweeps_are_the_sweep_of_the_union():
+def test_sums_of_sweeps_are_the_sweep_of_the_union() -> None:
     images = random_set(4, num_images=7)
     for metric in METRIC_NAMES:
         total = swept(images[:3], metric, (0, 5)) + swept(images[3:], metric, (0, 5))
@@ -92,18 +100,20 @@ def test_sums_of_sweeps_are_the_sweep_of_the_union():
         swept(images, "tgs") + swept(images, "dice")
 
 
-def test_tgs_sums_are_exact_tenths():
+def test_tgs_sums_are_exact_tenths() -> None:
     sweep = swept(random_set(5, num_images=9), "tgs")
     assert np.array_equal(sweep.levels, np.round(sweep.levels))
 
 
-def one_image(logits, truth, metric="dice", min_areas=(0,)):
+def one_image(
+    logits: Any, truth: Any, metric: str = "dice", min_areas: tuple[int, ...] = (0,)
+) -> ThresholdSweep:
     sweep = ThresholdSweep(metric, min_areas)
     sweep.add(np.array([[logits]], dtype=np.float16), np.array([[truth]], dtype=bool))
     return sweep
 
 
-def test_ties_go_to_the_default_then_to_the_middle_of_the_widest_plateau():
+def test_ties_go_to_the_default_then_to_the_middle_of_the_widest_plateau() -> None:
     assert one_image([-1, 1], [0, 1]).best().threshold == 0.0
     choice = one_image([2, 6], [0, 1]).best()  # perfect in [2, 6)
     assert choice.threshold == pytest.approx(4.0) and choice.score == 1.0
@@ -113,14 +123,14 @@ def test_ties_go_to_the_default_then_to_the_middle_of_the_widest_plateau():
     assert two.best(default_threshold=1.125).threshold == 1.125
 
 
-def test_the_widest_of_several_plateaus():
+def test_the_widest_of_several_plateaus() -> None:
     # IoU 2/4 under 1, 1/3 in [1, 2), 1/2 in [2, 6), 0 above; logits beyond 30 add no width
     tied = one_image([1, 2, 2, 6], [1, 0, 0, 1], "iou")
     assert tied.best().threshold == 0.0  # the default ties
     assert tied.best(default_threshold=1.5).threshold == pytest.approx((-30 + 1) / 2)
 
 
-def test_a_fixed_threshold_stays_while_the_area_is_chosen():
+def test_a_fixed_threshold_stays_while_the_area_is_chosen() -> None:
     sweep = ThresholdSweep("dice", (0, 3))
     sweep.add(np.array([[[1, 1, 1, -1]], [[1, 1, -1, -1]]], np.float16),
               np.array([[[1, 1, 1, 0]], [[0, 0, 0, 0]]], bool))  # fmt: skip
@@ -130,13 +140,13 @@ def test_a_fixed_threshold_stays_while_the_area_is_chosen():
     assert worse.threshold == -2.0 and worse.score < 1
 
 
-def test_min_area_ties_go_to_no_rule():
+def test_min_area_ties_go_to_no_rule() -> None:
     sweep = one_image([-1, 1, 1], [0, 1, 1], min_areas=(2, 0, 1))
     choice = sweep.best()
     assert (choice.threshold, choice.min_area, choice.score) == (0.0, 0, 1.0)
 
 
-def test_min_area_rescues_an_empty_image():
+def test_min_area_rescues_an_empty_image() -> None:
     sweep = ThresholdSweep("tgs", (0, 3))
     sweep.add(np.full((1, 1, 4), 5, np.float16), np.ones((1, 1, 4), bool))
     noise = np.array([[[5, 5, -5, -5]]], np.float16)
@@ -145,19 +155,19 @@ def test_min_area_rescues_an_empty_image():
     assert (choice.min_area, choice.score) == (3, 1.0)
 
 
-def test_all_empty_truth_wants_an_empty_mask_and_a_finite_threshold():
+def test_all_empty_truth_wants_an_empty_mask_and_a_finite_threshold() -> None:
     choice = one_image([5, 7], [0, 0]).best()
     assert choice.score == 1.0 and 7 <= choice.threshold < np.inf
 
 
-def test_infinite_logits_count_and_the_threshold_stays_finite():
+def test_infinite_logits_count_and_the_threshold_stays_finite() -> None:
     choice = one_image([-np.inf, np.inf, 1], [0, 1, 0]).best()
     assert choice.score == 1.0 and 1 <= choice.threshold < 100
     lowest = one_image([-np.inf, -np.inf], [1, 1]).best()  # no finite threshold reaches -inf
     assert lowest.score == 0.0 and np.isfinite(lowest.threshold)
 
 
-def test_void_pixels_do_not_score_but_fill_the_area():
+def test_void_pixels_do_not_score_but_fill_the_area() -> None:
     logits = np.array([[[5, 5, 5, -5]]], np.float16)
     truth = np.array([[[1, 0, 0, 0]]], bool)
     valid = np.array([[[1, 0, 0, 1]]], bool)
@@ -176,12 +186,12 @@ def test_void_pixels_do_not_score_but_fill_the_area():
         (np.zeros((1, 2, 2), np.float16), np.ones((1, 2, 2), np.uint8), "truth must be bool"),
     ],
 )
-def test_bad_images(logits, truth, why):
+def test_bad_images(logits: Any, truth: Any, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         ThresholdSweep("dice").add(logits, truth)
 
 
-def test_bad_sweeps():
+def test_bad_sweeps() -> None:
     with pytest.raises(ValueError, match="Did you mean 'dice'"):
         ThresholdSweep("dise")
     with pytest.raises(ValueError, match="minimum areas"):

@@ -8,15 +8,15 @@ import pytest
 from distseg.functional.weights import greedy_weights, simplest, weightings
 
 
-def test_weights_are_in_lowest_terms():
+def test_weights_are_in_lowest_terms() -> None:
     assert simplest([2, 4, 0]) == (1, 2, 0)
     assert simplest([0, 3]) == (0, 1)
 
 
-def test_greedy_picks_the_best_and_ties_stay_uniform():
+def test_greedy_picks_the_best_and_ties_stay_uniform() -> None:
     target = (3, 1, 0)
 
-    def distance(weights):
+    def distance(weights: tuple[int, ...]) -> float:
         shares = [w / sum(weights) for w in weights]
         return -sum(abs(s - t / 4) for s, t in zip(shares, target, strict=True))
 
@@ -26,7 +26,7 @@ def test_greedy_picks_the_best_and_ties_stay_uniform():
 
 
 @pytest.mark.parametrize("num, limit", [(1, 64), (2, 20), (3, 64), (5, 64), (12, 64)])
-def test_weightings_are_all_mixtures_up_to_a_sum(num, limit):
+def test_weightings_are_all_mixtures_up_to_a_sum(num: int, limit: int) -> None:
     found = weightings(num, limit)
     assert found[0] == (1,) * num
     assert len(found) == len(set(found)) <= limit

@@ -27,7 +27,7 @@ def config_of(task: str, classes: list[str]) -> Config:
 
 
 def read(path: Path) -> list[Any]:
-    return cv2.imread(str(path), cv2.IMREAD_UNCHANGED).tolist()
+    return np.asarray(cv2.imread(str(path), cv2.IMREAD_UNCHANGED)).tolist()
 
 
 def test_several_labels_have_a_folder_each(tmp_path: Path) -> None:

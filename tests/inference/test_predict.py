@@ -26,7 +26,7 @@ from distseg.run.launched import predict_test_here
 from distseg.run.submission import submission_path
 from distseg.submission.write import share_path
 from distseg.training.train import train_member
-from tests.training.test_train import set_up
+from tests.training.tiny_training import set_up
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_masks_and_rle_agree_and_broken_images_are_named(run: Run, tmp_path: Pat
     assert len(lines) == 1 + 6
     for line in lines[1:]:
         name, rle = line.split(",")
-        mask = cv2.imread(str(tmp_path / "out" / f"{name}.png"), cv2.IMREAD_UNCHANGED)
+        mask = np.asarray(cv2.imread(str(tmp_path / "out" / f"{name}.png"), cv2.IMREAD_UNCHANGED))
         assert np.array_equal(mask > 0, decode(rle, *mask.shape) > 0)
         assert set(np.unique(mask)) <= {0, 255}
 
@@ -72,7 +72,7 @@ def test_other_sizes_come_back_at_their_own_size(run: Run, tmp_path: Path) -> No
     make_images(tmp_path / "in", 1, 32)
     cv2.imwrite(str(tmp_path / "in" / "wide.png"), np.zeros((20, 30), np.uint8))
     predict_folder(run.folder, tmp_path / "in", tmp_path / "out")
-    assert cv2.imread(str(tmp_path / "out" / "wide.png"), 0).shape == (20, 30)
+    assert np.asarray(cv2.imread(str(tmp_path / "out" / "wide.png"), 0)).shape == (20, 30)
 
 
 def test_larger_images_and_broken_ones_go_beside_the_others(run: Run, tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_larger_images_and_broken_ones_go_beside_the_others(run: Run, tmp_path: 
     (tmp_path / "in" / "a,b.png").write_bytes(b"no image")
     broken = predict_folder(run.folder, tmp_path / "in", tmp_path / "out", tmp_path / "rle.csv")
     assert [name for name, _ in broken] == ["a,b"]
-    assert cv2.imread(str(tmp_path / "out" / "large.png"), 0).shape == (50, 70)
+    assert np.asarray(cv2.imread(str(tmp_path / "out" / "large.png"), 0)).shape == (50, 70)
     with (tmp_path / "rle.csv").open(newline="") as file:
         rows = list(csv.reader(file))
     assert {len(row) for row in rows} == {2} and ["a,b", ""] in rows

@@ -5,6 +5,7 @@ driver.py RUN SESSION NAME:FOLD,... SLOTS
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
@@ -32,7 +33,7 @@ def scripted(folder: Path, **script: list[str]) -> Run:
     return run
 
 
-def worker_command(run: Run, session: str = "same"):
+def worker_command(run: Run, session: str = "same") -> Callable[[Job, Slot, Path], list[str]]:
     def command(job: Job, slot: Slot, _yaml: Path) -> list[str]:
         members = ",".join(f"{name}:{fold}" for name, fold in job.members)
         arguments = [str(run.folder), members, *job.overrides]

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -27,9 +26,9 @@ from distseg.jobs.job import (
 from distseg.records.files import read_lines
 from distseg.records.paths import Run
 from tests.jobs.driver import scripted
+from tests.tiny import PATIENCE_S, wait_until
 
 DRIVER = Path(__file__).with_name("driver.py")
-LIMIT_S = 10.0
 
 
 def flags(command: list[str]) -> str:
@@ -77,7 +76,7 @@ class Started:
         self.run = run
         command = [sys.executable, str(DRIVER), str(run.folder), session, "a:0", "1"]
         self.driver = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        wait_for((run.member(0, "a", 0).folder / "ready").is_file)
+        wait_until((run.member(0, "a", 0).folder / "ready").is_file, "the job is at work")
         self.launcher = read_lines(run.ledger)[0]["pid"]
         self.rank = psutil.Process(self.launcher).children()[0].pid
 
@@ -85,22 +84,13 @@ class Started:
         return find_processes(RUN_MARK, str(self.run.folder))
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 30.0) -> float:
-    """Seconds until the condition held."""
-    start = time.monotonic()
-    while not condition():
-        assert time.monotonic() - start < seconds
-        time.sleep(0.05)
-    return time.monotonic() - start
-
-
 @pytest.mark.parametrize("session", ["same", "session"])
 def test_kill_9_of_the_driver_leaves_nothing(tmp_path: Path, session: str) -> None:
     started = Started(scripted(tmp_path, a0=["sleep"]), session)
     assert len(started.alive()) == 3
     started.driver.kill()
-    started.driver.wait()
-    wait_for(lambda: not started.alive(), LIMIT_S)
+    started.driver.wait(PATIENCE_S)
+    wait_until(lambda: not started.alive(), "nothing is left alive")
 
 
 def runs(process: psutil.Process) -> bool:
@@ -116,7 +106,7 @@ def test_kill_9_inside_a_job_starts_it_again(tmp_path: Path, victim: str) -> Non
     started = Started(scripted(tmp_path, a0=["sleep", "done"]), "session")
     before = started.alive()
     os.kill(getattr(started, victim), signal.SIGKILL)
-    assert started.driver.wait(30) == 0
+    assert started.driver.wait(PATIENCE_S) == 0
     assert not [p for p in before if runs(p)]
     assert started.run.member(0, "a", 0).done.is_file()
 
@@ -125,7 +115,7 @@ def test_kill_9_inside_a_job_starts_it_again(tmp_path: Path, victim: str) -> Non
 def test_a_signal_lets_the_ranks_save(tmp_path: Path, number: signal.Signals, status: int) -> None:
     started = Started(scripted(tmp_path, a0=["save"]), "same")
     started.driver.send_signal(number)
-    assert started.driver.wait(LIMIT_S) == status
+    assert started.driver.wait(PATIENCE_S) == status
     assert started.run.member(0, "a", 0).state.is_dir()
     assert not started.alive()
 
@@ -136,7 +126,7 @@ def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
     time.sleep(1.0)  # the rank is deaf: the driver waits for it
     assert started.driver.poll() is None
     started.driver.send_signal(signal.SIGTERM)
-    assert started.driver.wait(LIMIT_S) == 143
+    assert started.driver.wait(PATIENCE_S) == 143
     assert not started.alive()
 
 
@@ -146,9 +136,9 @@ def test_leftovers_of_a_killed_driver_are_ended(tmp_path: Path) -> None:
     environment = {**os.environ, RUN_MARK: str(tmp_path.resolve()), JOB_MARK: "x"}
     code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
     stray = subprocess.Popen([sys.executable, "-c", code], env=environment)
-    wait_for(lambda: find_processes(RUN_MARK, str(tmp_path.resolve())))
+    wait_until(lambda: find_processes(RUN_MARK, str(tmp_path.resolve())), "the stray runs")
     assert end_leftovers(run, grace_s=0.5) == 1
-    assert stray.wait() == -signal.SIGKILL
+    assert stray.wait(PATIENCE_S) == -signal.SIGKILL
     assert end_leftovers(run) == 0
 
 
@@ -181,8 +171,10 @@ def test_a_real_launch_leaves_nothing(tmp_path: Path, ranks: int) -> None:
     )
     write_launch_yaml(Run(tmp_path))
     process = subprocess.Popen([sys.executable, str(driver)])
-    wait_for(lambda: len(list(tmp_path.glob("ready*"))) == ranks, 120)
+    wait_until(lambda: len(list(tmp_path.glob("ready*"))) == ranks, "all ranks are ready")
     assert len(find_processes(RUN_MARK, str(tmp_path.resolve()))) >= 1 + ranks
     process.kill()
-    process.wait()
-    wait_for(lambda: not find_processes(RUN_MARK, str(tmp_path.resolve())), LIMIT_S)
+    process.wait(PATIENCE_S)
+    wait_until(
+        lambda: not find_processes(RUN_MARK, str(tmp_path.resolve())), "nothing is left alive"
+    )

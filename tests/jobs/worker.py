@@ -14,7 +14,7 @@ from pathlib import Path
 
 from distseg.jobs.job import watch_parent
 from distseg.records.files import append_line, mark_done, write_json
-from distseg.records.paths import Run
+from distseg.records.paths import MemberPaths, Run
 
 
 def rank(run: Run, members: str, overrides: list[str]) -> None:
@@ -27,7 +27,7 @@ def rank(run: Run, members: str, overrides: list[str]) -> None:
             train(run, member, script.get(f"{name}{fold}", []), overrides)
 
 
-def train(run: Run, member, acts: list[str], overrides: list[str]) -> None:
+def train(run: Run, member: MemberPaths, acts: list[str], overrides: list[str]) -> None:
     """The act of this attempt: the attempts before it are counted in the member's folder."""
     member.folder.mkdir(parents=True, exist_ok=True)
     with (member.folder / "attempts").open("a+") as file:
@@ -43,7 +43,12 @@ def train(run: Run, member, acts: list[str], overrides: list[str]) -> None:
         (member.folder / "ready").touch()
         time.sleep(600)
     if act == "save":  # leaves with its state, as train.py does
-        signal.signal(signal.SIGTERM, lambda *_: (member.state.mkdir(), os._exit(143)))
+
+        def leave(*_: object) -> None:
+            member.state.mkdir()
+            os._exit(143)
+
+        signal.signal(signal.SIGTERM, leave)
         (member.folder / "ready").touch()
         time.sleep(600)
     if act == "crash":

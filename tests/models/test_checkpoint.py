@@ -130,7 +130,7 @@ def test_a_kill_at_any_file_operation_leaves_a_whole_state(
             os.fsync = mortal(os.fsync)
             Path.replace = mortal(Path.replace)  # type: ignore[method-assign]
             Path.unlink = mortal(Path.unlink)  # type: ignore[method-assign]
-            checkpoint.save_file = mortal(checkpoint.save_file)  # type: ignore[attr-defined]
+            checkpoint.save_file = mortal(checkpoint.save_file)
             save_state(folder, numbered(2), {"number": 2})
 
         _, status = os.waitpid(in_child(work), 0)
@@ -185,7 +185,7 @@ def test_names_are_those_of_the_bare_model_and_values_are_copies() -> None:
     assert list(kept) == names
     before = kept["0.weight"].clone()
     with torch.no_grad():
-        model[0].weight.add_(1)
+        next(model.parameters()).add_(1)
     assert torch.equal(kept["0.weight"], before)
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.segmentation import fcn
+from torchvision.models.segmentation import fcn  # type: ignore[import-untyped]  # has no types
 
 from distseg.config.data import InputConfig
 from distseg.config.load import parse_config
@@ -30,7 +30,7 @@ from distseg.models.parts.pyramid_pooling import PyramidPooling
 from distseg.models.parts.scse import SpatialChannelSE
 from distseg.records.errors import UserError
 from tests.models.parts import MEMBERS, composed
-from tests.tiny import tiny_tree
+from tests.tiny import PATIENCE_S, tiny_tree
 
 
 @pytest.fixture(autouse=True)
@@ -103,7 +103,7 @@ def test_cbam_by_hand() -> None:
 
 def test_object_context_is_a_mean_of_all_pixels_where_keys_are_alike() -> None:
     part, x = ObjectContext(8).eval(), torch.randn(2, 8, 5, 6)
-    nn.init.zeros_(part.key[0].weight)
+    nn.init.zeros_(part.get_parameter("key.0.weight"))
     expected = part.out(part.value(x).mean((2, 3), keepdim=True)).expand(-1, -1, 5, 6)
     assert torch.allclose(part(x), expected, atol=1e-5)
 
@@ -121,7 +121,7 @@ def test_guided_upsampling_begins_bilinear_and_follows_its_offsets(size: tuple[i
     part.start()
     plain = F.interpolate(x, size=size, mode="bilinear")
     assert torch.allclose(part(x, size), plain, atol=1e-5)
-    nn.init.constant_(part.offset.bias, 1.0)  # a pixel right and a pixel down
+    nn.init.constant_(part.get_parameter("offset.bias"), 1.0)  # a pixel right and a pixel down
     moved = torch.nn.functional.pad(x, (0, 1, 0, 1), mode="replicate")[:, :, 1:, 1:]
     assert torch.allclose(part(x, (5, 6)), moved, atol=1e-5)
 
@@ -150,7 +150,7 @@ def test_gradients_everywhere_under_two_ranks(launch: Callable[..., Any]) -> Non
     process: subprocess.Popen[str] = launch(
         2, script="tests/models/two_ranks.py", env={"PYTHONPATH": root}
     )
-    output = process.communicate(timeout=300)[0]
+    output = process.communicate(timeout=PATIENCE_S)[0]
     assert process.returncode == 0, output
     assert [line.split()[1] for line in output.splitlines() if line.startswith("trained")] == [
         *MEMBERS
@@ -203,7 +203,7 @@ RESNET18 = {
 def test_parameter_counts_of_the_parts(name: str) -> None:
     """With resnet18, one channel, one class, as docs/models.md has them."""
     key, _, choice = name.partition("_")
-    entry = {"arch": "ComposedUnet", "encoder": "resnet18"}
+    entry: dict[str, Any] = {"arch": "ComposedUnet", "encoder": "resnet18"}
     entry |= {"decoder": {key: choice} if choice else {}}
     assert count_parameters(build(entry)) == RESNET18[name]
 

@@ -103,7 +103,7 @@ def test_the_page_is_one_file_that_is_whole(tmp_path: Path) -> None:
     assert len(pictures) == 12
     for source in pictures:
         data = np.frombuffer(base64.b64decode(str(source).split(",")[1]), np.uint8)
-        assert cv2.imdecode(data, cv2.IMREAD_COLOR).shape == (240, 200, 3)
+        assert np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR)).shape == (240, 200, 3)
     assert sum(tag == "polyline" for tag, _ in tags.found) == 6  # 3 members: loss and score
     for shown in ("0.7500", "Left out: b, fold 2", "in quarantine", "nested: honest", "worst"):
         assert shown in text

@@ -1,4 +1,4 @@
-"""The run folder: whose it is, who works on it, where it stands. The whole run: test_run.py."""
+"""The run folder: whose it is, who works on it, where it stands."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_status(run: Run) -> None:
     assert "a_fold0" in text
     assert "running  epoch 1/2  score 0.2500  ETA 10s" in text
     assert "waiting  epoch 0/2" in text
-    assert "members trained in about 30s" in text  # one epoch, and another fold's two
+    assert "all members are trained in about 30s" in text  # one epoch, and another fold's two
     mark_done(run.member(0, "a", 0).done, {"score": 0.75, "seconds": 20})
     write_json(run.member(0, "a", 1).failure, {"kind": "error", "message": "it broke"})
     text = status_text(run.folder)

@@ -1,4 +1,4 @@
-"""The live table of a terminal; the lines of elsewhere are in test_schedule.py."""
+"""The live table of a terminal; the lines of elsewhere are in tests/jobs/test_scheduler.py."""
 
 from __future__ import annotations
 

@@ -208,7 +208,7 @@ def test_numbers_in_ids_are_no_classes(tmp_path: Path) -> None:
     rows = ["img_1,1 2", "img_2,", "img_3,3 1"]
     for name, header in (("plain", "id,rle_mask"), ("joined", "ImageId_ClassId,EncodedPixels")):
         (tmp_path / f"{name}.csv").write_text("\n".join([header, *rows]) + "\n")
-    size = {"height": 3, "width": 3}
+    size: dict[str, Any] = {"height": 3, "width": 3}
     plain = score_submission(tmp_path / "plain.csv", tmp_path / "plain.csv", "dice", **size)
     joined = score_submission(tmp_path / "joined.csv", tmp_path / "joined.csv", "dice", **size)
     assert (plain["num_images"], joined["num_images"]) == (3, 1)
@@ -302,7 +302,7 @@ MALFORMED = {
 def test_malformed_tables_are_one_clear_error(tmp_path: Path, case: str) -> None:
     content, message = MALFORMED[case]
     bad, truth = tmp_path / "bad.csv", tmp_path / "truth.csv"
-    bad.write_bytes(content if isinstance(content, bytes) else content.encode())
+    bad.write_bytes(content if isinstance(content, bytes) else str(content).encode())
     truth.write_text(HEAD + "a,1 2\nb,\n")
     with pytest.raises(UserError, match=message) as caught:
         score_submission(bad, truth, "dice", height=SHAPE[0], width=SHAPE[1])

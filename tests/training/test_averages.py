@@ -10,7 +10,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from distseg.models.checkpoint import clean_state_dict, load_state, save_state
 from distseg.training.averages import Ema
-from tests.training.test_optim import net, optimizer_of, train
+from tests.training.tiny_training import net, optimizer_of, train
 
 
 def test_ema_follows_its_formula_swaps_and_survives(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from distseg.training import find_lr as finder
 from distseg.training.find_lr import HIGH, LOW, find_lr, picture, smooth, suggest
 from distseg.training.stage import StepResult
 from tests.tiny import tiny_tree
-from tests.training.test_train import set_up
+from tests.training.tiny_training import set_up
 
 
 def test_the_steepest_fall_before_the_least_loss_is_suggested() -> None:
@@ -70,7 +70,8 @@ def test_a_trial_that_is_stopped_leaves_the_runs_member_alone(
 ) -> None:
     """Its weights, of rates up to 1, are none to go on from."""
     config, run = set_up(tmp_path)
-    step, done = finder.train_step, []
+    step = finder.train_step
+    done: list[Any] = []
 
     def stopped(*arguments: Any, **options: Any) -> StepResult:
         if len(done) == 3:

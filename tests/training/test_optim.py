@@ -7,50 +7,19 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import nn
 
 from distseg.config.training import OptimizerConfig
 from distseg.models.checkpoint import clean_state_dict, load_state, save_state
 from distseg.models.optimizers import timm_optimizers
 from distseg.records.errors import UserError
 from distseg.training.optim import TORCH_OPTIMIZERS, build_optimizer, set_lr
+from tests.training.tiny_training import net, optimizer_of, train
 
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
-
-
-class Net(nn.Module):
-    """Encoder and decoder of a few weights, in channels_last."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoder = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4))
-        self.decoder = nn.Conv2d(4, 2, 3, padding=1)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.decoder(self.encoder(images).relu())
-
-
-def net(seed: int = 0) -> Net:
-    torch.manual_seed(seed)
-    return Net()
-
-
-def train(model: nn.Module, optimizer: Optimizer, steps: range) -> None:
-    for step in steps:
-        torch.manual_seed(step)
-        images = torch.randn(2, 3, 8, 8).to(memory_format=torch.channels_last)
-        optimizer.zero_grad()
-        model(images).square().mean().backward()
-        optimizer.step()
-
-
-def optimizer_of(model: nn.Module, name: str = "adamw", **cfg: Any) -> Optimizer:
-    return build_optimizer(OptimizerConfig(name=name, **cfg), model)
 
 
 def test_groups_have_their_own_rates_and_no_decay_on_norms_and_biases() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -14,12 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from filelock import FileLock
 
 from distseg.config.load import parse_config
-from distseg.config.schema import Config
-from distseg.data.prepare import open_cache, prepare
+from distseg.data.prepare import open_cache
 from distseg.distributed import make_accelerator
 from distseg.inference.load import load_snapshot_model
 from distseg.inference.out_of_fold import predict_out_of_fold
@@ -33,18 +30,10 @@ from distseg.training.member import Member, seed_of
 from distseg.training.stage import begin_epoch, make_engine, set_up_stage, train_step
 from distseg.training.stopping import NonFiniteLoss
 from distseg.training.train import train_member
-from tests.tiny import tiny_tree
+from tests.tiny import PATIENCE_S, tiny_tree, wait_until
+from tests.training.tiny_training import assert_same_bits, kill_tree, losses, set_up
 
 Launch = Callable[..., subprocess.Popen[str]]
-
-
-def set_up(folder: Path, **changes: Any) -> tuple[Config, Run]:
-    config = parse_config(tiny_tree(**changes), "test")
-    run = Run(folder / "run")
-    run.folder.mkdir(parents=True)
-    prepare(config, run)
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(tiny_tree(**changes)))
-    return config, run
 
 
 def train_here(folder: Path, **changes: Any) -> MemberPaths:
@@ -57,7 +46,7 @@ def train_here(folder: Path, **changes: Any) -> MemberPaths:
 def train_there(launch: Launch, folder: Path, ranks: int, **changes: Any) -> MemberPaths:
     _, run = set_up(folder, **changes)
     process = launch(ranks, *arguments(folder))
-    output = process.communicate(timeout=300)[0]
+    output = process.communicate(timeout=PATIENCE_S)[0]
     assert process.returncode == 0, output
     return run.member(0, "a", 0)
 
@@ -65,23 +54,6 @@ def train_there(launch: Launch, folder: Path, ranks: int, **changes: Any) -> Mem
 def arguments(folder: Path) -> list[str]:
     config = str(folder / "tiny.yaml")
     return [config, "--member", "a", "--fold", "0", "--out", str(folder / "run")]
-
-
-def losses(paths: MemberPaths) -> list[float]:
-    return [row["loss"] for row in read_lines(paths.metrics)]
-
-
-def weights(paths: MemberPaths) -> dict[str, torch.Tensor]:
-    names = read_json(paths.done)["snapshots"]
-    states = [checkpoint.load_snapshot(paths.snapshots / name)[0] for name in names]
-    return {f"{i}.{key}": value for i, state in enumerate(states) for key, value in state.items()}
-
-
-def assert_same_bits(left: MemberPaths, right: MemberPaths) -> None:
-    a, b = weights(left), weights(right)
-    assert a.keys() == b.keys()
-    different = [key for key in a if not torch.equal(a[key], b[key])]
-    assert not different, f"{len(different)} of {len(a)} tensors differ, first {different[0]}"
 
 
 def test_what_fills_the_last_step_does_not_count(tmp_path: Path) -> None:
@@ -159,7 +131,8 @@ def test_a_signal_after_any_step_of_an_epoch_changes_nothing(
 ) -> None:
     whole = train_here(tmp_path / "whole")
     config, run = set_up(tmp_path / "cut")
-    step, done = DdpEngine.step, []
+    step = DdpEngine.step
+    done: list[torch.Tensor] = []
 
     def stop_after(engine: DdpEngine, clip_norm: float | None) -> torch.Tensor:
         result = step(engine, clip_norm)
@@ -223,7 +196,7 @@ def test_accumulation_changes_nothing(tmp_path: Path) -> None:
 def test_two_ranks_without_the_variable_are_refused(tmp_path: Path, launch: Launch) -> None:
     set_up(tmp_path)
     process = launch(2, *arguments(tmp_path), env={"ACCELERATE_USE_CPU": "false"})
-    output = process.communicate(timeout=120)[0]
+    output = process.communicate(timeout=PATIENCE_S)[0]
     assert process.returncode != 0
     assert "ACCELERATE_USE_CPU" in output
     assert not (tmp_path / "run/round_0/members/a_fold0/DONE").exists()
@@ -235,32 +208,16 @@ def test_killed_and_resumed_is_bit_equal(tmp_path: Path, launch: Launch, number:
     _, run = set_up(tmp_path / "cut")
     paths = run.member(0, "a", 0)
     process = launch(1, *arguments(tmp_path / "cut"))
-    wait_for(lambda: len(read_lines(paths.metrics)) >= 1, 120)
+    wait_until(lambda: len(read_lines(paths.metrics)) >= 1, "an epoch is trained")
     kill_tree(process.pid, number)
-    process.wait(60)
+    process.wait(PATIENCE_S)
     assert not paths.done.exists(), "it ended before it was killed: the test shows nothing"
     again = launch(1, *arguments(tmp_path / "cut"))
-    output = again.communicate(timeout=300)[0]
+    output = again.communicate(timeout=PATIENCE_S)[0]
     assert again.returncode == 0, output
     assert "resumes at epoch" in output
     assert_same_bits(paths, whole)
     assert losses(paths) == pytest.approx(losses(whole), abs=1e-7)
-
-
-def wait_for(condition: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
-
-
-def kill_tree(pid: int, number: int) -> None:
-    import psutil
-
-    for child in psutil.Process(pid).children(recursive=True):
-        os.kill(child.pid, number)
-    if number == signal.SIGKILL:
-        os.kill(pid, number)
 
 
 def test_a_stages_first_epoch_rolls_back_to_its_own_start(
@@ -292,7 +249,8 @@ def test_a_signal_after_a_skipped_step_leaves_the_last_whole_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, run = set_up(tmp_path)
-    step, done = DdpEngine.step, []
+    step = DdpEngine.step
+    done: list[torch.Tensor] = []
 
     def spoil_and_stop(engine: DdpEngine, clip_norm: float | None) -> torch.Tensor:
         if len(done) == 1:
@@ -382,7 +340,7 @@ def test_features_train_together(tmp_path: Path) -> None:
 def test_every_head_and_dropout_views_from_training_to_prediction(tmp_path: Path) -> None:
     decoder = {"encoder_depth": 3, "decoder_channels": [16, 8, 8], "hypercolumn": True}
     decoder |= {"dropout": 0.3, "attention": "scse", "center": "ppm"}
-    member = {"arch": "ComposedUnet", "encoder": "resnet18", "decoder": decoder}
+    member: dict[str, Any] = {"arch": "ComposedUnet", "encoder": "resnet18", "decoder": decoder}
     member |= {"image_head": 0.1, "deep_supervision": 0.1, "coordinates": True}
     stage = {"schedule": {"epochs_per_cycle": 1}}
     changes = {"members": {"a": member}, "stages": [stage], "predict": {"tta": ["dropout:2"]}}

