@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distseg.records.errors import UserError
+from distseg.records.log import counted
 
 if TYPE_CHECKING:
     from distseg.config.schema import ComputeConfig
@@ -133,5 +134,7 @@ def _gpu_groups(per_job: float, gpus: list[Gpu]) -> list[tuple[str, ...]]:
         raise UserError(f"compute.gpus_per_job: {per_job}: a whole number, or less than 1")
     size = int(per_job)
     if size > len(names):
-        raise UserError(f"compute.gpus_per_job: {size}: this machine shows {len(names)}")
+        raise UserError(
+            f"compute.gpus_per_job: {size}: this machine shows {counted(len(names), 'GPU')}"
+        )
     return [tuple(names[i : i + size]) for i in range(0, len(names) - size + 1, size)]
