@@ -12,12 +12,25 @@ from pydantic import BaseModel
 from distseg.functional.naming import nearest
 
 Keys = tuple[str | int, ...]
-TYPES = {
+# What a key needs, by pydantic's name of the error; {gt} and the like come with it.
+NEEDS = {
     "model_type": "keys",
     "model_attributes_type": "keys",
     "dict_type": "keys",
     "list_type": "a list",
     "tuple_type": "a list",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "string_type": "a text",
+    "greater_than": "a number above {gt:g}",
+    "greater_than_equal": "a number from {ge:g} up",
+    "less_than": "a number below {lt:g}",
+    "less_than_equal": "a number up to {le:g}",
 }
 
 
@@ -79,14 +92,16 @@ def _line(model: type[BaseModel], keys: Keys, items: list[Any]) -> str:
         )
     if kind == "missing":
         return f"{key}: this key is required"
-    if kind in TYPES:
-        return f"{key}: needs {TYPES[kind]}, not {value!r}"
-    texts = [_expected(one) or one["msg"].removeprefix("Value error, ") for one in items]
+    if all(map(_needs, items)):
+        return f"{key}: needs {' or '.join(dict.fromkeys(map(_needs, items)))}, not {value!r}"
+    texts = [
+        _expected(one) or _needs(one) or one["msg"].removeprefix("Value error, ") for one in items
+    ]
     if kind == "value_error" and len(items) == 1:
         shown = "" if isinstance(value, dict) or repr(value) in texts[0] else f"{value!r}: "
         return f"{key}: {shown}{texts[0]}" if key else texts[0]
     choices = [name for one in items for name in re.findall(r"'([^']*)'", _expected(one))]
-    if choices:
+    if choices or any(map(_expected, items)):
         hint = _hint(value, choices)
         return f"{key}: {value!r} is not valid.{hint} Valid: {', or: '.join(texts)}"
     return f"{key}: {', or: '.join(texts)} (value {value!r})"
@@ -104,6 +119,11 @@ def _keys_at(model: type[BaseModel], keys: Keys) -> list[str]:
 def _expected(item: Any) -> str:
     """The choices of a Literal as pydantic writes them: "'pad', 'resize' or 'crop'"."""
     return str(item["ctx"]["expected"]) if item["type"] == "literal_error" else ""
+
+
+def _needs(item: Any) -> str:
+    """What a key of another type or range needs; "" for other mistakes."""
+    return NEEDS.get(item["type"], "").format(**item.get("ctx", {}))
 
 
 def _hint(value: object, valid: Sequence[str]) -> str:
