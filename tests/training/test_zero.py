@@ -52,7 +52,7 @@ def zero_tree(zero: int = 0, **changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"compute": {"zero": 4}}, "compute.zero: 0, 1, 2 or 3 (value 4)"),
+        ({"compute": {"zero": 4}}, "compute.zero: 4 is not valid. Valid: 0, 1, 2 or 3"),
         ({"compute": {"zero": 1, "offload": True}}, "needs compute.zero: 2 or 3, not 1"),
         ({"compute": {"offload": True}}, "needs compute.zero: 2 or 3, not 0"),
         ({"compute": {"zero": 3}, "train": {"ema_decay": 0.9}}, "train.ema_decay: 0.9"),
