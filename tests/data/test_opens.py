@@ -160,4 +160,6 @@ def test_a_whole_training_opens_no_more(root: Path) -> None:
     assert len(train) == 22 and set(train.values()) == {1}
     assert all(opens[name] <= 2 for name in opens)
     shutil.rmtree(run.round(0) / "members")
-    assert count(root, *command, "--out", str(run.folder)) == [NOTHING]
+    ((opens, decodings),) = count(root, *command, "--out", str(run.folder))
+    # The check before the first job looks at the one row that folds.csv does not name: it is broken.
+    assert opens == Counter({"images/a11.png": 1}) and not decodings
