@@ -161,5 +161,5 @@ def test_a_whole_training_opens_no_more(root: Path) -> None:
     assert all(opens[name] <= 2 for name in opens)
     shutil.rmtree(run.round(0) / "members")
     ((opens, decodings),) = count(root, *command, "--out", str(run.folder))
-    # The check before the first job looks at the one row that folds.csv does not name: it is broken.
+    # The check before the first job looks at the one row that folds.csv does not name: a broken one
     assert opens == Counter({"images/a11.png": 1}) and not decodings
