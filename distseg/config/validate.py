@@ -44,13 +44,13 @@ def mistakes(config: Config) -> list[str]:
 
 
 def _classes(config: Config) -> Iterator[str]:
-    num = len(config.classes)
+    num, names = len(config.classes), ", ".join(config.classes)
     if config.data.depths is not None and config.input.channels < 2:
         yield "data.depths: the depth is a channel of its own: input.channels of 2 or more"
     if config.task == "binary" and num != 1:
-        yield f"classes: {config.classes}: task binary has one; say task: multilabel"
+        yield f"classes: {names}: task binary has one; say task: multilabel"
     if config.task == "multiclass" and num < 2:
-        yield f"classes: {config.classes}: task multiclass needs two or more"
+        yield f"classes: {names}: task multiclass needs two or more"
     if num > 255:
         yield f"classes: {num}: at most 255; 255 is the void pixel"
     for name in config.members:

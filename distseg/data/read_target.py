@@ -57,7 +57,10 @@ def _mapped(labels: NDArray, config: Config, path: str) -> NDArray:
     values, places = np.unique(labels, return_inverse=True)
     unknown = [int(value) for value in values if int(value) not in meaning]
     if unknown:
-        raise BadFile(path, f"value {unknown[0]} has no meaning; known: {sorted(meaning)}")
+        raise BadFile(
+            path,
+            f"value {unknown[0]} has no meaning; known: {', '.join(map(str, sorted(meaning)))}",
+        )
     return np.array([meaning[int(v)] for v in values], np.uint8)[places].reshape(labels.shape)
 
 

@@ -156,7 +156,9 @@ def _sample(path: Path, line: int, cells: Mapping[str, str | None]) -> Sample:
     except ValueError as error:
         raise UserError(f"{path}, line {line}: {error}") from None
     if sample.origin not in ORIGINS:
-        raise UserError(f"{path}, line {line}: origin {sample.origin!r}; valid: {ORIGINS}")
+        raise UserError(
+            f"{path}, line {line}: origin {sample.origin!r}; valid: {', '.join(ORIGINS)}"
+        )
     if not sample.weight >= 0:
         raise UserError(f"{path}, line {line}: weight {sample.weight} is below 0")
     if not 0 <= sample.soft_weight <= 1:
