@@ -202,9 +202,10 @@ def _folds(config: Config, run: Run | None, rows: Sequence[Row], lines: list[str
         coverage = np.zeros((len(rows), len(config.classes)))
         folds = assign_folds(config, rows, coverage, groups, [row.id for row in rows])
     known = sorted({fold for fold in folds if fold >= 0})
+    valid = ", ".join(map(str, known))
     for where, fold in named_folds(config):
         if fold not in known and (options.kind == "file" or path is not None):
-            lines.append(f"{where}: fold {fold} does not exist; valid: {known} (of {path})")
+            lines.append(f"{where}: fold {fold} does not exist; valid: {valid} (of {path})")
     elsewhere = [fold for _, fold in named_folds(config) if fold not in known]
     if options.kind == "file" and not elsewhere and not config.planned_members(known):
         lines.append("data.folds.use: together with members.NAME.folds it leaves no fold to train")
