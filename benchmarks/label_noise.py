@@ -26,8 +26,8 @@ import yaml
 from PIL import Image
 
 from distseg.config.load import parse_config
-from distseg.data.formats import layout
 from distseg.data.formats.synthetic import picture
+from distseg.data.layouts import layout
 from distseg.functional.rle import decode
 from distseg.functional.rules import RULES, objections
 from distseg.records.files import read_json

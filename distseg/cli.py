@@ -173,8 +173,8 @@ def _plan(args: argparse.Namespace) -> int:
 @command("inspect", CONFIG, OVERRIDES)
 def _inspect(args: argparse.Namespace) -> int:
     """Show what the data holds, and what is wrong with it."""
-    from distseg.data.formats import layout
     from distseg.data.inspect import inspect, report
+    from distseg.data.layouts import layout
 
     config = _check(args)
     form = layout(config.data.format)

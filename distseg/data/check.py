@@ -16,8 +16,9 @@ from distseg.config.schema import Config
 from distseg.config.validate import named_folds
 from distseg.data.depths import load_depths
 from distseg.data.folds import assign_folds, find_file, read_folds, read_groups
-from distseg.data.formats import FORMATS, Row, layout
+from distseg.data.formats.row import Row
 from distseg.data.inspect import inspect
+from distseg.data.layouts import FORMATS, layout
 from distseg.functional.naming import nearest
 from distseg.records.errors import UserError
 from distseg.records.paths import Run

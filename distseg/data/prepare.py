@@ -24,9 +24,10 @@ from distseg.data.cache import (
     stamps_of,
 )
 from distseg.data.depths import load_depths
-from distseg.data.formats import Row, layout
+from distseg.data.formats.row import Row
 from distseg.data.image_file import image_size
 from distseg.data.inspect import Checked, inspect
+from distseg.data.layouts import layout
 from distseg.data.threads import in_threads
 from distseg.records.errors import UserError
 from distseg.records.files import read_json, write_json

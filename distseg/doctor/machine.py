@@ -136,7 +136,7 @@ def _data(config: Config) -> Iterator[Line]:
     if config.data.format == "synthetic":
         yield "ok", "data: synthetic, made on the spot", ""
         return
-    from distseg.data.formats import layout
+    from distseg.data.layouts import layout
 
     form = layout(config.data.format)
     train, test = form.train(config), form.test(config)

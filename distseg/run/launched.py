@@ -98,7 +98,7 @@ def predict_test_here(run: Run, round: int | None, first: int, count: int, total
     """All ranks: shares `first` to `first + count - 1` of `total` of the test images into
     folders beside the submission, divided over however many ranks this launch has."""
     watch_launcher()
-    from distseg.data.formats import layout
+    from distseg.data.layouts import layout
     from distseg.inference.predict import predict_test
     from distseg.submission.write import ShareWriter, share_path
 

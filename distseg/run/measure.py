@@ -53,8 +53,8 @@ def data_size(config: Config, run: Run) -> DataSize:
 
 
 def _listed_size(config: Config) -> DataSize:
-    from distseg.data.formats import layout
     from distseg.data.image_file import image_size
+    from distseg.data.layouts import layout
     from distseg.records.errors import UserError
 
     form = layout(config.data.format)

@@ -32,7 +32,7 @@ def predict_test(
     """
     if not Manifest.read(run.data / "test.csv"):
         return None
-    from distseg.data.formats import layout
+    from distseg.data.layouts import layout
     from distseg.submission.write import merge_shares
 
     spec = layout(config.data.format).submission(config)
@@ -106,7 +106,7 @@ def submission_path(run: Run, kind: str, number: int | None = None) -> Path:
 
 def score_test(config: Config, run: Run) -> dict[str, Any]:
     """The submission against the truth, where the data set has it; else nothing."""
-    from distseg.data.formats import layout
+    from distseg.data.layouts import layout
     from distseg.submission.score import score_rows
 
     form = layout(config.data.format)

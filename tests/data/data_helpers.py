@@ -11,8 +11,8 @@ from PIL import Image
 from distseg.config.augment import AugmentConfig
 from distseg.config.load import parse_config
 from distseg.config.schema import Config
-from distseg.data.formats import layout
 from distseg.data.inspect import inspect
+from distseg.data.layouts import layout
 from distseg.records.manifest import Manifest, Sample
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from distseg.data import folds
-from distseg.data.formats import Row
+from distseg.data.formats.row import Row
 from distseg.records.errors import UserError
 from tests.data.data_helpers import config
 

@@ -13,8 +13,8 @@ from PIL import Image
 
 from distseg.config.schema import Config
 from distseg.data.folds import assign_folds, read_groups
-from distseg.data.formats import layout
 from distseg.data.inspect import inspect
+from distseg.data.layouts import layout
 from distseg.data.prepare import prepare
 from distseg.records.errors import UserError
 from distseg.records.manifest import Manifest

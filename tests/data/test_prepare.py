@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from distseg.data.formats import layout
 from distseg.data.inspect import inspect
+from distseg.data.layouts import layout
 from distseg.data.prepare import open_cache, prepare
 from distseg.records.errors import UserError
 from distseg.records.files import read_json, read_lines

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distseg.data.formats import layout
 from distseg.data.formats.row import SubmissionSpec
+from distseg.data.layouts import layout
 from distseg.functional import rle
 from distseg.functional.metrics import summarize
 from distseg.records.errors import UserError

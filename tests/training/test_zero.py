@@ -73,7 +73,7 @@ def test_what_cannot_work_is_refused(changes: dict[str, Any], message: str) -> N
 def test_what_works_is_taken(name: str) -> None:
     changes: dict[str, Any] = {"train": {"ema_decay": 0.9}, "compute": {"zero": 2, "offload": True}}
     tree = tiny_tree(stages=[{"optimizer": {"name": name}, "swa": True}], **changes)
-    parse_config(tree, "test")  # no mistake is named
+    assert parse_config(tree, "test").stages[0].optimizer.name == name  # no mistake is named
 
 
 def test_plain_ddp_takes_nothing_from_it() -> None:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from distseg.data.folds import assign_folds
-from distseg.data.formats import layout
+from distseg.data.layouts import layout
 from distseg.data.read_target import read_target
 from distseg.records.errors import UserError
 from tests.data.formats.layout_helpers import config_of, save_image, tianchi

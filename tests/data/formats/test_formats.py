@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from distseg.config.schema import Config
-from distseg.data.formats import layout
 from distseg.data.formats import synthetic as made
 from distseg.data.inspect import inspect, report
+from distseg.data.layouts import layout
 from distseg.data.read_target import read_target
 from distseg.records.errors import UserError
 from tests.data.data_helpers import blob, config, folder, gray, save, tgs

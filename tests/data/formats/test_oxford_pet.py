@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distseg.data.formats import layout
 from distseg.data.formats.row import SubmissionSpec
+from distseg.data.layouts import layout
 from distseg.data.read_target import read_target
 from distseg.records.errors import UserError
 from distseg.submission.write import ShareWriter

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distseg.data.formats import layout
 from distseg.data.inspect import inspect
+from distseg.data.layouts import layout
 from distseg.data.read_target import read_target
 from tests.data.formats.layout_helpers import brute_decode, config_of
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distseg.data.formats import layout
+from distseg.data.layouts import layout
 from distseg.data.read_target import read_target
 from distseg.functional.rle import encode
 from distseg.records.errors import UserError
