@@ -62,7 +62,6 @@ class Sweep(ABC):
         self.num_images = 0
         self.truth = 0
 
-    @abstractmethod
     def add(
         self,
         logits_NHW: NDArray[np.float16],
@@ -81,6 +80,16 @@ class Sweep(ABC):
         Raises:
             ValueError: other dtypes or shapes, or a NaN among the logits.
         """
+        valid = check_images(logits_NHW, truth_NHW, valid_NHW)
+        self._count(logits_NHW, truth_NHW, valid)
+        self.num_images += len(truth_NHW)
+        self.truth += int(np.count_nonzero(truth_NHW & valid))
+
+    @abstractmethod
+    def _count(
+        self, logits_NHW: NDArray, truth_NHW: NDArray[np.bool_], valid_NHW: NDArray[np.bool_]
+    ) -> None:
+        """Add the images, which are checked, to `levels`."""
 
     def __add__(self, other: Self) -> Self:
         if (self.metric, self.candidates) != (other.metric, other.candidates):
@@ -162,14 +171,10 @@ class GridSweep(Sweep):
         self._order = np.argsort(edges, kind="stable")
         self._bins = _bin_of_bits(edges[self._order])
 
-    def add(
-        self,
-        logits_NHW: NDArray[np.float16],
-        truth_NHW: NDArray[np.bool_],
-        valid_NHW: NDArray[np.bool_] | None = None,
+    def _count(
+        self, logits_NHW: NDArray, truth_NHW: NDArray[np.bool_], valid_NHW: NDArray[np.bool_]
     ) -> None:
-        valid = check_images(logits_NHW, truth_NHW, valid_NHW)
-        inter, pred, area, truth = self._counts(logits_NHW, truth_NHW, valid)
+        inter, pred, area, truth = self._counts(logits_NHW, truth_NHW, valid_NHW)
         num, split = len(truth), len(self.grid.thresholds)
         drawn = score_levels(self.metric, inter[:, :split], pred[:, :split], truth[:, None])
         nothing = np.zeros_like(truth)
@@ -179,8 +184,6 @@ class GridSweep(Sweep):
         product = self._open(area[:, split:]) @ gain.reshape(len(gain), num, -1)
         self.levels += product.reshape(self.levels.shape)
         self.levels += empty_LN.sum(axis=1)[:, None, None, None]
-        self.num_images += num
-        self.truth += int(truth.sum())
 
     def best(self) -> RuleChoice:
         """The best rule; ties go to no gate, then the smallest area, then the threshold nearest
@@ -241,24 +244,18 @@ class CleaningSweep(Sweep):
         self.rules = [{**rule, key: [value]} for value in values]
         self.values = tuple(values)
 
-    def add(
-        self,
-        logits_NHW: NDArray[np.float16],
-        truth_NHW: NDArray[np.bool_],
-        valid_NHW: NDArray[np.bool_] | None = None,
+    def _count(
+        self, logits_NHW: NDArray, truth_NHW: NDArray[np.bool_], valid_NHW: NDArray[np.bool_]
     ) -> None:
-        valid = check_images(logits_NHW, truth_NHW, valid_NHW)
         if np.isnan(logits_NHW).any():
             raise ValueError("logits hold NaN")
         masks_VNHW = np.stack(
             [[apply_postprocess(one[None], rule)[0] for one in logits_NHW] for rule in self.rules]
         )
         truth_VNHW = np.broadcast_to(truth_NHW, masks_VNHW.shape)
-        counts_VN3 = pixel_counts(masks_VNHW != 0, truth_VNHW, valid[None])
+        counts_VN3 = pixel_counts(masks_VNHW != 0, truth_VNHW, valid_NHW[None])
         levels_LVN = score_levels(self.metric, *np.moveaxis(counts_VN3, -1, 0))
         self.levels += levels_LVN.sum(axis=-1)
-        self.num_images += len(truth_NHW)
-        self.truth += int(np.count_nonzero(truth_NHW & valid))
 
     def best(self) -> float:
         """The best value; ties go to the first."""

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from distseg.functional.metrics import TIE
-from distseg.functional.sweeps import NUM_CODES, RuleChoice, Sweep, check_images, score_levels
+from distseg.functional.sweeps import NUM_CODES, RuleChoice, Sweep, score_levels
 
 _SIGN = np.uint16(0x8000)
 _NEGATIVE_ZERO = 0x7FFF  # its code before it joins the one of 0.0
@@ -69,25 +69,19 @@ class ThresholdSweep(Sweep):
         self.min_areas = tuple(int(area) for area in min_areas)
         super().__init__(metric, self.min_areas, (len(self.min_areas), NUM_CODES))
 
-    def add(
-        self,
-        logits_NHW: NDArray[np.float16],
-        truth_NHW: NDArray[np.bool_],
-        valid_NHW: NDArray[np.bool_] | None = None,
+    def _count(
+        self, logits_NHW: NDArray, truth_NHW: NDArray[np.bool_], valid_NHW: NDArray[np.bool_]
     ) -> None:
-        valid = check_images(logits_NHW, truth_NHW, valid_NHW)
-        for image in zip(logits_NHW, truth_NHW, valid, strict=True):
-            self._add_image(*image)
+        for image in zip(logits_NHW, truth_NHW, valid_NHW, strict=True):
+            self._count_image(*image)
 
-    def _add_image(self, logits_HW: NDArray, truth_HW: NDArray, valid_HW: NDArray) -> None:
+    def _count_image(self, logits_HW: NDArray, truth_HW: NDArray, valid_HW: NDArray) -> None:
         codes, inter, pred, area = _counts_by_threshold(logits_HW, truth_HW, valid_HW)
         kept = area >= np.array(self.min_areas)[:, None]
         truth = inter[0]  # at the lowest threshold everything is predicted
         levels = score_levels(self.metric, inter * kept, pred * kept, truth)
         self.levels[:, :, 0] += levels[:, :, 0]
         self.levels[:, :, codes] += np.diff(levels, axis=-1)
-        self.num_images += 1
-        self.truth += int(truth)
 
     def curves(self) -> NDArray[np.float64]:
         """Mean score at every code taken as the threshold, (areas, 65536)."""
