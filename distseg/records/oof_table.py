@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distseg.functional.metrics import per_image
+from distseg.records.errors import UserError
 from distseg.records.manifest import Manifest
 from distseg.records.tables import read_rows, write_table
 
@@ -39,7 +40,12 @@ def write_rows(
 
 
 def read_counts(path: Path) -> dict[str, NDArray[np.int64]]:
-    """Counts (C, 3) by id; {} where there is no such file."""
+    """Counts (C, 3) by id. UserError: there is no such file."""
+    if not path.is_file():
+        raise UserError(
+            f"{path}: no out-of-fold counts here; remove the ensemble.json beside it, and "
+            "`distseg run` makes both again"
+        )
     return {
         row["id"]: np.array([[int(v) for v in row[key].split()] for key in COUNTS]).T
         for row in read_rows(path)
