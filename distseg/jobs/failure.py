@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +22,8 @@ class Failure:
     """Why a job ended without its work.
 
     kind: out_of_memory | non_finite | user | node_lost | error.
-    status: the launcher's exit status.
+    status: of the process that was started, a rank or a launcher; a signal that ended it is
+        negative.
     """
 
     job: Job
@@ -64,6 +66,14 @@ def cause_in_log(path: Path, start: int) -> tuple[str, str] | None:
         if ERROR_LINE.match(line) and not line.startswith(LAUNCHER_ERRORS):
             return "error", line[:500]
     return None
+
+
+def how_it_ended(status: int) -> str:
+    """An exit status in words, for a job that wrote no error."""
+    if status >= 0:
+        return f"exit status {status}"
+    name = signal.Signals(-status).name
+    return f"ended by {name}{', as the kernel does where memory runs out' * (name == 'SIGKILL')}"
 
 
 def tail(path: Path, lines: int = 15) -> str:

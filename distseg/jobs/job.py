@@ -1,14 +1,16 @@
 """How a job is started, watched and ended: the exact command, its environment, its processes.
 
-A job is one `accelerate launch`: a launcher and its ranks, and the loader processes of the ranks.
-It must leave no process behind, whoever dies first, for what stays holds its GPU and writes into
-the run folder. Two mechanisms see to that, one from outside and one from inside:
+A job is one process group: its ranks, their loader processes, and `accelerate launch` above several
+ranks. One rank alone is started without a launcher, which would import torch a second time (two
+seconds and 600 MB) only to wait for it. A job must leave no process behind, whoever dies first, for
+what stays holds its GPU and writes into the run folder. Two mechanisms see to that, one from outside
+and one from inside:
 
 - torchrun puts the ranks into sessions of their own, so that a process group is not enough to find
   them. Every process of a job carries two marks in its environment, which its children inherit:
   DISTSEG_RUN (the run folder) and DISTSEG_JOB (this start of the job). Whoever ends a job looks
   for the marks (`end_processes`, `end_leftovers`).
-- The driver itself may be killed. So a rank watches its launcher and the driver, and leaves by
+- The driver itself may be killed. So a rank watches its parent and the driver, and leaves by
   itself when one of them is gone (`watch_parent`).
 """
 
@@ -36,6 +38,7 @@ if TYPE_CHECKING:  # a rank imports this file first: it must be quick
 
 RUN_MARK, JOB_MARK, DRIVER_MARK = "DISTSEG_RUN", "DISTSEG_JOB", "DISTSEG_DRIVER_PID"
 ORPHAN_GRACE_S = 5.0  # what an orphaned rank gets for saving its state
+LAUNCHER = "accelerate.commands.launch"
 RANK_VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -98,21 +101,21 @@ def measured_pace(
 
 
 def launch_command(job: Job, slot: Slot, config_file: Path) -> list[str]:
-    """The exact `accelerate launch` of a job on a slot.
+    """The exact command of a job on a slot: `accelerate launch` where it has several ranks.
 
     `--cpu --num_processes 2` would start one process; two CPU ranks are `--multi_gpu` with
     ACCELERATE_USE_CPU in the environment. Port 0: jobs never collide.
     """
-    several = slot.processes > 1
-    ranks = ["--multi_gpu", "--main_process_port", "0"] if several else []
-    if not several and not slot.devices:
-        ranks = ["--cpu"]
+    work = ["-m", "distseg", *job.command()]
+    if slot.processes == 1:
+        return [sys.executable, *work]
     return [
-        *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config_file)),
-        *(*ranks, "--num_processes", str(slot.processes), "--num_machines", "1"),
+        *(sys.executable, "-m", LAUNCHER, "--config_file", str(config_file)),
+        *("--multi_gpu", "--main_process_port", "0"),
+        *("--num_processes", str(slot.processes), "--num_machines", "1"),
         *("--mixed_precision", "no", "--dynamo_backend", "no"),
         *("--num_cpu_threads_per_process", str(slot.threads)),
-        *("-m", "distseg", *job.command()),
+        *work,
     ]
 
 
@@ -148,6 +151,8 @@ def launch_environment(slot: Slot, run: Run, mark: str) -> dict[str, str]:
     if not slot.devices:
         # accelerate's own `--cpu` starts a single process, whatever --num_processes says.
         environment["ACCELERATE_USE_CPU"] = "true"
+        # Threads that wait for each other by spinning lose up to 20 times beside a busy core.
+        environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return environment
 
 
@@ -181,15 +186,16 @@ def _signal(processes: Sequence[psutil.Process], number: signal.Signals) -> None
             process.send_signal(number)
 
 
-def ranks_of(launcher: int) -> list[psutil.Process]:
-    """The ranks of a launcher, or the launcher itself while it has none.
+def ranks_of(parent: int, launched: bool) -> list[psutil.Process]:
+    """The ranks of a job: of a launcher its children, or itself while it has none; else the
+    process itself.
 
     Only ranks get SIGTERM: a launcher that dies first would take them along before they saved,
     and a loader process that dies fails its rank.
     """
     with contextlib.suppress(psutil.Error):
-        process = psutil.Process(launcher)
-        return process.children() or [process]
+        process = psutil.Process(parent)
+        return (launched and process.children()) or [process]
     return []
 
 
@@ -251,20 +257,16 @@ def die_with_parent(number: signal.Signals = signal.SIGKILL) -> None:
         _LIBC.prctl(PR_SET_PDEATHSIG, int(number))
 
 
-def is_launched(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether this process is a rank of an `accelerate launch`, which sets this variable."""
-    return "ACCELERATE_DYNAMO_BACKEND" in environment
-
-
-def watch_launcher() -> None:
-    """`watch_parent` in a rank; nothing in a process that a person has started."""
-    if is_launched():
-        watch_parent()
-
-
 def is_driven(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether this process belongs to a job that a run or a sweep has started."""
     return RUN_MARK in environment
+
+
+def watch_launcher(environment: Mapping[str, str] = os.environ) -> None:
+    """`watch_parent` in a rank of a job or of an `accelerate launch`, which sets the variable;
+    nothing in a process that a person has started."""
+    if is_driven(environment) or "ACCELERATE_DYNAMO_BACKEND" in environment:
+        watch_parent(environment)
 
 
 def watch_parent(environment: Mapping[str, str] = os.environ) -> None:

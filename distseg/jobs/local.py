@@ -1,7 +1,7 @@
 """The local executor: a job is a child process of the driver, on a slot of this machine.
 
-The driver polls its children; nothing else connects them. When the driver dies, the kernel kills
-the launcher, and the ranks notice (see jobs/job.py): a job never outlives its driver here.
+The driver polls its children; nothing else connects them. When the driver dies, the kernel tells
+its children, and the ranks notice (see jobs/job.py): a job never outlives its driver here.
 """
 
 from __future__ import annotations
@@ -34,8 +34,10 @@ class LocalHandle:
 
     cause: tuple[str, str] | None = None  # what its files do not say: nothing, on this machine
 
-    def __init__(self, process: subprocess.Popen[bytes], mark: str) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], mark: str, launched: bool) -> None:
+        """launched: the process is a launcher, and its children are the ranks."""
         self.process, self.mark, self.pid = process, mark, process.pid
+        self.launched = launched
 
     def poll(self) -> int | None:
         """Exit status once every process of the job is gone, None before."""
@@ -49,7 +51,8 @@ class LocalHandle:
     def terminate(self) -> None:
         """Ask the ranks to save their state and leave."""
         # Not the launcher: it would pass the signal on and kill the ranks before they have saved.
-        for process in ranks_of(self.pid) if self.process.poll() is None else []:
+        running = self.process.poll() is None
+        for process in ranks_of(self.pid, self.launched) if running else []:
             if process.is_running():
                 process.terminate()
 
@@ -95,4 +98,4 @@ class LocalExecutor:
                 process_group=0,
                 preexec_fn=die_with_parent,
             )
-        return LocalHandle(process, mark)
+        return LocalHandle(process, mark, slot.processes > 1)

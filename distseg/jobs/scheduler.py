@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from distseg.config.schema import Config
-from distseg.jobs.failure import Failure, cause_in_log, smaller_batch
+from distseg.jobs.failure import Failure, cause_in_log, how_it_ended, smaller_batch
 from distseg.jobs.hardware import Slot
 from distseg.jobs.job import Job, measured_pace, narrow
 from distseg.records.errors import UserError
@@ -252,7 +252,7 @@ class Scheduler:
         if status == 0:
             return "error", "the job ended without DONE"
         found = cause_in_log(started.job.log, started.log_start)
-        return found or ("error", f"exit status {status}")
+        return found or ("error", how_it_ended(status))
 
     def _stop(self) -> None:
         """End what still runs: SIGTERM, wait for the states to be saved, SIGKILL."""

@@ -1,6 +1,9 @@
 """Runs the members named on the command line as `distseg run` would, with worker.py as the job.
 
-driver.py RUN SESSION NAME:FOLD,... SLOTS
+driver.py RUN START NAME:FOLD,... SLOTS
+
+START: alone, a rank without a launcher; same or session, one under a launcher, in the launcher's
+session or in its own.
 """
 
 import json
@@ -33,22 +36,23 @@ def scripted(folder: Path, **script: list[str]) -> Run:
     return run
 
 
-def worker_command(run: Run, session: str = "same") -> Callable[[Job, Slot, Path], list[str]]:
+def worker_command(run: Run, start: str = "alone") -> Callable[[Job, Slot, Path], list[str]]:
     def command(job: Job, slot: Slot, _yaml: Path) -> list[str]:
         members = ",".join(f"{name}:{fold}" for name, fold in job.members)
         arguments = [str(run.folder), members, *job.overrides]
-        return [sys.executable, str(WORKER), "launcher", session, *arguments]
+        launcher = ["launcher", start] if slot.processes > 1 else ["rank"]
+        return [sys.executable, str(WORKER), *launcher, *arguments]
 
     return command
 
 
-def main(folder: str, session: str, members: str, slots: str) -> int:
+def main(folder: str, start: str, members: str, slots: str) -> int:
     run = Run(Path(folder))
     config = load_config(run.config)
     keys = [(text.split(":")[0], int(text.split(":")[1])) for text in members.split(",")]
-    executor = LocalExecutor(
-        run, [Slot(n, (), 1, 1) for n in range(int(slots))], worker_command(run, session)
-    )
+    ranks = 1 if start == "alone" else 2
+    places = [Slot(n, (), ranks, 1) for n in range(int(slots))]
+    executor = LocalExecutor(run, places, worker_command(run, start))
     view = LineView(config, run, keys, int(slots))
     with driver_lock(run), stop_on_signals():
         try:
