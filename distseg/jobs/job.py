@@ -3,8 +3,8 @@
 A job is one process group: its ranks, their loader processes, and `accelerate launch` above several
 ranks. One rank alone is started without a launcher, which would import torch a second time (two
 seconds and 600 MB) only to wait for it. A job must leave no process behind, whoever dies first, for
-what stays holds its GPU and writes into the run folder. Two mechanisms see to that, one from outside
-and one from inside:
+what stays holds its GPU and writes into the run folder. Two mechanisms see to that, one from
+outside and one from inside:
 
 - torchrun puts the ranks into sessions of their own, so that a process group is not enough to find
   them. Every process of a job carries two marks in its environment, which its children inherit:
