@@ -29,7 +29,7 @@ from distseg.functional.tuning import TOP_PROBS, area_candidates, sum_of_others
 from distseg.functional.weights import Weights, weightings
 from distseg.records.errors import UserError
 from distseg.records.files import write_json
-from distseg.records.oof_table import read_counts, write_rows
+from distseg.records.oof_table import write_rows
 from distseg.records.paths import Run, final_ensemble
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,8 @@ class Mixture:
 
 def search_joint(config: Config, run: Run) -> dict[str, Any]:
     """Search the ensemble of the run's final round; write joint.json beside its ensemble.json and,
-    where the result is adopted, ensemble.json, oof.csv and the run's final ensemble.
+    where the result is adopted, ensemble.json and the run's final ensemble. oof.csv is written
+    either way: it always has the counts of the ensemble that is in force.
 
     Returns the record that joint.json holds.
 
@@ -63,19 +64,18 @@ def search_joint(config: Config, run: Run) -> dict[str, Any]:
     nesting = Nesting(config, oof)
     if len(nesting.splits) < 2:
         raise UserError(f"{run.folder}: one out-of-fold row: there is nothing to nest")
-    before = read_counts(table)
-    known = np.stack([before[oof.manifest[row].id] for row in nesting.rows])
+    before = choices_of(final, oof.names)
     search = JointSearch(nesting)
     steps = [("joint", search.tune)]
-    chosen, counts, (step,) = tune_in_steps(nesting, choices_of(final, oof.names), known, steps)
+    chosen, counts, (step,) = tune_in_steps(nesting, before, nesting.score(before), steps)
     judged = {key: value for key, value in step.items() if key != "step"}
     record = {**judged, **search.cost(), "found": search.found_record()}
     if judged["adopted"]:
         adopted = _adopted(final, nesting, chosen, counts, step)
         write_json(path, adopted)
         write_json(run.final, adopted)
-        # last: a search that was killed before it compares with the ensemble that was there
-        write_rows(table, oof.manifest, nesting.rows, nesting.split_of, counts, config.metric)
+    # always: a search that was killed may have left a table of another ensemble
+    write_rows(table, oof.manifest, nesting.rows, nesting.split_of, counts, config.metric)
     write_json(path.with_name("joint.json"), record)
     run.log_event("joint_search", **{k: record[k] for k in ("adopted", "reason", "seconds")})
     return record

@@ -95,6 +95,20 @@ def test_what_is_adopted_is_used_and_honest(finished: tuple[Config, Run]) -> Non
     assert read_json(run.final) == final
 
 
+def test_counts_that_a_kill_left_behind_are_made_again(finished: tuple[Config, Run]) -> None:
+    config, run = finished
+    table = run.oof_table(0)
+    old = table.read_bytes()
+    assert search_joint(config, run)["adopted"]
+    new = table.read_bytes()
+    for left in (old, None):  # killed before the counts were written; or somebody removed them
+        table.unlink() if left is None else table.write_bytes(left)
+        again = search_joint(config, run)
+        score = read_json(run.final)["scores"]["final"]["score"]
+        assert again["before"] == pytest.approx(score)
+        assert table.read_bytes() == new
+
+
 def test_a_fold_that_loses_keeps_the_ensemble(
     finished: tuple[Config, Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,7 +118,8 @@ def test_a_fold_that_loses_keeps_the_ensemble(
 
     def one_fold_is_worse(self: Nesting, choices: Choices) -> np.ndarray:
         counts = score(self, choices)
-        counts[np.array(self.split_of) == "1"] = (0, 1, 1)
+        if choices != choices_of(json.loads(before), self.oof.names):
+            counts[np.array(self.split_of) == "1"] = (0, 1, 1)
         return counts
 
     monkeypatch.setattr(Nesting, "score", one_fold_is_worse)
