@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Self
 
 import numpy as np
@@ -167,9 +168,9 @@ class GridSweep(Sweep):
     def __init__(self, metric: str, grid: RuleGrid) -> None:
         super().__init__(metric, grid, grid.shape)
         self.grid = grid
-        edges = np.array([*grid.thresholds, *grid.tops], dtype=np.float64)
+        edges = (*grid.thresholds, *grid.tops)
         self._order = np.argsort(edges, kind="stable")
-        self._bins = _bin_of_bits(edges[self._order])
+        self._bins = _bin_of_bits(tuple(sorted(edges)))
 
     def _count(
         self, logits_NHW: NDArray, truth_NHW: NDArray[np.bool_], valid_NHW: NDArray[np.bool_]
@@ -186,13 +187,16 @@ class GridSweep(Sweep):
         self.levels += empty_LN.sum(axis=1)[:, None, None, None]
 
     def best(self) -> RuleChoice:
-        """The best rule; ties go to no gate, then the smallest area, then the threshold nearest
-        probability .5, then the first gate."""
+        """The best rule; ties go to no gate, then the smallest area of a gate, the smallest minimum
+        area, the threshold nearest probability .5, and the first gate."""
         means, grid = self.means(), self.grid
-        tied = np.argwhere(means >= means.max() - TIE).tolist()
-        g, a, b = min(
-            tied, key=lambda i: (i[0] > 0, grid.areas[i[1]], abs(grid.thresholds[i[2]]), i)
-        )
+
+        def order(place: list[int]) -> tuple[Any, ...]:
+            gate, area, threshold = place
+            least = (grid.gate(gate) or (0, 0))[1]
+            return gate > 0, least, grid.areas[area], abs(grid.thresholds[threshold]), place
+
+        g, a, b = min(np.argwhere(means >= means.max() - TIE).tolist(), key=order)
         return RuleChoice(grid.thresholds[b], grid.areas[a], float(means[g, a, b]), grid.gate(g))
 
     def _open(self, over_NT: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -281,9 +285,12 @@ def check_images(
     return valid
 
 
-def _bin_of_bits(edges: NDArray[np.float64]) -> NDArray[np.int64]:
+@lru_cache(maxsize=8)  # half a megabyte each
+def _bin_of_bits(edges: tuple[float, ...]) -> NDArray[np.int64]:
     """By the 16 bits of a float16: how many of the ascending edges it exceeds, strictly; one more
-    than there are edges for NaN."""
+    than there are edges for NaN. Read-only: the sweeps of a search, of one grid, share it."""
     values = np.arange(NUM_CODES, dtype=np.uint16).view(np.float16).astype(np.float64)
     bins = np.searchsorted(edges, values, side="left")
-    return np.where(np.isnan(values), len(edges) + 1, bins)
+    table = np.where(np.isnan(values), len(edges) + 1, bins)
+    table.flags.writeable = False
+    return table

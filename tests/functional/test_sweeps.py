@@ -118,6 +118,18 @@ def test_of_gates_that_tie_the_nearest_threshold_then_the_first() -> None:
     assert (choice.gate, choice.threshold, choice.score) == ((3.0, 1), 0.5, 1.0)
 
 
+def test_of_gates_that_tie_the_smallest_area_before_the_nearest_threshold() -> None:
+    # an area of 1 opens for the second image, which only 2.0 cuts well, and wrongly for the third;
+    # an area of 2 does neither, and then both thresholds cut alike
+    rows = [[8, 8, -4, -4], [8, 1, -4, -4], [8, -4, -4, -4], [3, 3, -4, -4]]
+    logits = np.array(rows, np.float16)[:, None]
+    truth = np.array([[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]], bool)[:, None]
+    sweep = GridSweep("dice", RuleGrid((0.5, 2.0), (0,), (4.0,), (1, 2)))
+    sweep.add(logits, truth)
+    choice = sweep.best()
+    assert (choice.gate, choice.threshold, choice.score) == ((4.0, 1), 2.0, 0.75)
+
+
 RULE = {"threshold": [0.0], "min_area": [2], "min_component": [0], "double": None}
 
 
