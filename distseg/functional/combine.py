@@ -77,7 +77,7 @@ def from_space(mean_CHW: Array, space: str) -> Array:
     if space == "logit":
         return mean_CHW
     xp = array_namespace(mean_CHW)
-    clipped = xp.clip(mean_CHW, PROB_LIMIT, 1 - PROB_LIMIT)
+    clipped = clip(mean_CHW, PROB_LIMIT, 1 - PROB_LIMIT)
     return xp.log(clipped) - xp.log1p(-clipped)
 
 
@@ -111,14 +111,24 @@ def highest_only(logits_CHW: Array) -> Array:
     """Logits (..., C, H, W) with LOWEST at a pixel's classes but its highest: multilabel masks that
     never overlap, whatever the thresholds are."""
     xp = array_namespace(logits_CHW)
-    lowest = xp.asarray(LOWEST, dtype=logits_CHW.dtype, device=device(logits_CHW))
-    return xp.where(is_highest(logits_CHW), logits_CHW, lowest)
+    return xp.where(is_highest(logits_CHW), logits_CHW, _constant(LOWEST, logits_CHW))
 
 
 def sigmoid(logits: Array) -> Array:
     """1 / (1 + exp(-logits)) of float32, any shape; logits beyond 80 count as 80."""
     xp = array_namespace(logits)
-    return 1.0 / (1.0 + xp.exp(-xp.clip(logits, -_EXP_LIMIT, _EXP_LIMIT)))
+    return 1.0 / (1.0 + xp.exp(-clip(logits, -_EXP_LIMIT, _EXP_LIMIT)))
+
+
+def clip(values: Array, low: float, high: float) -> Array:
+    """The values within low..high, any float dtype and shape; NaN stays NaN.
+
+    The standard's own clip of a torch tensor waits for the device and copies the tensor several
+    times, as its limits may be arrays.
+    """
+    xp = array_namespace(values)
+    least, most = (_constant(value, values) for value in (low, high))
+    return xp.where(values < least, least, xp.where(values > most, most, values))
 
 
 def softmax(logits_CHW: Array) -> Array:
@@ -126,3 +136,8 @@ def softmax(logits_CHW: Array) -> Array:
     xp = array_namespace(logits_CHW)
     powers = xp.exp(logits_CHW - xp.max(logits_CHW, axis=-3, keepdims=True))
     return powers / xp.sum(powers, axis=-3, keepdims=True)
+
+
+def _constant(value: float, like: Array) -> Array:
+    """The value as an array of no axes, of the same dtype and on the same device; made there."""
+    return array_namespace(like).full((), value, dtype=like.dtype, device=device(like))

@@ -10,7 +10,9 @@ import torch
 
 from distseg.functional.combine import (
     LOWEST,
+    PROB_LIMIT,
     SPACES,
+    clip,
     combine,
     from_space,
     hard_masks,
@@ -127,3 +129,17 @@ def test_extremes_are_finite() -> None:
     assert softmax(random_logits(6)).sum(axis=-3) == pytest.approx(1.0, abs=1e-6)
     assert highest_only(np.zeros((2, 1, 1), np.float16)).ravel().tolist() == [0, LOWEST]
     assert highest_only(np.zeros((2, 1, 1), np.float16)).dtype == np.float16
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_clip_is_numpys_and_waits_for_no_value(dtype: type) -> None:
+    special = [-np.inf, -81, -80, -0.0, 0.0, 1e-7, 1 - 1e-7, 80, 81, np.inf, np.nan]
+    values = np.concatenate([special, np.random.default_rng(0).normal(0, 60, 1000)]).astype(dtype)
+    for low, high in ((-80.0, 80.0), (PROB_LIMIT, 1 - PROB_LIMIT)):
+        expected = np.clip(values, low, high)
+        assert clip(values, low, high).tobytes() == expected.tobytes()
+        assert clip(torch.from_numpy(values), low, high).numpy().tobytes() == expected.tobytes()
+    # a tensor of the meta device holds no values: what looks at one fails
+    unknown = torch.empty((2, 3, 4, 5), device="meta")
+    for task, space in product(("binary", "multiclass"), SPACES):
+        assert from_space(to_space(unknown, space, task), space).shape == unknown.shape
