@@ -76,9 +76,10 @@ class OutOfFold:
         """Take one member, under `name`, or note why it is left out: the rest goes on."""
         rows = [self.manifest[row] for row in self.manifest.val_rows(fold)]
         try:
-            self.members[name, fold] = FinishedMember.read(
+            member = FinishedMember.read(
                 run, round, model, fold, rows=rows, num_outputs=self.config.num_outputs
             )
+            self.members[name, fold] = member.opened()
         except UnusableMember as error:
             self.left_out.append({"name": name, "fold": fold, "reason": str(error)})
             log.warning("left out of the ensemble: %s: %s", member_id(name, fold), error)

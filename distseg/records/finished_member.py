@@ -6,8 +6,11 @@ the snapshots (`inference/load.py`) opens them by their paths.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,23 +32,27 @@ class UnusableMember(Exception):
 class FinishedMember:
     """One model of the config that has been trained on one fold, in one round.
 
+    Its out-of-fold files are read when they are first asked for: to predict other images nobody
+    needs them. `opened` reads them at once.
+
     Attributes:
+        paths: its files.
         round: the round's number, or the key of a round's pair teachers.
         name: the model's name in the config.
         fold: the fold that it validated and never trained on.
+        rows: what it validated, in the Manifest's order.
+        num_outputs: classes of its logits.
         snapshots: files of its weights, relative to the run folder, in the order of DONE.
-        predictions: out-of-fold logits of the rows that it validated, at native size.
-        variants: pixel counts (N, C, 3) int64 at logit 0 of the same rows, in their order, by
-            `mean_tta`, `mean_plain`, `SNAPSHOT_tta` and `SNAPSHOT_plain`.
         trained_on: the folds whose labels have reached it, directly or through its teachers.
     """
 
+    paths: MemberPaths
     round: RoundKey
     name: str
     fold: int
+    rows: tuple[Sample, ...]
+    num_outputs: int
     snapshots: list[str]
-    predictions: Predictions
-    variants: dict[str, NDArray[np.int64]]
     trained_on: frozenset[int]
 
     @classmethod
@@ -53,41 +60,65 @@ class FinishedMember:
         cls, run: Run, round: RoundKey, name: str, fold: int, *, rows: Sequence[Sample],
         num_outputs: int,
     ) -> FinishedMember:  # fmt: skip
-        """Read a member and check that its files fit each other, the data and the config.
-
-        Args:
-            rows: what it validated, in the Manifest's order.
-            num_outputs: classes of its logits.
+        """Read what training left: DONE, and that the snapshots are there.
 
         Raises:
-            UnusableMember: it has not finished, it failed, or one of its files is missing, damaged
-                or made for other data.
+            UnusableMember: it has not finished, it failed, or one of its files is missing or
+                damaged.
         """
         paths = run.member(round, name, fold)
-        try:
+        with _reasons():
             if not paths.done.is_file():
                 raise UnusableMember(_why_not_done(paths))
             done = read_json(paths.done)
-            predictions = Predictions(paths.oof)
-            _check_shapes(predictions, rows, num_outputs)
             files = [paths.snapshots / file for file in done["snapshots"]]
-            stems = ["mean", *(file.stem for file in files)]
             for file in files:
                 if not file.is_file():
                     raise UnusableMember(f"its snapshot {file.name} is missing")
             return cls(
+                paths=paths,
                 round=round,
                 name=name,
                 fold=fold,
+                rows=tuple(rows),
+                num_outputs=num_outputs,
                 snapshots=[file.relative_to(run.folder).as_posix() for file in files],
-                predictions=predictions,
-                variants=_counts(read_json(paths.oof_scores), stems, rows, num_outputs),
                 trained_on=frozenset(done["trained_on"]),
             )
-        except KeyError as error:
-            raise UnusableMember(f"its DONE or oof_scores.json has no {error}") from None
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise UnusableMember(str(error) or type(error).__name__) from None
+
+    def opened(self) -> FinishedMember:
+        """The member itself, once its out-of-fold files are read and found to fit each other, the
+        data and the config. UnusableMember: they do not, or one is missing or damaged."""
+        for name in ("predictions", "variants"):
+            getattr(self, name)
+        return self
+
+    @cached_property
+    def predictions(self) -> Predictions:
+        """Out-of-fold logits of `rows`, at native size. Raises as `opened` does."""
+        with _reasons():
+            predictions = Predictions(self.paths.oof)
+            _check_shapes(predictions, self.rows, self.num_outputs)
+            return predictions
+
+    @cached_property
+    def variants(self) -> dict[str, NDArray[np.int64]]:
+        """Pixel counts (N, C, 3) at logit 0 of `rows`, in their order, by `mean_tta`, `mean_plain`,
+        `SNAPSHOT_tta` and `SNAPSHOT_plain`. Raises as `opened` does."""
+        stems = ["mean", *(Path(file).stem for file in self.snapshots)]
+        with _reasons():
+            return _counts(read_json(self.paths.oof_scores), stems, self.rows, self.num_outputs)
+
+
+@contextlib.contextmanager
+def _reasons() -> Iterator[None]:
+    """What files of another form raise, as the reason why a member is unusable."""
+    try:
+        yield
+    except KeyError as error:
+        raise UnusableMember(f"one of its files has no {error}") from None
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UnusableMember(str(error) or type(error).__name__) from None
 
 
 def _why_not_done(paths: MemberPaths) -> str:

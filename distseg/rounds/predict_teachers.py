@@ -75,7 +75,7 @@ def teacher_tasks(config: Config, run: Run, round: int, folds: Sequence[int]) ->
         members = [
             (round - 1, name, fold) for name, fold in planned if who in ("all", f"fold{fold}")
         ]
-        teachers = open_teachers(config, run, truth, members)
+        teachers = open_teachers(config, run, truth, members, out_of_fold=False)
         if teachers:  # without any, `select` says which student goes without
             logits = kept_logits(round_config)
             tasks.append(TeacherTask(what, who, tuple(teachers), folder, logits))

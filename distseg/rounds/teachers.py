@@ -21,13 +21,16 @@ def student_folds(config: Config, run: Run, round: int) -> list[int]:
 
 
 def open_teachers(
-    config: Config, run: Run, truth: Manifest, members: Iterable[tuple[RoundKey, str, int]]
-) -> list[FinishedMember]:
+    config: Config, run: Run, truth: Manifest, members: Iterable[tuple[RoundKey, str, int]],
+    *, out_of_fold: bool,
+) -> list[FinishedMember]:  # fmt: skip
     """Those of `members` that can judge. What cannot is left out, with a warning that says why.
 
     Args:
         truth: the Manifest of `run.truth`.
         members: (round, name, fold); of a round's pair teachers the fold is their pair's number.
+        out_of_fold: they judge by their out-of-fold logits, which must be there; otherwise they
+            predict, and their snapshots are enough.
     """
     found = []
     for round, name, fold in members:
@@ -36,11 +39,10 @@ def open_teachers(
         numbers = sorted(row for one in folds for row in truth.val_rows(one))
         rows = [truth[number] for number in numbers]
         try:
-            found.append(
-                FinishedMember.read(
-                    run, round, name, fold, rows=rows, num_outputs=config.num_outputs
-                )
+            member = FinishedMember.read(
+                run, round, name, fold, rows=rows, num_outputs=config.num_outputs
             )
+            found.append(member.opened() if out_of_fold else member)
         except UnusableMember as reason:
             logger.warning("round %s: %s is no teacher: %s", round, member_id(name, fold), reason)
     return found
@@ -63,7 +65,7 @@ def judges_of_fold(
     else:
         planned = config.planned_members(truth.folds, round - 1)
         members = [(round - 1, name, own) for name, own in planned if own == fold]
-    teachers = open_teachers(config, run, truth, members)
+    teachers = open_teachers(config, run, truth, members, out_of_fold=True)
     if not teachers:
         logger.warning(
             "round %d: no teacher has finished that may judge fold %d for the student of fold %d: "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from tests.made_run import made_config, made_run, write_data
 def read(run: Run) -> FinishedMember:
     manifest = Manifest.read(run.truth)
     rows = [manifest[row] for row in manifest.val_rows(1)]
-    return FinishedMember.read(run, 0, "a", 1, rows=rows, num_outputs=1)
+    return FinishedMember.read(run, 0, "a", 1, rows=rows, num_outputs=1).opened()
 
 
 @pytest.fixture
@@ -74,6 +75,7 @@ def cut(path: Path) -> None:
         (lambda paths: shuffle(paths.oof_scores), "counts other images"),
         (lambda paths: drop(paths.oof_scores, "variants", "mean_tta"), "no counts of 'mean_tta'"),
         (lambda paths: paths.oof_scores.write_text('{"ids": []}'), "counts other images"),
+        (lambda paths: paths.oof_scores.write_text("{}"), "^one of its files has no 'ids'$"),
     ],
 )  # fmt: skip
 def test_a_damaged_member_says_why(
@@ -82,6 +84,17 @@ def test_a_damaged_member_says_why(
     damage(run.member(0, "a", 1))
     with pytest.raises(UnusableMember, match=reason):
         read(run)
+
+
+def test_whoever_predicts_other_images_needs_no_out_of_fold_files(run: Run) -> None:
+    paths = run.member(0, "a", 1)
+    shutil.rmtree(paths.oof)
+    paths.oof_scores.unlink()
+    member = FinishedMember.read(run, 0, "a", 1, rows=[], num_outputs=1)
+    assert len(member.snapshots) == 2 and member.trained_on == {0, 2}
+    for name, reason in (("predictions", "no predictions here"), ("variants", "No such file")):
+        with pytest.raises(UnusableMember, match=reason):
+            getattr(member, name)
 
 
 def test_why_a_member_failed(run: Run) -> None:
@@ -96,7 +109,7 @@ def test_logits_of_other_data_are_refused(run: Run) -> None:
     manifest = Manifest.read(run.truth)
     rows = [manifest[row] for row in manifest.val_rows(1)]
     with pytest.raises(UnusableMember, match=r"are \(1, 12, 10\), not \(2, 12, 10\)"):
-        FinishedMember.read(run, 0, "a", 1, rows=rows, num_outputs=2)
+        FinishedMember.read(run, 0, "a", 1, rows=rows, num_outputs=2).opened()
     other = [manifest[row] for row in manifest.val_rows(2)]
     with pytest.raises(UnusableMember, match="are None, not"):
-        FinishedMember.read(run, 0, "a", 1, rows=other, num_outputs=1)
+        FinishedMember.read(run, 0, "a", 1, rows=other, num_outputs=1).opened()

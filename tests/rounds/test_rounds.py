@@ -19,6 +19,7 @@ from distseg.records.files import read_json, read_lines
 from distseg.records.manifest import Manifest, pair_folds
 from distseg.records.paths import ALL_ROUNDS, Run
 from distseg.rounds.choose import choose_final, gain
+from distseg.rounds.predict_teachers import teacher_tasks
 from distseg.rounds.select import select
 from distseg.rounds.teacher_predictions import TeacherPredictions
 from distseg.run.summary import write_report
@@ -289,3 +290,17 @@ def test_without_teachers_rows_stay(
     assert all(s.teacher_folds for s in manifest if s.fold == 2)
     manifest = Manifest.read(run.train_set(1, 1))
     assert all(not s.teacher_folds for s in manifest if s.fold in (0, 2))
+
+
+def test_teachers_of_test_images_need_their_snapshots_alone(
+    both: tuple[Path, Path], tmp_path: Path
+) -> None:
+    run = Run(tmp_path / "run")
+    shutil.copytree(both[0] / "run", run.folder)
+    shutil.rmtree(run.select(1))
+    for fold in range(FOLDS):
+        shutil.rmtree(run.member(0, "a", fold).oof)
+    tasks = teacher_tasks(config_of(both[0] / "data", PSEUDO), run, 1, [0, 1, 2])
+    assert [(task.who, len(task.teachers)) for task in tasks] == [
+        (f"fold{fold}", 1) for fold in range(FOLDS)
+    ]
