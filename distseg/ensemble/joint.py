@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from distseg.config.schema import Config
 from distseg.ensemble.choices import ALL, Choices, EnsembleChoice, choices_of
-from distseg.ensemble.nesting import Nesting, class_planes, tune_in_steps
+from distseg.ensemble.nesting import Nesting, tune_in_steps
 from distseg.ensemble.out_of_fold_set import OutOfFold
 from distseg.functional.combine import SPACES, is_highest
-from distseg.functional.metrics import TIE
+from distseg.functional.metrics import TIE, target_planes
 from distseg.functional.postprocess import Rule, logit
 from distseg.functional.sweeps import GridSweep, RuleChoice, RuleGrid
 from distseg.functional.tuning import TOP_PROBS, area_candidates, sum_of_others
@@ -129,9 +129,10 @@ class JointSearch:
                 logits = self._decided(self.oof.mixtures(block, weights, space))
                 target_NKHW = np.stack([self.oof.target(row) for row in block])
                 for number in classes:
-                    planes = class_planes(target_NKHW, number, self.config.task)
+                    own_class = range(number, number + 1)
+                    truth, valid = target_planes(target_NKHW, own_class, self.config.task)
                     for one, sweeps in zip(logits, table, strict=True):
-                        sweeps[number][split].add(one[:, number], *planes)
+                        sweeps[number][split].add(one[:, number], truth[:, 0], valid[:, 0])
         return table
 
     def _compare(

@@ -20,7 +20,7 @@ from distseg.config.schema import Config
 from distseg.ensemble.choices import ALL, Choices, EnsembleChoice, masks_of_row
 from distseg.ensemble.out_of_fold_set import OutOfFold, hash_key
 from distseg.functional.bootstrap import standard_error
-from distseg.functional.metrics import VOID, count_masks, summarize
+from distseg.functional.metrics import count_masks, summarize
 from distseg.functional.verdict import split_scores, verdict
 
 log = logging.getLogger(__name__)
@@ -133,12 +133,3 @@ def split_rows(oof: OutOfFold) -> dict[str, list[int]]:
     ordered = sorted(oof.rows, key=lambda row: hash_key(oof.manifest[row]))
     number = min(NUM_HALVES, len(ordered))
     return {f"part{i}": sorted(ordered[i::number]) for i in range(number)}
-
-
-def class_planes(
-    target_NKHW: NDArray[np.uint8], number: int, task: str
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Truth and valid pixels of class `number`, bool (N, H, W), of the cache's targets."""
-    if task == "multiclass":
-        return target_NKHW[:, 0] == number, target_NKHW[:, 0] != VOID
-    return target_NKHW[:, number] == 1, target_NKHW[:, number] != VOID

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distseg.ensemble.choices import ALL, Choices
-from distseg.ensemble.nesting import Nesting, Step, class_planes
+from distseg.ensemble.nesting import Nesting, Step
 from distseg.functional.combine import hard_masks
-from distseg.functional.metrics import METRICS, count_planes, miou, per_image
+from distseg.functional.metrics import METRICS, count_planes, miou, per_image, target_planes
 from distseg.functional.tuning import (
     CLEANING_KEYS,
     Images,
@@ -79,9 +79,11 @@ def _class_images(
     """logits, truth and valid pixels (1, H, W) of one class, row by row."""
     for row in rows:
         logits = nesting.oof.combined(row, weights, space, slice(number, number + 1))
+        planes = target_planes(
+            nesting.oof.target(row), range(number, number + 1), nesting.config.task
+        )
         # float16 has few enough values for an exact sweep over all of them
-        target_1KHW = nesting.oof.target(row)[None]
-        yield logits.astype(np.float16), *class_planes(target_1KHW, number, nesting.config.task)
+        yield logits.astype(np.float16), *planes
 
 
 class WeightSearch:

@@ -59,14 +59,29 @@ def count_planes(masks_CHW: Array, target_KHW: Array, task: str) -> Array:
             VOID with K = 1.
     """
     xp = array_namespace(masks_CHW, target_KHW)
-    if task == "multiclass":
-        truth = (
-            target_KHW == xp.arange(masks_CHW.shape[-3], device=device(target_KHW))[:, None, None]
-        )
-    else:
-        truth = target_KHW == 1
-    truth, valid = (xp.broadcast_to(m, masks_CHW.shape) for m in (truth, target_KHW != VOID))
+    planes = target_planes(target_KHW, range(masks_CHW.shape[-3]), task)
+    truth, valid = (xp.broadcast_to(plane, masks_CHW.shape) for plane in planes)
     return pixel_counts(masks_CHW, truth, valid)
+
+
+def target_planes(target_KHW: Array, classes: range, task: str) -> tuple[Array, Array]:
+    """Truth and valid pixels of some classes, of a target as the data cache holds it.
+
+    Args:
+        target_KHW: uint8 (..., K, H, W), as for `count_planes`.
+        classes: consecutive numbers.
+
+    Returns:
+        bool (..., C, H, W), C = len(classes), and bool of the same shape, for multiclass with one
+        plane for all classes: (..., 1, H, W).
+    """
+    if task != "multiclass":
+        own = target_KHW[..., classes.start : classes.stop, :, :]
+        return own == 1, own != VOID
+    numbers = array_namespace(target_KHW).arange(
+        classes.start, classes.stop, device=device(target_KHW)
+    )
+    return target_KHW == numbers[:, None, None], target_KHW != VOID
 
 
 def count_masks(

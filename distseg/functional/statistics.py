@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distseg.functional.combine import combine, sigmoid, softmax
-from distseg.functional.metrics import VOID
+from distseg.functional.metrics import VOID, target_planes
 
 DECIDED = 0.8  # a pixel with an answer likelier than this is decided
 BOUNDARY_SHARE = 0.02  # of the diagonal: the width of the boundary (Cheng et al., CVPR 2021)
@@ -49,7 +49,7 @@ def image_statistics(
     truth = None
     if target_KHW is not None:
         valid = (target_KHW != VOID).all(axis=0)
-        truth = planes_of_target(target_KHW, mean.shape[0], task) & valid
+        truth = planes_of_target(target_KHW, len(mean), task) & valid
     seen = mask & valid
     shape = np.logical_or.reduce(truth if truth is not None else mask, axis=0)
     found = {
@@ -78,9 +78,10 @@ def planes_of_logits(logits_CHW: NDArray, task: str) -> NDArray[np.bool_]:
 
 def planes_of_target(target_KHW: NDArray[np.uint8], classes: int, task: str) -> NDArray[np.bool_]:
     """bool (P, H, W) of a target as the cache holds it; multiclass: without class 0."""
-    if task != "multiclass":
-        return target_KHW == 1
-    return target_KHW[0][None] == np.arange(1, classes)[:, None, None]
+    planes: NDArray[np.bool_] = target_planes(
+        target_KHW, range(1 if task == "multiclass" else 0, classes), task
+    )[0]
+    return planes
 
 
 def _certainty(

@@ -54,7 +54,6 @@ def greedy_weights(
 def weightings(num_models: int, limit: int) -> list[Weights]:
     """Mixtures of models to try: uniform weights, then all whole numbers that sum to 1, to 2, ...
 
-
     Each is in lowest terms and listed once. A sum whose mixtures do not all fit into `limit` ends
     the list.
     """
