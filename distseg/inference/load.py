@@ -26,8 +26,8 @@ from distseg.records.errors import UserError
 @torch.enable_grad()
 def load_snapshot_model(
     path: Path, device: torch.device, channels_last: bool
-) -> tuple[nn.Module, dict[str, Any]]:
-    """The model of a snapshot, in eval mode on `device`, and the snapshot's record.
+) -> tuple[nn.Module, InputConfig]:
+    """The model of a snapshot, in eval mode on `device`, and the input that it was trained on.
 
     The record goes through the config's own checks: a snapshot from somebody else can ask for
     nothing that a config cannot. UserError: it asks for such a thing, or the file is missing or
@@ -48,7 +48,7 @@ def load_snapshot_model(
     model.load_state_dict(state)
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
-    return model.to(device).eval(), record
+    return model.to(device).eval(), input_config
 
 
 def load_predictor(
@@ -56,9 +56,9 @@ def load_predictor(
 ) -> Predictor:
     """The models of a member's snapshots, one or more, with the input they were trained on."""
     loaded = [load_snapshot_model(path, device, channels_last) for path in snapshots]
-    input_config = InputConfig.model_validate(loaded[0][1]["input"])
-    normalizer = Normalizer(input_config, device, channels_last)
-    return Predictor([model for model, _ in loaded], Fit(input_config), normalizer, autocast)
+    models, inputs = zip(*loaded, strict=True)
+    normalizer = Normalizer(inputs[0], device, channels_last)
+    return Predictor(list(models), Fit(inputs[0]), normalizer, autocast)
 
 
 def decode_batches(
