@@ -20,7 +20,7 @@ from distseg.records.errors import UserError, unknown
 from distseg.submission.read import MaskSource, open_masks
 
 Mask = NDArray[np.uint8]
-logger = logging.getLogger("distseg.submission.score")
+logger = logging.getLogger(__name__)
 
 
 def score_submission(

@@ -17,7 +17,7 @@ from distseg.training.member import Member
 from distseg.training.stage import Stage, StepResult
 from distseg.training.state import Progress
 
-logger = logging.getLogger("distseg.training.train")
+logger = logging.getLogger(__name__)
 
 
 class EpochTotals:

@@ -29,7 +29,7 @@ from distseg.records.paths import MemberPaths, RoundKey, Run, is_teachers, round
 from distseg.records.tables import read_rows
 from distseg.training.averages import Ema
 
-logger = logging.getLogger("distseg.training.train")
+logger = logging.getLogger(__name__)
 
 
 def seed_of(*parts: object) -> int:

@@ -17,7 +17,7 @@ from distseg.training.member import Member
 from distseg.training.stage import Stage
 from distseg.training.stopping import NonFiniteLoss
 
-logger = logging.getLogger("distseg.training.train")
+logger = logging.getLogger(__name__)
 
 
 @dataclass

@@ -13,7 +13,7 @@ from distseg.records.errors import UserError
 from distseg.records.files import atomic_write
 from distseg.records.paths import MemberPaths
 
-logger = logging.getLogger("distseg.training.train")
+logger = logging.getLogger(__name__)
 
 
 class NonFiniteLoss(RuntimeError):
@@ -21,7 +21,9 @@ class NonFiniteLoss(RuntimeError):
 
 
 class Interrupted(SystemExit):
-    """SIGTERM or SIGINT has come: the state is on disk. The exit status is 128 + its number."""
+    """SIGTERM or SIGINT has come. The state on disk is of the step where the loop stopped, or of
+    the last epoch's end; see `train.save_and_leave`. The exit status is 128 + the signal's number.
+    """
 
 
 class StopSignal:

@@ -14,11 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from accelerate import Accelerator
 from filelock import FileLock, Timeout
 
 from distseg.config.load import dump_config
 from distseg.config.schema import Config
-from distseg.distributed import Accelerator, check_launch, make_accelerator
+from distseg.distributed import check_launch, make_accelerator
 from distseg.inference.out_of_fold import predict_out_of_fold
 from distseg.records import log
 from distseg.records.files import atomic_write, mark_done
@@ -35,7 +36,7 @@ from distseg.training.stage import Stage, begin_epoch, set_up_stage, train_step
 from distseg.training.state import Progress, put_back, restore, roll_back, save
 from distseg.training.stopping import Interrupted, StopSignal, write_failure
 
-logger = logging.getLogger("distseg.training.train")
+logger = logging.getLogger(__name__)
 LEAVING_S = 60.0  # seconds that a job of a driver that is gone may take to leave
 
 
@@ -208,15 +209,17 @@ def train(member: Member, stop: StopSignal) -> Progress:
 def save_and_leave(
     member: Member, stage: Stage, progress: Progress, totals: epochs.EpochTotals, number: int
 ) -> NoReturn:
-    """Save at this step and leave, with Interrupted.
+    """Save at this step, where that can be, and leave with Interrupted.
 
-    Two kinds of jobs leave with the state of the last epoch's end, which is on disk: several ranks,
+    Two kinds of jobs leave with the state that is on disk, of the last epoch's end: several ranks,
     because they are not at the same step when a signal comes; and an epoch that has skipped a step,
     because only its end shows whether it is to be rolled back.
     """
+    left = "leaving with the state of the last epoch's end"
     if member.accelerator.num_processes == 1 and not int(totals.skipped):
         progress.loss_sum += float(totals.loss)
         stage.engine.gather()
         save(member, progress, stage.engine.state())
-    logger.warning("signal %d: saved, leaving", number)
+        left = f"saved at step {progress.step} of epoch {progress.total_epochs}, leaving"
+    logger.warning("signal %d: %s", number, left)
     raise Interrupted(128 + number)

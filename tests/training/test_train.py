@@ -145,6 +145,8 @@ def test_a_signal_after_any_step_of_an_epoch_changes_nothing(
         patched.setattr(DdpEngine, "step", stop_after)
         train_member(config, run.folder, 0, "a", 0)
     assert len(done) == at + 1
+    saved = f"signal 15: saved at step {at + 1} of epoch 0, leaving"
+    assert saved in run.member(0, "a", 0).log(0).read_text()
     train_member(config, run.folder, 0, "a", 0)
     assert_same_bits(whole, run.member(0, "a", 0))
 
@@ -266,6 +268,8 @@ def test_a_signal_after_a_skipped_step_leaves_the_last_whole_epoch(
         train_member(config, run.folder, 0, "a", 0)
     assert int(done[1]) == 1
     assert read_json(run.member(0, "a", 0).state / "state.json")["record"]["step"] == 0
+    left = "signal 15: leaving with the state of the last epoch's end"
+    assert left in run.member(0, "a", 0).log(0).read_text()
 
 
 def test_two_jobs_never_train_one_member(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
