@@ -70,7 +70,7 @@ def scored_masks(
     Args:
         record: of ensemble.json.
 
-    The members are opened at the first call, which raises UserError where they are gone.
+    The members are opened at the first call, which raises UserError where none of them is left.
     """
 
     @cache

@@ -1,7 +1,7 @@
 """How files are written and read: whole or not at all, under one name.
 
-What is half-written has another name until it is whole, so a kill at any moment leaves the file or
-folder that was there before, or the new one.
+What is half-written has another name until it is whole, so a kill at any moment leaves the file
+that was there before, or the new one; for a folder that is replaced see `put_folder`.
 """
 
 from __future__ import annotations
@@ -96,7 +96,11 @@ def begin_folder(folder: Path) -> Path:
 
 
 def put_folder(temporary: Path, folder: Path) -> None:
-    """Rename `temporary` to `folder`; a `folder` that exists is moved aside first, and removed."""
+    """Rename `temporary` to `folder`; a `folder` that exists is moved aside first, and removed.
+
+    A kill between the two renames leaves no `folder`, but FOLDER.tmp, whole, and the old one as
+    FOLDER.old. Whoever reads `folder` finds that it is not there, and makes it again.
+    """
     old = folder.with_name(f"{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():

@@ -75,7 +75,7 @@ class Predictions:
 def merge(parts: Sequence[Path], folder: Path, order: Iterable[str]) -> None:
     """Join the parts that ranks wrote into one folder, in `order`; the parts are removed.
 
-    An id that several parts hold (a padded duplicate) is taken once.
+    An id that several parts hold is taken once.
     """
     found = {name: (p, p.index[name]) for p in map(Predictions, parts) for name in p.ids}
     writer = PredictionsWriter(folder)

@@ -134,7 +134,8 @@ def test_extremes_are_finite() -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_clip_is_numpys_and_waits_for_no_value(dtype: type) -> None:
     special = [-np.inf, -81, -80, -0.0, 0.0, 1e-7, 1 - 1e-7, 80, 81, np.inf, np.nan]
-    values = np.concatenate([special, np.random.default_rng(0).normal(0, 60, 1000)]).astype(dtype)
+    drawn = np.random.default_rng(0).normal(0, 60, 1000)
+    values: np.ndarray = np.concatenate([special, drawn]).astype(dtype)
     for low, high in ((-80.0, 80.0), (PROB_LIMIT, 1 - PROB_LIMIT)):
         expected = np.clip(values, low, high)
         assert clip(values, low, high).tobytes() == expected.tobytes()
