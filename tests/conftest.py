@@ -1,4 +1,4 @@
-"""Fixtures: where real data lies when it is there, and a launch of real ranks."""
+"""Fixtures: where real data lies when it is there, a finished run, and a launch of real ranks."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from distseg.config.schema import Config
+from distseg.records.paths import Run
 from tests.tiny import ROOT
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -24,6 +26,20 @@ def data_root() -> Path:
     if not path.is_dir():
         pytest.skip("the real data sets are not beside the project, nor in DISTSEG_DATA")
     return path
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> tuple[Config, Run]:
+    """A config and its run of three folds with an ensemble, in which a search finds much."""
+    from tests.made_run import ensembled_run  # only here: most tests need none of what it imports
+
+    return ensembled_run(tmp_path)
+
+
+@pytest.fixture
+def few_weightings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The joint search tries fewer mixtures, and is as fast as a test should be."""
+    monkeypatch.setattr("distseg.ensemble.joint.MAX_WEIGHTINGS", 8)
 
 
 @pytest.fixture

@@ -24,17 +24,9 @@ from distseg.records.oof_table import read_counts
 from distseg.records.paths import Run
 from distseg.rounds.choose import choose_final
 from tests.brute import every_rule
-from tests.made_run import ensembled_run, made_config, made_run, write_data, write_two_classes
+from tests.made_run import made_config, made_run, write_data, write_two_classes
 
-
-@pytest.fixture(autouse=True)
-def few_weightings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("distseg.ensemble.joint.MAX_WEIGHTINGS", 8)
-
-
-@pytest.fixture
-def finished(tmp_path: Path) -> tuple[Config, Run]:
-    return ensembled_run(tmp_path)
+pytestmark = pytest.mark.usefixtures("few_weightings")
 
 
 def brute_force(search: JointSearch, rows: list[int]) -> float:

@@ -11,17 +11,9 @@ from distseg.config.schema import Config
 from distseg.ensemble.joint import search_joint
 from distseg.records.paths import Run
 from distseg.tune.postprocess import tune_postprocess
-from tests.made_run import ensembled_run, made_config, made_run, write_data
+from tests.made_run import made_config, made_run, write_data
 
-
-@pytest.fixture(autouse=True)
-def few_weightings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("distseg.ensemble.joint.MAX_WEIGHTINGS", 8)
-
-
-@pytest.fixture
-def finished(tmp_path: Path) -> tuple[Config, Run]:
-    return ensembled_run(tmp_path)
+pytestmark = pytest.mark.usefixtures("few_weightings")
 
 
 def test_the_cost_is_printed(finished: tuple[Config, Run]) -> None:
