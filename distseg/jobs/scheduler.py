@@ -121,7 +121,6 @@ class Scheduler:
                 slots = self.executor.slots(whole_machine) if queue else []
                 for slot in [slot for slot in slots if slot not in busy][: len(queue)]:
                     self._start(queue.popleft(), slot)
-                # All are polled before any is judged: one that is judged may raise.
                 statuses = [(started, started.handle.poll()) for started in self.running]
                 ended = [(started, code) for started, code in statuses if code is not None]
                 for started, status in ended:
@@ -129,6 +128,7 @@ class Scheduler:
                     # To the front: the queue goes from the longest job to the shortest, and this
                     # one was longer than all that are left.
                     queue.extendleft(reversed(self._ended(started, status)))
+                self._refuse()
                 self.observer.tick()
                 if not ended:  # a slot that has become free is filled without waiting
                     self.sleep(POLL_S)
@@ -209,7 +209,7 @@ class Scheduler:
         return [*([again] if again else []), *rest]
 
     def _give_notice(self, failure: Failure) -> None:
-        """Tell of a failure; a final one leaves its members out. UserError: the user's mistake."""
+        """Tell of a failure; a final one leaves its members out."""
         self.observer.failed(failure)
         if not failure.final:
             return
@@ -217,10 +217,15 @@ class Scheduler:
         for member in _labels(failure.job):
             reason = {"kind": failure.kind, "message": failure.message}
             self.run.log_event("member_left_out", round=failure.job.round, member=member, **reason)
-        if failure.kind == "user":
-            # The members share the config and the data: each would find the same mistake, after
-            # some minutes of its own.
-            raise UserError(f"{_head(failure.job)}: {failure.message} (its log: {failure.job.log})")
+
+    def _refuse(self) -> None:
+        """UserError where a member has found a mistake of the user's. The members share the config
+        and the data: each would find the same mistake, after some minutes of its own. A job of
+        predictions is left out as for any other reason: what is trained stays of use."""
+        found = [one for one in self.left_out if one.kind == "user" and one.job.members]
+        if found:
+            lines = [f"{_head(f.job)}: {f.message} (its log: {f.job.log})" for f in found]
+            raise UserError("\n".join(lines))
 
     def _judge(self, job: Job, status: int, started: Started) -> tuple[Job | None, Failure]:
         """(the job to try again, or None; the failure): the retry rule.

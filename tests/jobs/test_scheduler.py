@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 from distseg.config.load import load_config
 from distseg.jobs.failure import Failure
 from distseg.jobs.hardware import Slot
-from distseg.jobs.job import RUN_MARK, find_processes, train_job
+from distseg.jobs.job import RUN_MARK, Job, find_processes, train_job
 from distseg.jobs.local import LocalExecutor
 from distseg.jobs.scheduler import Scheduler
 from distseg.records.errors import UserError
@@ -114,6 +116,49 @@ def test_a_users_mistake_ends_the_run(tmp_path: Path, act: str) -> None:
     assert attempts(run, "b", 0) == []
     assert not is_done(run, "a", 1)
     assert [e["kind"] for e in read_lines(run.ledger) if e["event"] == "job_failed"] == ["user"]
+
+
+def test_all_that_ended_are_judged_before_a_users_mistake_ends_the_run(tmp_path: Path) -> None:
+    """Two jobs end between two looks at them: one is done, and one has found a mistake."""
+    run = scripted(tmp_path, a0=["fail:user"] * 9)
+    config, out = load_config(run.config), io.StringIO()
+    executor = LocalExecutor(run, [Slot(n, (), 1, 1) for n in range(2)], worker_command(run))
+
+    class Late(LineView):
+        """Looks away until both have ended."""
+
+        def tick(self, force: bool = False) -> None:
+            while find_processes(RUN_MARK, str(run.folder)):
+                time.sleep(0.05)
+
+    view = Late(config, run, [("a", 0), ("b", 0)], 2, out=out)
+    jobs = [train_job(run, 0, [member]) for member in (("a", 0), ("b", 0))]
+    with pytest.raises(UserError, match="a_fold0: it is fail:user"):
+        Scheduler(config, run, executor, view).execute(jobs)
+    events = {e["job"]: e["event"] for e in read_lines(run.ledger) if "job" in e}
+    assert events == {"a_fold0": "job_failed", "b_fold0": "job_done"}
+
+
+def test_a_prediction_that_finds_a_users_mistake_is_left_out(tmp_path: Path) -> None:
+    """What is trained stays of use: its failure is returned, and the run goes on."""
+    run = scripted(tmp_path)
+    config, out = load_config(run.config), io.StringIO()
+    text = "import sys; sys.exit('distseg: error: the image is torn')"
+
+    def command(job: Job, slot: Slot, path: Path) -> list[str]:
+        return [sys.executable, "-c", text if job.label == "predict" else "pass"]
+
+    executor = LocalExecutor(run, [Slot(0, (), 1, 1)], command)
+    jobs = [
+        Job(label, ("predict-test",), run.folder / f"{label}.log") for label in ("predict", "teach")
+    ]
+    view = LineView(config, run, [], 1, out=out)
+    (failure,) = Scheduler(config, run, executor, view).execute(jobs)
+    assert (failure.kind, failure.message, failure.job.label) == (
+        "user", "the image is torn", "predict",
+    )  # fmt: skip
+    done = [e["job"] for e in read_lines(run.ledger) if e["event"] == "job_done"]
+    assert done == ["teach"]
 
 
 def test_no_done_is_a_failure(tmp_path: Path) -> None:
