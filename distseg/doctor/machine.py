@@ -32,6 +32,7 @@ from distseg.jobs.job import (
     write_launch_yaml,
 )
 from distseg.jobs.versions import cpu_name, package_versions
+from distseg.records.log import counted
 from distseg.records.paths import Run
 from distseg.run.plan import amount, free_bytes
 
@@ -85,7 +86,11 @@ def _packages() -> Iterator[Line]:
 def _cpu() -> Iterator[Line]:
     memory = psutil.virtual_memory()
     cores = num_cores()
-    yield "ok", f"{cores} cores, {cpu_name()}, {amount(memory.available)} memory available", ""
+    yield (
+        "ok",
+        f"{counted(cores, 'core')}, {cpu_name()}, {amount(memory.available)} memory available",
+        "",
+    )
     if memory.available < 2 * GIGA:
         yield "warn", "less than 2 GB of memory is available", "end other programs"
     native = bool(BF16_FLAGS & _cpu_flags())
@@ -104,10 +109,14 @@ def _gpus() -> Iterator[Line]:
     for gpu in usable:
         yield "ok", f"GPU {gpu.device}: {gpu.name}, {amount(gpu.memory)}", ""
     if present and not torch_has_cuda():
-        yield "fail", f"{len(present)} GPUs, but torch is a CPU build", "install torch for CUDA"
+        yield (
+            "fail",
+            f"{counted(len(present), 'GPU')}, but torch is a CPU build",
+            "install torch for CUDA",
+        )
     elif present and not usable:
-        yield "warn", f"{len(present)} GPUs are hidden", "unset CUDA_VISIBLE_DEVICES and "\
-            "ACCELERATE_USE_CPU"  # fmt: skip
+        hidden = f"{counted(len(present), 'GPU')} hidden"
+        yield "warn", hidden, "unset CUDA_VISIBLE_DEVICES and ACCELERATE_USE_CPU"
     elif not present:
         yield "ok", "no GPU: training runs on the CPU", ""
 
@@ -140,10 +149,15 @@ def _data(config: Config) -> Iterator[Line]:
 
     form = layout(config.data.format)
     train, test = form.train(config), form.test(config)
-    yield "ok", f"data: {len(train)} train and {len(test)} test images in {config.data.root}", ""
+    tests = counted(len(test), "test image")
+    yield "ok", f"data: {len(train)} train and {tests} in {config.data.root}", ""
     bad = [row for row in train if row.problem]
     if bad:
-        yield "warn", f"data: {len(bad)} rows are bad ({bad[0].problem})", "distseg inspect CONFIG"
+        yield (
+            "warn",
+            f"data: {counted(len(bad), 'bad row')} ({bad[0].problem})",
+            "distseg inspect CONFIG",
+        )
 
 
 def _compute(config: Config) -> Iterator[Line]:
@@ -154,8 +168,8 @@ def _compute(config: Config) -> Iterator[Line]:
         return
     slots = make_slots(config.compute, visible_gpus(), num_cores())
     first = slots[0]
-    text = f"{len(slots)} jobs at a time, {first.processes} processes each, {first.threads} threads"
-    yield "ok", text, ""
+    each = f"{counted(first.processes, 'rank')} each, {counted(first.threads, 'thread')} a rank"
+    yield "ok", f"{counted(len(slots), 'job')} at a time, {each}", ""
 
 
 def _launch() -> Iterator[Line]:

@@ -18,6 +18,7 @@ from distseg.config.schema import ComputeConfig
 from distseg.jobs.ray import connect
 from distseg.jobs.ray_nodes import ANSWER_S, Nodes, one_line
 from distseg.records.errors import UserError
+from distseg.records.log import counted
 from distseg.records.paths import Run
 
 Line = tuple[str, str, str]
@@ -64,7 +65,9 @@ def examine_cluster(compute: ComputeConfig) -> Iterator[Line]:
     try:
         nodes = Nodes(compute, Run(folder))
         for key, node in nodes.known.items():
-            what = f"{len(node.slots)} jobs at a time" if node.slots else "coordinates only"
+            what = (
+                f"{counted(len(node.slots), 'job')} at a time" if node.slots else "coordinates only"
+            )
             yield "ok", f"node {key[:8]} ({node.host}): {what}", ""
         for key, reason in nodes.refused.items():
             yield "fail", f"node {key[:8]}: {reason}", "until then it gets no jobs"

@@ -26,9 +26,9 @@ def setup(path: Path | None = None, level: int = logging.INFO, *, console: bool 
         logger.addHandler(handler)
 
 
-def counted(number: int, what: str) -> str:
-    """1 job, 2 jobs: a number with its noun, for nouns that take an s."""
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+def counted(number: int, what: str, ending: str = "s") -> str:
+    """1 job, 2 jobs, 2 batches: a number with its noun, which takes `ending` for several."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}{ending}"
 
 
 def duration(seconds: float) -> str:
