@@ -11,34 +11,17 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distseg import __version__
+from distseg.arguments import COMMANDS, arg, command, parse
 from distseg.records.errors import Stopped, UserError
 
 if TYPE_CHECKING:
     from distseg.config.schema import Config
+    from distseg.models.check import Tried
     from distseg.records.paths import Run
-
-Function = Callable[[argparse.Namespace], int]
-Argument = tuple[str, dict[str, Any]]  # a name or a flag, and what argparse is to do with it
-
-
-# By name: the function and its arguments.
-COMMANDS: dict[str, tuple[Function, tuple[Argument, ...]]] = {}
-HIDDEN = ("predict-test", "teach")  # what the driver launches; no command for a person
-
-
-def command(name: str, *arguments: Argument) -> Callable[[Function], Function]:
-    """Make the decorated function the command `distseg NAME`."""
-
-    def add(function: Function) -> Function:
-        COMMANDS[name] = function, arguments
-        return function
-
-    return add
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,42 +46,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 # -- arguments ------------------------------------------------------------------------------------
 
-
-def parse(argv: list[str]) -> argparse.Namespace:
-    """Arguments; overrides `key=value` may stand anywhere after the config."""
-    parser = make_parser()
-    args, extra = parser.parse_known_args(argv)
-    wrong = [text for text in extra if text.startswith("-") or "=" not in text]
-    if wrong or (extra and not hasattr(args, "overrides")):
-        parser.error(f"unrecognized arguments: {' '.join(wrong or extra)}")
-    if extra:
-        args.overrides = [*args.overrides, *extra]
-    return args
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """The parser of all commands, made of COMMANDS."""
-    parser = argparse.ArgumentParser(
-        prog="distseg",
-        description="From a segmentation competition's files to an ensembled submission.",
-    )
-    parser.add_argument("--version", action="version", version=f"distseg {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, (function, arguments) in COMMANDS.items():
-        text = " ".join((function.__doc__ or "").split())
-        # argparse lists a command that has a help, and leaves out one that has none.
-        shown: dict[str, Any] = {} if name in HIDDEN else {"help": text.rstrip(".")}
-        own = commands.add_parser(name, description=text, **shown)
-        for argument, options in arguments:
-            own.add_argument(argument, **options)
-    return parser
-
-
-def arg(name: str, help: str, **options: Any) -> Argument:
-    """An argument as `argparse.add_argument` takes it."""
-    return name, {"help": help, **options}
-
-
 CONFIG = arg("config", "a YAML file, or a name in configs/", metavar="CONFIG")
 MAYBE_CONFIG = arg("config", "a YAML file, or a name in configs/", metavar="CONFIG", nargs="?")
 OVERRIDES = arg("overrides", "change a key of the config", metavar="key=value", nargs="*")
@@ -109,6 +56,9 @@ RUN = arg("run", "a run folder", type=Path, metavar="RUN")
 # -- what commands open ---------------------------------------------------------------------------
 
 
+RUN_FOLDER, SWEEP_FOLDER = "runs/{name}", "runs/{name}-tune"
+
+
 def _load(args: argparse.Namespace) -> Config:
     from distseg.config.find import find_config
     from distseg.config.load import load_config
@@ -116,28 +66,39 @@ def _load(args: argparse.Namespace) -> Config:
     return load_config(find_config(args.config), args.overrides)
 
 
-def _check(args: argparse.Namespace, *, sweep: bool = False) -> Config:
+def _folder(args: argparse.Namespace, default: str, config: Config) -> Path:
+    """The folder that a command writes to: --out, else the default one of the config's name."""
+    return args.out or Path(default.format(name=config.name))
+
+
+def _check(args: argparse.Namespace, folder: str | None = RUN_FOLDER, **purpose: Any) -> Config:
     """The config, after everything has been looked at that can be known before the first job.
-    sweep: `tune` needs more than the others. UserError lists all mistakes."""
+    UserError lists all mistakes.
+
+    folder: where the command writes to without --out; None: nowhere. purpose: see `Purpose`.
+    """
     from distseg.config.find import find_config
     from distseg.config.load import load_tree, read_tree
-    from distseg.run.check import refuse, run_of
-    from distseg.tune.space import space_mistakes, sweep_mistakes
+    from distseg.records.paths import Run
+    from distseg.run.check import Purpose, refuse
+    from distseg.tune.space import sweep_mistakes
 
     path = find_config(args.config)
-    read = read_tree(load_tree(path, args.overrides))
-    extra = space_mistakes(read.config) if read.config else []
-    extra += sweep_mistakes(read.config) if read.config and sweep else []
-    folder = getattr(args, "out", None)
-    return refuse(read, str(path), run_of(folder, read.config), extra)
+    read, extra = read_tree(load_tree(path, args.overrides)), list[str]()
+    tried: Tried = {}
+    if read.config and folder is not None:
+        purpose["run"] = Run(_folder(args, folder, read.config))
+    if read.config and purpose.get("sweep"):
+        extra = sweep_mistakes(read.config, tried)
+    return refuse(read, str(path), Purpose(**purpose), extra, tried)
 
 
-def _config_and_run(args: argparse.Namespace, *, check: bool = True) -> tuple[Config, Run]:
-    """A config and its run. check: False in a job, whose run has looked at everything before."""
+def _check_for_run(args: argparse.Namespace, **purpose: Any) -> tuple[Config, Run]:
+    """A config without mistakes, and its run."""
     from distseg.records.paths import Run
 
-    config = _check(args) if check else _load(args)
-    return config, Run(args.out or Path("runs") / config.name)
+    config = _check(args, **purpose)
+    return config, Run(_folder(args, RUN_FOLDER, config))
 
 
 def _read_run(folder: Path) -> tuple[Config, Run]:
@@ -157,7 +118,7 @@ def _run(args: argparse.Namespace) -> int:
     """Train, ensemble, predict and report. Finished steps are skipped: to resume, run it again."""
     from distseg.run import pipeline
 
-    config, run = _config_and_run(args)
+    config, run = _check_for_run(args)
     return pipeline.run(config, run.folder)
 
 
@@ -166,7 +127,7 @@ def _plan(args: argparse.Namespace) -> int:
     """Show what `run` would do: jobs, time, disk and memory."""
     from distseg.run.plan import plan
 
-    print(plan(*_config_and_run(args)))
+    print(plan(*_check_for_run(args)))
     return 0
 
 
@@ -176,7 +137,7 @@ def _inspect(args: argparse.Namespace) -> int:
     from distseg.data.inspect import inspect, report
     from distseg.data.layouts import layout
 
-    config = _check(args)
+    config = _check(args, None, trains=False)
     form = layout(config.data.format)
     print(report(config, inspect(config, form.train(config)), len(form.test(config))))
     return 0
@@ -191,12 +152,22 @@ def _inspect(args: argparse.Namespace) -> int:
 )  # fmt: skip
 def _train(args: argparse.Namespace) -> int:
     """Train one member in this process group (what `accelerate launch` starts)."""
-    from distseg.jobs.job import is_driven
-    from distseg.run.launched import parse_members, parse_round, train_here
+    from distseg.jobs.job import is_driven, local_rank, num_ranks, watch_launcher
+    from distseg.records.paths import Run
+    from distseg.run.launched import parse_members, parse_round, train_here, wait_for_first
 
+    watch_launcher()  # before the seconds that the checks take, and importing torch
     if args.members is None and (args.member is None or args.fold is None):
         raise UserError("train: needs --member NAME and --fold K, or --members NAME:K,...")
-    config, run = _config_and_run(args, check=not is_driven())
+    if is_driven():  # its run has looked at everything before
+        config = _load(args)
+    elif local_rank() == 0:
+        config = _check(args, ranks=num_ranks())
+    else:
+        config = wait_for_first(
+            lambda: _load(args), lambda config: Run(_folder(args, RUN_FOLDER, config))
+        )
+    run = Run(_folder(args, RUN_FOLDER, config))
     members = parse_members(config, args.members or f"{args.member}:{args.fold}")
     train_here(config, run, parse_round(args.round), members)
     return 0
@@ -212,7 +183,7 @@ def _find_lr(args: argparse.Namespace) -> int:
     """Suggest a learning rate: draw the loss while the rate grows."""
     from distseg.run.launched import find_lr_here
 
-    config, run = _config_and_run(args)
+    config, run = _check_for_run(args, ranks=1)
     suggested = find_lr_here(config, run, args.member, args.fold, args.steps)["suggested"]
     print(f"suggested learning rate: {suggested:.1e} (pictures in {run.folder / 'find_lr'})")
     return 0
@@ -266,8 +237,8 @@ def _tune(args: argparse.Namespace) -> int:
     from distseg.tune import postprocess, search
 
     if not args.postprocess:
-        config = _check(args, sweep=True)
-        return search.tune(config, args.out or Path("runs") / f"{config.name}-tune")
+        config = _check(args, SWEEP_FOLDER, sweep=True)
+        return search.tune(config, _folder(args, SWEEP_FOLDER, config))
     if args.overrides or args.out:
         raise UserError("tune RUN --postprocess: takes a run folder, nothing else")
     print(postprocess.tune_postprocess(*_read_run(Path(args.config))))
@@ -342,7 +313,7 @@ def _doctor(args: argparse.Namespace) -> int:
     from distseg.doctor.machine import examine
 
     try:
-        config = _check(args) if args.config else None
+        config = _check(args, None) if args.config else None
     except UserError:  # the mistakes come after what can be said of the machine
         examine(None, launch=args.launch)
         raise

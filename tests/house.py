@@ -15,6 +15,7 @@ PACKAGE = ROOT / "distseg"
 HOUSE = """
 __main__
 cli
+arguments
 doctor
 tune
 run

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from distseg import cli
+from distseg.arguments import parse
 from distseg.config.find import find_config
 from distseg.config.load import load_config
 from distseg.records.errors import UserError
@@ -109,7 +110,7 @@ def test_error_reaches_the_shell(tmp_path: Path) -> None:
 
 
 def test_overrides_stand_anywhere() -> None:
-    args = cli.parse(["run", "c.yaml", "a=1", "--out", "r", "b.c=2"])
+    args = parse(["run", "c.yaml", "a=1", "--out", "r", "b.c=2"])
     assert args.overrides == ["a=1", "b.c=2"]
     assert args.out == Path("r")
 

@@ -34,7 +34,18 @@ PACKAGES = {
     "joblib": (),
 }
 # Rooms that the driver, `--help` and `config` read: without torch and its kin at module level.
-LIGHT = {"__main__", "cli", "doctor", "tune", "run", "jobs", "config", "records", "distseg"}
+LIGHT = {
+    "__main__",
+    "cli",
+    "arguments",
+    "doctor",
+    "tune",
+    "run",
+    "jobs",
+    "config",
+    "records",
+    "distseg",
+}
 HEAVY = {"torch", "torchvision", "timm", "accelerate", "albumentations"}
 # Names that say nothing about what lies in a file.
 EMPTY_NAMES = {"utils", "util", "core", "common", "helpers", "base", "misc"}

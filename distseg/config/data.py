@@ -38,12 +38,10 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
-def written(model: Strict) -> set[str]:
-    """Keys that a person has written. A resolved config has all of them written out by a program:
-    there it is the keys that are not at their defaults."""
+def changed_keys(model: Strict) -> set[str]:
+    """Keys that are not at their defaults: what somebody has asked for, also in a config.yaml of a
+    run, where a program has written out every key."""
     fields = type(model).model_fields
-    if model.model_fields_set < set(fields):
-        return set(model.model_fields_set)
     defaults = {key: field.get_default(call_default_factory=True) for key, field in fields.items()}
     return {key for key in fields if getattr(model, key) != defaults[key]}
 

@@ -18,6 +18,7 @@ from distseg.config.validate import mistakes
 from distseg.records.errors import UserError
 
 MAX_ATTEMPTS = 5  # a mistake that is set aside may show another
+PLACEHOLDER = "unnamed"  # where the name is wrong, so that the rest can be judged
 M = TypeVar("M", bound=Strict)
 SCHEMA = "https://json-schema.org/draft/2020-12/schema"
 
@@ -166,7 +167,7 @@ def read_tree(tree: Mapping[str, Any]) -> Read:
             # the last item of a list first: then the others keep their places
             for keys in sorted(found, key=_place, reverse=True):
                 spoiled.append(_spoiled_by(keys))
-                if not _remove(rest, keys):
+                if not _set_aside(rest, keys):
                     return Read(None, lines)
         else:
             read = Read(config, lines, tuple(spoiled))
@@ -188,6 +189,15 @@ def _spoiled_by(keys: Keys) -> str:
         return ".".join(map(str, keys[:2]))
     depth = 5 if "stages" in keys[2:3] else 3
     return ".".join(map(str, keys[:depth]))
+
+
+def _set_aside(tree: dict[str, Any], keys: Keys) -> bool:
+    """Take a wrong key out of a tree, in place; of one that is required and missing, what it is
+    missing in. False: that cannot be done."""
+    if keys == ("name",):  # the config itself
+        tree["name"] = PLACEHOLDER
+        return True
+    return _remove(tree, keys) or (len(keys) > 1 and _remove(tree, keys[:-1]))
 
 
 def _remove(tree: Any, keys: Keys) -> bool:

@@ -64,6 +64,7 @@ UNSAFE_OPTIONS = frozenset(
      "scriptable", "source", "state_dict", "url", "weights")
 )  # fmt: skip
 UNSAFE_NAME = re.compile(r"pretrained|checkpoint|(^|_)(path|dir|file|url|uri)$", re.IGNORECASE)
+SAFE_OPTIONS = frozenset(("drop_path",))  # a rate, of timm's convnext and others
 UNSAFE_TEXT = re.compile(
     r"[/\\]|://|\.(pt|pth|pkl|pickle|ckpt|bin|tar|npz|npy|safetensors)$", re.IGNORECASE
 )
@@ -73,12 +74,18 @@ def unsafe_options(options: dict[str, Any], prefix: str = "") -> Iterator[str]:
     """Dotted keys of decoder options that would open a file, an address or a pickle."""
     for key, value in options.items():
         name = f"{prefix}{key}"
-        if str(key).lower() in UNSAFE_OPTIONS or UNSAFE_NAME.search(str(key)):
+        if _is_unsafe(str(key)):
             yield name
         elif isinstance(value, dict):
             yield from unsafe_options(value, f"{name}.")
         elif any(isinstance(v, str) and UNSAFE_TEXT.search(v) for v in _items(value)):
             yield name
+
+
+def _is_unsafe(key: str) -> bool:
+    if key in SAFE_OPTIONS:
+        return False
+    return key.lower() in UNSAFE_OPTIONS or UNSAFE_NAME.search(key) is not None
 
 
 def _items(value: Any) -> list[Any]:

@@ -87,12 +87,12 @@ def num_folds(folds: FoldsConfig) -> int | None:
     return 1 if folds.kind in ("holdout", "split") else folds.num
 
 
-def named_folds(config: Config) -> Iterator[tuple[str, int]]:
-    """(key, fold) of every fold that the config names."""
+def named_folds(config: Config, *, sweep: bool = False) -> Iterator[tuple[str, int]]:
+    """(key, fold) of every fold that the config names; sweep: in its `tune` section too."""
     yield from (("data.folds.use", fold) for fold in config.data.folds.use or [])
     for name, member in config.members.items():
         yield from ((f"members.{name}.folds", fold) for fold in member.folds or [])
-    if config.tune is not None:
+    if sweep and config.tune is not None:
         yield from (("tune.folds", fold) for fold in config.tune.folds)
 
 

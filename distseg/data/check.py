@@ -1,45 +1,50 @@
-"""What is wrong with a config's data, as far as names and tables tell: nothing is decoded.
+"""What is wrong with a config's data, as far as names and tables tell.
 
-Each mistake is one line that begins with its key, or names the file.
+Each mistake is one line that begins with its key, or names the file. No image is decoded, but for
+those that a user's own table of folds leaves out: one that cannot be read needs no fold.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from distseg.config.data import Strict, written
+from distseg.config.data import Strict, changed_keys
 from distseg.config.schema import Config
 from distseg.config.validate import named_folds
 from distseg.data.depths import load_depths
-from distseg.data.folds import assign_folds, find_file, read_folds, read_groups
+from distseg.data.folds import divide, find_file, read_groups
 from distseg.data.formats.row import Row
 from distseg.data.inspect import inspect
 from distseg.data.layouts import FORMATS, layout
-from distseg.functional.naming import nearest
 from distseg.records.errors import UserError
+from distseg.records.files import path_problem
 from distseg.records.paths import Run
-from distseg.records.tables import read_table
+from distseg.records.tables import read_rows, read_table
 
 T = TypeVar("T")
 SOME_LAYOUTS = ("table", "border", "mask_values", "folder", "synthetic")
 
 
-def mistakes(config: Config, run: Run | None = None) -> list[str]:
-    """Every mistake that the data's names and tables show. `run`: where a run is, or will be; a
-    folds.csv of the user's may lie there."""
-    lines = [*_unread_keys(config), *_missing(config)]
-    if config.data.format != "synthetic" and not Path(config.data.root).is_dir():
+def mistakes(config: Config, run: Run | None = None, *, sweep: bool = False) -> list[str]:
+    """Every mistake that the data's names and tables show.
+
+    Args:
+        run: where a run is, or will be; a folds.csv of the user's may lie there.
+        sweep: whether the folds of the `tune` section count.
+    """
+    own = run.folds if run is not None and run.folds.is_file() else None
+    lines = [*_unread_keys(config), *_missing(config, own)]
+    if any(line.startswith(("data.root: ", "data.table: ")) for line in lines):
         return lines  # everything below would only say so again
-    if any(line.startswith("data.table: ") for line in lines):
-        return lines
     rows = _rows(config, lines)
     tests = _test_rows(config, lines)
     if rows is not None:
-        _attempt(lines, lambda: _folds(config, run, rows, lines))
+        _attempt(lines, lambda: _folds(config, run, rows, lines, sweep))
     unlabeled = [n for n, entry in enumerate(config.rounds) if entry.uses_unlabeled]
     if tests == 0 and unlabeled and not any("test_images" in line for line in lines):
         kind = config.rounds[unlabeled[0]].kind
@@ -53,7 +58,10 @@ def _attempt(lines: list[str], read: Callable[[], T]) -> T | None:
         return read()
     except UserError as error:
         lines += str(error).splitlines()
-        return None
+    except OSError as error:  # a folder that may not be entered, a name that is too long
+        if not any(str(error.filename) in line for line in lines):  # its key has said so
+            lines.append(f"{error.filename}: cannot be read: {error.strerror}")
+    return None
 
 
 # -- keys -----------------------------------------------------------------------------------------
@@ -62,7 +70,7 @@ def _attempt(lines: list[str], read: Callable[[], T]) -> T | None:
 def _unread_keys(config: Config) -> Iterator[str]:
     data, form = config.data, config.data.format
     reads = layout(form).READS
-    for key in sorted(written(data) & set(SOME_LAYOUTS)):
+    for key in sorted(changed_keys(data) & set(SOME_LAYOUTS)):
         for name in _unread(key, getattr(data, key), reads):
             others = [other for other in FORMATS if _is_read(name, layout(other).READS)]
             yield (
@@ -70,9 +78,9 @@ def _unread_keys(config: Config) -> Iterator[str]:
                 f"{', '.join(others)}"
             )
     if form == "folder" and data.folder.submission == "masks":
-        for key in sorted(written(data.folder) & {"rle_order", "rle_base", "rle_empty"}):
+        for key in sorted(changed_keys(data.folder) & {"rle_order", "rle_base", "rle_empty"}):
             yield f"data.folder.{key}: is for data.folder.submission: rle, not masks"
-    if data.mask_values is not None and form == "oxford_pet" and "border" in written(data):
+    if data.mask_values is not None and form == "oxford_pet" and "border" in changed_keys(data):
         yield "data.border: data.mask_values says already what the border counts as"
 
 
@@ -82,9 +90,9 @@ def _unread(key: str, value: object, reads: Sequence[str]) -> list[str]:
     if not isinstance(value, Strict):
         return [] if _is_read(key, reads) else [key]
     if not any(read.partition(".")[0] == key for read in reads):
-        keys = sorted(written(value))
+        keys = sorted(changed_keys(value))
         return [key] if len(keys) > 1 else [f"{key}.{one}" for one in keys]
-    names = [f"{key}.{one}" for one in sorted(written(value))]
+    names = [f"{key}.{one}" for one in sorted(changed_keys(value))]
     return [name for name in names if not _is_read(name, reads)]
 
 
@@ -95,38 +103,44 @@ def _is_read(name: str, reads: Sequence[str]) -> bool:
     )
 
 
-def _missing(config: Config) -> Iterator[str]:
-    """Files and folders that the user named and that are not there."""
+def _missing(config: Config, own: Path | None) -> Iterator[str]:
+    """Files and folders that the user named and that are not there. own: the run's folds.csv, in
+    whose place no other table of folds is read."""
     data, root = config.data, Path(config.data.root)
-    cache = Path(data.cache_dir or ".")
-    if cache.exists() and not cache.is_dir():
-        yield f"data.cache_dir: {cache}: is no folder"
+    if data.cache_dir is not None:
+        problem = path_problem(Path(data.cache_dir), "folder")
+        if problem and not problem.startswith("no such"):  # it is made where it is not there
+            yield f"data.cache_dir: {data.cache_dir}: {problem}"
     if data.format == "synthetic":
         root = Path()
-    elif not root.is_dir():
-        yield f"data.root: {data.root}: no such folder.{_near(root)}"
+    elif problem := path_problem(root, "folder"):
+        yield f"data.root: {data.root}: {problem}"
         return
+    named: list[tuple[str, Path, str]] = []
     for key in ("test_images", "test_masks"):
         name = getattr(data.folder, key)
-        asked = data.format == "folder" and name is not None and key in written(data.folder)
-        if asked and not (root / name).is_dir():
-            yield f"data.folder.{key}: {root / name}: no such folder.{_near(root / name)}"
-    if data.depths is not None and not (root / data.depths).is_file():
-        yield f"data.depths: {root / data.depths}: no such file.{_near(root / data.depths)}"
-    table = data.table if "table" in layout(data.format).READS else None
-    if table is not None and not (root / table).is_file():
-        yield f"data.table: {root / table}: no such file.{_near(root / table)}"
-    uses = {"group": ("groups",), "file": ("path",)}.get(data.folds.kind, ())
-    for key in (*uses, "strata"):
+        if data.format == "folder" and name is not None and key in changed_keys(data.folder):
+            named.append((f"folder.{key}", root / name, "folder"))
+    if data.depths is not None:
+        named.append(("depths", root / data.depths, "file"))
+    if data.table is not None and "table" in layout(data.format).READS:
+        named.append(("table", root / data.table, "file"))
+    for key, path, what in named:
+        if problem := path_problem(path, what):
+            yield f"data.{key}: {path}: {problem}"
+    for key in _fold_tables(config, own):
         name = getattr(data.folds, key)
-        if name is not None and not find_file(config, name).is_file():
-            yield f"data.folds.{key}: {name}: no such file.{_near(root / name)}"
+        if path_problem(find_file(config, name)):
+            yield f"data.folds.{key}: {name}: {path_problem(root / name)}"
 
 
-def _near(path: Path) -> str:
-    siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    close = nearest(path.name, siblings)
-    return f" Did you mean {close!r}?" if close else ""
+def _fold_tables(config: Config, own: Path | None) -> list[str]:
+    """Keys of the tables that dividing the rows reads."""
+    folds = config.data.folds
+    uses = ["groups"] if folds.kind == "group" else []
+    if own is None:
+        uses += ["path"] if folds.kind == "file" else ["strata"]
+    return [key for key in uses if getattr(folds, key) is not None]
 
 
 # -- rows -----------------------------------------------------------------------------------------
@@ -155,7 +169,8 @@ def _rows(config: Config, lines: list[str]) -> list[Row] | None:
 
 
 def _depths(config: Config, lines: list[str]) -> dict[str, int] | None:
-    if config.data.depths is None or not (Path(config.data.root) / config.data.depths).is_file():
+    depths = config.data.depths
+    if depths is None or path_problem(Path(config.data.root) / depths):
         return None
     return _attempt(lines, lambda: load_depths(config))
 
@@ -168,7 +183,8 @@ def _test_rows(config: Config, lines: list[str]) -> int | None:
     rows = _attempt(lines, lambda: form.test(config))
     if rows is None:
         return None
-    named = options.test_masks is None or (Path(config.data.root) / options.test_masks).is_dir()
+    root = Path(config.data.root)
+    named = options.test_masks is None or not path_problem(root / options.test_masks, "folder")
     if rows and named:  # a folder that is not there has a line of its own
         _attempt(lines, lambda: form.submission(config))
         _attempt(lines, lambda: form.test_truth(config))
@@ -178,50 +194,50 @@ def _test_rows(config: Config, lines: list[str]) -> int | None:
 # -- folds ----------------------------------------------------------------------------------------
 
 
-def _folds(config: Config, run: Run | None, rows: Sequence[Row], lines: list[str]) -> None:
+def _folds(
+    config: Config, run: Run | None, rows: Sequence[Row], lines: list[str], sweep: bool
+) -> None:
     """Divide the rows as the run will, but for what only the masks tell."""
     options = config.data.folds
-    tables = [getattr(options, key) for key in ("groups", "path", "strata")]
-    if any(name is not None and not find_file(config, name).is_file() for name in tables):
+    own = run.folds if run is not None and run.folds.is_file() else None
+    if any(path_problem(find_file(config, getattr(options, k))) for k in _fold_tables(config, own)):
         return
-    as_groups = options.model_copy(update={"kind": "group"})
-    data = config.data.model_copy(update={"folds": as_groups})
-    grouped = config.model_copy(update={"data": data})
-    has_groups = options.groups is not None and options.column is not None
-    own = run.folds if run is not None else None
-    path = find_file(config, options.path) if options.kind == "file" and options.path else None
-    if own is not None and own.is_file():
-        path = own  # it is kept as it is: that is how a user replaces the division
+    path = own  # it is kept as it is: that is how a user replaces the division
+    if path is None and options.kind == "file":
+        path = find_file(config, str(options.path))
     if path is not None:
-        rows = _in_table(config, path, rows)
-    groups = _attempt(lines, lambda: read_groups(grouped, rows)) if has_groups else []
-    if groups is None:
-        return
-    if path is not None:
-        folds = read_folds(path, rows, (), groups)
-    else:
-        coverage = np.zeros((len(rows), len(config.classes)))
-        folds = assign_folds(config, rows, coverage, groups, [row.id for row in rows])
+        rows = _in_table(config, path, run, rows)
+    groups = read_groups(config, rows)
+    coverage = np.zeros((len(rows), len(config.classes)))
+    folds = divide(config, own, rows, coverage, groups, [row.id for row in rows])
     known = sorted({fold for fold in folds if fold >= 0})
-    valid = ", ".join(map(str, known))
-    for where, fold in named_folds(config):
-        if fold not in known and (options.kind == "file" or path is not None):
-            lines.append(f"{where}: fold {fold} does not exist; valid: {valid} (of {path})")
-    elsewhere = [fold for _, fold in named_folds(config) if fold not in known]
-    if options.kind == "file" and not elsewhere and not config.planned_members(known):
-        lines.append("data.folds.use: together with members.NAME.folds it leaves no fold to train")
+    named = named_folds(config, sweep=sweep)
+    absent = [(where, fold) for where, fold in named if fold not in known]
+    if path is not None:  # of other folds the config alone tells
+        valid = f"valid: {', '.join(map(str, known))} (of {path})"
+        lines += [f"{where}: fold {fold} does not exist; {valid}" for where, fold in absent]
+        if not absent and not config.planned_members(known):
+            lines.append(
+                "data.folds.use: together with members.NAME.folds it leaves no fold to train"
+            )
     pairs = [n for n, r in enumerate(config.rounds) if r.judges_labeled and r.judge == "pair"]
-    if pairs and len(known) < 3 and options.kind in ("file", "holdout"):
-        lines.append(f"rounds.{pairs[0]}.teacher: pair needs 3 or more folds, not {len(known)}")
+    if pairs and len(known) < 3 and path is not None:
+        lines.append(
+            f"rounds.{pairs[0]}.teacher: pair needs 3 or more folds, not {len(known)} (of {path})"
+        )
 
 
-def _in_table(config: Config, path: Path, rows: Sequence[Row]) -> list[Row]:
-    """The rows that a table of folds has to name. One that it leaves out may be an image that
-    cannot be read, which has no fold; so the first of those that can be read is what counts."""
+def _in_table(config: Config, path: Path, run: Run | None, rows: Sequence[Row]) -> list[Row]:
+    """The rows that a table of folds has to name. Those that it leaves out may be images that
+    cannot be read, which have no fold; the run may know that already. They are opened up to the
+    first that can be read: that one is a mistake, and the others are counted with it."""
     ids = {cells["id"] for _, cells in read_table(path, ("id", "fold"))}
-    forgotten = (row for row in rows if row.id not in ids and _is_good(config, row))
-    first = next(forgotten, None)
-    return [row for row in rows if row.id in ids or row is first]
+    quarantine = read_rows(run.data / "quarantine.csv") if run is not None else []
+    known = ids | {cells["id"] for cells in quarantine}
+    absent = [row for row in rows if row.id not in known]
+    forgotten = itertools.dropwhile(lambda row: not _is_good(config, row), absent)
+    wanted = ids | {row.id for row in forgotten}
+    return [row for row in rows if row.id in wanted]
 
 
 def _is_good(config: Config, row: Row) -> bool:

@@ -12,9 +12,28 @@ from distseg.config.data import FoldsConfig
 from distseg.config.schema import Config
 from distseg.data.formats.row import Row
 from distseg.records.errors import UserError
+from distseg.records.log import counted
 from distseg.records.tables import read_table, write_table
 
 _BINS = 30  # at most so many strata of the non-empty masks, by coverage
+
+
+def divide(
+    config: Config,
+    own: Path | None,
+    rows: Sequence[Row],
+    coverage: NDArray[np.float64],
+    groups: Sequence[str],
+    duplicates: Sequence[str],
+) -> list[int]:
+    """The fold of each row: from `own`, a CSV `id,fold`, where that file is there, else as
+    `data.folds` says. The other arguments are those of `assign_folds`.
+
+    UserError: see `read_folds` and `assign_folds`.
+    """
+    if own is not None and own.is_file():
+        return read_folds(own, rows, duplicates, groups)
+    return assign_folds(config, rows, coverage, groups, duplicates)
 
 
 def assign_folds(
@@ -183,7 +202,10 @@ def find_file(config: Config, name: str) -> Path:
     """The path of a file that the config names: relative to data.root where it is there, else to
     the folder that distseg was started in."""
     inside = Path(config.data.root) / name
-    return inside if inside.is_file() else Path(name)
+    try:
+        return inside if inside.is_file() else Path(name)
+    except OSError:  # the name is too long: whoever opens it says so
+        return inside
 
 
 def read_folds(
@@ -204,7 +226,8 @@ def read_folds(
         table[name] = int(text)
     missing = [row.id for row in rows if row.id not in table]
     if missing:
-        raise UserError(f"{path}: no fold for id {missing[0]!r} ({len(missing)} ids are missing)")
+        how_many = f"{counted(len(missing), 'id')} {'are' if missing[1:] else 'is'} missing"
+        raise UserError(f"{path}: no fold for id {missing[0]!r} ({how_many})")
     folds = [table[row.id] for row in rows]
     if max(folds, default=-1) < 0:
         raise UserError(f"{path}: no row is validated; folds count from 0")

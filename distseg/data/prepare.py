@@ -102,13 +102,13 @@ def _inspect_into_cache(config: Config, rows: Sequence[Row], folder: Path) -> Ch
 
 
 def _folds(config: Config, run: Run, checked: Checked) -> list[int]:
-    """The fold of each good row, from folds.csv, which is written first where it is missing."""
+    """The fold of each good row, from folds.csv, which is written where it is missing."""
     rows, duplicates = checked.good, checked.duplicates
     groups = folds.read_groups(config, rows)
+    divided = folds.divide(config, run.folds, rows, checked.coverage, groups, duplicates)
     if not run.folds.is_file():
-        divided = folds.assign_folds(config, rows, checked.coverage, groups, duplicates)
         folds.write_folds(run.folds, [row.id for row in rows], divided)
-    return folds.read_folds(run.folds, rows, duplicates, groups)
+    return divided
 
 
 def _refuse_change(run: Run, manifest: Manifest) -> None:

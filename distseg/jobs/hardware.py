@@ -130,8 +130,7 @@ def _gpu_groups(per_job: float, gpus: list[Gpu]) -> list[tuple[str, ...]]:
     if per_job < 1:
         shares = math.floor(1 / per_job + 1e-9)  # 1 / 0.1 must not become 9
         return [(name,) for _ in range(shares) for name in names]
-    if per_job != int(per_job):
-        raise UserError(f"compute.gpus_per_job: {per_job}: a whole number, or less than 1")
+    assert per_job == int(per_job), "config/validate.py refuses it"
     size = int(per_job)
     if size > len(names):
         raise UserError(

@@ -257,6 +257,16 @@ def die_with_parent(number: signal.Signals = signal.SIGKILL) -> None:
         _LIBC.prctl(PR_SET_PDEATHSIG, int(number))
 
 
+def num_ranks(environment: Mapping[str, str] = os.environ) -> int:
+    """Processes of this launch, on all machines; 1 where no launcher says so."""
+    return int(environment.get("WORLD_SIZE", "1"))
+
+
+def local_rank(environment: Mapping[str, str] = os.environ) -> int:
+    """The number of this process among those of this launch on this machine."""
+    return int(environment.get("LOCAL_RANK", "0"))
+
+
 def is_driven(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether this process belongs to a job that a run or a sweep has started."""
     return RUN_MARK in environment

@@ -32,6 +32,16 @@ def package_versions() -> dict[str, str | None]:
     return found
 
 
+def install_hint(extra: str) -> str:
+    """The command that installs an extra: of the installed distseg, from wherever it came, or of
+    the source folder that is used without having been installed."""
+    try:
+        metadata.version("distseg")
+    except metadata.PackageNotFoundError:
+        return f"pip install -e '{Path(__file__).resolve().parents[2]}[{extra}]'"
+    return f"pip install 'distseg[{extra}]'"
+
+
 def git_commit() -> str | None:
     """Commit of this source tree, with "-dirty" for changes; None for an installed package."""
     folder = Path(__file__).resolve().parents[2]

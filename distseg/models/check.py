@@ -6,9 +6,11 @@ Each mistake is one line that begins with its key.
 from __future__ import annotations
 
 import functools
+import math
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -20,11 +22,11 @@ from huggingface_hub import constants
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from distseg.config.data import InputConfig
 from distseg.config.member import OWN_ENCODER, MemberConfig
 from distseg.config.schema import Config
 from distseg.models.build import (
     BUILD_ERRORS,
-    META_ERRORS,
     SUFFIX,
     SegmentationNet,
     build_model,
@@ -35,39 +37,115 @@ from distseg.models.build import (
 )
 from distseg.models.weights import encoder_tensors, fitting, hub_name, is_timm_format
 from distseg.records.errors import UserError
+from distseg.records.files import path_problem
+from distseg.records.log import counted
 
 HUB_S = 3.0  # seconds that the hub has to accept a connection
 KEYS = ("encoder: ", "encoder_weights: ", "decoder.", "arch: ")  # how messages of build.py begin
+# Values of the images of a pass that computes numbers: seconds, and a few gigabytes of memory.
+MAX_VALUES = 2 * 3 * 512 * 512
+Size = tuple[int, int]  # height, width
 
 
-def mistakes(config: Config, processes: int) -> list[str]:
-    """Every mistake of the members' networks; `processes`: ranks of a job."""
+@dataclass(frozen=True, slots=True)
+class Network:
+    """All that decides whether a member's network can be built and trained.
+
+    weights: whether the encoder's weights must be at hand.
+    images: 1, or 2 for any number above, that a rank sees at once; 0: they do not divide.
+    sizes: what the stages show it.
+    """
+
+    member: MemberConfig
+    input: InputConfig
+    num_outputs: int
+    tta: tuple[str, ...]
+    weights: bool
+    images: int
+    sizes: tuple[Size, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What is wrong with a network, and with which sizes it cannot be trained, and why."""
+
+    problems: list[str]
+    sizes: dict[Size, str]
+
+
+Tried = dict[str, Found]  # by the network
+
+
+def mistakes(config: Config, ranks: int, weights: Collection[str], tried: Tried) -> list[str]:
+    """Every mistake of the members' networks.
+
+    Args:
+        ranks: of a job.
+        weights: names of the members whose weights must be at hand.
+        tried: what was found before, which is added to: a network is built once for all configs
+            that share it.
+    """
     lines: list[str] = []
-    for name, member in config.members.items():
-        for problem in _of_member(config, name, member, processes):
+    for name in config.members:
+        network = _network(config, name, ranks, name in weights)
+        key = repr(network)
+        if key not in tried:
+            tried[key] = _try(network)
+        for problem in [*tried[key].problems, *_untrainable(config, name, ranks, tried[key])]:
             dot = "." if problem.startswith(KEYS) else ": "
             lines.append(f"members.{name}{dot}{problem}")
     return list(dict.fromkeys(lines))
 
 
-def _of_member(config: Config, name: str, member: MemberConfig, processes: int) -> Iterator[str]:
+def _network(config: Config, name: str, ranks: int, weights: bool) -> Network:
+    size, batch = config.input_of(name), config.batch_size_of(name)
+    parts = ranks * config.train.accumulation
+    sizes = {
+        stage.input_size or (size.height, size.width)
+        for number in range(len(config.rounds))
+        for stage in config.stages_of(name, number)
+    }
+    plain = {"folds": None, "stages": None, "batch_size": None, "seed": 0}
+    return Network(
+        member=config.members[name].model_copy(update=plain),
+        input=size,
+        num_outputs=config.num_outputs,
+        tta=tuple(config.predict.tta),
+        weights=weights,
+        images=0 if batch % parts else min(batch // parts, 2),
+        sizes=tuple(sorted(sizes)),
+    )
+
+
+def _untrainable(config: Config, name: str, ranks: int, found: Found) -> Iterator[str]:
+    batch, accumulation = config.batch_size_of(name), config.train.accumulation
+    images = counted(batch // (ranks * accumulation), "image")
+    for (height, width), problem in found.sizes.items():
+        yield (
+            f"cannot train on {images} of {height}x{width} pixels at a time (batch_size {batch}, "
+            f"accumulation {accumulation}, {counted(ranks, 'process', 'es')}): {problem}"
+        )
+
+
+def _try(network: Network) -> Found:
+    """Build a network without weights and show it what its stages will."""
+    member, size = network.member, network.input
     own = member.arch in OWN_ENCODER
     if not own and (problem := _said(lambda: check_encoder(member.encoder))):
-        yield problem
-        return
-    size = config.input_of(name)
-    if problem := _said(lambda: check_fixed_size(member, size, config.predict.tta)):
-        yield problem
+        return Found([problem], {})
+    problems = []
+    if problem := _said(lambda: check_fixed_size(member, size, network.tta)):
+        problems.append(problem)
     model: SegmentationNet | None = None
+    canvas = (size.height, size.width)
     try:
-        shape = (size.height, size.width)
-        model = build_model(member, size.channels, config.num_outputs, shape, pretrained=False)
+        model = build_model(member, size.channels, network.num_outputs, canvas, pretrained=False)
     except UserError as error:
-        yield str(error)
-    if member.encoder_weights is not None and not own:
-        yield from _weights(member, member.encoder_weights, model)
-    if model is not None:
-        yield from _training(config, name, model, processes)
+        problems.append(str(error))
+    if network.weights and member.encoder_weights is not None and not own:
+        problems += _weights(member, member.encoder_weights, model)
+    failed = {} if model is None or not network.images else _try_sizes(network, model)
+    return Found(problems, failed)
 
 
 def _said(check: Callable[[], object]) -> str:
@@ -82,39 +160,41 @@ def _said(check: Callable[[], object]) -> str:
 # -- training passes ------------------------------------------------------------------------------
 
 
-def _training(config: Config, name: str, model: SegmentationNet, processes: int) -> Iterator[str]:
-    """One pass in training mode for each size that a stage shows, with as many images as a rank
-    sees at once where that is a single one: batch normalization needs two values a channel."""
-    size, batch = config.input_of(name), config.batch_size_of(name)
-    parts = processes * config.train.accumulation
-    if batch % parts:
-        return  # that is a mistake of its own
-    images = batch // parts
-    sizes = {
-        stage.input_size or (size.height, size.width)
-        for number in range(len(config.rounds))
-        for stage in config.stages_of(name, number)
-    }
-    for height, width in sorted(sizes):
-        shape = (1 if images == 1 else 2, size.channels, height, width)
-        if problem := _fails(model.train(), shape):
-            what = f"{images} image{'s' * (images != 1)} of {height}x{width} pixels"
-            yield (
-                f"cannot train on {what} at a time (batch_size {batch}, accumulation "
-                f"{config.train.accumulation}, {processes} processes): {problem}"
-            )
+def _try_sizes(network: Network, model: SegmentationNet) -> dict[Size, str]:
+    """Why it cannot train on a size, by the size, from one pass in training mode for each. Batch
+    normalization needs two values a channel; two images of the canvas it has seen when it was
+    built."""
+    channels, canvas = network.input.channels, (network.input.height, network.input.width)
+    sizes = [size for size in network.sizes if network.images == 1 or size != canvas]
+    shapes = {size: (network.images, channels, *size) for size in sizes}
+    if not shapes:
+        return {}
+    needs_numbers = bool(_fails(lambda: pass_on_meta(model.eval(), (2, channels, *canvas))))
+    model.train()
+    found = {}
+    for size, shape in shapes.items():
+        if not needs_numbers:
+            problem = _fails(functools.partial(pass_on_meta, model, shape))
+        elif math.prod(shape) <= MAX_VALUES:
+            problem = _fails(functools.partial(_pass, model, shape))
+        else:
+            continue  # the job will see
+        if problem:
+            found[size] = problem
+    return found
 
 
-def _fails(model: SegmentationNet, shape: tuple[int, ...]) -> str:
-    """Why a forward pass of this shape is impossible, else ""."""
+def _pass(model: SegmentationNet, shape: tuple[int, ...]) -> None:
+    with torch.no_grad():
+        model(torch.zeros(shape))
+
+
+def _fails(attempt: Callable[[], object]) -> str:
+    """Why a forward pass is impossible, else ""."""
     try:
-        pass_on_meta(model, shape)
-    except META_ERRORS:  # code that needs real numbers, or the mistake: try with numbers
-        try:
-            with torch.no_grad():
-                model(torch.zeros(shape))
-        except BUILD_ERRORS as error:
-            return one_line(error)
+        attempt()
+    except BUILD_ERRORS as error:
+        return one_line(error)
     return ""
 
 
@@ -127,8 +207,9 @@ def _weights(member: MemberConfig, weights: str, model: SegmentationNet | None) 
         if problem := _file_problem(member, Path(weights), model):
             yield f"encoder_weights: {weights}: {problem}"
         return
-    if Path(weights).exists() or "/" in weights or "\\" in weights:
-        there = "" if Path(weights).exists() else ", and there is no such file"
+    problem = path_problem(Path(weights))
+    if not problem.startswith("no such") or "/" in weights or "\\" in weights:
+        there = f", and this is {problem.removeprefix('is ')}" if problem else ""
         yield f"encoder_weights: {weights}: a local file must be a {SUFFIX} file{there}"
         return
     try:
@@ -145,10 +226,8 @@ def _weights(member: MemberConfig, weights: str, model: SegmentationNet | None) 
 
 
 def _file_problem(member: MemberConfig, path: Path, model: SegmentationNet | None) -> str:
-    if not path.is_file():
-        return "is no file" if path.exists() else "no such file"
-    if not os.access(path, os.R_OK):
-        return "cannot be read: permission denied"
+    if problem := path_problem(path):
+        return problem
     try:
         with safe_open(str(path), framework="pt") as file:
             names = list(file.keys())

@@ -10,9 +10,12 @@ import contextlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from distseg.functional.naming import nearest
 
 
 def atomic_write(path: Path, data: str | bytes) -> None:
@@ -30,6 +33,36 @@ def atomic_write(path: Path, data: str | bytes) -> None:
 def temporary_name(path: Path) -> Path:
     """A name beside `path` that no other process has, on this machine or another."""
     return path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.tmp")
+
+
+def path_problem(path: Path, what: str = "file") -> str:
+    """Why `path` is no file, or no `folder`, that can be read, with the nearest name beside it;
+    "" where it is one."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a null byte
+        return f"no such {what}.{_near(path)}"
+    except OSError as error:  # the name is too long, a folder above may not be entered
+        return f"cannot be read: {error.strerror}"
+    if not (stat.S_ISDIR if what == "folder" else stat.S_ISREG)(mode):
+        return f"is no {what}"
+    wanted = os.R_OK | os.X_OK if what == "folder" else os.R_OK
+    return "" if os.access(path, wanted) else "cannot be read: Permission denied"
+
+
+def _near(path: Path) -> str:
+    """A hint at the name most like that of `path`. Without their endings, which alone would make
+    two tables alike."""
+    try:
+        names = sorted(path.parent.iterdir()) if path.parent.is_dir() else []
+    except (OSError, ValueError):
+        return ""
+    by_stem: dict[str, str] = {}
+    for one in names:
+        if one.suffix == path.suffix or one.stem not in by_stem:
+            by_stem[one.stem] = one.name
+    close = nearest(path.stem, by_stem)
+    return f" Did you mean {by_stem[close]!r}?" if close else ""
 
 
 def write_json(path: Path, record: Any) -> None:

@@ -1,8 +1,8 @@
 """Everything that can be known before the first job: all mistakes of a config on this machine.
 
-`plan`, `inspect`, `doctor`, `run`, `train`, `find-lr` and `tune` begin with it. No image is
-decoded: names, tables, headers and networks without weights tell in seconds what a job would tell
-after its GPU time is spent.
+`plan`, `inspect`, `doctor`, `run`, `train`, `find-lr` and `tune` begin with it: names, tables,
+headers and networks without weights tell in seconds what a job would tell after its GPU time is
+spent.
 """
 
 from __future__ import annotations
@@ -10,14 +10,21 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from distseg.config.load import Read
 from distseg.config.schema import Config
 from distseg.config.training import OptimizerConfig, StageConfig
 from distseg.jobs.hardware import make_slots, num_cores, visible_gpus
+from distseg.jobs.versions import install_hint
 from distseg.records.errors import UserError
+from distseg.records.log import counted
 from distseg.records.paths import Run
+from distseg.run.members import known_members, round_keys
+
+if TYPE_CHECKING:
+    from distseg.models.check import Tried
 
 # The package that each executor or key needs beside the core's, and the extra that brings it.
 RAY_PACKAGES = ("ray",)
@@ -25,38 +32,86 @@ TUNE_PACKAGES = ("ray", "optuna", "matplotlib")
 DEEPSPEED_PACKAGES = ("deepspeed",)
 
 
-def mistakes(config: Config, run: Run | None = None, *, data: bool = True) -> list[str]:
-    """One line for each mistake, cheap checks first.
+@dataclass(frozen=True, slots=True)
+class Purpose:
+    """What a command is about to do with a config, as far as its mistakes depend on it.
 
-    Args:
-        run: where the run is, or will be.
-        data: whether to look at the data; what is wrong with the `data` section is known, else.
+    run: where the run is, or will be; None: the command makes and reads none.
+    ranks: processes of a job; None: as this machine makes them.
+    trains: whether networks are trained, so that weights must be at hand.
+    sweep: whether it is `tune`: its section counts, and Ray makes the jobs.
+    data: whether to look at the data; what is wrong with the `data` section is known, else.
     """
+
+    run: Run | None = None
+    ranks: int | None = None
+    trains: bool = True
+    sweep: bool = False
+    data: bool = True
+
+
+ANY = Purpose()
+
+
+def mistakes(config: Config, purpose: Purpose = ANY, tried: Tried | None = None) -> list[str]:
+    """One line for each mistake, cheap checks first. tried: what was found of networks before, and
+    is found here; a sweep has many configs of the same networks."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no check asks the network for that
     lines = list(_extras(config))
-    processes = _processes(config, lines)
-    from distseg.data.check import mistakes as data_mistakes
+    try:
+        ranks = purpose.ranks or processes_of(config, purpose)
+    except UserError as error:
+        lines.append(str(error))
+        ranks = config.compute.processes_per_job or 1
+    lines += batch_mistakes(config, ranks)
+    if purpose.data:
+        from distseg.data.check import mistakes as data_mistakes
 
-    lines += data_mistakes(config, run) if data else []
+        lines += data_mistakes(config, purpose.run, sweep=purpose.sweep)
     lines += optimizer_mistakes(config)
-    lines += network_mistakes(config, processes)
+    from distseg.models.check import mistakes as network_mistakes
+
+    weights = _to_train(config, purpose.run) if purpose.trains else set()
+    lines += network_mistakes(config, ranks, weights, {} if tried is None else tried)
     return list(dict.fromkeys(lines))
 
 
-def refuse(read: Read, where: str, run: Run | None, extra: Sequence[str] = ()) -> Config:
+def refuse(
+    read: Read,
+    where: str,
+    purpose: Purpose,
+    extra: Sequence[str] = (),
+    tried: Tried | None = None,
+) -> Config:
     """The config of `read`, where neither reading nor looking at this machine finds a mistake.
 
-    UserError lists all of them, `extra` too; each line begins with `where`.
+    UserError lists all of them, `extra` too; each line begins with `where`. tried: see `mistakes`.
     """
     found = list(extra)
     if read.config:
         # A wrong data.format or data.root: the default that stands in its place has no files.
-        found += mistakes(read.config, run, data="data" not in read.spoiled)
+        known = replace(purpose, data="data" not in read.spoiled)
+        found += mistakes(read.config, known, tried)
     lines = [*read.lines, *(line for line in found if read.judges(line))]
     if lines:
         raise UserError("\n".join(f"{where}: {line}" for line in dict.fromkeys(lines)))
     assert read.config is not None
     return read.config
+
+
+def _to_train(config: Config, run: Run | None) -> set[str]:
+    """The models of which a member is not done: the others need no weights any more."""
+    if run is None or not run.config.is_file():
+        return set(config.members)
+    try:
+        planned = [
+            (run.member(key, *member), member)
+            for key in round_keys(config, run)
+            for member in known_members(config, run, key)
+        ]
+    except UserError:  # a table of folds that cannot be read has a line of its own
+        return set(config.members)
+    return {name for paths, (name, _) in planned if not paths.done.is_file()}
 
 
 # -- this machine ---------------------------------------------------------------------------------
@@ -77,50 +132,47 @@ def _is_installed(package: str) -> bool:
 def _extras(config: Config) -> Iterator[str]:
     compute = config.compute
     if compute.executor == "ray" and (names := missing(RAY_PACKAGES)):
-        yield f"compute.executor: ray: {names} is not installed: pip install 'distseg[ray]'"
+        yield f"compute.executor: ray: {names} is not installed: {install_hint('ray')}"
     if compute.zero and (names := missing(DEEPSPEED_PACKAGES)):
         yield (
-            f"compute.zero: {compute.zero}: {names} is not installed: "
-            "pip install 'distseg[deepspeed]'"
+            f"compute.zero: {compute.zero}: {names} is not installed: {install_hint('deepspeed')}"
         )
 
 
-def _processes(config: Config, lines: list[str]) -> int:
-    """Ranks of a job, by this machine's GPUs; the batch must divide into them."""
-    try:
-        slots = make_slots(config.compute, visible_gpus(), num_cores())
-        processes = slots[0].processes
-    except UserError as error:
-        if config.compute.executor == "local":  # a cluster's nodes have GPUs of their own
-            lines.append(str(error))
-        processes = config.compute.processes_per_job or 1
-    parts = processes * config.train.accumulation
+def processes_of(config: Config, purpose: Purpose = ANY) -> int:
+    """Ranks of a job, by this machine's GPUs. UserError: it does not have enough of them.
+
+    The nodes of a cluster have GPUs of their own, of which only the nodes can tell.
+    """
+    on_ray = purpose.sweep or config.compute.executor == "ray"
+    if on_ray and os.environ.get("RAY_ADDRESS"):
+        return config.compute.processes_per_job or 1
+    return make_slots(config.compute, visible_gpus(), num_cores())[0].processes
+
+
+def batch_mistakes(config: Config, ranks: int) -> Iterator[str]:
+    """Batches that cannot be divided into the micro-batches of so many ranks."""
+    parts = ranks * config.train.accumulation
+    each = (
+        f"{counted(ranks, 'process', 'es')} x "
+        f"{counted(config.train.accumulation, 'micro-batch', 'es')}"
+    )
     for name in config.members:
         batch = config.batch_size_of(name)
+        own = config.members[name].batch_size is not None
+        key = f"members.{name}.batch_size" if own else "train.batch_size"
         if batch % parts and not batch % config.train.accumulation:
-            lines.append(
-                f"train.batch_size: {batch} (members.{name}) cannot be split over {processes} "
-                f"processes x {config.train.accumulation} micro-batches"
-            )
+            yield f"{key}: {batch} cannot be split over {each}"
         for number, entry in enumerate(config.rounds):
             share = round(batch * entry.share) if entry.mix == "ratio" else 0
             if share % parts or ((batch - share) % parts and not batch % parts):
-                lines.append(
+                yield (
                     f"rounds.{number}.share: {entry.share} of a batch of {batch} cannot be split "
-                    f"over {processes} processes x {config.train.accumulation} micro-batches"
+                    f"over {each}"
                 )
-    return processes
 
 
-# -- optimizers and networks ----------------------------------------------------------------------
-
-
-def network_mistakes(config: Config, processes: int | None = None) -> list[str]:
-    """Encoders, options, weights and sizes that do not work. Imports torch, a few seconds.
-    `processes`: ranks of a job; None: as this machine makes them."""
-    from distseg.models.check import mistakes as model_mistakes
-
-    return model_mistakes(config, _processes(config, []) if processes is None else processes)
+# -- optimizers -----------------------------------------------------------------------------------
 
 
 def stages(config: Config) -> Iterator[tuple[str, StageConfig]]:
@@ -145,8 +197,11 @@ def _optimizer_problem(cfg: OptimizerConfig) -> str:
     from distseg.training.optim import build_optimizer
 
     layer = torch.nn.Linear(2, 2)
+    # On a GPU it may be true; the layer here is on the CPU, where it may not.
+    options = {key: value for key, value in cfg.options.items() if key != "capturable"}
     try:
-        optimizer = build_optimizer(cfg, layer)
+        build_optimizer(cfg, layer)
+        optimizer = build_optimizer(cfg.model_copy(update={"options": options}), layer)
         layer(torch.ones(2, 2)).sum().backward()
         optimizer.step()
     except UserError as error:
@@ -155,10 +210,3 @@ def _optimizer_problem(cfg: OptimizerConfig) -> str:
         text = " ".join(str(error).split())
         return f"optimizer.options: {cfg.options}: {cfg.name} cannot make a step with them: {text}"
     return ""
-
-
-def run_of(folder: Path | None, config: Config | None) -> Run | None:
-    """The run folder that a command means: --out, else runs/<name>."""
-    if folder is not None:
-        return Run(folder)
-    return None if config is None else Run(Path("runs") / config.name)

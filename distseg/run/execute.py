@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import logging
 from collections.abc import Iterator, Sequence
 
@@ -13,7 +12,6 @@ from distseg.jobs.hardware import make_slots, num_cores, visible_gpus
 from distseg.jobs.job import Job
 from distseg.jobs.local import LocalExecutor
 from distseg.jobs.scheduler import Executor, Scheduler
-from distseg.records.errors import UserError
 from distseg.records.log import counted
 from distseg.records.paths import RoundKey, Run, is_teachers, member_id, round_number
 from distseg.run.members import MemberKey
@@ -25,13 +23,10 @@ logger = logging.getLogger("distseg.run")
 
 @contextlib.contextmanager
 def open_executor(config: Config, run: Run) -> Iterator[Executor]:
-    """The executor that `compute.executor` names. UserError: it is not installed, or no node
-    answers."""
+    """The executor that `compute.executor` names. UserError: no node of the cluster answers."""
     if config.compute.executor == "local":
         yield LocalExecutor(run, make_slots(config.compute, visible_gpus(), num_cores()))
         return
-    if importlib.util.find_spec("ray") is None:
-        raise UserError("compute.executor: ray is not installed: pip install 'distseg[ray]'")
     from distseg.jobs.ray import RayExecutor
 
     executor = RayExecutor(config, run)

@@ -1,13 +1,15 @@
 """What a launched job does, on every rank: train members, make teachers' or test predictions.
 
-Each begins with `watch_launcher`, before the seconds that importing torch takes: a rank whose
-launcher or driver is killed meanwhile must go, too.
+Each begins with `watch_launcher` (`train` in the command line), before the seconds that importing
+torch takes: a rank whose launcher or driver is killed meanwhile must go, too.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from filelock import FileLock
@@ -25,9 +27,20 @@ from distseg.run.submission import submission_path
 MIN_STEPS = 10  # updates of a learning-rate range test: with fewer the curve says nothing
 
 
+def wait_for_first(load: Callable[[], Config], run_of: Callable[[Config], Run]) -> Config:
+    """The config, in another rank than the first of its machine, once that one has looked at
+    everything and has opened the run. Where the first finds a mistake, it says so and ends, and the
+    launcher ends those that wait: a rank that left before would end the first."""
+    config = None
+    with contextlib.suppress(UserError):
+        config = load()
+    while config is None or not run_of(config).config.is_file():
+        time.sleep(0.1)
+    return config
+
+
 def train_here(config: Config, run: Run, round: RoundKey, members: Sequence[MemberKey]) -> None:
     """All ranks: train members in a row in this process group. UserError for unknown members."""
-    watch_launcher()
     from distseg.data.prepare import prepare
     from distseg.training.train import train_member
 

@@ -27,6 +27,7 @@ from torch.optim import Optimizer
 from distseg.config.schema import Config
 from distseg.config.training import OptimizerConfig
 from distseg.distributed import check_ranks, resolve_precision
+from distseg.jobs.versions import install_hint
 from distseg.records.errors import UserError
 from distseg.training import deepspeed_internals as internals
 from distseg.training.engine import Engine
@@ -53,7 +54,7 @@ def make_zero_accelerator(config: Config) -> Accelerator:
     if importlib.util.find_spec("deepspeed") is None:
         raise UserError(
             f"compute.zero: {config.compute.zero}: DeepSpeed is not installed: "
-            "pip install '.[deepspeed]' in the checkout"
+            f"{install_hint('deepspeed')}"
         )
     cpu = not torch.cuda.is_available()
     set_environment(os.environ, cpu=cpu)

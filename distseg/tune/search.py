@@ -23,7 +23,7 @@ from distseg.records.files import atomic_write
 from distseg.records.log import counted
 from distseg.records.manifest import Manifest
 from distseg.run.folder import check_same, driver_lock, stop_on_signals
-from distseg.tune.space import Space, check_space, grid, suggest, sweep_mistakes, sweep_of
+from distseg.tune.space import Space, grid, longest_epochs, suggest, sweep_of
 from distseg.tune.table import SweepFolder, Trial, write_results
 from distseg.tune.trial import run_trial
 
@@ -41,7 +41,8 @@ SETTINGS = {
 
 
 def tune(config: Config, folder: Path) -> int:
-    """Run the sweep of `config.tune` in `folder`, or resume the one that it holds.
+    """Run the sweep of `config.tune` in `folder`, or resume the one that it holds. The config has
+    been looked at: `space_mistakes` finds none.
 
     Exit status: 0 done, 1 no trial has a score.
 
@@ -51,9 +52,7 @@ def tune(config: Config, folder: Path) -> int:
     """
     from distseg.data.prepare import open_cache, prepare
 
-    if lines := sweep_mistakes(config):
-        raise UserError("\n".join(lines))
-    longest = check_space(config)
+    longest = longest_epochs(config)
     sweep = SweepFolder(folder.resolve())
     with driver_lock(sweep.run), stop_on_signals():
         log.setup(sweep.run.log)

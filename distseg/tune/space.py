@@ -7,14 +7,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from distseg.config.data import Strict
 from distseg.config.load import parse_config, set_key
 from distseg.config.schema import Config
 from distseg.config.tune import DistributionConfig, TuneConfig
+from distseg.config.validate import num_folds
+from distseg.jobs.versions import install_hint
 from distseg.records.errors import UserError, unknown
-from distseg.run.check import TUNE_PACKAGES, missing, network_mistakes, optimizer_mistakes
+from distseg.run.check import TUNE_PACKAGES, Purpose, missing
+from distseg.run.check import mistakes as all_mistakes
+
+if TYPE_CHECKING:
+    from distseg.models.check import Tried
 
 Setting = dict[str, Any]
 Space = Mapping[str, DistributionConfig]
@@ -34,6 +40,7 @@ FIXED = {
     "tune": "is the sweep itself",
 }
 MAX_GRID = 10_000
+TRIAL = Purpose(sweep=True, data=False)  # the data is the same for all trials
 NO_SWEEP = "tune: this key is required by `distseg tune`; see docs/tune.md"
 
 
@@ -63,35 +70,35 @@ def num_epochs(config: Config, members: list[tuple[str, int]]) -> int:
     return sum(config.epochs_of(name) for name, _ in members)
 
 
-def check_space(config: Config) -> int:
-    """Every key, and the config at every end of a range and at every choice. Returns the epochs
-    of the longest of these trials.
-
-    Raises:
-        UserError: naming the key, the value and what is valid, a line for each mistake.
-    """
-    if lines := space_mistakes(config):
-        raise UserError("\n".join(lines))
+def longest_epochs(config: Config) -> int:
+    """Epochs of the longest trial, by every end of a range and every choice. UserError: one of
+    them gives no valid config; `space_mistakes` names all."""
     space = sweep_of(config).space
     trials = [with_setting(config, setting) for _, _, setting in settings_to_check(space)]
     return max((num_epochs(own, members_of(config)) for own in trials), default=0)
 
 
-def space_mistakes(config: Config) -> list[str]:
+def space_mistakes(config: Config, tried: Tried) -> list[str]:
     """A line for each key of the sweep that the config does not have, and for each end of a range
-    and each choice that it does not take. [] without a sweep."""
-    if config.tune is None:
-        return []
-    lines: list[str] = []
-    for path in config.tune.space:
+    and each choice that it does not take. tried: see `run.check.mistakes`."""
+    tune, num = sweep_of(config), num_folds(config.data.folds)
+    lines = [
+        f"tune.folds: fold {fold} does not exist; valid: 0..{num - 1}"
+        for fold in tune.folds
+        if num is not None and not 0 <= fold < num
+    ]
+    for path in tune.space:
         try:
             check_path(config, path)
         except UserError as error:
             lines.append(str(error))
-    for path, value, setting in settings_to_check(config.tune.space) if not lines else ():
+    if lines:
+        return lines
+    known = set(all_mistakes(config, TRIAL, tried))
+    for path, value, setting in settings_to_check(tune.space):
         try:
-            own = with_setting(config, setting)
-            problems = _trial_mistakes(own, path)
+            found = all_mistakes(with_setting(config, setting), TRIAL, tried)
+            problems = [line for line in found if line not in known]
         except UserError as error:
             problems = str(error).splitlines()
         if problems:
@@ -99,19 +106,12 @@ def space_mistakes(config: Config) -> list[str]:
     return lines
 
 
-def _trial_mistakes(config: Config, path: str) -> list[str]:
-    """What a trial's job would find. Building networks takes seconds: only where the key decides
-    about them."""
-    if path.endswith("input_size") or path.startswith(("members.", "input")):
-        return [*optimizer_mistakes(config), *network_mistakes(config)]
-    return optimizer_mistakes(config) if "optimizer" in path or path.startswith("stages") else []
-
-
-def sweep_mistakes(config: Config) -> list[str]:
-    """What `distseg tune` needs beside the others: a space, and the packages of its extra."""
-    lines = [] if config.tune else [NO_SWEEP]
+def sweep_mistakes(config: Config, tried: Tried) -> list[str]:
+    """What `distseg tune` needs beside the others: a space that the config takes, and the packages
+    of its extra."""
+    lines = space_mistakes(config, tried) if config.tune else [NO_SWEEP]
     if names := missing(TUNE_PACKAGES):
-        lines.append(f"tune: `distseg tune` needs {names}: pip install 'distseg[ray]'")
+        lines.append(f"tune: `distseg tune` needs {names}: {install_hint('ray')}")
     return lines
 
 

@@ -23,9 +23,14 @@ from distseg import cli
 from distseg.config.load import parse_config
 from distseg.data import read_input
 from distseg.inference.load import load_snapshot_model
+from distseg.jobs.hardware import Gpu
+from distseg.models import check
 from distseg.models.checkpoint import save_snapshot
 from distseg.records.errors import UserError
-from distseg.run.check import mistakes
+from distseg.records.files import mark_done
+from distseg.records.paths import Run
+from distseg.run.check import Purpose, mistakes
+from distseg.tune.space import space_mistakes
 from tests.data.data_helpers import folder, gray, save, tgs
 from tests.tiny import ROOT
 
@@ -203,7 +208,7 @@ MODELS: list[Case] = [
         "members.b={arch: DeepLabV3, encoder: resnet18} ; train.accumulation=4",
         ["members.b", "cannot train on 1 image", "accumulation 4"],
     ),
-    ("compute.processes_per_job=3", ["train.batch_size: 4", "3 processes"]),
+    ("compute.processes_per_job=3", ["train.batch_size: 4", "3 processes x 1 micro-batch"]),
     (
         "tune={space: {stages.0.optimizer.name: {choice: [adamw, adamx]}}}",
         ["tune.space.stages.0.optimizer.name", "'adamx' is not valid"],
@@ -228,12 +233,11 @@ DATA: list[Case] = [
     ("data.folds={kind: file, path: gone.csv}", ["data.folds.path", "no such file"]),
     ("data.folds={kind: file, path: other_form.csv}", ["other_form.csv", "column 'id'"]),
     ("data.folds={kind: file, path: no_number.csv}", ["no_number.csv, line 2", "'first'"]),
-    ("data.folds={kind: file, path: one_lacks.csv}", ["one_lacks.csv", "no fold for id 'a5'"]),
-    ("data.folds={kind: file, path: folds.csv, use: [2]}", ["data.folds.use", "fold 2"]),
     (
-        "data.folds={kind: file, path: folds.csv, groups: groups.csv, column: patient}",
-        ["folds.csv", "'a0' (fold 0) and 'a1' (fold 1) belong to one group"],
+        "data.folds={kind: file, path: one_lacks.csv}",
+        ["one_lacks.csv", "no fold for id 'a5' (1 id is missing)"],
     ),
+    ("data.folds={kind: file, path: folds.csv, use: [2]}", ["data.folds.use", "fold 2"]),
     (
         "data.folds={kind: group, num: 2, groups: one_group.csv, column: patient}",
         ["data.folds: 1 independent images or groups", "2 folds"],
@@ -255,7 +259,7 @@ DATA: list[Case] = [
     ("data.format=tgs ; data.root=tgs ; data.folder.images=x", ["data.folder.images", "tgs"]),
     ("data.format=tgs ; data.root=tgs ; data.table=train.csv", ["data.table", "severstal"]),
     ("data.format=tgs ; data.root=tgs ; data.synthetic.empty=.5", ["data.synthetic.empty", "tgs"]),
-    ("data.border=pet", ["data.border", "format: folder", "oxford_pet"]),
+    ("data.border=ignore", ["data.border", "format: folder", "oxford_pet"]),
     ("data.table=train.csv", ["data.table", "format: folder", "severstal, tianchi"]),
     ("data.synthetic.num_train=3", ["data.synthetic.num_train", "format: folder"]),
     ("data.folder.rle_base=0", ["data.folder.rle_base", "data.folder.submission: rle"]),
@@ -278,6 +282,10 @@ def check_case(
     """One mistake is one line with these words. The four commands take turns."""
     override, words = case
     command = COMMANDS[number % len(COMMANDS)]
+    if "encoder_weights" in override and command == "inspect":  # it needs none
+        command = "plan"
+    if "tune=" in override:  # no other command reads that section
+        command = "tune"
     lines = lines_of(command, tree(place / "data"), override, capsys)
     assert len(lines) == 1, lines
     lacking = [word for word in words if word not in lines[0]]
@@ -328,7 +336,8 @@ def test_all_of_them_at_once(
     keys = {line.split(": ")[3] for line in shown.splitlines()}
     assert keys == {
         "augment.0.hflop", "train.accumulation", "data.border", "data.folder.test_images",
-        "data.folds", "stages.1.optimizer.name", "members.b.encoder", "members.c.encoder_weights",
+        "data.folds", "stages.1.optimizer.name", "members.b.encoder",
+        *(["members.c.encoder_weights"] if command != "inspect" else []),
         *(["tune"] if command == "tune" else []),
     }  # fmt: skip
     assert len(shown.splitlines()) == len(keys)
@@ -363,8 +372,6 @@ def test_the_users_own_folds_of_a_run_are_checked(
     """folds.csv in the run folder replaces the division; here it splits a group."""
     run = place / "out"
     (run / "data").mkdir(parents=True)
-    from distseg.records.paths import Run
-
     path = Run(run).folds
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text((place / "data" / "folds.csv").read_text())
@@ -469,3 +476,278 @@ def test_weights_of_the_hub_without_a_network(
     (cached / "snapshots" / revision / "config.json").write_text(json.dumps({}))
     (cached / "snapshots" / revision / "model.safetensors").write_bytes(b"there")
     assert found() == ""
+
+
+# -- what a command is about to do ----------------------------------------------------------------
+
+
+def write(config: dict[str, Any]) -> None:
+    Path("mine.yaml").write_text(yaml.safe_dump(config))
+
+
+def shown(capsys: pytest.CaptureFixture[str], *command: str) -> tuple[int, list[str]]:
+    """Exit status, and the mistakes that were printed."""
+    status = cli.main(list(command))
+    lines = capsys.readouterr().err.splitlines()
+    return status, [line.partition(".yaml: ")[2] for line in lines if "error: " in line]
+
+
+def test_the_folds_of_another_run_are_not_looked_at(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`inspect` and `doctor` make no run, and a sweep has a folder of its own."""
+    torn = Run(Path("runs/mine")).folds
+    torn.parent.mkdir(parents=True)
+    torn.write_text("image,part\na0,1\n")
+    write(tree(place / "data") | {"tune": {"space": {"seed": {"choice": [-1]}}}})
+    assert shown(capsys, "inspect", "mine.yaml") == (0, [])
+    assert shown(capsys, "doctor", "mine.yaml") == (0, [])
+    _, (line,) = shown(capsys, "plan", "mine.yaml")
+    assert "column 'id' is missing" in line
+    status, (line,) = shown(capsys, "tune", "mine.yaml")
+    assert status == 2 and line.startswith("tune.space.seed")
+    own = Run(Path("runs/mine-tune")).folds
+    own.parent.mkdir()
+    torn.rename(own)
+    assert shown(capsys, "plan", "mine.yaml") == (0, [])
+    _, lines = shown(capsys, "tune", "mine.yaml")
+    assert any("column 'id' is missing" in line for line in lines)
+
+
+def test_a_table_that_the_runs_own_folds_replace_may_be_gone(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Run(Path("runs/mine")).folds.parent.mkdir(parents=True)
+    Run(Path("runs/mine")).folds.write_text((place / "data" / "folds.csv").read_text())
+    for folds in ({"kind": "file", "path": "gone.csv"}, {"num": 2, "strata": "gone.csv"}):
+        write(tree(place / "data", folds=folds))
+        assert shown(capsys, "plan", "mine.yaml") == (0, [])
+        status, (line,) = shown(capsys, "plan", "mine.yaml", "--out", "other")
+        assert status == 2 and "gone.csv: no such file" in line
+
+
+def test_two_folds_of_the_users_own_are_too_few_for_pairs(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Run(Path("runs/mine")).folds.parent.mkdir(parents=True)
+    Run(Path("runs/mine")).folds.write_text((place / "data" / "folds.csv").read_text())
+    rounds = [{}, {"kind": "self_distill", "teacher": "pair"}]
+    write(tree(place / "data", folds={"num": 3}) | {"rounds": rounds})
+    status, (line,) = shown(capsys, "plan", "mine.yaml")
+    assert status == 2 and line.startswith("rounds.1.teacher: pair needs 3 or more folds, not 2")
+    assert shown(capsys, "plan", "mine.yaml", "--out", "other") == (0, [])
+
+
+def test_an_image_in_quarantine_is_not_opened_again(
+    place: Path, decoded: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run(Path("runs/mine"))
+    run.data.mkdir(parents=True)
+    run.folds.write_text((place / "data" / "one_lacks.csv").read_text())
+    write(tree(place / "data"))
+    status, (line,) = shown(capsys, "run", "mine.yaml")
+    assert status == 2 and "'a5' (1 id is missing)" in line and len(decoded) > 0
+    decoded.clear()
+    (run.data / "quarantine.csv").write_text("id,file,reason\na5,a5.png,torn\n")
+    assert mistakes(parse_config(tree(place / "data"), "test"), Purpose(run)) == []
+    assert decoded == []
+
+
+def test_what_is_trained_needs_no_weights_any_more(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    member = {"encoder": "resnet18", "encoder_weights": "gone.safetensors"}
+    write(tree(place / "data") | {"members": {"a": SMALL, "b": member}})
+    run = Run(Path("runs/mine"))
+    run.folder.mkdir(parents=True)
+    run.config.write_text(Path("mine.yaml").read_text())
+    for fold in range(2):
+        status, (line,) = shown(capsys, "plan", "mine.yaml")
+        assert status == 2 and line.startswith("members.b.encoder_weights")
+        mark_done(run.member(0, "b", fold).done, {})
+    assert shown(capsys, "plan", "mine.yaml") == (0, [])
+    status, (line,) = shown(capsys, "plan", "mine.yaml", "data.folds.num=3", "--out", "other")
+    assert status == 2 and "gone.safetensors: no such file" in line
+
+
+def test_inspect_needs_no_weights(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    member = {"encoder": "resnet18", "encoder_weights": "gone.safetensors"}
+    write(tree(place / "data") | {"members": {"b": member}})
+    assert shown(capsys, "inspect", "mine.yaml") == (0, [])
+
+
+def test_only_a_sweep_reads_the_section_of_sweeps(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = {"stages.0.optimizer.name": {"choice": ["adamx"]}}
+    write(tree(place / "data") | {"tune": {"space": space, "folds": [7]}})
+    assert shown(capsys, "plan", "mine.yaml") == (0, [])
+    assert shown(capsys, "tune", "mine.yaml") == (
+        2, ["tune.folds: fold 7 does not exist; valid: 0..1"],
+    )  # fmt: skip
+    status, (line,) = shown(capsys, "tune", "mine.yaml", "tune.folds=[1]")
+    assert status == 2 and "'adamx' is not valid" in line
+
+
+@pytest.mark.parametrize(
+    ("path", "values", "words"),
+    [
+        ("compute.processes_per_job", [1, 3], ["3 is not valid", "over 3 processes x 2 micro-"]),
+        ("members.b.batch_size", [2, 4], ["2 is not valid", "cannot train on 1 image of 32x32"]),
+        ("compute.zero", [0, 3], ["3 is not valid", "compute.precision: fp16"]),
+        ("train.accumulation", [1, 4], ["4 is not valid", "cannot train on 1 image of 32x32"]),
+    ],
+)
+def test_each_value_of_a_sweep_is_tried(
+    path: str, values: list[int], words: list[str], place: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    member = {"arch": "DeepLabV3Plus", "encoder": "resnet18"}
+    config = tree(place / "data") | {
+        "members": {"b": member},
+        "train": {"batch_size": 4, "accumulation": 1 if path == "train.accumulation" else 2},
+        "tune": {"space": {path: {"choice": values}}},
+    }
+    if path == "compute.zero":
+        config["compute"]["precision"] = "fp16"
+    write(config)
+    status, lines = shown(capsys, "tune", "mine.yaml")
+    (line,) = lines
+    assert status == 2 and all(word in line for word in words), line
+    assert line.startswith(f"tune.space.{path}: ")
+
+
+def test_a_sweep_builds_each_network_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[object] = []
+    real = check.build_model
+
+    def watched(*args: Any, **options: Any) -> Any:
+        built.append(args[0])
+        return real(*args, **options)
+
+    monkeypatch.setattr(check, "build_model", watched)
+    space = {
+        "stages.0.optimizer.lr": {"choice": [0.1, 0.01, 0.001]},
+        "train.batch_size": {"choice": [4, 8, 16]},
+    }
+    config = parse_config(tree(place / "data") | {"tune": {"space": space}}, "test")
+    assert space_mistakes(config, {}) == [] and len(built) == 1
+
+
+def test_the_gpus_of_a_cluster_are_not_this_machines(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two GPUs a job, one here: the nodes of a cluster may have more, also for a sweep."""
+    monkeypatch.setattr("distseg.run.check.visible_gpus", lambda: [Gpu("0", "GPU", 0)])
+    write(
+        tree(place / "data")
+        | {"compute": {"gpus_per_job": 2}, "tune": {"space": {"seed": {"choice": [-1]}}}}
+    )
+    few = "compute.gpus_per_job: 2: this machine shows 1 GPU"
+    assert shown(capsys, "doctor", "mine.yaml") == (2, [few])
+    assert few in shown(capsys, "tune", "mine.yaml")[1]
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    assert few not in shown(capsys, "tune", "mine.yaml")[1]
+    assert shown(capsys, "doctor", "mine.yaml") == (2, [few])
+
+
+def test_a_launched_process_has_the_ranks_of_its_launch(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distseg.run.check.visible_gpus", lambda: [Gpu("0", "GPU", 0)])
+    write(tree(place / "data") | {"compute": {"gpus_per_job": 2}})
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    train = ("train", "mine.yaml", "--member", "a", "--fold", "9")
+    assert shown(capsys, *train) == (
+        2, ["train.batch_size: 4 cannot be split over 3 processes x 1 micro-batch"],
+    )  # fmt: skip
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    status = cli.main([*train])
+    assert status == 2 and "--fold" in capsys.readouterr().err
+
+
+def test_an_option_for_gpus_alone_is_no_mistake(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tree(place / "data"))
+    key = "stages.0.optimizer.options"
+    assert shown(capsys, "plan", "mine.yaml", f"{key}={{capturable: true}}") == (0, [])
+    assert shown(capsys, "plan", "mine.yaml", f"{key}={{capturabl: true}}")[0] == 2
+
+
+@pytest.mark.parametrize("name", ["no name", "", "-x", 3])
+def test_a_wrong_name_hides_nothing(
+    name: object, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tree(place / "data") | {"name": name, "metric": "dise", "tune": {}})
+    status, lines = shown(capsys, "plan", "mine.yaml", "members.a.decoder.filtres=4")
+    assert status == 2
+    assert [line.split(": ")[0] for line in lines] == [
+        "name", "metric", "tune.space", "members.a.decoder.filtres",
+    ]  # fmt: skip
+    assert "pattern" not in lines[0]
+    config = tree(place / "data") | {"metric": "dise"}
+    del config["name"]
+    write(config)
+    _, lines = shown(capsys, "plan", "mine.yaml")
+    assert [line.split(": ")[0] for line in lines] == ["name", "metric"]
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("data.root={long}", "data.root"),
+        ("data.depths={long} ; input.channels=2", "data.depths"),
+        ("data.folds={{kind: file, path: {long}}}", "data.folds.path"),
+        ("data.folder.test_images={long}", "data.folder.test_images"),
+        ("data.folder.images={long}", None),
+        ("members.a={{encoder: resnet18, encoder_weights: {long}.safetensors}}", "members.a"),
+        ("members.a={{encoder: resnet18, encoder_weights: {long}}}", "members.a"),
+    ],
+)
+def test_a_name_that_no_disk_can_hold(
+    override: str, key: str | None, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = override.format(long="x" * 300)
+    (line,) = lines_of("plan", tree(place / "data"), text, capsys)
+    assert key is None or line.startswith(key)
+    assert "File name too long" in line
+
+
+@pytest.mark.parametrize(("option", "refused"), [("drop_path", False), ("some_path", True)])
+def test_a_rate_is_no_path(
+    option: str, refused: bool, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    member = {"encoder": "tu-resnet10t", "decoder": {option: 0.1}}
+    write(tree(place / "data") | {"members": {"b": member}})
+    _, lines = shown(capsys, "plan", "mine.yaml")
+    assert ("would open a file" in " ".join(lines)) == refused
+
+
+def test_a_file_is_guessed_by_its_stem(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All tables end alike: that is no reason to name one."""
+    config = tree(place / "data")
+    for name, hint in {"xyz.csv": None, "depth.csv": "depths.csv", "folds": "folds.csv"}.items():
+        (line,) = lines_of("plan", config, f"data.folds={{kind: file, path: {name}}}", capsys)
+        assert line.endswith("no such file." + (f" Did you mean {hint!r}?" if hint else ""))
+
+
+def test_a_pass_in_training_mode_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that needs numbers is shown them where they are few; the others are not paid
+    for."""
+    shapes: list[tuple[int, ...]] = []
+
+    def no_meta(*_: object) -> None:
+        raise RuntimeError("needs numbers")
+
+    monkeypatch.setattr(check, "pass_on_meta", no_meta)
+    monkeypatch.setattr(check, "_pass", lambda model, shape: shapes.append(shape))
+    config = parse_config(
+        tree(Path(), format="synthetic") | {
+            "input": {"height": 64, "width": 64, "channels": 1, "fit": "resize"},
+            "stages": [{}, {"input_size": [128, 128]}, {"input_size": [4096, 4096]}],
+        },
+        "test",
+    )  # fmt: skip
+    assert check.mistakes(config, 1, (), {}) == []
+    assert shapes == [(2, 1, 128, 128)]
