@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distseg.arguments import COMMANDS, arg, command, parse
+from distseg.arguments import COMMANDS, LISTED, SCRIPTS, arg, candidates, command, parse
 from distseg.records.errors import Stopped, UserError
 
 if TYPE_CHECKING:
@@ -46,8 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 # -- arguments ------------------------------------------------------------------------------------
 
-CONFIG = arg("config", "a YAML file, or a name in configs/", metavar="CONFIG")
-MAYBE_CONFIG = arg("config", "a YAML file, or a name in configs/", metavar="CONFIG", nargs="?")
+CONFIG_HELP = "a YAML file, or a name that `distseg list configs` shows"
+CONFIG = arg("config", CONFIG_HELP, metavar="CONFIG")
+MAYBE_CONFIG = arg("config", CONFIG_HELP, metavar="CONFIG", nargs="?")
 OVERRIDES = arg("overrides", "change a key of the config", metavar="key=value", nargs="*")
 OUT = arg("--out", "the run folder (default: runs/<name>)", type=Path, metavar="DIR")
 RUN = arg("run", "a run folder", type=Path, metavar="RUN")
@@ -301,6 +302,33 @@ def _config(args: argparse.Namespace) -> int:
     if args.config is None:
         raise UserError("config show: needs a CONFIG")
     print(dump_config(_load(args)), end="")
+    return 0
+
+
+@command(
+    "list",
+    arg("what", "what to list", choices=LISTED),
+    arg("word", "only those that hold this text", nargs="?", default=""),
+)
+def _list(args: argparse.Namespace) -> int:
+    """List what a config may name: shipped configs, encoders, losses, metrics and the like."""
+    from distseg.run.names import names
+
+    print("\n".join(line for line in names(args.what) if args.word.lower() in line.lower()))
+    return 0
+
+
+@command("completion", arg("shell", "for which shell", choices=tuple(SCRIPTS)))
+def _completion(args: argparse.Namespace) -> int:
+    """Print what makes a shell complete commands, options, configs and keys."""
+    print(SCRIPTS[args.shell])
+    return 0
+
+
+@command("complete", arg("words", "what follows `distseg` on the line so far", nargs="*"))
+def _complete(args: argparse.Namespace) -> int:
+    """Print what may stand in place of the last word; the scripts of `completion` call it."""
+    print("\n".join(candidates(args.words)))
     return 0
 
 

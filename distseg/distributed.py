@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
+from distseg.config.find import shipped
 from distseg.config.schema import ComputeConfig, Config
 from distseg.records.errors import UserError
 
@@ -65,7 +66,7 @@ def check_launch(compute: ComputeConfig, environment: Mapping[str, str]) -> None
     ]
     offload = "cpu" in devices
     if (int(launched), offload) != (compute.zero, compute.offload):
-        file = "launch/accelerate/" + launch_file(compute)
+        file = shipped("launch") / "accelerate" / launch_file(compute)
         raise UserError(
             f"compute.zero: {compute.zero}, compute.offload: {str(compute.offload).lower()}: the "
             f"launch file says zero_stage: {launched}, offload: {str(offload).lower()}. Launch "

@@ -50,24 +50,39 @@ def load_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read as a config: {error}") from None
     try:
         loaded = yaml.load(text, Loader=_Loader)  # a SafeLoader
-    except (yaml.YAMLError, TypeError) as error:
-        raise UserError(f"{path}: not YAML: {error}") from None
+    except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}{_not_yaml(error)}") from None
     if not isinstance(loaded, dict):
         raise UserError(f"{path}: a config is a mapping of keys, this is {type(loaded).__name__}")
     return loaded
 
 
+def _not_yaml(error: Exception) -> str:
+    """ ", line 3, column 5: not YAML: ..." of an error of the YAML reader, on one line."""
+    problem = " ".join(str(getattr(error, "problem", None) or error).split())
+    if "'\\t'" in problem:
+        problem = "a tab; YAML is indented with spaces"
+    mark = getattr(error, "problem_mark", None)
+    place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+    return f"{place}: not YAML: {problem}"
+
+
 def apply_overrides(tree: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
-    """Set `key.sub=value` in a config tree; values are YAML. List items go by number."""
+    """Set `key.sub=value` in a config tree; values are YAML. List items go by number. UserError
+    lists every override that cannot be set."""
+    lines = []
     for text in overrides:
-        key, equals, value_text = text.partition("=")
-        if not equals or not key:
-            raise UserError(f"override {text!r}: write it as key.sub=value")
+        key, equals, value = text.partition("=")
         try:
-            value = yaml.safe_load(value_text)
-        except yaml.YAMLError:
-            raise UserError(f"override {text!r}: the value is not YAML") from None
-        set_key(tree, key, value)
+            if not equals or not key:
+                raise UserError(f"override {text!r}: write it as key.sub=value")
+            set_key(tree, key, yaml.load(value, Loader=_Loader))  # a SafeLoader
+        except UserError as error:
+            lines.append(str(error))
+        except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
+            lines.append(f"override {text!r}{_not_yaml(error)}")
+    if lines:
+        raise UserError("\n".join(lines))
     return tree
 
 

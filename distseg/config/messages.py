@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 import pydantic
 from pydantic import BaseModel
 
+from distseg.config.keys import elsewhere
 from distseg.functional.naming import nearest
 
 Keys = tuple[str | int, ...]
@@ -91,9 +92,9 @@ def _line(model: type[BaseModel], keys: Keys, items: list[Any]) -> str:
     kind, value = item["type"], item.get("input")
     if kind == "extra_forbidden":
         valid = _keys_at(model, keys[:-1])
-        return f"{key}: unknown key (value {value!r}).{_hint(keys[-1], valid)} Valid: " + (
-            ", ".join(valid)
-        )
+        others = " or ".join(map(repr, elsewhere(model, keys)))
+        hint = f" Did you mean {others}?" if others else _hint(keys[-1], valid)
+        return f"{key}: unknown key (value {value!r}).{hint} Valid: {', '.join(valid)}"
     if kind == "missing":
         return f"{key}: this key is required"
     if all(map(_needs, items)):

@@ -306,9 +306,14 @@ def _tune(config: Config) -> Iterator[str]:
 
 
 def _gpus(config: Config) -> Iterator[str]:
-    share = config.compute.gpus_per_job
-    if share > 1 and share != int(share):
-        yield f"compute.gpus_per_job: {share}: valid: a whole number, or less than 1 to share a GPU"
+    yield from filter(None, [share_problem(config.compute.gpus_per_job)])
+
+
+def share_problem(gpus: float) -> str:
+    """What is wrong with the GPUs of a job; "" where nothing is."""
+    if gpus > 1 and gpus != int(gpus):
+        return f"compute.gpus_per_job: {gpus}: valid: a whole number, or less than 1 to share a GPU"
+    return ""
 
 
 def _zero(config: Config) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import resource
 import shutil
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import psutil
@@ -40,6 +41,28 @@ Line = tuple[str, str, str]  # ok | warn | fail, what was found, what to do
 GIGA = 10**9
 BF16_FLAGS = {"amx_bf16", "avx512_bf16", "bf16"}
 LAUNCH_TIMEOUT_S = 120
+
+# What to import of each package, the core's and those of the extras.
+MODULES = {
+    "torch": "torch", "torchvision": "torchvision", "accelerate": "accelerate", "timm": "timm",
+    "segmentation-models-pytorch": "segmentation_models_pytorch",
+    "albumentations": "albumentations", "opencv-python-headless": "cv2", "numpy": "numpy",
+    "scipy": "scipy", "pillow": "PIL.Image", "pydantic": "pydantic", "safetensors": "safetensors",
+}  # fmt: skip
+EXTRA_MODULES = {
+    "ray": "ray.tune", "optuna": "optuna", "matplotlib": "matplotlib", "deepspeed": "deepspeed",
+}  # fmt: skip
+IMPORTED = "distseg-imported "
+IMPORT_ALL = f"""\
+import importlib, json, sys
+for name, module in json.loads(sys.argv[1]).items():
+    problem = ""
+    try:
+        importlib.import_module(module)
+    except BaseException as error:
+        problem = " ".join(f"{{type(error).__name__}}: {{error}}".split())[:300]
+    print(f"\\n{IMPORTED}" + json.dumps([name, problem]), flush=True)
+"""
 
 # Two ranks add up: each must see the other, or training would run twice, alone.
 TWO_RANKS = """\
@@ -76,11 +99,43 @@ def _python() -> Iterator[Line]:
 
 
 def _packages() -> Iterator[Line]:
-    for name, version in package_versions().items():
-        if version is None:
-            yield "fail", f"{name}: not installed", "pip install distseg"
-        else:
+    """Each package is imported: an installed one may lack a library, or fit no other. All in one
+    process of their own, since a broken one may take its process with it."""
+    installed = {**package_versions(MODULES), **package_versions(EXTRA_MODULES)}
+    present = [name for name, version in installed.items() if version is not None]
+    problems = import_problems({name: (MODULES | EXTRA_MODULES)[name] for name in present})
+    for name, version in installed.items():
+        if name in problems:
+            what = f"{name} {version} cannot be imported: {problems[name]}"
+            yield "fail", what, f"pip install --force-reinstall {name}"
+        elif version is not None:
             yield "ok", f"{name} {version}", ""
+        elif name in MODULES:
+            yield "fail", f"{name}: not installed", f"pip install {name}"
+    yield from _torch_build()
+
+
+def _torch_build() -> Iterator[Line]:
+    if torch_has_cuda() and not query_gpus():
+        yield (
+            "ok",
+            "torch is a build for CUDA, which works on a CPU too",
+            "the one without CUDA is 5 GB smaller: pip install uv; "
+            "uv pip install --torch-backend=cpu --reinstall torch torchvision",
+        )
+
+
+def import_problems(modules: Mapping[str, str]) -> dict[str, str]:
+    """{package: why it cannot be imported, on a line}. modules: what to import, by package."""
+    command = [sys.executable, "-c", IMPORT_ALL, json.dumps(modules)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    lines = [line for line in done.stdout.splitlines() if line.startswith(IMPORTED)]
+    said: dict[str, str] = dict(json.loads(line.removeprefix(IMPORTED)) for line in lines)
+    problems = {name: problem for name, problem in said.items() if problem}
+    if left := [name for name in modules if name not in said]:
+        problems[left[0]] = f"it ends Python (exit status {done.returncode})"
+        problems |= import_problems({name: modules[name] for name in left[1:]})
+    return problems
 
 
 def _cpu() -> Iterator[Line]:

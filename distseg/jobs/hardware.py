@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distseg.config.validate import share_problem
 from distseg.records.errors import UserError
 from distseg.records.log import counted
 
@@ -130,7 +131,8 @@ def _gpu_groups(per_job: float, gpus: list[Gpu]) -> list[tuple[str, ...]]:
     if per_job < 1:
         shares = math.floor(1 / per_job + 1e-9)  # 1 / 0.1 must not become 9
         return [(name,) for _ in range(shares) for name in names]
-    assert per_job == int(per_job), "config/validate.py refuses it"
+    if problem := share_problem(per_job):
+        raise UserError(problem)
     size = int(per_job)
     if size > len(names):
         raise UserError(

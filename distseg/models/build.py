@@ -148,6 +148,12 @@ def count_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
+def encoder_names() -> list[str]:
+    """All encoders: smp's, and timm's with tu- before their names."""
+    ours = smp.encoders.get_encoder_names()
+    return [*ours, *(f"tu-{model}" for model in timm.list_models())]
+
+
 def check_encoder(name: str) -> None:
     """UserError, with the nearest name, unless smp or (as tu-NAME) timm has this encoder."""
     known = smp.encoders.get_encoder_names()
@@ -156,7 +162,7 @@ def check_encoder(name: str) -> None:
         return
     if timm.is_model(name):
         raise UserError(f"encoder: {name!r} is timm's. Did you mean 'tu-{name}'?")
-    every = [*known, *(f"tu-{model}" for model in timm.list_models())]
+    every = encoder_names()
     close = nearest(name, every)
     hint = f" Did you mean {close!r}?" if close else ""
     raise UserError(

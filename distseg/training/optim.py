@@ -55,6 +55,13 @@ def build_optimizer(cfg: OptimizerConfig, model: nn.Module) -> Optimizer:
     return optimizer
 
 
+def optimizer_names() -> list[str]:
+    """All optimizers: torch's, and timm's of other names."""
+    from distseg.models.optimizers import timm_optimizers  # slow to import
+
+    return list(dict.fromkeys((*TORCH_OPTIMIZERS, *timm_optimizers())))
+
+
 def _optimizer_class(name: str) -> Callable[..., Optimizer]:
     plain = name.replace("_", "").replace("-", "")
     if plain in TORCH_OPTIMIZERS:
@@ -62,8 +69,7 @@ def _optimizer_class(name: str) -> Callable[..., Optimizer]:
     from distseg.models.optimizers import timm_optimizer, timm_optimizers  # slow to import
 
     if plain not in timm_optimizers():
-        valid = dict.fromkeys((*TORCH_OPTIMIZERS, *timm_optimizers()))
-        raise unknown("optimizer", name, valid, "optimizer.name: ")
+        raise unknown("optimizer", name, optimizer_names(), "optimizer.name: ")
     return timm_optimizer(plain)
 
 

@@ -173,7 +173,6 @@ def test_mistakes_of_the_space(space: dict[str, Any], message: str) -> None:
         ({"space": {LR: {"uniform": [1, 0]}}}, "low must be less than high"),
         ({"space": {LR: {"choice": [1], "when": {NAME: "sgd"}}}}, "unknown key above it"),
         ({"space": SPACE, "members": ["c"]}, "tune.members: unknown member 'c'"),
-        ({"space": SPACE, "folds": [2]}, "fold 2 does not exist"),
         ({"space": SPACE, "search": "grid"}, "a grid takes choice, randint or quniform"),
         (
             {"space": {NAME: {"choice": ["sgd"]}, LR: {"choice": [1], "when": {NAME: "sdg"}}}},
@@ -185,6 +184,11 @@ def test_mistakes_of_the_section(tune: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as error:
         sweep_config(**tune)
     assert message in str(error.value)
+
+
+def test_only_a_sweep_needs_its_folds() -> None:
+    (line,) = space_mistakes(sweep_config(SPACE, folds=[2]), {})
+    assert line == "tune.folds: fold 2 does not exist; valid: 0..1"
 
 
 def test_tune_needs_a_section(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

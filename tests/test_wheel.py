@@ -1,0 +1,101 @@
+"""What a person has who has installed the wheel and no source tree, in an empty folder."""
+
+from __future__ import annotations
+
+import email
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import tarfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from distseg.config.schema import Config
+from tests.tiny import ROOT
+
+
+def call(command: list[str], folder: Path, status: int = 0) -> str:
+    """What a command prints; without the source tree on the path."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    done = subprocess.run(command, cwd=folder, env=kept, capture_output=True, text=True)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the source distribution and the wheel."""
+    folder = tmp_path_factory.mktemp("built")
+    call([sys.executable, "-m", "uv", "build", "-q", "--out-dir", str(folder), str(ROOT)], folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The `distseg` of a fresh environment, which shares all other packages with this one."""
+    folder = tmp_path_factory.mktemp("fresh")
+    call([sys.executable, "-m", "venv", "--without-pip", str(folder)], folder)
+    python, (wheel,) = folder / "bin" / "python", built.glob("*.whl")
+    install = ["-m", "uv", "pip", "install", "-q", "--no-deps", "--python", str(python), str(wheel)]
+    call([sys.executable, *install], folder)
+    (place,) = folder.glob("lib/python3*/site-packages")
+    (place / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return folder / "bin" / "distseg"
+
+
+def test_configs_by_name_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:
+    distseg = str(installed)
+    names = [line.split()[0] for line in call([distseg, "list", "configs"], tmp_path).splitlines()]
+    known = [p.relative_to(ROOT / "configs") for p in (ROOT / "configs").rglob("*.yaml")]
+    assert sorted(names) == sorted(path.with_suffix("").as_posix() for path in known)
+    launch = call([distseg, "list", "launch", "multi_gpu"], tmp_path).strip()
+    assert Path(launch).is_file() and installed.parents[1] in Path(launch).parents
+    shown = call([distseg, "config", "show", "seeds/camvid"], tmp_path)
+    (tmp_path / "my.yaml").write_text(shown)
+    assert Config.model_validate(yaml.safe_load(shown)).name == "camvid"
+    planned = call([distseg, "plan", "configs/quickstart.yaml"], tmp_path)
+    assert "quickstart: 2 models x 2 folds = 4 members" in planned
+    assert "Did you mean 'quickstart'" in call([distseg, "plan", "quickstrat"], tmp_path, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["my.yaml"]
+
+
+@pytest.mark.slow
+def test_the_quickstart_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:
+    shown = call([str(installed), "run", "quickstart"], tmp_path)
+    assert "dice" in shown
+    assert (tmp_path / "runs" / "quickstart" / "submission.csv").is_file()
+
+
+def test_the_page_of_the_package_index_leads_nowhere_wrong(built: Path) -> None:
+    """No link and no picture that is relative to a source tree."""
+    (source,) = built.glob("*.tar.gz")
+    with tarfile.open(source) as archive:
+        names = archive.getnames()
+        (record,) = [name for name in names if name.count("/") == 1 and name.endswith("PKG-INFO")]
+        file = archive.extractfile(record)
+        assert file is not None
+        text = email.message_from_bytes(file.read()).get_payload()
+    assert isinstance(text, str) and "# distseg" in text
+    assert all(re.match(r"https?:", link) for link in re.findall(r"\]\(([^)]+)\)", text))
+    assert not [name for name in names if "/results/" in name]
+
+
+def test_links_are_absolute_where_the_source_has_an_address() -> None:
+    spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
+    if importlib.util.find_spec("hatchling") is None:
+        pytest.skip("hatchling is not installed: only a build has it")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    text = "[a](docs/a.md) ![b](b.png) [c](https://c.org/d) [e](#e)"
+    source = "https://example.org/distseg/"
+    assert module.absolute(text, source) == (
+        "[a](https://example.org/distseg/blob/HEAD/docs/a.md) "
+        "![b](https://example.org/distseg/raw/HEAD/b.png) [c](https://c.org/d) [e](#e)"
+    )
+    assert module.absolute(text, None) == "a  [c](https://c.org/d) [e](#e)"
