@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import email
-import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -71,8 +71,8 @@ def test_the_quickstart_in_an_empty_folder(installed: Path, tmp_path: Path) -> N
     assert (tmp_path / "runs" / "quickstart" / "submission.csv").is_file()
 
 
-def test_the_page_of_the_package_index_leads_nowhere_wrong(built: Path) -> None:
-    """No link and no picture that is relative to a source tree."""
+def page(built: Path) -> tuple[str, list[str]]:
+    """The text of the package index's page, and the names in a source distribution."""
     (source,) = built.glob("*.tar.gz")
     with tarfile.open(source) as archive:
         names = archive.getnames()
@@ -81,21 +81,34 @@ def test_the_page_of_the_package_index_leads_nowhere_wrong(built: Path) -> None:
         assert file is not None
         text = email.message_from_bytes(file.read()).get_payload()
     assert isinstance(text, str) and "# distseg" in text
-    assert all(re.match(r"https?:", link) for link in re.findall(r"\]\(([^)]+)\)", text))
+    return text, names
+
+
+def links(text: str) -> list[str]:
+    return re.findall(r"\]\(([^)]+)\)", text)
+
+
+def test_the_page_of_the_package_index_leads_nowhere_wrong(built: Path) -> None:
+    """No link and no picture that is relative to a source tree."""
+    text, names = page(built)
+    assert all(re.match(r"https?:", link) for link in links(text))
+    assert "](docs/" not in text and "docs/first-dataset.md" in text
     assert not [name for name in names if "/results/" in name]
 
 
-def test_links_are_absolute_where_the_source_has_an_address() -> None:
-    spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
-    if importlib.util.find_spec("hatchling") is None:
-        pytest.skip("hatchling is not installed: only a build has it")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    text = "[a](docs/a.md) ![b](b.png) [c](https://c.org/d) [e](#e)"
-    source = "https://example.org/distseg/"
-    assert module.absolute(text, source) == (
-        "[a](https://example.org/distseg/blob/HEAD/docs/a.md) "
-        "![b](https://example.org/distseg/raw/HEAD/b.png) [c](https://c.org/d) [e](#e)"
-    )
-    assert module.absolute(text, None) == "a  [c](https://c.org/d) [e](#e)"
+def test_links_are_absolute_where_the_source_has_an_address(tmp_path: Path) -> None:
+    for name in ("hatch_build.py", "LICENSE", "README.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    urls = '[project.urls]\nSource = "https://example.org/distseg/"\n\n[project.scripts]'
+    project = (ROOT / "pyproject.toml").read_text().replace("[project.scripts]", urls)
+    (tmp_path / "pyproject.toml").write_text(project)
+    (tmp_path / "distseg").mkdir()
+    (tmp_path / "distseg" / "__init__.py").touch()
+    command = [sys.executable, "-m", "uv", "build", "-q", "--sdist", "--out-dir", "out"]
+    call(command, tmp_path)
+    text, _ = page(tmp_path / "out")
+    found = links(text)
+    assert "https://example.org/distseg/blob/HEAD/docs/first-dataset.md" in found
+    assert "https://example.org/distseg/raw/HEAD/docs/images/quickstart.png" in found
+    assert len(found) == len(links((ROOT / "README.md").read_text()))
+    assert all(re.match(r"https?:", link) for link in found)

@@ -209,7 +209,7 @@ def _weights(member: MemberConfig, weights: str, model: SegmentationNet | None) 
         return
     problem = path_problem(Path(weights))
     if not problem.startswith("no such") or "/" in weights or "\\" in weights:
-        there = f", and this is {problem.removeprefix('is ')}" if problem else ""
+        there = f"; this one: {problem.partition('.')[0]}" if problem else ""
         yield f"encoder_weights: {weights}: a local file must be a {SUFFIX} file{there}"
         return
     try:
