@@ -10,7 +10,14 @@ import functools
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from distseg.config.data import NO_BOOL, Chance, OneOf, Strict
 
@@ -136,9 +143,28 @@ class Noise(Transform):
     )
 
 
-class AugmentConfig(OneOf):
-    """One augmentation: exactly one of these keys."""
+class Named(Transform):
+    """A transform of albumentations by its own name: `p`, and its own arguments."""
 
+    model_config = ConfigDict(extra="allow")
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """All but `p`, which is ours."""
+        return dict(self.model_extra or {})
+
+
+class AugmentConfig(OneOf):
+    """One augmentation: exactly one of these keys, or `A.NAME`, a transform of albumentations."""
+
+    # An editor must take `A.CLAHE`, which the model reads as the key CLAHE of `A`.
+    model_config = ConfigDict(
+        json_schema_extra={
+            "minProperties": 1,
+            "maxProperties": 1,
+            "patternProperties": {r"^A\.[A-Z]\w*$": {"type": ["object", "null"]}},
+        }
+    )
     example = "{hflip: {p: 0.5}}"
 
     preset: Literal["severstal", "oxford_pet", "tianchi", "tgs_winners"] | None = Field(
@@ -156,6 +182,27 @@ class AugmentConfig(OneOf):
     grid_distortion: GridDistortion | None = Field(None, description="the cells of a grid move")
     blur: Blur | None = Field(None, description="a Gaussian blur")
     noise: Noise | None = Field(None, description="Gaussian noise")
+    A: dict[str, Named] | None = Field(
+        None,
+        min_length=1,
+        max_length=1,
+        description="written `A.NAME`: any transform of albumentations, with its own arguments",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_name(cls, value: Any) -> Any:
+        if isinstance(value, dict) and len(value) == 1:
+            ((key, options),) = value.items()
+            if isinstance(key, str) and key.startswith("A."):
+                return {"A": {key.removeprefix("A."): {} if options is None else options}}
+        return value
+
+    @model_serializer(mode="wrap")
+    def _join_name(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found = {key: value for key, value in dump(self).items() if value is not None}
+        named = found.pop("A", {})
+        return found | {f"A.{name}": options for name, options in named.items()}
 
 
 def transforms(steps: Sequence[AugmentConfig]) -> Iterator[tuple[str, Transform]]:
@@ -164,6 +211,8 @@ def transforms(steps: Sequence[AugmentConfig]) -> Iterator[tuple[str, Transform]
         name, options = step.given
         if name == "preset":
             yield from transforms(PRESETS[options])
+        elif name == "A":
+            yield from ((f"A.{own}", arguments) for own, arguments in options.items())
         else:
             yield name, options
 

@@ -8,15 +8,18 @@ own. And it goes online at import, unless told not to.
 
 from __future__ import annotations
 
+import inspect
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distseg.config.augment import AugmentConfig, transforms
+from distseg.config.augment import AugmentConfig, Named, transforms
+from distseg.functional.metrics import VOID
+from distseg.records.errors import UserError, unknown
 
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
@@ -84,10 +87,92 @@ _SYMMETRIES: dict[str, Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]] = 
 }
 
 
+# Arguments by which a transform reads other images, fonts or functions than the image at hand.
+_FOREIGN = {"reference_images", "read_fn", "metadata_key", "font_path", "templates", "p"}
+_TRIAL_SHAPE, _TRIAL_SEEDS = (97, 131), range(8)
+
+
+def mistakes(steps: Sequence[AugmentConfig], channels: int) -> Iterator[str]:
+    """What is wrong with the transforms that go by albumentations' own names, one line each.
+
+    Each is made, and tried on an image of noise with `channels` channels and its target: it must
+    keep the shape and bytes, and mix no values of the target.
+    """
+    for number, step in enumerate(steps):
+        if step.A is not None:
+            try:
+                _try_named(f"A.{next(iter(step.A))}", Augment([step]), channels)
+            except UserError as error:
+                yield f"{number}.{error}"
+
+
+def _try_named(name: str, augment: Augment, channels: int) -> None:
+    """UserError: the transform cannot be used here."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (*_TRIAL_SHAPE, channels), dtype=np.uint8)
+    target = rng.choice(np.array([0, 1, VOID], dtype=np.uint8), (*_TRIAL_SHAPE, 2))
+    transform = augment.steps[0][2]
+    for seed in _TRIAL_SEEDS:
+        transform.set_random_seed(seed)
+        try:
+            done = transform(image=image.copy(), mask=target.copy())
+        # whatever a transform of a library raises for these images, it would raise in training
+        except Exception as error:  # noqa: BLE001
+            kind = f"images of {channels} channels" if channels != 1 else "images of one channel"
+            raise UserError(f"{name}: it cannot transform {kind}: {_one_line(error)}") from None
+        if done["image"].shape[:2] != _TRIAL_SHAPE or done["mask"].shape[:2] != _TRIAL_SHAPE:
+            raise UserError(
+                f"{name}: it changes the size of an image, which `input` alone says; for crops: "
+                "input.fit: crop, for quarter turns: rot90"
+            )
+        if done["image"].dtype != np.uint8 or done["image"].size != image.size:
+            raise UserError(
+                f"{name}: it makes {done['image'].dtype} of shape {done['image'].shape}; valid "
+                "are transforms that leave uint8 images and their channels"
+            )
+        if not set(np.unique(done["mask"])) <= {0, 1, VOID}:
+            raise UserError(f"{name}: it makes values that the mask does not have")
+
+
+def _named(A: Any, name: str, arguments: dict[str, Any]) -> Any:
+    """The transform `name` of albumentations, which is always applied. UserError: no such name or
+    argument, or a value that it refuses."""
+    kinds = (A.DualTransform, A.ImageOnlyTransform)
+    no = (*kinds, A.Lambda, A.NoOp)  # a function cannot be written in a config
+    found = {n: c for n, c in vars(A).items() if isinstance(c, type) and issubclass(c, kinds)}
+    names = [n for n, c in found.items() if c not in no]
+    if name not in names:
+        raise unknown("transform", name, sorted(names), f"A.{name}: ")
+    known = [key for key in inspect.signature(getattr(A, name)).parameters if key not in _FOREIGN]
+    for key in arguments:
+        if key not in known:
+            raise unknown("argument", key, known, f"A.{name}: ")
+    if "mask_interpolation" in known:
+        import cv2
+
+        if arguments.get("mask_interpolation", cv2.INTER_NEAREST) != cv2.INTER_NEAREST:
+            raise UserError(f"A.{name}.mask_interpolation: only 0, nearest: masks are never mixed")
+        arguments = arguments | {"mask_interpolation": cv2.INTER_NEAREST}
+    try:
+        return getattr(A, name)(**arguments, p=1.0)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"A.{name}: {_one_line(error)}") from None
+
+
+def _one_line(error: Exception) -> str:
+    """The message of an error; of pydantic's, each argument with what is wrong with it."""
+    # albumentations puts the text of pydantic's error, many lines long, into one of its own
+    found: list[Any] = getattr(error.__context__, "errors", list)()
+    texts = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}".removeprefix(": ") for e in found]
+    return "; ".join(texts) or " ".join(str(error).split()) or type(error).__name__
+
+
 def _transform(A: Any, name: str, o: Any) -> Any:
     """The albumentations transform of a name, with the options `o` of its model in
     config/augment.py; the probability is ours. Masks are never interpolated, and what comes in
     from outside is the picture's reflection."""
+    if isinstance(o, Named):
+        return _named(A, name.removeprefix("A."), o.arguments)
     import cv2
 
     warp = {

@@ -68,6 +68,7 @@ def mistakes(config: Config, purpose: Purpose = ANY, tried: Tried | None = None)
         from distseg.data.check import mistakes as data_mistakes
 
         lines += data_mistakes(config, purpose.run, sweep=purpose.sweep)
+    lines += augment_mistakes(config)
     lines += optimizer_mistakes(config)
     from distseg.models.check import mistakes as network_mistakes
 
@@ -170,6 +171,23 @@ def batch_mistakes(config: Config, ranks: int) -> Iterator[str]:
                     f"rounds.{number}.share: {entry.share} of a batch of {batch} cannot be split "
                     f"over {each}"
                 )
+
+
+# -- augmentation ---------------------------------------------------------------------------------
+
+
+def augment_mistakes(config: Config) -> list[str]:
+    """Transforms that go by albumentations' names and that it refuses, in any list."""
+    lists = {"augment": config.augment}
+    lists |= {f"{key}.augment": s.augment for key, s in stages(config) if s.augment is not None}
+    lists = {key: steps for key, steps in lists.items() if any(step.A for step in steps)}
+    if not lists:
+        return []
+    from distseg.data.augment import mistakes as transform_mistakes  # imports albumentations
+
+    channels = config.input.channels - (config.data.depths is not None)
+    return [f"{key}.{line}" for key, steps in lists.items()
+            for line in transform_mistakes(steps, channels)]  # fmt: skip
 
 
 # -- optimizers -----------------------------------------------------------------------------------

@@ -47,8 +47,8 @@ def _metrics() -> Iterable[str]:
 
 
 def _augmentations() -> Iterable[str]:
-    fields = AugmentConfig.model_fields.items()
-    return (f"{name:<20} {field.description}" for name, field in fields)
+    for name, field in AugmentConfig.model_fields.items():
+        yield f"{'A.NAME' if name == 'A' else name:<20} {field.description}"
 
 
 def _optimizers() -> Iterable[str]:

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from distseg.config.augment import PRESETS, AugmentConfig, transforms
-from distseg.data.augment import Augment
+from distseg.data.augment import Augment, mistakes
 from tests.data.data_helpers import steps
 
-NAMES = [name for name in AugmentConfig.model_fields if name != "preset"]
+NAMES = [name for name in AugmentConfig.model_fields if name not in ("preset", "A")]
 SOME: dict[str, dict[str, Any]] = {name: {"p": 1.0} for name in NAMES}
 SOME["affine"] |= {"scale": [0.7, 1.4], "translate": 0.2, "rotate": 30, "shear": 10}
 
@@ -140,3 +140,58 @@ def test_presets_stand_for_their_lists() -> None:
     ]  # fmt: skip
     for preset in PRESETS:
         assert list(transforms(steps({"preset": preset})))
+
+
+BY_NAME: list[dict[str, Any]] = [
+    {"A.CLAHE": {"clip_limit": [1, 4], "p": 1}},
+    {"A.Sharpen": {"p": 1}},
+    {"A.RandomShadow": {"p": 1}},
+    {"A.MotionBlur": {"blur_limit": 7, "p": 1}},
+    {"A.OpticalDistortion": {"distort_limit": 0.5, "p": 1}},
+    {"A.Perspective": {"p": 1}},
+    {"A.ThinPlateSpline": {"p": 1}},
+    {"A.GridDropout": {"p": 1}},
+]
+
+
+@pytest.mark.parametrize("step", BY_NAME, ids=lambda step: next(iter(step)))
+def test_transforms_by_the_names_of_albumentations(step: dict[str, Any]) -> None:
+    """Drawn from our seed, shapes kept, no value of the mask mixed; written out as it was read."""
+    image, target = pair(40, 56, 3, 2)
+    augment = Augment(steps(step))
+    made = [augment(image, target, seed) for seed in range(4)]
+    again = augment(image, target, 2)
+    assert all(np.array_equal(a, b) for a, b in zip(again, made[2], strict=True))
+    for new_image, new_target in made:
+        assert new_image.shape == image.shape and new_target.shape == target.shape
+        assert set(np.unique(new_target)) <= {0, 1, 255}
+    assert any(not np.array_equal(m[0], image) for m in made)
+    (config,) = steps(step)
+    assert AugmentConfig.model_validate(config.model_dump()) == config
+    assert list(config.model_dump()) == list(step)
+    assert list(mistakes([config], 3)) == []
+
+
+@pytest.mark.parametrize(
+    ("step", "channels", "text"),
+    [
+        ({"A.CLAH": {}}, 1, "0.A.CLAH: unknown transform 'CLAH'. Did you mean 'CLAHE'?"),
+        ({"A.CLAHE": {"clip_limt": 2}}, 1, "Did you mean 'clip_limit'?"),
+        ({"A.CLAHE": {"clip_limit": -3}}, 1, "A.CLAHE: clip_limit"),
+        ({"A.GaussianBlur": {"sigma_limit": "much"}}, 1, "A.GaussianBlur: sigma_limit"),
+        ({"A.RandomCrop": {"height": 32, "width": 32}}, 1, "changes the size of an image"),
+        ({"A.Resize": {"height": 32, "width": 32}}, 1, "changes the size of an image"),
+        ({"A.RandomRotate90": {}}, 1, "changes the size of an image"),
+        ({"A.Normalize": {"mean": [0.5], "std": [0.5]}}, 1, "makes float32"),
+        ({"A.ToRGB": {}}, 1, "makes uint8 of shape (97, 131, 3)"),
+        ({"A.RandomSunFlare": {}}, 1, "cannot transform images of one channel"),
+        ({"A.HistogramMatching": {"reference_images": ["x.png"]}}, 1, "unknown argument"),
+        ({"A.Affine": {"rotate": 20, "mask_interpolation": 1}}, 1, "only 0, nearest"),
+        ({"A.Affine": {"rotate": [20, 20], "fill_mask": 7}}, 1, "values that the mask does not"),
+        ({"A.DualTransform": {}}, 1, "unknown transform"),
+        ({"A.Lambda": {}}, 1, "A.Lambda"),
+    ],
+)
+def test_transforms_that_cannot_be_used(step: dict[str, Any], channels: int, text: str) -> None:
+    (line,) = mistakes(steps({"hflip": {}}, step)[1:], channels)
+    assert text in line and "\n" not in line
