@@ -40,9 +40,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e ".[dev]"
 	touch $@
 
-# Ray and DeepSpeed, which the tests start for real
+# Ray, DeepSpeed, ONNX and pandas, which the tests use for real
 $(ALL): $(STAMP)
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[dev,ray,deepspeed]"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[dev,ray,deepspeed,export,pandas]"
 	touch $@
 
 clean:

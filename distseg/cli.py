@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from distseg.arguments import COMMANDS, LISTED, SCRIPTS, arg, candidates, command, parse
 from distseg.records.errors import Stopped, UserError
+from distseg.records.paths import RUN_FOLDER, SWEEP_FOLDER
 
 if TYPE_CHECKING:
     from distseg.config.schema import Config
-    from distseg.models.check import Tried
     from distseg.records.paths import Run
 
 
@@ -57,7 +57,6 @@ RUN = arg("run", "a run folder", type=Path, metavar="RUN")
 # -- what commands open ---------------------------------------------------------------------------
 
 
-RUN_FOLDER, SWEEP_FOLDER = "runs/{name}", "runs/{name}-tune"
 
 
 def _load(args: argparse.Namespace) -> Config:
@@ -78,20 +77,10 @@ def _check(args: argparse.Namespace, folder: str | None = RUN_FOLDER, **purpose:
 
     folder: where the command writes to without --out; None: nowhere. purpose: see `Purpose`.
     """
-    from distseg.config.find import find_config
-    from distseg.config.load import load_tree, read_tree
-    from distseg.records.paths import Run
-    from distseg.run.check import Purpose, refuse
-    from distseg.tune.space import sweep_mistakes
+    from distseg.api import checked_config
 
-    path = find_config(args.config)
-    read, extra = read_tree(load_tree(path, args.overrides)), list[str]()
-    tried: Tried = {}
-    if read.config and folder is not None:
-        purpose["run"] = Run(_folder(args, folder, read.config))
-    if read.config and purpose.get("sweep"):
-        extra = sweep_mistakes(read.config, tried)
-    return refuse(read, str(path), Purpose(**purpose), extra, tried)
+    out = None if folder is None else args.out
+    return checked_config(args.config, args.overrides, out=out, default=folder, **purpose)
 
 
 def _check_for_run(args: argparse.Namespace, **purpose: Any) -> tuple[Config, Run]:
@@ -117,10 +106,14 @@ def _read_run(folder: Path) -> tuple[Config, Run]:
 @command("run", CONFIG, OVERRIDES, OUT)
 def _run(args: argparse.Namespace) -> int:
     """Train, ensemble, predict and report. Finished steps are skipped: to resume, run it again."""
-    from distseg.run import pipeline
+    from distseg.api import RunFailed, run
 
-    config, run = _check_for_run(args)
-    return pipeline.run(config, run.folder)
+    try:
+        run(args.config, args.overrides, out=args.out)
+    except RunFailed as error:
+        print(f"distseg: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 @command("plan", CONFIG, OVERRIDES, OUT)
@@ -222,10 +215,9 @@ def _teach(args: argparse.Namespace) -> int:
 )  # fmt: skip
 def _predict(args: argparse.Namespace) -> int:
     """Predict new images with the ensemble of a finished run: masks, and a table of RLEs."""
-    from distseg.inference.predict import predict_folder
-    from distseg.records.paths import find_run
+    from distseg.api import predict_folder
 
-    predict_folder(find_run(args.run).folder, args.images, args.out, rle_path=args.rle)
+    predict_folder(args.run, args.images, args.out, rle=args.rle)
     return 0
 
 

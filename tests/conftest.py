@@ -13,7 +13,7 @@ import pytest
 
 from distseg.config.schema import Config
 from distseg.records.paths import Run
-from tests.tiny import ROOT
+from tests.tiny import ROOT, tiny_tree
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("ACCELERATE_USE_CPU", "true")
@@ -26,6 +26,23 @@ def data_root() -> Path:
     if not path.is_dir():
         pytest.skip("the real data sets are not beside the project, nor in DISTSEG_DATA")
     return path
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a whole run, made once through the Python API: two folds of an smp network
+    with two snapshots, and of one that is no smp network. Tests read it, and change nothing."""
+    import distseg
+
+    tree = tiny_tree()
+    tree["members"]["plain"] = {
+        "arch": "PlainUnet", "encoder": "none", "decoder": {"filters": 4, "depth": 2},
+    }  # fmt: skip
+    tree["compute"]["members_per_job"] = 4
+    tree["postprocess"] = {"threshold": "search", "min_area": "search"}
+    out = tmp_path_factory.mktemp("trained") / "run"
+    assert distseg.run(tree, ["name=trained"], out=out).folder == out
+    return out
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ HOUSE = """
 __main__
 cli
 arguments
+api
 doctor
 tune
 run

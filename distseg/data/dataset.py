@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from distseg.config.schema import Config
 from distseg.data.cache import Cache
 from distseg.data.depths import Depths
 from distseg.data.fit import Fit
-from distseg.data.read_input import read_input
+from distseg.data.read_input import Pixels, pixels_input, read_input
 from distseg.data.read_target import read_target
 from distseg.functional.metrics import VOID
 from distseg.records.errors import UserError
@@ -183,6 +184,19 @@ class EvalSet(Dataset[dict[str, Any]]):
         return {"image": _chw(image), "row": self.rows[index]}
 
 
+@dataclass(frozen=True)
+class ImagePixels:
+    """An image in memory that is to be predicted.
+
+    pixels: as `read_input.pixels_input` takes them. height, width: in pixels; 0 while unknown.
+    """
+
+    id: str
+    pixels: Pixels
+    height: int = 0
+    width: int = 0
+
+
 class ImageFiles(Dataset[dict[str, Any]]):
     """Images that are decoded when they are asked for: "image" uint8 (C, h, w) on its canvas,
     native "height" and "width", "index" and "error".
@@ -193,7 +207,7 @@ class ImageFiles(Dataset[dict[str, Any]]):
 
     def __init__(
         self,
-        images: Sequence[Sample | str],
+        images: Sequence[Sample | ImagePixels | str],
         channels: int,
         fit: Fit,
         depths: Depths | None = None,
@@ -205,9 +219,8 @@ class ImageFiles(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         source, error = self.images[index], ""
-        path = source if isinstance(source, str) else source.image
         try:
-            image = read_input(path, self.channels, self.depths)
+            image = self._read(source)
         except (UserError, OSError, MemoryError) as failure:
             error = str(failure) or type(failure).__name__
             image = np.zeros((*self._size_of(source), self.channels), dtype=np.uint8)
@@ -215,7 +228,13 @@ class ImageFiles(Dataset[dict[str, Any]]):
         canvas = _chw(self.fit.forward(image))
         return {"image": canvas, "height": height, "width": width, "index": index, "error": error}
 
-    def _size_of(self, source: Sample | str) -> tuple[int, int]:
+    def _read(self, source: Sample | ImagePixels | str) -> NDArray[np.uint8]:
+        if isinstance(source, ImagePixels):
+            return pixels_input(source.pixels, source.id, self.channels, self.depths)
+        path = source if isinstance(source, str) else source.image
+        return read_input(path, self.channels, self.depths)
+
+    def _size_of(self, source: Sample | ImagePixels | str) -> tuple[int, int]:
         known = (0, 0) if isinstance(source, str) else (source.height, source.width)
         return known if min(known) > 0 else self.fit.stretch or self.fit.size
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.nn import functional as F
 
 from distseg.config.data import InputConfig
 from distseg.data.inpaint import biharmonic_border
 from distseg.functional.metrics import VOID
+
+if TYPE_CHECKING:
+    import torch
 
 STRIDE = 32  # what a canvas that follows the image is a multiple of
 _BORDERS = {
@@ -139,6 +142,8 @@ class Fit:
     def inverse(self, logits_BCHW: torch.Tensor, height: int, width: int) -> torch.Tensor:
         """Undo `forward`: logits on `canvas(height, width)` become float32 (B, C, height, width)
         at the image's native size."""
+        from torch.nn import functional as F  # what reads tables and caches needs no torch
+
         logits = logits_BCHW.float()
         canvas = self.canvas(height, width)
         assert logits.shape[-2:] == canvas, f"{tuple(logits.shape)} on a canvas of {canvas}"

@@ -11,6 +11,7 @@ from PIL import Image
 from distseg.data.depths import Depths
 from distseg.data.image_file import BadFile, Decoded, decode, open_file
 
+Pixels = NDArray | Image.Image
 _GRAY_16 = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 
@@ -21,6 +22,25 @@ def read_input(path: str | Path, channels: int, depths: Depths | None = None) ->
     """
     with open_file(path) as file:
         return to_input(decode(file, path), channels, depths)
+
+
+def pixels_input(
+    pixels: Pixels, name: str, channels: int, depths: Depths | None = None
+) -> NDArray[np.uint8]:
+    """An image in memory as uint8 (H, W, channels): as if it were decoded from the file `name`.
+
+    An array of uint8 or bool (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) is what Pillow decodes from
+    a gray, RGB or RGBA file; any other array is what a .npy file holds. BadFile as `to_input`.
+    """
+    if not isinstance(pixels, np.ndarray):
+        return to_input(Decoded(name, pixels.mode, pixels), channels, depths)
+    if pixels.ndim not in (2, 3) or not pixels.size:
+        raise BadFile(name, f"an array of shape {pixels.shape} is no image")
+    if pixels.dtype in (np.uint8, np.bool_) and (pixels.ndim == 2 or pixels.shape[2] in (1, 3, 4)):
+        flat = pixels[:, :, 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+        image = Image.fromarray(np.ascontiguousarray(flat))
+        return to_input(Decoded(name, image.mode, image), channels, depths)
+    return to_input(Decoded(name, "npy", pixels), channels, depths)
 
 
 def to_input(decoded: Decoded, channels: int, depths: Depths | None) -> NDArray[np.uint8]:

@@ -81,6 +81,15 @@ def from_space(mean_CHW: Array, space: str) -> Array:
     return xp.log(clipped) - xp.log1p(-clipped)
 
 
+def to_probabilities(logits_CHW: Array, space: str, task: str) -> Array:
+    """Combined logits as probabilities 0..1, float32 (..., C, H, W): the way back of `from_space`,
+    and in logit space the sigmoid, for multiclass the softmax over the classes.
+    """
+    xp = array_namespace(logits_CHW)
+    values = xp.astype(logits_CHW, xp.float32, copy=False)
+    return softmax(values) if task == "multiclass" and space == "logit" else sigmoid(values)
+
+
 def hard_masks(logits_CHW: Array, task: str, thresholds: Sequence[float] | None = None) -> Array:
     """Masks without any other rule, bool (..., C, H, W).
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from distseg.config.load import load_config
 from distseg.config.schema import Config
-from distseg.data.dataset import ImageFiles
+from distseg.data.dataset import ImageFiles, ImagePixels
 from distseg.data.depths import load_depths
 from distseg.data.fit import Fit
 from distseg.data.formats.row import image_files
@@ -36,7 +36,7 @@ from distseg.inference.mask_files import MaskSink, mask_files
 from distseg.records.errors import UserError
 from distseg.records.files import read_json
 from distseg.records.manifest import Manifest, Sample
-from distseg.records.paths import Run, final_ensemble
+from distseg.records.paths import Run, final_ensemble, find_run
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +81,7 @@ class LoadedEnsemble:
     def predictors(self) -> list[Predictor]:
         return [predictor for _, predictor in self.weighted]
 
+    @torch.inference_mode()
     def logits(self, canvases: dict[str, Tensor], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
         """The ensemble's logits of each image at its native (height, width), float32 (C, h, w).
 
@@ -130,7 +131,6 @@ class Background:
             raise self.error
 
 
-@torch.inference_mode()
 def predict_images(
     config: Config,
     run_dir: Path,
@@ -146,41 +146,68 @@ def predict_images(
     config's input size if unknown), a warning, and a place in what is returned.
     """
     ensemble = LoadedEnsemble.load(config, run_dir, record, accelerator)
-    rows = [_with_size(config, row) for row in list(rows)[share[0] :: share[1]]]
+    rows = list(rows)[share[0] :: share[1]]
+
+    def finish(item: tuple[Sequence[int], Sequence[np.ndarray]]) -> None:
+        for index, logits in zip(*item, strict=True):
+            sink.add(rows[index].id, finished_masks(config, record, logits))
+
+    broken: Broken = []
+    background = Background(finish)
+    for indices, arrays, reasons in logit_batches(ensemble, config, rows, accelerator):
+        background.put((indices, arrays))
+        for index, reason in zip(indices, reasons, strict=True):
+            if reason:
+                broken.append((rows[index].id, reason))
+                logger.warning("%s: %s: gets an empty mask", rows[index].image, reason)
+    background.close()
+    return broken
+
+
+def logit_batches(
+    ensemble: LoadedEnsemble,
+    config: Config,
+    rows: Sequence[Sample | ImagePixels],
+    accelerator: Accelerator,
+) -> Iterator[tuple[list[int], list[np.ndarray], list[str]]]:
+    """The ensemble's logits of images, in batches of one canvas size each.
+
+    Yields:
+        (indices of `rows`, logits float32 (C, h, w) of each at its native size, why each image is
+        broken or ""). The logits of a broken one are NOTHING, of the size that its file claims.
+    """
+    rows = [_with_size(config, row) for row in rows]
     fits = [predictor.fit for predictor in ensemble.predictors]
     batches = canvas_batches(
         [(row.height, row.width) for row in rows], fits, config.predict.batch_size
     )
     channels, depths = fits[0].config.channels, load_depths(config)
 
-    def files(fit: Fit) -> ImageFiles:
+    def images(fit: Fit) -> ImageFiles:
         return ImageFiles(rows, channels, fit, depths)
 
-    def finish(item: tuple[list[int], list[np.ndarray]]) -> None:
-        for index, logits in zip(*item, strict=True):
-            if config.postprocess.exclusive:
-                logits = highest_only(logits)
-            sink.add(rows[index].id, to_masks(logits, record["rule"], config.task))
-
-    broken: Broken = []
-    background = Background(finish)
     workers = default_workers(config, accelerator)
     for indices, canvases, facts in decode_batches(
-        ensemble.predictors, batches, files, workers, accelerator.device
+        ensemble.predictors, batches, images, workers, accelerator.device
     ):
         sizes = list(zip(facts["height"].tolist(), facts["width"].tolist(), strict=True))
         arrays = [logits.cpu().numpy() for logits in ensemble.logits(canvases, sizes)]
-        for place, (index, reason) in enumerate(zip(indices, facts["error"], strict=True)):
+        for place, reason in enumerate(facts["error"]):
             if reason:
-                broken.append((rows[index].id, reason))
-                logger.warning("%s: %s: gets an empty mask", rows[index].image, reason)
                 arrays[place] = np.full_like(arrays[place], NOTHING)
-        background.put((indices, arrays))
-    background.close()
-    return broken
+        yield indices, arrays, facts["error"]
 
 
-def _with_size(config: Config, row: Sample) -> Sample:
+def finished_masks(config: Config, record: Mapping[str, Any], logits_CHW: np.ndarray) -> np.ndarray:
+    """The masks that an ensemble's logits become, uint8 (K, H, W); see `postprocess.to_masks`.
+
+    record: of ensemble.json.
+    """
+    logits = highest_only(logits_CHW) if config.postprocess.exclusive else logits_CHW
+    return to_masks(logits, record["rule"], config.task)
+
+
+def _with_size(config: Config, row: Sample | ImagePixels) -> Sample | ImagePixels:
     """A row whose size is not known as if it had the input's."""
     if row.height:
         return row
@@ -209,8 +236,7 @@ def predict_folder(
     """Masks of all images of a folder as PNG files, and an RLE table when asked; see
     `mask_files`. All ranks: each takes its share. UserError: no images, or a table of several
     ranks."""
-    run = Run(Path(run_dir))
-    config, record = load_config(run.config), final_ensemble(run)
+    run, config, record = open_ensemble(Path(run_dir))
     samples = image_samples(Path(images_dir))
     accelerator = make_accelerator(config)
     if rle_path is not None and accelerator.num_processes > 1:
@@ -221,13 +247,26 @@ def predict_folder(
         return predict_images(config, run.folder, record, samples, sink, accelerator, share)
 
 
+def open_ensemble(folder: Path) -> tuple[Run, Config, dict[str, Any]]:
+    """The run that a folder holds, its config and the record of its final ensemble; an ensemble
+    that was exported is such a folder too. UserError: there is none."""
+    run = find_run(folder)
+    config = load_config(run.config)
+    if run.exported.is_file():  # what belongs to it lies inside it, wherever it was moved
+        data = config.data.model_copy(update={"root": str(folder)})
+        config = config.model_copy(update={"data": data})
+    return run, config, final_ensemble(run)
+
+
 def image_samples(folder: Path) -> list[Sample]:
     """The images of a folder, by name; id: the file's stem. UserError for none, or a stem twice."""
-    samples = []
-    for path in image_files(folder, "--images"):
-        try:
-            height, width = image_size(path)
-        except UserError:
-            height, width = 0, 0  # decoding will say what is wrong with it
-        samples.append(Sample(path.stem, str(path), height=height, width=width))
-    return list(Manifest(samples))
+    return list(Manifest([image_sample(path) for path in image_files(folder, "--images")]))
+
+
+def image_sample(path: Path) -> Sample:
+    """An image file as a row without a label: its id is the file's stem."""
+    try:
+        height, width = image_size(path)
+    except UserError:
+        height, width = 0, 0  # decoding will say what is wrong with it
+    return Sample(path.stem, str(path), height=height, width=width)

@@ -11,6 +11,8 @@ from typing import Any
 from distseg.records.errors import UserError
 from distseg.records.files import append_line, read_json
 
+RUN_FOLDER, SWEEP_FOLDER = "runs/{name}", "runs/{name}-tune"  # without --out
+
 # A round's number, or "NUMBER/teachers": the pair teachers that were trained for that round.
 RoundKey = int | str
 
@@ -197,6 +199,11 @@ class Run:
     def final(self) -> Path:
         """The ensemble that makes the submission: that of the last round, or of all rounds."""
         return self.folder / "ensemble.json"
+
+    @property
+    def exported(self) -> Path:
+        """JSON of a folder that `distseg export` made: an ensemble that predicts, and no more."""
+        return self.folder / "export.json"
 
     @property
     def unlabeled(self) -> Path:

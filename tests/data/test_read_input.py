@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distseg.data.image_file import image_size
-from distseg.data.read_input import read_input
+from distseg.data.image_file import BadFile, image_size
+from distseg.data.read_input import pixels_input, read_input
 from distseg.data.read_target import read_target
 from distseg.records.errors import UserError
 from tests.data.data_helpers import config, gray, save
@@ -73,3 +73,38 @@ def test_other_numbers_of_channels(tmp_path: Path) -> None:
     assert np.array_equal(read_input(tmp_path / "a.npy", 2), rgba[..., :2])
     with pytest.raises(UserError, match=r"has 2 channels; input\.channels is 5"):
         read_input(tmp_path / "a.npy", 5)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("shape", [(5, 7), (5, 7, 3), (5, 7, 4)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.bool_])
+def test_an_array_is_what_its_file_is(
+    tmp_path: Path, channels: int, shape: tuple[int, ...], dtype: type
+) -> None:
+    array: Any = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    array = array.astype(np.uint16) * 257 if dtype == np.uint16 else array
+    array = array > 127 if dtype == np.bool_ else array
+    if dtype != np.uint8 and len(shape) == 3:
+        pytest.skip("Pillow has no such picture")
+    path = tmp_path / "a.png"
+    Image.fromarray(array).save(path)
+
+    def outcome(read: Any) -> Any:
+        try:
+            return read().tolist()
+        except BadFile as error:
+            return error.reason
+
+    expected = outcome(lambda: read_input(path, channels))
+    assert outcome(lambda: pixels_input(array, "a", channels)) == expected
+    assert outcome(lambda: pixels_input(Image.open(path), "a", channels)) == expected
+
+
+def test_arrays_of_other_numbers_of_channels_are_as_in_npy_files(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).integers(0, 256, (5, 7, 6), dtype=np.uint8)
+    np.save(tmp_path / "a.npy", array)
+    assert np.array_equal(pixels_input(array, "a", 6), read_input(tmp_path / "a.npy", 6))
+    assert pixels_input(array[:, :, :1], "a", 1).shape == (5, 7, 1)
+    for bad in (np.zeros(4, np.uint8), np.zeros((0, 3), np.uint8), np.zeros((2, 2), object)):
+        with pytest.raises(BadFile):
+            pixels_input(bad, "a", 1)

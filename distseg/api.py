@@ -1,0 +1,121 @@
+"""The Python API: what the command line does, as functions of Python values.
+
+`import distseg` imports nothing heavy; each name here loads what it needs when it is called.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distseg.config.find import find_config
+from distseg.config.load import Read, apply_overrides, load_tree, read_tree
+from distseg.config.schema import Config
+from distseg.records.paths import RUN_FOLDER, Run
+
+if TYPE_CHECKING:
+    from distseg.inference.ensemble import Ensemble
+    from distseg.models.check import Tried
+    from distseg.run.finished import FinishedRun
+
+ConfigLike = Config | Mapping[str, Any] | str | os.PathLike[str]
+FolderLike = str | os.PathLike[str]
+
+
+class RunFailed(RuntimeError):
+    """A run came to its end without all that it should make; its log says why."""
+
+
+def run(
+    config: ConfigLike, overrides: Sequence[str] = (), *, out: FolderLike | None = None
+) -> FinishedRun:
+    """Train, ensemble, predict and report: `distseg run`. Finished steps are skipped.
+
+    Args:
+        config: the path of a YAML file, a name in configs/, a mapping of keys, or a Config.
+        overrides: `key.sub=value`, as on the command line.
+        out: the run folder; runs/<name> by default.
+
+    Raises:
+        UserError: mistakes of the config or the data, all at once, before the first job.
+        RunFailed: no member finished, or something needed is missing at the end.
+        distseg.records.errors.Stopped: a signal came; the same call goes on from there.
+    """
+    from distseg.run import pipeline
+
+    checked = checked_config(config, overrides, out=out)
+    folder = folder_of(checked, out)
+    status = pipeline.run(checked, folder)
+    if status:
+        raise RunFailed(f"{folder}: the run is not whole; see {Run(folder).log}")
+    return load_run(folder)
+
+
+def checked_config(
+    config: ConfigLike, overrides: Sequence[str] = (), *, out: FolderLike | None = None,
+    default: str | None = RUN_FOLDER, **purpose: Any,
+) -> Config:  # fmt: skip
+    """The config, after everything has been looked at that can be known before the first job.
+    UserError lists all mistakes.
+
+    out, default: as `folder_of`; default None: the command writes to no folder. purpose: see
+    `distseg.run.check.Purpose`.
+    """
+    from distseg.run.check import Purpose, refuse
+    from distseg.tune.space import sweep_mistakes
+
+    read, where = read_config(config, overrides)
+    extra: list[str] = []
+    tried: Tried = {}
+    if read.config and default is not None:
+        purpose["run"] = Run(folder_of(read.config, out, default))
+    if read.config and purpose.get("sweep"):
+        extra = sweep_mistakes(read.config, tried)
+    return refuse(read, where, Purpose(**purpose), extra, tried)
+
+
+def folder_of(config: Config, out: FolderLike | None, default: str = RUN_FOLDER) -> Path:
+    """The folder that a command writes to: `out`, else the default one of the config's name."""
+    return Path(default.format(name=config.name)) if out is None else Path(out)
+
+
+def read_config(config: ConfigLike, overrides: Sequence[str] = ()) -> tuple[Read, str]:
+    """What a config says and what is wrong with its keys, and what messages call it."""
+    if isinstance(config, str | os.PathLike):
+        path = find_config(os.fspath(config))
+        return read_tree(load_tree(path, list(overrides))), str(path)
+    tree = config.model_dump(mode="json") if isinstance(config, Config) else dict(config)
+    return read_tree(apply_overrides(tree, list(overrides))), "config"
+
+
+def load_run(folder: FolderLike) -> FinishedRun:
+    """A run on disk: its config, scores, members and out-of-fold predictions. UserError: there is
+    no run, or it has no ensemble yet."""
+    from distseg.run.finished import FinishedRun
+
+    return FinishedRun.load(folder)
+
+
+def load_ensemble(folder: FolderLike) -> Ensemble:
+    """The final ensemble of a run folder, or one that `distseg export` made, ready to predict.
+    UserError: there is none, or a snapshot is missing or damaged."""
+    from distseg.inference.ensemble import Ensemble
+
+    return Ensemble.load(folder)
+
+
+def predict_folder(
+    run: FolderLike, images: FolderLike, out: FolderLike, *, rle: FolderLike | None = None
+) -> list[tuple[str, str]]:
+    """A PNG mask of each image of the folder `images` into the folder `out`, and an RLE table into
+    the file `rle`: `distseg predict`.
+
+    Returns:
+        (id, reason) of images that could not be read; each has an empty mask.
+    """
+    from distseg.inference.predict import predict_folder
+
+    table = None if rle is None else Path(rle)
+    return predict_folder(Path(run), Path(images), Path(out), rle_path=table)
