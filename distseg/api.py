@@ -119,3 +119,28 @@ def predict_folder(
 
     table = None if rle is None else Path(rle)
     return predict_folder(Path(run), Path(images), Path(out), rle_path=table)
+
+
+def export_run(
+    run: FolderLike, out: FolderLike, *, form: str = "ensemble", members: Sequence[str] = (),
+    images: FolderLike | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Write the final ensemble of a run into the new folder `out`: `distseg export`.
+
+    Args:
+        form: ensemble: a folder that `load_ensemble` reads wherever it is moved; smp: each snapshot
+            as `smp.from_pretrained` reads it; onnx, torch: each member as a graph.
+        members: NAME:FOLD of those that go.
+        images: real images to compare a graph with torch on; the run's own by default.
+
+    Returns:
+        What export.json holds.
+
+    Raises:
+        UserError: `out` holds something, a member is unknown, or a network has no such form.
+        distseg.export.graph.ExportFailed: a graph does not give torch's numbers to 1e-4.
+    """
+    from distseg.export.export import export_run
+
+    folder = None if images is None else Path(images)
+    return export_run(Path(run), Path(out), form, members, folder)

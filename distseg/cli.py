@@ -222,6 +222,37 @@ def _predict(args: argparse.Namespace) -> int:
 
 
 @command(
+    "export", RUN,
+    arg("--out", "the new folder", type=Path, required=True, metavar="DIR"),
+    arg("--format", "ensemble: one folder that predicts (default); smp, onnx, torch: each member",
+        choices=["ensemble", "smp", "onnx", "torch"], default="ensemble"),
+    arg("--members", "those that go, such as unet:0,unet:1", default="", metavar="NAME:K,..."),
+    arg("--images", "real images to check onnx and torch files on (default: the run's)", type=Path,
+        metavar="DIR"),
+)  # fmt: skip
+def _export(args: argparse.Namespace) -> int:
+    """Write a run's ensemble as a folder that predicts anywhere, or its members as smp, ONNX or
+    torch.export models."""
+    from distseg.api import export_run
+    from distseg.export.graph import ExportFailed
+
+    members = [name.strip() for name in args.members.split(",") if name.strip()]
+    try:
+        record = export_run(
+            args.run, args.out, form=args.format, members=members, images=args.images
+        )
+    except ExportFailed as error:
+        print(f"distseg: {error}", file=sys.stderr)
+        return 1
+    for one in record.get("models", []):
+        print(
+            f"{one.get('file', one.get('folder'))}: logits within {one['largest_difference']:.1e}"
+        )
+    print(f"written: {args.out}")
+    return 0
+
+
+@command(
     "tune", CONFIG, OVERRIDES, OUT,
     arg("--postprocess", "tune the ensemble of a finished run, CONFIG", action="store_true"),
 )  # fmt: skip

@@ -20,7 +20,7 @@ api
 doctor
 tune
 run
-rounds report training ensemble submission
+rounds report export training ensemble submission
 inference
 jobs
 data
