@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from distseg.config.find import find_config
 from distseg.config.load import Read, apply_overrides, load_tree, read_tree
 from distseg.config.schema import Config
+from distseg.records.errors import UserError
 from distseg.records.paths import RUN_FOLDER, Run
 
 if TYPE_CHECKING:
@@ -144,3 +145,24 @@ def export_run(
 
     folder = None if images is None else Path(images)
     return export_run(Path(run), Path(out), form, members, folder)
+
+
+def compare_runs(*runs: FolderLike, out: FolderLike | None = None) -> dict[str, Any]:
+    """Finished runs side by side, the first against each of the others: `distseg compare`.
+
+    Args:
+        out: a folder that gets compare.json and compare.html.
+
+    Returns:
+        What compare.json holds: runs; pairs, with the difference on the common images, its paired
+        standard error and 95 % interval, and the images that gained and lost most; config, the keys
+        that differ.
+
+    Raises:
+        UserError: one run alone, or runs of other tasks, classes or images.
+    """
+    from distseg.run.summary import compare_runs
+
+    if len(runs) < 2:
+        raise UserError("compare: needs two runs or more")
+    return compare_runs([Path(run) for run in runs], None if out is None else Path(out))

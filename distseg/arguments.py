@@ -9,6 +9,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 from distseg import __version__
@@ -41,6 +42,9 @@ def command(name: str, *arguments: Argument) -> Callable[[Function], Function]:
 def arg(name: str, help: str, **options: Any) -> Argument:
     """An argument as `argparse.add_argument` takes it."""
     return name, {"help": help, **options}
+
+
+RUN = arg("run", "a run folder", type=Path, metavar="RUN")
 
 
 def visible() -> list[str]:

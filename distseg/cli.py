@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distseg.arguments import COMMANDS, LISTED, SCRIPTS, arg, candidates, command, parse
+from distseg.arguments import COMMANDS, LISTED, RUN, SCRIPTS, arg, candidates, command, parse
 from distseg.records.errors import Stopped, UserError
 from distseg.records.paths import RUN_FOLDER, SWEEP_FOLDER
 
@@ -51,12 +51,9 @@ CONFIG = arg("config", CONFIG_HELP, metavar="CONFIG")
 MAYBE_CONFIG = arg("config", CONFIG_HELP, metavar="CONFIG", nargs="?")
 OVERRIDES = arg("overrides", "change a key of the config", metavar="key=value", nargs="*")
 OUT = arg("--out", "the run folder (default: runs/<name>)", type=Path, metavar="DIR")
-RUN = arg("run", "a run folder", type=Path, metavar="RUN")
 
 
 # -- what commands open ---------------------------------------------------------------------------
-
-
 
 
 def _load(args: argparse.Namespace) -> Config:
@@ -208,51 +205,6 @@ def _teach(args: argparse.Namespace) -> int:
 
 
 @command(
-    "predict", RUN,
-    arg("--images", "folder of images", type=Path, required=True, metavar="DIR"),
-    arg("--out", "folder for the masks, PNG", type=Path, required=True, metavar="DIR"),
-    arg("--rle", "write a table of RLEs too", type=Path, metavar="FILE"),
-)  # fmt: skip
-def _predict(args: argparse.Namespace) -> int:
-    """Predict new images with the ensemble of a finished run: masks, and a table of RLEs."""
-    from distseg.api import predict_folder
-
-    predict_folder(args.run, args.images, args.out, rle=args.rle)
-    return 0
-
-
-@command(
-    "export", RUN,
-    arg("--out", "the new folder", type=Path, required=True, metavar="DIR"),
-    arg("--format", "ensemble: one folder that predicts (default); smp, onnx, torch: each member",
-        choices=["ensemble", "smp", "onnx", "torch"], default="ensemble"),
-    arg("--members", "those that go, such as unet:0,unet:1", default="", metavar="NAME:K,..."),
-    arg("--images", "real images to check onnx and torch files on (default: the run's)", type=Path,
-        metavar="DIR"),
-)  # fmt: skip
-def _export(args: argparse.Namespace) -> int:
-    """Write a run's ensemble as a folder that predicts anywhere, or its members as smp, ONNX or
-    torch.export models."""
-    from distseg.api import export_run
-    from distseg.export.graph import ExportFailed
-
-    members = [name.strip() for name in args.members.split(",") if name.strip()]
-    try:
-        record = export_run(
-            args.run, args.out, form=args.format, members=members, images=args.images
-        )
-    except ExportFailed as error:
-        print(f"distseg: {error}", file=sys.stderr)
-        return 1
-    for one in record.get("models", []):
-        print(
-            f"{one.get('file', one.get('folder'))}: logits within {one['largest_difference']:.1e}"
-        )
-    print(f"written: {args.out}")
-    return 0
-
-
-@command(
     "tune", CONFIG, OVERRIDES, OUT,
     arg("--postprocess", "tune the ensemble of a finished run, CONFIG", action="store_true"),
 )  # fmt: skip
@@ -266,49 +218,6 @@ def _tune(args: argparse.Namespace) -> int:
     if args.overrides or args.out:
         raise UserError("tune RUN --postprocess: takes a run folder, nothing else")
     print(postprocess.tune_postprocess(*_read_run(Path(args.config))))
-    return 0
-
-
-@command(
-    "score",
-    arg("submission", "CSV or folder of masks", type=Path, metavar="SUBMISSION"),
-    arg("truth", "CSV or folder of masks", type=Path, metavar="TRUTH"),
-    arg("--metric", "name of the metric, such as dice", required=True, metavar="NAME"),
-    arg("--images", "folder of the images, whose sizes RLE masks have", type=Path, metavar="DIR"),
-    arg("--height", "pixels of every RLE mask, instead of --images", type=int),
-    arg("--width", "pixels of every RLE mask, instead of --images", type=int),
-    arg("--num-classes", "masks hold this many class indices", type=int, metavar="N"),
-    arg("--void", "value of the truth's pixels that do not count", type=int, metavar="N"),
-    arg("--order", "how RLEs count (default: column)", choices=["column", "row"], default="column"),
-    arg("--base", "number of the first pixel (default: 1)", type=int, choices=[0, 1], default=1),
-    arg("--empty", "an RLE without an object (default: nothing)", default="", metavar="TEXT"),
-)  # fmt: skip
-def _score(args: argparse.Namespace) -> int:
-    """Score a submission against the truth."""
-    from distseg.submission.score import score_submission
-
-    options = ("images", "height", "width", "num_classes", "void", "order", "base", "empty")
-    given = {name: getattr(args, name) for name in options}
-    record = score_submission(args.submission, args.truth, args.metric, **given)
-    print(json.dumps(record, indent=2))
-    return 0
-
-
-@command("status", RUN)
-def _status(args: argparse.Namespace) -> int:
-    """Show where a run stands."""
-    from distseg.run.status import status_text
-
-    print(status_text(args.run))
-    return 0
-
-
-@command("report", RUN)
-def _report(args: argparse.Namespace) -> int:
-    """Write report.html and report.json of a run again."""
-    from distseg.run.summary import report
-
-    print(report(*_read_run(args.run)))
     return 0
 
 
@@ -369,3 +278,6 @@ def _doctor(args: argparse.Namespace) -> int:
         examine(None, launch=args.launch)
         raise
     return examine(config, launch=args.launch)
+
+
+from distseg import outcomes  # noqa: E402, F401  its commands stand after these in --help

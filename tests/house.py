@@ -15,8 +15,8 @@ PACKAGE = ROOT / "distseg"
 HOUSE = """
 __main__
 cli
-arguments
-api
+outcomes
+arguments api
 doctor
 tune
 run

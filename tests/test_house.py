@@ -40,6 +40,7 @@ PACKAGES = {
 LIGHT = {
     "__main__",
     "cli",
+    "outcomes",
     "arguments",
     "api",
     "doctor",

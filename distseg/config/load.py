@@ -231,6 +231,22 @@ def dump_config(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=100)
 
 
+def flat_keys(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """{"a.b.0": value} of nested dicts and lists."""
+    if isinstance(tree, dict):
+        items = [(str(key), value) for key, value in tree.items()]
+    elif isinstance(tree, list | tuple):
+        items = [(str(number), value) for number, value in enumerate(tree)]
+    else:
+        return {prefix: tree}
+    if not items:
+        return {prefix: tree}
+    dot = "." if prefix else ""
+    return {
+        k: v for key, value in items for k, v in flat_keys(value, f"{prefix}{dot}{key}").items()
+    }
+
+
 def json_schema() -> dict[str, Any]:
     """JSON schema of a config, for editors and docs/config.md."""
     return {"$schema": SCHEMA, **Config.model_json_schema()}

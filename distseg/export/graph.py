@@ -78,8 +78,8 @@ class MemberGraph(nn.Module):
 def load_graph(snapshots: Sequence[Path], task: str) -> tuple[MemberGraph, InputConfig]:
     """The graph of a member's snapshots on the CPU, and the input that it wants."""
     loaded = [load_snapshot_model(path, torch.device("cpu"), False) for path in snapshots]
-    input_config = InputConfig.model_validate(loaded[0][1]["input"])
-    return MemberGraph([model for model, _ in loaded], input_config, task).eval(), input_config
+    models, inputs = zip(*loaded, strict=True)
+    return MemberGraph(models, inputs[0], task).eval(), inputs[0]
 
 
 def check_packages(kind: str) -> None:

@@ -22,35 +22,38 @@ def fill_smp_folder(
     written = []
     for member in members:
         for source in member["snapshots"]:
-            model, record = load_snapshot_model(run.folder / source, torch.device("cpu"), False)
+            model, input_config = load_snapshot_model(
+                run.folder / source, torch.device("cpu"), False
+            )
             net: Any = model.net
             if not hasattr(net, "save_pretrained"):
-                arch = record["member"]["arch"]
                 raise UserError(
-                    f"--format smp: {member['name']}: {arch} is no architecture of "
+                    f"--format smp: {member['name']}: {type(net).__name__} is no architecture of "
                     "segmentation-models-pytorch; leave it out with --members, or use --format "
                     "onnx or torch"
                 )
             name = f"{member_id(member['name'], member['fold'])}/{Path(source).stem}"
-            own = {**constants, "coordinates": bool(record["member"].get("coordinates"))}
+            facts = {
+                "coordinates": model.coordinates,
+                "input": input_config.model_dump(mode="json"),
+            }
             (folder / name).mkdir(parents=True)
             (folder / name / "README.md").write_text(
                 f"# {name}\n\nOne network of an ensemble: see the README.md two folders up.\n"
             )  # smp writes one of its own where there is none
             net.save_pretrained(folder / name)
-            write_json(folder / name / "distseg.json", {**own, "input": record["input"]})
-            difference = _difference(net, folder / name, record)
+            write_json(folder / name / "distseg.json", {**constants, **facts})
+            channels = input_config.channels + 2 * bool(model.coordinates)
+            shape = (1, channels, input_config.height, input_config.width)
+            difference = _difference(net, folder / name, shape)
             written.append({"folder": name, "largest_difference": difference})
     return written
 
 
-def _difference(net: Any, folder: Path, record: dict[str, Any]) -> float:
+def _difference(net: Any, folder: Path, shape: tuple[int, ...]) -> float:
     """The largest difference of logits between a network and what its folder gives back, on one
-    random image of the canvas's size."""
-    size = record["input"]
-    channels = size["channels"] + 2 * bool(record["member"].get("coordinates"))
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(1, channels, size["height"], size["width"], generator=generator)
+    random image of the canvas's `shape`, (1, C, H, W)."""
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     again = type(net).from_pretrained(folder).eval()
     with torch.inference_mode():
         found = [_logits(one(images)) for one in (net, again)]

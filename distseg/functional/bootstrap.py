@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from distseg.functional.metrics import get_metric, iou, per_image
+from distseg.functional.metrics import get_metric, iou, per_image, summarize
 
 _BLOCK = 1 << 22  # drawn numbers held at a time
 
@@ -36,6 +36,27 @@ def standard_error_of_gain(
     """
     now, before = (_drawn_scores(c, metric, draws, seed) for c in (now_NC3, before_NC3))
     return float((now - before).std(ddof=1))
+
+
+def paired_difference(
+    now_NC3: NDArray[np.int64], before_NC3: NDArray[np.int64], metric: str, *,
+    draws: int = 1000, seed: int = 0,
+) -> dict[str, float]:  # fmt: skip
+    """The difference of two scores of the same N images, in the same order, drawn in pairs.
+
+    Returns:
+        difference: now less before. standard_error: as `standard_error_of_gain`. low, high: the
+        ends of the 95 % percentile interval (Efron & Tibshirani 1993, chapter 13).
+    """
+    scores = [summarize(counts, metric)["score"] for counts in (now_NC3, before_NC3)]
+    now, before = (_drawn_scores(c, metric, draws, seed) for c in (now_NC3, before_NC3))
+    low, high = np.quantile(now - before, (0.025, 0.975))
+    return {
+        "difference": scores[0] - scores[1],
+        "standard_error": float((now - before).std(ddof=1)),
+        "low": float(low),
+        "high": float(high),
+    }
 
 
 def _drawn_scores(

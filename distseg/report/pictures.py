@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -13,11 +14,28 @@ from numpy.typing import NDArray
 from distseg.config.schema import Config
 from distseg.data.prepare import open_cache
 from distseg.functional.drawing import draw
+from distseg.records.oof_table import read_counts
 from distseg.records.paths import Run
 from distseg.records.tables import read_rows
 
 # From a row of oof.csv to the masks that were scored, uint8 (K, H, W).
+MOST_PAIRS = 6  # pictures of images that lost, and of those that gained
 MasksOf = Callable[[Mapping[str, str]], NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One run. label: what it is called. ensemble: the record of its final ensemble. masks_of: as
+    for `pictures`."""
+
+    label: str
+    run: Run
+    config: Config
+    ensemble: Mapping[str, Any]
+    masks_of: MasksOf
+
+    def counts(self) -> dict[str, NDArray[np.int64]]:
+        return read_counts(self.run.oof_table(self.ensemble["round"]))
 
 
 def pictures(
@@ -48,6 +66,31 @@ def pictures(
         for group, chosen in groups.items()
         for row in chosen
     ]
+
+
+def comparison_pictures(
+    first: Compared, other: Compared, pair: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """The images that gained and lost most, each under both runs, side by side. UserError: the
+    members' out-of-fold logits are gone."""
+    cache = open_cache(first.config, first.run)
+    lines = [
+        {row["id"]: row for row in read_rows(one.run.oof_table(one.ensemble["round"]))}
+        for one in (first, other)
+    ]
+    found = []
+    for group in ("lost", "gained"):
+        for one in pair[group][:MOST_PAIRS]:
+            name = one["id"]
+            image, target = cache.image(name), cache.target(name)
+            drawn = [
+                draw(image, target, run.masks_of(rows[name]), run.config.task)
+                for run, rows in zip((first, other), lines, strict=True)
+            ]
+            gap = np.full((len(drawn[0]), 6, 3), 128, np.uint8)
+            png = _png(np.concatenate([drawn[0], gap, drawn[1]], axis=1))
+            found.append({**one, "group": group, "png": png})
+    return found
 
 
 def _png(picture_HWC: NDArray[np.uint8]) -> str:

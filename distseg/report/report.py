@@ -7,8 +7,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jinja2
-
 from distseg.config.schema import Config
 from distseg.records.errors import UserError
 from distseg.records.files import (
@@ -17,10 +15,10 @@ from distseg.records.files import (
     read_lines,
     write_json,
 )
-from distseg.records.log import duration
 from distseg.records.manifest import Manifest
 from distseg.records.paths import ALL_ROUNDS, Run, final_ensemble, member_id
 from distseg.records.tables import read_rows
+from distseg.report.page import environment
 from distseg.report.pictures import MasksOf, pictures
 
 CHART = (560, 200, 44, 24)  # width, height, left and bottom margin
@@ -180,38 +178,23 @@ def stage_seconds(ledger: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 def render(config: Config, run: Run, record: Mapping[str, Any], masks_of: MasksOf) -> str:
     """The page: values are escaped by the template, pictures and curves are inline."""
-    loader = jinja2.PackageLoader("distseg", "report")
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters |= {"score": _score, "duration": duration, "prob": _prob, "plain": _plain}
     try:
         shown, problem = pictures(config, run, record, masks_of), ""
     except UserError as error:  # such as out-of-fold logits that were removed to save disk
         shown, problem = [], str(error)
-    return environment.get_template("report.html").render(
-        r=record,
-        charts=[chart(record["members"], 1, "loss"), chart(record["members"], 2, config.metric)],
-        pictures=shown,
-        problem=problem,
+    return (
+        environment()
+        .get_template("report.html")
+        .render(
+            r=record,
+            charts=[
+                chart(record["members"], 1, "loss"),
+                chart(record["members"], 2, config.metric),
+            ],
+            pictures=shown,
+            problem=problem,
+        )
     )
-
-
-def _score(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
-
-
-def _plain(value: Any) -> str:
-    """A value as a person writes it: lists and mappings without their brackets and quotes."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key}: {_plain(one)}" for key, one in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_plain, value))
-    return str(value)
-
-
-def _prob(logit: float) -> str:
-    return f"{1 / (1 + math.exp(-max(-60.0, min(60.0, logit)))):.3f}"
 
 
 def chart(members: Mapping[str, Any], column: int, title: str) -> dict[str, Any]:

@@ -9,11 +9,10 @@ import os
 import signal
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any
 
 from filelock import FileLock, Timeout
 
-from distseg.config.load import dump_config, load_config
+from distseg.config.load import dump_config, flat_keys, load_config
 from distseg.config.schema import Config
 from distseg.jobs.job import die_with_parent
 from distseg.jobs.versions import environment_record
@@ -51,7 +50,7 @@ def check_same(config: Config, run: Run) -> None:
     free = (*FREE_KEYS, "train.accumulation") if "DISTSEG_JOB" in os.environ else FREE_KEYS
     before = load_config(run.config)
     kept = config.model_copy(update={"rounds": config.rounds[: len(before.rounds)]})
-    old, new = _flat(before.model_dump()), _flat(kept.model_dump())
+    old, new = flat_keys(before.model_dump()), flat_keys(kept.model_dump())
     keys = [key for key in {**new, **old} if old.get(key) != new.get(key)]
     changed = [key for key in keys if not key.startswith(free)]
     if changed:
@@ -61,20 +60,6 @@ def check_same(config: Config, run: Run) -> None:
             f"{run.folder}: holds a run of another config ({shown}{more}). "
             "Use another --out, or remove the folder"
         )
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """{"a.b.0": value} of nested dicts and lists."""
-    if isinstance(tree, dict):
-        items = [(str(key), value) for key, value in tree.items()]
-    elif isinstance(tree, list | tuple):
-        items = [(str(number), value) for number, value in enumerate(tree)]
-    else:
-        return {prefix: tree}
-    if not items:
-        return {prefix: tree}
-    dot = "." if prefix else ""
-    return {k: v for key, value in items for k, v in _flat(value, f"{prefix}{dot}{key}").items()}
 
 
 @contextlib.contextmanager

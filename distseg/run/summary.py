@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from distseg.config.load import load_config
 from distseg.config.schema import Config
 from distseg.records.files import read_json
-from distseg.records.paths import ALL_ROUNDS, RoundKey, Run, final_ensemble
+from distseg.records.paths import ALL_ROUNDS, RoundKey, Run, final_ensemble, find_run
 from distseg.run.submission import prediction_record, score_test
 
 
@@ -40,6 +42,35 @@ def write_report(config: Config, run: Run, extra: dict[str, Any] | None = None) 
     return write_report(
         config, run, masks_of, {"prediction": prediction_record(run), **(extra or {})}
     )
+
+
+def compare_runs(folders: Sequence[Path], out: Path | None = None) -> dict[str, Any]:
+    """What `distseg compare` finds; with `out` also as compare.json and compare.html in there.
+
+    UserError: a run has no ensemble, or is not of the same task, classes or images.
+    """
+    from distseg.ensemble.choices import scored_masks
+    from distseg.report.compare import Compared, compare, write_comparison
+
+    runs = []
+    for folder, label in zip(folders, _labels(folders), strict=True):
+        run = find_run(folder)
+        config, ensemble = load_config(run.config), final_ensemble(run)
+        masks_of = scored_masks(config, run, ensemble)
+        runs.append(Compared(label, run, config, ensemble, masks_of))
+    record = compare(runs)
+    if out is not None:
+        write_comparison(runs, record, out)
+    return record
+
+
+def _labels(folders: Sequence[Path]) -> list[str]:
+    """What the runs are called: the folder's name, with the one above it where two are equal."""
+    paths = [folder.resolve() for folder in folders]
+    names = [path.name for path in paths]
+    if len(set(names)) < len(names):
+        names = [f"{path.parent.name}/{path.name}" for path in paths]
+    return [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names, 1)]
 
 
 def _records(config: Config, run: Run) -> list[tuple[RoundKey, dict[str, Any]]]:

@@ -104,25 +104,25 @@ def test_smp_reads_each_snapshot(trained: Path, tmp_path: Path) -> None:
     assert len(record["models"]) == 4
     run = distseg.load_run(trained)
     own = next(m for m in run.members if (m.name, m.fold) == ("a", 1)).snapshots[0]
-    model, facts = load_snapshot_model(own, CPU, False)
+    model, input_config = load_snapshot_model(own, CPU, False)
     folder = tmp_path / "out" / "a_fold1" / own.stem
     again = smp.from_pretrained(folder).eval()
     images = torch.randn(2, 1, 32, 64, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         assert torch.equal(again(images), model(images)[0])
-    assert read_json(folder / "distseg.json")["input"] == facts["input"]
+    assert read_json(folder / "distseg.json")["input"] == input_config.model_dump(mode="json")
     assert not [file for file in (tmp_path / "out").rglob("*") if file.suffix in (".bin", ".pt")]
 
 
-@pytest.mark.parametrize(
-    ("kind", "member"), [("onnx", "a:1"), ("onnx", "plain:0"), ("torch", "a:0")]
-)
+GRAPHS = [("onnx", "a:1"), ("onnx", "plain:0"), ("torch", "a:0")]
+
+
+@pytest.mark.parametrize(("kind", "member"), GRAPHS)
 def test_a_graph_gives_torchs_logits(trained: Path, tmp_path: Path, kind: str, member: str) -> None:
     """On real images, at two sizes, with what the file itself says; no line of ours reads it."""
     pytest.importorskip("onnxruntime")
-    assert cli.main(
-        ["export", str(trained), "--out", str(tmp_path / "out"), "--format", kind, "--members", member]
-    ) == 0  # fmt: skip
+    command = ["export", str(trained), "--out", str(tmp_path / "out"), "--format", kind]
+    assert cli.main([*command, "--members", member]) == 0
     (entry,) = read_json(tmp_path / "out" / "export.json")["models"]
     assert entry["largest_difference"] <= 1e-4 and entry["sizes"] == [[32, 32], [64, 64]]
     run, constants, infer = distseg.load_run(trained), {}, None
@@ -178,9 +178,8 @@ def test_graphs_of_other_tasks_and_normalizations(tmp_path: Path, task: str) -> 
         assert np.allclose(probs.sum(1), 1, atol=1e-5)
         assert np.array_equal(mask[:, 0], logits.argmax(1))
     else:
-        assert (
-            np.allclose(probs, 1 / (1 + np.exp(-logits)), atol=1e-5) and mask.shape == logits.shape
-        )
+        assert np.allclose(probs, 1 / (1 + np.exp(-logits)), atol=1e-5)
+        assert mask.shape == logits.shape
 
 
 def test_other_numbers_than_torchs_are_refused(
@@ -217,14 +216,9 @@ def test_other_commands_say_what_an_exported_folder_lacks(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     distseg.export_run(trained, tmp_path / "model")
-    for command in (
-        ["report"],
-        ["tune", "--postprocess"],
-        ["export", "--format", "onnx", "--out", "x"],
-    ):
-        name, *rest = command
+    onnx = ["export", "--format", "onnx", "--out", "x"]
+    for name, *rest in (["report"], ["tune", "--postprocess"], onnx):
         status = cli.main([name, str(tmp_path / "model"), *rest])
         text = capsys.readouterr().err
-        assert (
-            status == 2 and text.startswith("distseg: error: ") and len(text.splitlines()) == 1
-        ), text
+        assert status == 2 and text.startswith("distseg: error: "), text
+        assert len(text.splitlines()) == 1, text

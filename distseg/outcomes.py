@@ -1,0 +1,120 @@
+"""The commands about what runs have found: predict, compare, report, export, score, status.
+
+As those of `cli.py`: each imports what it needs itself, and nothing heavy is imported here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from distseg.arguments import RUN, arg, command
+
+
+@command(
+    "predict", RUN,
+    arg("--images", "folder of images", type=Path, required=True, metavar="DIR"),
+    arg("--out", "folder for the masks, PNG", type=Path, required=True, metavar="DIR"),
+    arg("--rle", "write a table of RLEs too", type=Path, metavar="FILE"),
+)  # fmt: skip
+def _predict(args: argparse.Namespace) -> int:
+    """Predict new images with the ensemble of a finished run: masks, and a table of RLEs."""
+    from distseg.api import predict_folder
+
+    predict_folder(args.run, args.images, args.out, rle=args.rle)
+    return 0
+
+
+@command(
+    "export", RUN,
+    arg("--out", "the new folder", type=Path, required=True, metavar="DIR"),
+    arg("--format", "ensemble: one folder that predicts (default); smp, onnx, torch: each member",
+        choices=["ensemble", "smp", "onnx", "torch"], default="ensemble"),
+    arg("--members", "those that go, such as unet:0,unet:1", default="", metavar="NAME:K,..."),
+    arg("--images", "real images to check onnx and torch files on (default: the run's)", type=Path,
+        metavar="DIR"),
+)  # fmt: skip
+def _export(args: argparse.Namespace) -> int:
+    """Write a run's ensemble as a folder that predicts anywhere, or its members as smp, ONNX or
+    torch.export models."""
+    from distseg.api import export_run
+    from distseg.export.graph import ExportFailed
+
+    members = [name.strip() for name in args.members.split(",") if name.strip()]
+    try:
+        record = export_run(
+            args.run, args.out, form=args.format, members=members, images=args.images
+        )
+    except ExportFailed as error:
+        print(f"distseg: {error}", file=sys.stderr)
+        return 1
+    for one in record.get("models", []):
+        name = one.get("file", one.get("folder"))
+        print(f"{name}: logits within {one['largest_difference']:.1e}")
+    print(f"written: {args.out}")
+    return 0
+
+
+@command(
+    "score",
+    arg("submission", "CSV or folder of masks", type=Path, metavar="SUBMISSION"),
+    arg("truth", "CSV or folder of masks", type=Path, metavar="TRUTH"),
+    arg("--metric", "name of the metric, such as dice", required=True, metavar="NAME"),
+    arg("--images", "folder of the images, whose sizes RLE masks have", type=Path, metavar="DIR"),
+    arg("--height", "pixels of every RLE mask, instead of --images", type=int),
+    arg("--width", "pixels of every RLE mask, instead of --images", type=int),
+    arg("--num-classes", "masks hold this many class indices", type=int, metavar="N"),
+    arg("--void", "value of the truth's pixels that do not count", type=int, metavar="N"),
+    arg("--order", "how RLEs count (default: column)", choices=["column", "row"], default="column"),
+    arg("--base", "number of the first pixel (default: 1)", type=int, choices=[0, 1], default=1),
+    arg("--empty", "an RLE without an object (default: nothing)", default="", metavar="TEXT"),
+)  # fmt: skip
+def _score(args: argparse.Namespace) -> int:
+    """Score a submission against the truth."""
+    from distseg.submission.score import score_submission
+
+    options = ("images", "height", "width", "num_classes", "void", "order", "base", "empty")
+    given = {name: getattr(args, name) for name in options}
+    record = score_submission(args.submission, args.truth, args.metric, **given)
+    print(json.dumps(record, indent=2))
+    return 0
+
+
+@command("status", RUN)
+def _status(args: argparse.Namespace) -> int:
+    """Show where a run stands."""
+    from distseg.run.status import status_text
+
+    print(status_text(args.run))
+    return 0
+
+
+@command("report", RUN)
+def _report(args: argparse.Namespace) -> int:
+    """Write report.html and report.json of a run again."""
+    from distseg.config.load import load_config
+    from distseg.records.paths import find_run
+    from distseg.run.summary import report
+
+    run = find_run(args.run)
+    print(report(load_config(run.config), run))
+    return 0
+
+
+@command(
+    "compare",
+    arg("runs", "run folders; the first is what the others are compared with", type=Path,
+        metavar="RUN", nargs="+"),
+    arg("--out", "write compare.json and compare.html into this folder", type=Path, metavar="DIR"),
+)  # fmt: skip
+def _compare(args: argparse.Namespace) -> int:
+    """Compare finished runs on the images that they share: scores, images and configs."""
+    from distseg.api import compare_runs
+    from distseg.report.compare import text
+
+    print(text(compare_runs(*args.runs, out=args.out)))
+    if args.out:
+        print(f"\nwritten: {args.out / 'compare.html'}")
+    return 0
