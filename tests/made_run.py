@@ -64,9 +64,9 @@ def write_two_classes(root: Path) -> None:
 
 def write_member(
     config: Config, run: Run, name: str, fold: int, *, offset: float = 0.0, noise: float = 1.0,
-    snapshots: int = 2,
+    scale: float = 1.0, snapshots: int = 2,
 ) -> None:  # fmt: skip
-    """Logits 2 * truth - 1 + offset + noise of a finished member, as training leaves them."""
+    """A finished member as training leaves it; logits: scale * (2 * truth - 1 + offset + noise)."""
     manifest, cache = Manifest.read(run.truth), open_cache(config, run)
     paths = run.member(0, name, fold)
     paths.snapshots.mkdir(parents=True)
@@ -86,7 +86,7 @@ def write_member(
         truth = planes if config.task == "multiclass" else target == 1
         for key, table in tables.items():
             logits = 2.0 * truth - 1 + offset + noise * rng.standard_normal(truth.shape)
-            logits = logits.astype(np.float16).astype(np.float32)
+            logits = (scale * logits).astype(np.float16).astype(np.float32)
             masks = to_masks(logits, rule, config.task)
             table.append(count_masks(masks, target, config.num_outputs, config.task).tolist())
             if key == "mean_tta":

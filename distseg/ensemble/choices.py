@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from distseg.config.schema import Config
 from distseg.ensemble.out_of_fold_set import OutOfFold
+from distseg.functional.agreement import ScoredImage
+from distseg.functional.combine import to_probabilities
 from distseg.functional.postprocess import Rule, to_masks
 from distseg.functional.weights import Weights
 from distseg.records.paths import Run
@@ -61,16 +63,16 @@ def masks_of_row(oof: OutOfFold, row: int, choice: EnsembleChoice) -> NDArray[np
     return to_masks(logits, choice.rule, oof.config.task)
 
 
-def scored_masks(
+def scored_images(
     config: Config, run: Run, record: Mapping[str, Any]
-) -> Callable[[Mapping[str, str]], NDArray[np.uint8]]:
-    """A function from a row of oof.csv to the masks uint8 (K, H, W) that its score is of: those of
-    its split's nested choice.
+) -> Callable[[Mapping[str, str]], ScoredImage]:
+    """A function from a row of oof.csv to what its score is of: masks and probabilities under its
+    split's nested choice, and the logits of each model.
 
     Args:
         record: of ensemble.json.
 
-    The members are opened at the first call, which raises UserError where none of them is left.
+    The members are opened at the first call, which raises UserError where they are gone.
     """
 
     @cache
@@ -79,8 +81,14 @@ def scored_masks(
         places = {oof.manifest[row].id: row for row in oof.rows}
         return oof, places, choices_of(record, oof.names)
 
-    def masks_of(line: Mapping[str, str]) -> NDArray[np.uint8]:
+    def scored(line: Mapping[str, str]) -> ScoredImage:
         oof, places, choices = opened()
-        return masks_of_row(oof, places[line["id"]], choices[line["part"]])
+        row, choice = places[line["id"]], choices[line["part"]]
+        logits = oof.combined(row, choice.weights, choice.space)
+        return ScoredImage(
+            to_masks(logits, choice.rule, config.task),
+            to_probabilities(logits, choice.space, config.task),
+            list(oof.logits(row).values()),
+        )
 
-    return masks_of
+    return scored

@@ -79,7 +79,8 @@ def load_graph(snapshots: Sequence[Path], task: str) -> tuple[MemberGraph, Input
     """The graph of a member's snapshots on the CPU, and the input that it wants."""
     loaded = [load_snapshot_model(path, torch.device("cpu"), False) for path in snapshots]
     models, inputs = zip(*loaded, strict=True)
-    return MemberGraph(models, inputs[0], task).eval(), inputs[0]
+    graph = MemberGraph(models, inputs[0], task).eval().requires_grad_(False)
+    return graph, inputs[0]
 
 
 def check_packages(kind: str) -> None:

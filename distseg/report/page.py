@@ -68,15 +68,15 @@ def tick_text(value: float) -> str:
 
 def scatter(points: Sequence[Sequence[float]], side: int = 300) -> dict[str, Any]:
     """Points (x, y) of 0..1 in the coordinates of an SVG of `side` pixels, and its ticks."""
-    left, top, inner = 34, 8, side - 34 - 8 - 18
+    left, top, inner = 34, 8, side - 34 - 8
 
     def place(x: float, y: float) -> tuple[float, float]:
         return round(left + x * inner, 1), round(top + (1 - y) * inner, 1)
 
     return {
-        "side": side,
+        "size": (side, top + inner + 20),
         "points": [place(*point) for point in points],
         "line": (*place(0, 0), *place(1, 1)),
-        "ticks": [(*place(value, value), tick_text(value)) for value in ticks(0, 1)],
+        "ticks": [(*place(value, value), tick_text(value)) for value in ticks(0, 1, 6)],
         "corner": place(0, 0),
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,22 +15,21 @@ from distseg.records.files import (
     write_json,
 )
 from distseg.records.manifest import Manifest
-from distseg.records.paths import ALL_ROUNDS, Run, final_ensemble, member_id
+from distseg.records.paths import ALL_ROUNDS, MemberPaths, Run, final_ensemble, member_id
 from distseg.records.tables import read_rows
-from distseg.report.page import environment
-from distseg.report.pictures import MasksOf, pictures
+from distseg.report.images import Measured, ScoredOf, measure
+from distseg.report.render import render
 
-CHART = (560, 200, 44, 24)  # width, height, left and bottom margin
 PREDICT_JOB, TEACH_JOB = "predict-test", "teach-round"
 
 
 def write_report(
-    config: Config, run: Run, masks_of: MasksOf, extra: Mapping[str, Any] | None = None
+    config: Config, run: Run, scored_of: ScoredOf, extra: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Write report.json and report.html from what the run holds on disk; returns the former.
 
     Args:
-        masks_of: the scored masks of a row of oof.csv. UserError: they cannot be had.
+        scored_of: what the score of a row of oof.csv is of. UserError: it cannot be had.
         extra: more top-level keys, such as `test`, the score against the known truth, and
             `prediction`, what the submission holds.
 
@@ -61,8 +59,16 @@ def write_report(
         "hardware": read_json(run.env) if run.env.is_file() else {},
         **(extra or {}),
     }
+    try:
+        measured, problem = measure(config, run, record, scored_of), ""
+        record["images"] = measured.record(config.classes)
+    except UserError as error:  # such as out-of-fold logits that were removed to save disk
+        measured, problem = Measured([]), str(error)
+        record["images"] = None
     write_json(run.report_json, record)
-    atomic_write(run.report_html, render(config, run, record, masks_of))
+    epochs = epoch_rows(config, run, manifest)
+    page = render(config, run, record, scored_of, measured, epochs, problem)
+    atomic_write(run.report_html, page)
     return record
 
 
@@ -121,20 +127,10 @@ def data_record(run: Run, manifest: Manifest) -> dict[str, Any]:
 def member_curves(config: Config, run: Run, manifest: Manifest) -> dict[str, dict[str, Any]]:
     """Each trained member's epochs: `curve` has [epoch, loss, score or null] rows."""
     members = {}
-    several = len(config.rounds) > 1
-    planned = [
-        (number, name, fold)
-        for number in range(len(config.rounds))
-        for name, fold in config.planned_members(manifest.folds, number)
-    ]
-    for number, name, fold in planned:
-        paths = run.member(number, name, fold)
+    for label, paths in trained_members(config, run, manifest).items():
         rows = read_lines(paths.metrics)
-        if not rows:
-            continue
         scores = [row["score"] for row in rows if row.get("score") is not None]
         done = read_json(paths.done) if paths.done.is_file() else {}
-        label = f"{member_id(name, fold)}@{number}" if several else member_id(name, fold)
         members[label] = {
             "epochs": len(rows),
             "loss": rows[-1].get("loss"),
@@ -145,6 +141,41 @@ def member_curves(config: Config, run: Run, manifest: Manifest) -> dict[str, dic
             "snapshots": len(done.get("snapshots", [])),
             "curve": [[row["epoch"], row.get("loss"), row.get("score")] for row in rows],
         }
+    return members
+
+
+def trained_members(config: Config, run: Run, manifest: Manifest) -> dict[str, MemberPaths]:
+    """The members that have trained an epoch, by the name that the report calls them."""
+    several = len(config.rounds) > 1
+    planned = [
+        (number, name, fold)
+        for number in range(len(config.rounds))
+        for name, fold in config.planned_members(manifest.folds, number)
+    ]
+    found = {}
+    for number, name, fold in planned:
+        paths = run.member(number, name, fold)
+        if read_lines(paths.metrics):
+            label = member_id(name, fold)
+            found[f"{label}@{number}" if several else label] = paths
+    return found
+
+
+def epoch_rows(
+    config: Config, run: Run, manifest: Manifest
+) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """The epochs of each member for the charts, as metrics.jsonl has them, with `snapshot`: whether
+    the weights of that moment are kept."""
+    members = {}
+    for label, paths in trained_members(config, run, manifest).items():
+        done = read_json(paths.done) if paths.done.is_file() else {}
+        kept, seen = set(done.get("snapshots", [])), Counter[int]()
+        rows = read_lines(paths.metrics)
+        for row in rows:
+            stage = int(row.get("stage", 0))
+            seen[stage] += 1
+            row["snapshot"] = f"stage{stage}_epoch{seen[stage]:04d}.safetensors" in kept
+        members[label] = {"curve": rows}
     return members
 
 
@@ -171,67 +202,3 @@ def stage_seconds(ledger: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     if began is not None and last is not None:
         seconds["wall"] = round(wall + last - began, 3)
     return seconds
-
-
-# -- what report.html shows -----------------------------------------------------------------------
-
-
-def render(config: Config, run: Run, record: Mapping[str, Any], masks_of: MasksOf) -> str:
-    """The page: values are escaped by the template, pictures and curves are inline."""
-    try:
-        shown, problem = pictures(config, run, record, masks_of), ""
-    except UserError as error:  # such as out-of-fold logits that were removed to save disk
-        shown, problem = [], str(error)
-    return (
-        environment()
-        .get_template("report.html")
-        .render(
-            r=record,
-            charts=[
-                chart(record["members"], 1, "loss"),
-                chart(record["members"], 2, config.metric),
-            ],
-            pictures=shown,
-            problem=problem,
-        )
-    )
-
-
-def chart(members: Mapping[str, Any], column: int, title: str) -> dict[str, Any]:
-    """Lines of one column of the members' curves, in the coordinates of an SVG of size CHART."""
-    width, height, left, bottom = CHART
-    lines = {
-        name: [(row[0], row[column]) for row in member["curve"] if _is_number(row[column])]
-        for name, member in members.items()
-    }
-    points = [point for line in lines.values() for point in line]
-    if not points:
-        return {"title": title, "lines": []}
-    low, high = min(y for _, y in points), max(y for _, y in points)
-    high, last = max(high, low + 1e-6), max(1, *(x for x, _ in points))
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        across, up = x / last, (y - low) / (high - low)
-        inner = (width - left - 8, height - bottom - 8)
-        return round(left + across * inner[0], 1), round(8 + (1 - up) * inner[1], 1)
-
-    ticks = [low + (high - low) * i / 4 for i in range(5)]
-    return {
-        "title": title,
-        "size": (width, height),
-        "lines": [
-            {
-                "name": name,
-                "points": " ".join(f"{x},{y}" for x, y in (place(*point) for point in line)),
-                "hue": round(i * 137.5) % 360,
-            }
-            for i, (name, line) in enumerate(lines.items())
-        ],
-        "y_ticks": [(place(0, value)[1], f"{value:.3g}") for value in ticks],
-        "x_ticks": [(place(x, low)[0], str(x)) for x in sorted({0, last // 2, last})],
-        "left": left,
-    }
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)

@@ -35,12 +35,12 @@ def write_report(config: Config, run: Run, extra: dict[str, Any] | None = None) 
 
     UserError: there is no ensemble yet.
     """
-    from distseg.ensemble.choices import scored_masks
+    from distseg.ensemble.choices import scored_images
     from distseg.report.report import write_report
 
-    masks_of = scored_masks(config, run, final_ensemble(run))
+    scored_of = scored_images(config, run, final_ensemble(run))
     return write_report(
-        config, run, masks_of, {"prediction": prediction_record(run), **(extra or {})}
+        config, run, scored_of, {"prediction": prediction_record(run), **(extra or {})}
     )
 
 
@@ -49,15 +49,15 @@ def compare_runs(folders: Sequence[Path], out: Path | None = None) -> dict[str, 
 
     UserError: a run has no ensemble, or is not of the same task, classes or images.
     """
-    from distseg.ensemble.choices import scored_masks
+    from distseg.ensemble.choices import scored_images
     from distseg.report.compare import Compared, compare, write_comparison
 
     runs = []
     for folder, label in zip(folders, _labels(folders), strict=True):
         run = find_run(folder)
         config, ensemble = load_config(run.config), final_ensemble(run)
-        masks_of = scored_masks(config, run, ensemble)
-        runs.append(Compared(label, run, config, ensemble, masks_of))
+        scored_of = scored_images(config, run, ensemble)
+        runs.append(Compared(label, run, config, ensemble, scored_of))
     record = compare(runs)
     if out is not None:
         write_comparison(runs, record, out)
@@ -68,9 +68,10 @@ def _labels(folders: Sequence[Path]) -> list[str]:
     """What the runs are called: the folder's name, with the one above it where two are equal."""
     paths = [folder.resolve() for folder in folders]
     names = [path.name for path in paths]
-    if len(set(names)) < len(names):
+    if len(set(names)) < len(set(paths)):  # each folder once has a name that others have
         names = [f"{path.parent.name}/{path.name}" for path in paths]
-    return [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names, 1)]
+    twice = {name for name in names if names.count(name) > 1}
+    return [f"{name} ({i})" if name in twice else name for i, name in enumerate(names, 1)]
 
 
 def _records(config: Config, run: Run) -> list[tuple[RoundKey, dict[str, Any]]]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from distseg.data.prepare import open_cache
-from distseg.ensemble.choices import ALL, choices_of, scored_masks
+from distseg.ensemble.choices import ALL, choices_of, scored_images
 from distseg.ensemble.fit import fit_ensemble
 from distseg.ensemble.nesting import Nesting
 from distseg.ensemble.out_of_fold_set import OutOfFold
@@ -150,7 +150,7 @@ def test_multiclass_takes_the_highest_class_without_void(tmp_path: Path, metric:
     assert record["weights"]["a"] > record["weights"]["b"]
 
 
-def test_an_ensembles_choices_and_scored_masks_are_read_back(tmp_path: Path) -> None:
+def test_an_ensembles_choices_and_scored_images_are_read_back(tmp_path: Path) -> None:
     """What ensemble.json and oof.csv say of each row is what the masks give, split by split."""
     write_data(tmp_path / "data")
     rules = {"threshold": "search", "min_area": "search"}
@@ -166,8 +166,8 @@ def test_an_ensembles_choices_and_scored_masks_are_read_back(tmp_path: Path) -> 
     assert summarize(nesting.score(choices), config.metric)["score"] == pytest.approx(
         record["scores"]["final"]["score"]
     )
-    masks_of, counts = scored_masks(config, run, record), read_counts(run.oof_table(0))
+    scored_of, counts = scored_images(config, run, record), read_counts(run.oof_table(0))
     for line in read_rows(run.oof_table(0)):
         target = open_cache(config, run).target(line["id"])
-        own = count_masks(masks_of(line), target, 1, "binary")
+        own = count_masks(scored_of(line).masks_KHW, target, 1, "binary")
         assert np.array_equal(own, counts[line["id"]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 import shutil
 from html.parser import HTMLParser
@@ -18,7 +19,8 @@ from distseg.ensemble.fit import fit_ensemble
 from distseg.records.errors import UserError
 from distseg.records.files import append_line, read_json, write_json
 from distseg.records.paths import Run
-from distseg.report.report import chart, stage_seconds
+from distseg.report.charts import curve_chart
+from distseg.report.report import stage_seconds
 from distseg.rounds.choose import choose_final
 from distseg.run.summary import write_report
 from tests.made_run import made_config, made_run, write_data
@@ -35,7 +37,7 @@ class Tags(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.found.append((tag, dict(attrs)))
-        if tag not in ("meta", "img", "br", "line"):
+        if tag not in ("meta", "img", "br", "line", "input"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -91,7 +93,11 @@ def test_the_page_is_one_file_that_is_whole(tmp_path: Path) -> None:
     text = run.report_html.read_text(encoding="utf-8")
     tags = Tags(text)
     assert tags.open == []
-    assert not {tag for tag, _ in tags.found} & {"script", "link", "iframe", "object"}
+    assert not {tag for tag, _ in tags.found} & {"link", "iframe", "object"}
+    scripts = re.findall(r"<script([^>]*)>(.*?)</script>", text, re.S)
+    assert [attributes for attributes, _ in scripts] == [' type="application/json" id="data"', ""]
+    digest = base64.b64encode(hashlib.sha256(scripts[1][1].encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in text, "the one script that may run"
     for _, attributes in tags.found:
         for key in ("src", "href", "data", "srcset"):
             value = attributes.get(key)
@@ -104,7 +110,9 @@ def test_the_page_is_one_file_that_is_whole(tmp_path: Path) -> None:
     for source in pictures:
         data = np.frombuffer(base64.b64decode(str(source).split(",")[1]), np.uint8)
         assert np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR)).shape == (240, 200, 3)
-    assert sum(tag == "polyline" for tag, _ in tags.found) == 6  # 3 members: loss and score
+    assert (
+        sum(tag == "polyline" for tag, _ in tags.found) == 7
+    )  # 3 members' loss and score, calibration
     for shown in ("0.7500", "Left out: b, fold 2", "in quarantine", "nested: honest", "worst"):
         assert shown in text
 
@@ -156,8 +164,12 @@ def test_seconds_leave_out_the_pause_between_two_starts() -> None:
 
 
 def test_charts_survive_what_training_can_write() -> None:
-    curve = [[0, float("nan"), None], [1, 2.0, None], [2, 2.0, None]]
-    drawn = chart({"a": {"curve": curve}}, 1, "loss")
+    rows = [
+        {"epoch": 0, "loss": float("nan")},
+        {"epoch": 1, "loss": 2.0},
+        {"epoch": 2, "loss": 2.0},
+    ]
+    drawn = curve_chart({"a": {"curve": rows}}, "loss", "loss")
     assert drawn["lines"][0]["points"].count(",") == 2
-    assert chart({"a": {"curve": curve}}, 2, "score")["lines"] == []
-    assert chart({}, 1, "loss")["lines"] == []
+    assert curve_chart({"a": {"curve": rows}}, "score", "score")["lines"] == []
+    assert curve_chart({}, "loss", "loss")["lines"] == []

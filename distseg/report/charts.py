@@ -1,0 +1,169 @@
+"""The report's charts in the coordinates of an SVG: curves, calibration, jobs over time."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from distseg.records.log import duration
+from distseg.report.page import tick_text, ticks
+
+CHART = (560, 210, 44, 24)  # width, height, left and bottom margin
+GANTT_WIDTH, ROW = 1100, 26
+KINDS = {"predict-test": "prediction", "teach-round": "teachers"}
+
+
+def hue(number: int) -> int:
+    """Hues that stand apart, however many there are."""
+    return round(number * 137.5) % 360
+
+
+def curve_chart(members: Mapping[str, Any], key: str, title: str) -> dict[str, Any]:
+    """Lines of one key of the members' epochs, with the stages' borders, snapshots and steps that
+    were skipped marked on them. Without a number: no lines."""
+    width, height, left, bottom = CHART
+    lines = {
+        name: [(row["epoch"], row[key], row) for row in member["curve"] if _is_number(row.get(key))]
+        for name, member in members.items()
+    }
+    points = [point for line in lines.values() for point in line]
+    if not points:
+        return {"title": title, "lines": []}
+    low, high = min(y for _, y, _ in points), max(y for _, y, _ in points)
+    pad = (high - low) * 0.05 or abs(high) * 0.05 or 1.0
+    low, high = low - pad, high + pad
+    first, last = min(x for x, *_ in points), max(x for x, *_ in points)
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across = (x - first) / (last - first) if last > first else 0.5  # one epoch is a point
+        up = (y - low) / (high - low)
+        inner = (width - left - 12, height - bottom - 8)
+        return round(left + across * inner[0], 1), round(8 + (1 - up) * inner[1], 1)
+
+    borders = {
+        row["epoch"]
+        for line in lines.values()
+        for (_, _, before), (_, _, row) in itertools.pairwise(line)
+        if row.get("stage") != before.get("stage")
+    }
+    return {
+        "title": title,
+        "size": (width, height),
+        "left": left,
+        "lines": [
+            {
+                "name": name,
+                "hue": hue(i),
+                "points": " ".join("{},{}".format(*place(x, y)) for x, y, _ in line),
+                "dots": [_dot(place(x, y), name, x, y, row, title) for x, y, row in line],
+            }
+            for i, (name, line) in enumerate(lines.items())
+            if line
+        ],
+        "stages": [(place(x - 0.5, low)[0], 8, height - bottom) for x in sorted(borders)],
+        "y_ticks": [(place(first, value)[1], tick_text(value)) for value in ticks(low, high)],
+        "x_ticks": [
+            (place(x, low)[0], str(int(x) + 1)) for x in ticks(first, last, 8) if x == int(x)
+        ],
+    }
+
+
+def _dot(
+    at: tuple[float, float], name: str, x: float, y: float, row: Mapping[str, Any], title: str
+) -> dict[str, Any]:
+    text = f"{name}, epoch {int(x) + 1}: {title} {y:.4g}"
+    kind = "plain"
+    if row.get("skipped_steps"):
+        kind, text = "skipped", f"{text}; {row['skipped_steps']} steps skipped so far"
+    if row.get("snapshot"):
+        kind, text = "snapshot", f"{text}; a snapshot is kept"
+    return {"x": at[0], "y": at[1], "kind": kind, "text": text}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def gantt(ledger: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Each job as a bar on the row of the slot that ran it, from the ledger. Jobs that never ended
+    last until the last line. busy: share of the slots' time with a job in it."""
+    begun: dict[str, Mapping[str, Any]] = {}
+    bars: list[dict[str, Any]] = []
+    rows: dict[str, int] = {}
+    end = max((float(line["time"]) for line in ledger), default=0.0)
+    for line in ledger:
+        event, job = line.get("event"), str(line.get("job"))
+        if event in ("job_started", "job_adopted"):
+            begun[job] = line
+        elif event in ("job_done", "job_failed") and job in begun:
+            bars.append(_bar(begun.pop(job), float(line["time"]), event == "job_failed"))
+    bars += [_bar(line, end, False) for line in begun.values()]
+    if not bars:
+        return {"bars": []}
+    bars.sort(key=lambda bar: bar["begin"])
+    start, stop = bars[0]["begin"], max(bar["end"] for bar in bars)
+    span = max(stop - start, 1e-3)
+    for bar in bars:
+        rows.setdefault(bar["slot"], len(rows))
+    left = 90
+
+    def place(time: float) -> float:
+        return round(left + (time - start) / span * (GANTT_WIDTH - left - 10), 1)
+
+    for bar in bars:
+        bar |= {"x": place(bar["begin"]), "y": rows[bar["slot"]] * ROW + 4, "hue": hue(bar["kind"])}
+        bar["width"] = round(max(2.0, place(bar["end"]) - bar["x"]), 1)
+    used = sum(bar["end"] - bar["begin"] for bar in bars)
+    return {
+        "bars": bars,
+        "rows": [(name, number * ROW + 20) for name, number in rows.items()],
+        "size": (GANTT_WIDTH, len(rows) * ROW + 26),
+        "ticks": [(place(start + t), duration(t)) for t in ticks(0, span, 8)],
+        "busy": min(1.0, used / (span * len(rows))),
+        "left": left,
+    }
+
+
+def _bar(line: Mapping[str, Any], end: float, failed: bool) -> dict[str, Any]:
+    job, begin = str(line["job"]), float(line["time"])
+    devices = (
+        ", ".join(f"GPU {d}" for d in line.get("devices", [])) or f"CPU slot {line.get('slot')}"
+    )
+    kind = next((i for i, name in enumerate(KINDS) if job.startswith(name)), 2)
+    ended = " (failed)" if failed else ""
+    text = f"{job}{ended}: {duration(end - begin)} on {devices}"
+    return {
+        "job": job,
+        "slot": f"{line.get('node') or ''} {devices}".strip(),
+        "begin": begin,
+        "end": end,
+        "failed": failed,
+        "kind": kind,
+        "text": text,
+    }
+
+
+def calibration_chart(calibration: Mapping[str, Any], side: int = 250) -> dict[str, Any]:
+    """Share of the truth over the predicted probability, a dot a bin that holds pixels."""
+    left, top, inner = 34, 8, side - 34 - 8
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return round(left + x * inner, 1), round(top + (1 - y) * inner, 1)
+
+    dots = [
+        (*place(p, t), f"probability {p:.3f}: {t:.3f} of {n:,} pixels are of the class")
+        for p, t, n in zip(
+            *(calibration[k] for k in ("probability", "truth", "pixels")), strict=True
+        )
+        if n
+    ]
+    return {
+        "side": (side, top + inner + 20),
+        "dots": dots,
+        "line": " ".join(f"{x},{y}" for x, y, _ in dots),
+        "diagonal": (*place(0, 0), *place(1, 1)),
+        "ticks": [(*place(value, value), tick_text(value)) for value in ticks(0, 1, 6)],
+        "corner": place(0, 0),
+    }
