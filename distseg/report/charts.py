@@ -7,12 +7,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from distseg.records.log import duration
+from distseg.records.log import counted, duration
 from distseg.report.page import tick_text, ticks
 
-CHART = (560, 210, 44, 24)  # width, height, left and bottom margin
+CHART = (520, 210, 48, 24)  # width, height, left and bottom margin
 GANTT_WIDTH, ROW = 1100, 26
-KINDS = {"predict-test": "prediction", "teach-round": "teachers"}
+KINDS = {"predict-test": "predict", "teach-round": "teach"}  # what a job is, by its name's start
+DURATIONS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 43200, 86400)
 
 
 def hue(number: int) -> int:
@@ -21,8 +22,8 @@ def hue(number: int) -> int:
 
 
 def curve_chart(members: Mapping[str, Any], key: str, title: str) -> dict[str, Any]:
-    """Lines of one key of the members' epochs, with the stages' borders, snapshots and steps that
-    were skipped marked on them. Without a number: no lines."""
+    """Lines of one key of the members' epochs, with the stages' borders, snapshots, skipped steps
+    and rollbacks marked on them. Without a number: no lines."""
     width, height, left, bottom = CHART
     lines = {
         name: [(row["epoch"], row[key], row) for row in member["curve"] if _is_number(row.get(key))]
@@ -75,10 +76,12 @@ def _dot(
 ) -> dict[str, Any]:
     text = f"{name}, epoch {int(x) + 1}: {title} {y:.4g}"
     kind = "plain"
-    if row.get("skipped_steps"):
-        kind, text = "skipped", f"{text}; {row['skipped_steps']} steps skipped so far"
     if row.get("snapshot"):
         kind, text = "snapshot", f"{text}; a snapshot is kept"
+    if row.get("skipped"):
+        kind, text = "wrong", f"{text}; {counted(row['skipped'], 'step')} skipped"
+    if row.get("rolled_back"):
+        kind, text = "wrong", f"{text}; {counted(row['rolled_back'], 'rollback')}"
     return {"x": at[0], "y": at[1], "kind": kind, "text": text}
 
 
@@ -91,7 +94,6 @@ def gantt(ledger: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     last until the last line. busy: share of the slots' time with a job in it."""
     begun: dict[str, Mapping[str, Any]] = {}
     bars: list[dict[str, Any]] = []
-    rows: dict[str, int] = {}
     end = max((float(line["time"]) for line in ledger), default=0.0)
     for line in ledger:
         event, job = line.get("event"), str(line.get("job"))
@@ -105,25 +107,30 @@ def gantt(ledger: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     bars.sort(key=lambda bar: bar["begin"])
     start, stop = bars[0]["begin"], max(bar["end"] for bar in bars)
     span = max(stop - start, 1e-3)
-    for bar in bars:
-        rows.setdefault(bar["slot"], len(rows))
+    slots = sorted({bar["slot"] for bar in bars}, key=lambda slot: (len(slot), slot))
+    rows = {slot: number for number, slot in enumerate(slots)}
     left = 90
 
     def place(time: float) -> float:
         return round(left + (time - start) / span * (GANTT_WIDTH - left - 10), 1)
 
     for bar in bars:
-        bar |= {"x": place(bar["begin"]), "y": rows[bar["slot"]] * ROW + 4, "hue": hue(bar["kind"])}
+        bar |= {"x": place(bar["begin"]), "y": rows[bar["slot"]] * ROW + 4}
         bar["width"] = round(max(2.0, place(bar["end"]) - bar["x"]), 1)
     used = sum(bar["end"] - bar["begin"] for bar in bars)
     return {
         "bars": bars,
         "rows": [(name, number * ROW + 20) for name, number in rows.items()],
         "size": (GANTT_WIDTH, len(rows) * ROW + 26),
-        "ticks": [(place(start + t), duration(t)) for t in ticks(0, span, 8)],
+        "ticks": [(place(start + t), duration(t)) for t in range(0, int(span) + 1, _apart(span))],
         "busy": min(1.0, used / (span * len(rows))),
         "left": left,
     }
+
+
+def _apart(span: float) -> int:
+    """Seconds between two ticks of an axis of `span` seconds: a number that a clock has."""
+    return next((step for step in DURATIONS if span / step <= 8), int(span / 8) + 1)
 
 
 def _bar(line: Mapping[str, Any], end: float, failed: bool) -> dict[str, Any]:
@@ -131,7 +138,7 @@ def _bar(line: Mapping[str, Any], end: float, failed: bool) -> dict[str, Any]:
     devices = (
         ", ".join(f"GPU {d}" for d in line.get("devices", [])) or f"CPU slot {line.get('slot')}"
     )
-    kind = next((i for i, name in enumerate(KINDS) if job.startswith(name)), 2)
+    kind = next((kind for name, kind in KINDS.items() if job.startswith(name)), "train")
     ended = " (failed)" if failed else ""
     text = f"{job}{ended}: {duration(end - begin)} on {devices}"
     return {

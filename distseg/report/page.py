@@ -63,7 +63,7 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
 
 
 def tick_text(value: float) -> str:
-    return f"{value:.10g}" if abs(value) < 1e-9 or abs(value) >= 1e-3 else f"{value:.0e}"
+    return f"{value:.10g}" if abs(value) < 1e-9 or abs(value) >= 1e-4 else f"{value:.0e}"
 
 
 def scatter(points: Sequence[Sequence[float]], side: int = 300) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
 const PAGE = 100;  // rows that are shown at once
+const DOUBTED = 0.2;  // of a label: where the suspicion begins
 const COLUMNS = [
   ["id", "image", null], ["fold", "fold", 0], ["score", "score", 4], ["area", "pixels of truth", 0],
   ["predicted", "of prediction", 0], ["disagreement", "models disagree", 3], ["doubt", "label doubted", 3],
@@ -25,7 +26,7 @@ function select() {
   const rows = data.rows.filter((row) =>
     row.id.toLowerCase().includes(words) && (fold === "" || String(row.fold) === fold)
     && (holds === "" || (row.area > 0) === (holds === "object"))
-    && (state.tab === "all" || row.doubt > 0));
+    && (state.tab === "all" || row.doubt >= DOUBTED));
   const key = state.sort, sign = state.up ? 1 : -1;
   const place = (value) => (value === null ? Infinity : value);
   rows.sort((a, b) => key === "id"
@@ -129,10 +130,7 @@ function color(code) {
   return [...[0, 1, 2].map((c) => labels.reduce((sum, one) => sum + one[c], 0) / labels.length), 0.55];
 }
 
-function heat(value) {
-  const p = value / 255;
-  return [255 * Math.min(1, 2 * p), 200 * (1 - Math.abs(2 * p - 1)), 255 * Math.min(1, 2 - 2 * p), 0.65];
-}
+function heat(value) { return [255, 150, 0, 0.85 * value / 255]; }
 
 function error(truth, mask) {
   if (truth === 255) return [128, 128, 128, 0.8];

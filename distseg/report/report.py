@@ -165,16 +165,20 @@ def epoch_rows(
     config: Config, run: Run, manifest: Manifest
 ) -> dict[str, dict[str, list[dict[str, Any]]]]:
     """The epochs of each member for the charts, as metrics.jsonl has them, with `snapshot`: whether
-    the weights of that moment are kept."""
+    the weights of that moment are kept; `skipped`, `rolled_back`: steps and rollbacks of the epoch.
+    """
     members = {}
     for label, paths in trained_members(config, run, manifest).items():
         done = read_json(paths.done) if paths.done.is_file() else {}
         kept, seen = set(done.get("snapshots", [])), Counter[int]()
-        rows = read_lines(paths.metrics)
+        rows, before = read_lines(paths.metrics), dict[str, Any]()
         for row in rows:
             stage = int(row.get("stage", 0))
             seen[stage] += 1
             row["snapshot"] = f"stage{stage}_epoch{seen[stage]:04d}.safetensors" in kept
+            row["skipped"] = row.get("skipped_steps", 0) - before.get("skipped_steps", 0)
+            row["rolled_back"] = row.get("rollbacks", 0) - before.get("rollbacks", 0)
+            before = row
         members[label] = {"curve": rows}
     return members
 

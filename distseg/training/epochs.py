@@ -127,8 +127,8 @@ def observe_plateau(stage: Stage, number: int, watched: dict[str, Any]) -> None:
 
 
 def finish_row(member: Member, row: dict[str, Any], progress: Progress, epoch_s: float) -> None:
-    """Complete an epoch's row with the total, the time that is left and the skipped steps; append
-    it to metrics.jsonl, and log it. On the main rank only.
+    """Complete an epoch's row with the total, the time that is left, skipped steps and rollbacks so
+    far; append it to metrics.jsonl, and log it. On the main rank only.
 
     epoch_s: seconds of this epoch with its evaluation; the epochs to come are taken to last as
     long, in all stages.
@@ -138,6 +138,7 @@ def finish_row(member: Member, row: dict[str, Any], progress: Progress, epoch_s:
     total = sum(stage.schedule.epochs for stage in member.stages)
     left = (total - progress.total_epochs) * epoch_s
     row |= {"epochs": total, "eta_s": round_to(left, 1), "skipped_steps": progress.skipped_steps}
+    row["rollbacks"] = progress.rollbacks
     append_line(member.paths.metrics, row)
     score = f" score {row['score']:.4f}" if row.get("score") is not None else ""
     logger.info(

@@ -20,7 +20,7 @@ def image(members: list[list[float]], probs: list[float]) -> ScoredImage:
 def test_disagreement_is_what_the_masks_do_not_share() -> None:
     a, b = [YES, YES, NO, NO], [YES, NO, NO, NO]
     both = image([a, b], [1, 0.5, 0, 0]).members
-    assert disagreement(both, "binary") == pytest.approx(0.5)  # mean's mask is b's: IoU 1/2... and 1
+    assert disagreement(both, "binary") == pytest.approx(0.25)  # of the mean: IoU 1/2 and 1
     assert disagreement(both[:1], "binary") == 0.0
     assert disagreement(image([a, a], [1, 1, 0, 0]).members, "binary") == 0.0
     nothing = [NO] * 4
@@ -38,7 +38,9 @@ def test_a_label_is_doubted_where_all_models_and_the_ensemble_say_otherwise() ->
     assert label_doubt(one_agrees, target, "binary") == 0.0
     void = np.array([1, 255, 0, 255], np.uint8).reshape(1, 1, 4)
     assert label_doubt(sure, void, "binary") == 0.0
-    assert label_doubt(image([[NO] * 4], [0.01] * 4), np.zeros((1, 1, 4), np.uint8), "binary") == 0.0
+    assert (
+        label_doubt(image([[NO] * 4], [0.01] * 4), np.zeros((1, 1, 4), np.uint8), "binary") == 0.0
+    )
 
 
 def test_of_several_classes_every_other_class_is_another_answer() -> None:

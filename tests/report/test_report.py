@@ -18,9 +18,10 @@ from distseg.config.schema import Config
 from distseg.ensemble.fit import fit_ensemble
 from distseg.records.errors import UserError
 from distseg.records.files import append_line, read_json, write_json
+from distseg.records.manifest import Manifest
 from distseg.records.paths import Run
-from distseg.report.charts import curve_chart
-from distseg.report.report import stage_seconds
+from distseg.report.charts import curve_chart, gantt
+from distseg.report.report import epoch_rows, stage_seconds
 from distseg.rounds.choose import choose_final
 from distseg.run.summary import write_report
 from tests.made_run import made_config, made_run, write_data
@@ -173,3 +174,60 @@ def test_charts_survive_what_training_can_write() -> None:
     assert drawn["lines"][0]["points"].count(",") == 2
     assert curve_chart({"a": {"curve": rows}}, "score", "score")["lines"] == []
     assert curve_chart({}, "loss", "loss")["lines"] == []
+
+
+def test_curves_mark_what_happened_in_an_epoch() -> None:
+    """A stage's begin, a snapshot, and the epochs in which steps were skipped or rolled back."""
+    rows: list[dict[str, Any]] = [
+        {"epoch": epoch, "stage": epoch // 2, "score": 0.1 * epoch} for epoch in range(4)
+    ]
+    rows[1] |= {"snapshot": True}
+    rows[2] |= {"skipped": 2}
+    rows[3] |= {"skipped": 0, "rolled_back": 1, "snapshot": True}
+    drawn = curve_chart({"a": {"curve": rows}}, "score", "dice")
+    assert [dot["kind"] for dot in drawn["lines"][0]["dots"]] == [
+        "plain", "snapshot", "wrong", "wrong",
+    ]  # fmt: skip
+    texts = [dot["text"] for dot in drawn["lines"][0]["dots"]]
+    assert "epoch 3: dice 0.2; 2 steps skipped" in texts[2] and "1 rollback" in texts[3]
+    assert len(drawn["stages"]) == 1
+    dots = drawn["lines"][0]["dots"]
+    assert dots[1]["x"] < drawn["stages"][0][0] < dots[2]["x"]
+    one = curve_chart({"a": {"curve": rows[:1]}}, "score", "dice")
+    assert len(one["lines"][0]["dots"]) == 1, "one epoch is a point"
+
+
+def test_marks_of_an_epoch_are_its_own(tmp_path: Path) -> None:
+    """metrics.jsonl counts skipped steps and rollbacks from the beginning."""
+    run, config = reported(tmp_path)
+    paths = run.member(0, "a", 0)
+    paths.metrics.unlink()
+    for epoch, (skipped, rollbacks) in enumerate([(0, 0), (3, 0), (3, 1)]):
+        row = {"epoch": epoch, "stage": 0, "loss": 1.0, "skipped_steps": skipped}
+        append_line(paths.metrics, row | {"rollbacks": rollbacks})
+    write_json(paths.done, read_json(paths.done) | {"snapshots": ["stage0_epoch0002.safetensors"]})
+    rows = epoch_rows(config, run, Manifest.read(run.truth))["a_fold0"]["curve"]
+    assert [row["skipped"] for row in rows] == [0, 3, 0]
+    assert [row["rolled_back"] for row in rows] == [0, 0, 1]
+    assert [row["snapshot"] for row in rows] == [False, True, False]
+
+
+def test_jobs_over_time() -> None:
+    ledger: list[dict[str, Any]] = [
+        {"time": 0, "event": "job_started", "job": "a_fold0", "slot": 0, "devices": [0]},
+        {"time": 0, "event": "job_started", "job": "a_fold1", "slot": 1, "devices": [1]},
+        {"time": 50, "event": "job_failed", "job": "a_fold1"},
+        {"time": 100, "event": "job_done", "job": "a_fold0"},
+        {"time": 100, "event": "job_started", "job": "predict-test-0", "slot": 0, "devices": [0]},
+        {"time": 150, "event": "report"},
+    ]
+    drawn = gantt(ledger)
+    assert [name for name, _ in drawn["rows"]] == ["GPU 0", "GPU 1"]
+    assert [(bar["job"], bar["kind"], bar["failed"]) for bar in drawn["bars"]] == [
+        ("a_fold0", "train", False), ("a_fold1", "train", True),
+        ("predict-test-0", "predict", False),
+    ]  # fmt: skip
+    assert drawn["busy"] == pytest.approx((100 + 50 + 50) / 300)
+    assert [text for _, text in drawn["ticks"]] == ["0s", "20s", "40s", "1m00s", "1m20s", "1m40s",
+                                                    "2m00s", "2m20s"]  # fmt: skip
+    assert gantt([]) == {"bars": []}
