@@ -104,7 +104,7 @@ def gantt(ledger: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     bars += [_bar(line, end, False) for line in begun.values()]
     if not bars:
         return {"bars": []}
-    bars.sort(key=lambda bar: bar["begin"])
+    bars.sort(key=lambda bar: (bar["begin"], bar["slot"]))
     start, stop = bars[0]["begin"], max(bar["end"] for bar in bars)
     span = max(stop - start, 1e-3)
     slots = sorted({bar["slot"] for bar in bars}, key=lambda slot: (len(slot), slot))
