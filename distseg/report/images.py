@@ -70,7 +70,7 @@ class Measured:
 def measure(config: Config, run: Run, record: Mapping[str, Any], scored_of: ScoredOf) -> Measured:
     """Look at the out-of-fold images. UserError: their logits are gone."""
     lines = read_rows(run.oof_table(record["round"]))
-    found = Measured([_row(line) for line in lines])
+    found = Measured([_row(line, config) for line in lines])
     if config.task == "multiclass":
         found.confusion = np.zeros((config.num_outputs, config.num_outputs), np.int64)
     else:
@@ -86,8 +86,10 @@ def measure(config: Config, run: Run, record: Mapping[str, Any], scored_of: Scor
     return found
 
 
-def _row(line: Mapping[str, str]) -> dict[str, Any]:
-    areas = {key: sum(map(int, line[key].split())) for key in ("truth", "pred")}
+def _row(line: Mapping[str, str], config: Config) -> dict[str, Any]:
+    """What oof.csv says of an image; areas are of all classes, for multiclass but the first."""
+    first = 1 if config.task == "multiclass" else 0
+    areas = {key: sum(map(int, line[key].split()[first:])) for key in ("truth", "pred")}
     return {
         "id": line["id"],
         "fold": int(line["fold"]),

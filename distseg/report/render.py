@@ -52,6 +52,7 @@ def render(
         colors=dict(zip(config.classes, colors, strict=True)),
         data_facts=data_facts(config, record),
         machine_facts=machine_facts(record["hardware"]),
+        doubted=doubted_from(config),
         page_data=page_data(config, measured, colors),
         script=Markup(script),
         digest=digest,
@@ -65,11 +66,18 @@ def page_data(config: Config, measured: Measured, colors: Sequence[Sequence[int]
         "pictures": measured.pictures,
         "colors": colors,
         "multiclass": config.task == "multiclass",
+        "doubted": doubted_from(config),
     }
     text = json.dumps(found, separators=(",", ":"), ensure_ascii=True)
     for mark in "<>&":
         text = text.replace(mark, f"\\u{ord(mark):04x}")
     return Markup(text)
+
+
+def doubted_from(config: Config) -> float:
+    """The share of `agreement.label_doubt` from which a label is suspected: a fifth of an object's
+    pixels; of all pixels, which multiclass counts, a fiftieth."""
+    return 0.02 if config.task == "multiclass" else 0.2
 
 
 def class_colors(config: Config) -> list[list[int]]:

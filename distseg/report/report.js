@@ -3,7 +3,7 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
 const PAGE = 100;  // rows that are shown at once
-const DOUBTED = 0.2;  // of a label: where the suspicion begins
+const VOID = [0, 0, 0, 0.7];  // over pixels that count nowhere
 const COLUMNS = [
   ["id", "image", null], ["fold", "fold", 0], ["score", "score", 4], ["area", "pixels of truth", 0],
   ["predicted", "of prediction", 0], ["disagreement", "models disagree", 3], ["doubt", "label doubted", 3],
@@ -26,7 +26,7 @@ function select() {
   const rows = data.rows.filter((row) =>
     row.id.toLowerCase().includes(words) && (fold === "" || String(row.fold) === fold)
     && (holds === "" || (row.area > 0) === (holds === "object"))
-    && (state.tab === "all" || row.doubt >= DOUBTED));
+    && (state.tab === "all" || row.doubt >= data.doubted));
   const key = state.sort, sign = state.up ? 1 : -1;
   const place = (value) => (value === null ? Infinity : value);
   rows.sort((a, b) => key === "id"
@@ -123,8 +123,8 @@ function pane(title, image, paint) {
 }
 
 function color(code) {
-  if (code === 255) return [128, 128, 128, 0.8];
-  if (data.multiclass) return [...data.colors[code], 0.6];
+  if (code === 255) return VOID;
+  if (data.multiclass) return [...data.colors[code], code ? 0.6 : 0.25];
   const labels = data.colors.filter((_, k) => code >> k & 1);
   if (!labels.length) return null;
   return [...[0, 1, 2].map((c) => labels.reduce((sum, one) => sum + one[c], 0) / labels.length), 0.55];
@@ -133,7 +133,7 @@ function color(code) {
 function heat(value) { return [255, 150, 0, 0.85 * value / 255]; }
 
 function error(truth, mask) {
-  if (truth === 255) return [128, 128, 128, 0.8];
+  if (truth === 255) return VOID;
   if (data.multiclass) return truth === mask ? null : [230, 60, 50, 0.75];
   const missed = truth & ~mask, much = mask & ~truth;
   if (!missed && !much) return truth ? [60, 180, 110, 0.45] : null;
