@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -15,11 +19,13 @@ from distseg.records.errors import UserError
 
 __all__ = [
     "Accelerator",
+    "OneProcess",
     "check_launch",
     "check_ranks",
     "default_workers",
     "launch_file",
     "make_accelerator",
+    "one_process",
     "resolve_precision",
 ]
 
@@ -109,13 +115,39 @@ def check_ranks(accelerator: Accelerator) -> Accelerator:
         raise UserError(
             f"the launcher started {world} processes, accelerate sees {accelerator.num_processes}"
         )
-    if accelerator.device.type == "cuda":
-        torch.backends.cudnn.benchmark = True  # static shapes: the search pays off once
-        torch.set_float32_matmul_precision("high")
+    _set_up(accelerator.device)
     return accelerator
 
 
-def default_workers(config: Config, accelerator: Accelerator) -> int:
+def _set_up(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # static shapes: the search pays off once
+        torch.set_float32_matmul_precision("high")
+
+
+@dataclass(frozen=True)
+class OneProcess:
+    """What prediction asks an Accelerator, for a process that is in no group. A notebook may load
+    ensembles of several precisions; Accelerate keeps one for the whole process."""
+
+    device: torch.device
+    autocast: Callable[[], AbstractContextManager[Any]]
+    process_index: int = 0
+    num_processes: int = 1
+
+
+def one_process(config: Config) -> OneProcess:
+    """This process on its GPU, or on the CPU, with the autocast that Accelerate would give it."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    _set_up(device)
+    kind = resolve_precision(config.compute.precision, device)
+    if kind == "no":
+        return OneProcess(device, nullcontext)
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[kind]
+    return OneProcess(device, partial(torch.autocast, device.type, dtype))
+
+
+def default_workers(config: Config, accelerator: Accelerator | OneProcess) -> int:
     """The number of loader processes of a rank: its share of the cores beside a GPU; 0 on a CPU."""
     if config.compute.workers is not None:
         return config.compute.workers

@@ -101,6 +101,31 @@ def test_arrays_paths_and_folders_give_the_same(trained: Path, tmp_path: Path) -
     assert len(ensemble.predict(np.stack(arrays[:3])[..., None])) == 3
 
 
+def test_ensembles_of_several_precisions_in_one_process(trained: Path, tmp_path: Path) -> None:
+    """A notebook loads what it likes; each gives what `distseg predict` gives for it."""
+    (tmp_path / "in").mkdir()
+    picture = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / "in" / "a.png")
+    found = {}
+    for precision in ("fp32", "bf16"):
+        run = tmp_path / precision
+        distseg.export_run(trained, run)
+        text = (run / "config.yaml").read_text()
+        assert "precision: fp32" in text
+        (run / "config.yaml").write_text(text.replace("precision: fp32", f"precision: {precision}"))
+        (found[precision],) = distseg.load_ensemble(run).predict(picture)
+        command = ["predict", str(run), "--images", str(tmp_path / "in"), "--out", f"{run}_out"]
+        done = subprocess.run(
+            [sys.executable, "-m", "distseg", *command], cwd=ROOT, capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        written = np.asarray(Image.open(f"{run}_out/a.png"))
+        assert np.array_equal(written > 0, found[precision].mask > 0)
+    fp32, bf16 = (found[key].probabilities for key in ("fp32", "bf16"))
+    assert 0 < np.abs(fp32 - bf16).max() < 0.05, "they are two precisions"
+
+
 def test_what_is_no_image_is_said(trained: Path, tmp_path: Path) -> None:
     ensemble = distseg.load_ensemble(trained)
     (tmp_path / "b.png").write_bytes(b"no image")

@@ -19,7 +19,7 @@ from PIL import Image
 from distseg.config.schema import Config
 from distseg.data.dataset import ImagePixels
 from distseg.data.read_input import Pixels
-from distseg.distributed import Accelerator, make_accelerator
+from distseg.distributed import one_process
 from distseg.functional.combine import to_probabilities
 from distseg.inference.predict import (
     LoadedEnsemble,
@@ -66,11 +66,9 @@ class Ensemble:
         score, flag: the nested out-of-fold score, and whether it is honest, indirect or leaky.
     """
 
-    def __init__(
-        self, run: Run, config: Config, record: dict[str, Any], accelerator: Accelerator
-    ) -> None:
-        self.config, self.record, self._accelerator = config, record, accelerator
-        self._loaded = LoadedEnsemble.load(config, run.folder, record, accelerator)
+    def __init__(self, run: Run, config: Config, record: dict[str, Any]) -> None:
+        self.config, self.record, self._process = config, record, one_process(config)
+        self._loaded = LoadedEnsemble.load(config, run.folder, record, self._process)
         self.classes = list(config.classes)
         self.score, self.flag = float(record["scores"]["final"]["score"]), str(record["flag"])
 
@@ -79,7 +77,7 @@ class Ensemble:
         """Of a run folder, or of a folder that `distseg export` made. UserError: it holds no
         ensemble, or a snapshot is missing or damaged."""
         run, config, record = open_ensemble(Path(folder))
-        return cls(run, config, record, make_accelerator(config))
+        return cls(run, config, record)
 
     def predict(self, images: Images) -> list[Prediction]:
         """The predictions of images, in their order.
@@ -104,7 +102,7 @@ class Ensemble:
     def _numbered(self, images: Images) -> Iterator[tuple[int, Prediction]]:
         rows = _rows(images)
         for indices, arrays, reasons in logit_batches(
-            self._loaded, self.config, rows, self._accelerator
+            self._loaded, self.config, rows, self._process
         ):
             for index, logits, reason in zip(indices, arrays, reasons, strict=True):
                 yield index, self._prediction(rows[index].id, logits, reason)

@@ -27,7 +27,7 @@ from distseg.data.fit import Fit
 from distseg.data.formats.row import image_files
 from distseg.data.image_file import image_size
 from distseg.data.loader import canvas_batches
-from distseg.distributed import default_workers, make_accelerator
+from distseg.distributed import OneProcess, default_workers, make_accelerator
 from distseg.functional.combine import from_space, highest_only, to_space
 from distseg.functional.postprocess import to_masks
 from distseg.inference.forward import Predictor
@@ -60,7 +60,11 @@ class LoadedEnsemble:
 
     @classmethod
     def load(
-        cls, config: Config, run_dir: Path, record: dict[str, Any], accelerator: Accelerator
+        cls,
+        config: Config,
+        run_dir: Path,
+        record: dict[str, Any],
+        accelerator: Accelerator | OneProcess,
     ) -> LoadedEnsemble:
         """record: of ensemble.json, whose snapshots lie below `run_dir`."""
         channels_last = config.compute.channels_last
@@ -168,7 +172,7 @@ def logit_batches(
     ensemble: LoadedEnsemble,
     config: Config,
     rows: Sequence[Sample | ImagePixels],
-    accelerator: Accelerator,
+    accelerator: Accelerator | OneProcess,
 ) -> Iterator[tuple[list[int], list[np.ndarray], list[str]]]:
     """The ensemble's logits of images, in batches of one canvas size each.
 
