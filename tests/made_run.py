@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,17 +65,20 @@ def write_two_classes(root: Path) -> None:
 
 def write_member(
     config: Config, run: Run, name: str, fold: int, *, offset: float = 0.0, noise: float = 1.0,
-    scale: float = 1.0, snapshots: int = 2,
+    scale: float = 1.0, snapshots: int = 2, snapshot_noise: Sequence[float] = (),
 ) -> None:  # fmt: skip
-    """A finished member as training leaves it; logits: scale * (2 * truth - 1 + offset + noise)."""
+    """A finished member as training leaves it; logits: scale * (2 * truth - 1 + offset + noise).
+    With `snapshot_noise` those of each snapshot too, of which the member's are the mean."""
     manifest, cache = Manifest.read(run.truth), open_cache(config, run)
     paths = run.member(0, name, fold)
     paths.snapshots.mkdir(parents=True)
-    stems = [f"snapshot_{i}" for i in range(snapshots)]
+    stems = [f"snapshot_{i}" for i in range(len(snapshot_noise) or snapshots)]
     for stem in stems:
         (paths.snapshots / f"{stem}.safetensors").write_bytes(b"")
     rng = np.random.default_rng([fold, *name.encode()])
-    writer = PredictionsWriter(paths.oof)
+    kept = stems if snapshot_noise else []
+    writers = {"mean": PredictionsWriter(paths.oof)}
+    writers |= {stem: PredictionsWriter(paths.oof_snapshots / stem) for stem in kept}
     samples = [manifest[row] for row in manifest.val_rows(fold)]
     tables: dict[str, list[Any]] = {
         f"{s}_{k}": [] for s in ["mean", *stems] for k in ("tta", "plain")
@@ -84,14 +88,20 @@ def write_member(
         target = cache.target(sample.id)
         planes = target == np.arange(config.num_outputs)[:, None, None]
         truth = planes if config.task == "multiclass" else target == 1
+        drawn = {key: noise * rng.standard_normal(truth.shape) for key in tables}
+        for stem, own in zip(kept, snapshot_noise, strict=True):
+            drawn[f"{stem}_tta"] = own * rng.standard_normal(truth.shape)
+        if kept:
+            drawn["mean_tta"] = np.mean([drawn[f"{stem}_tta"] for stem in kept], axis=0)
         for key, table in tables.items():
-            logits = 2.0 * truth - 1 + offset + noise * rng.standard_normal(truth.shape)
+            logits = 2.0 * truth - 1 + offset + drawn[key]
             logits = (scale * logits).astype(np.float16).astype(np.float32)
             masks = to_masks(logits, rule, config.task)
             table.append(count_masks(masks, target, config.num_outputs, config.task).tolist())
-            if key == "mean_tta":
-                writer.add(sample.id, logits)
-    writer.close()
+            if key.removesuffix("_tta") in writers:
+                writers[key.removesuffix("_tta")].add(sample.id, logits)
+    for writer in writers.values():
+        writer.close()
     ids = [sample.id for sample in samples]
     write_json(paths.folder / "oof_scores.json", {"ids": ids, "variants": tables})
     files = [f"{stem}.safetensors" for stem in stems]

@@ -57,6 +57,11 @@ class EnsembleConfig(Strict):
         "uniform", description="search: greedy selection with replacement"
     )
     max_picks: Count = Field(20, description="picks of the greedy selection")
+    snapshots: Literal["search", "all"] = Field(
+        "search",
+        description="search: a snapshot may weigh by itself, for which the out-of-fold logits of "
+        "each are kept on disk; all: a model is always the mean of its snapshots",
+    )
 
 
 class PostprocessConfig(Strict):

@@ -34,9 +34,8 @@ def fit_ensemble(config: Config, run: Run, round: RoundKey) -> dict[str, Any]:
     began = time.monotonic()
     oof = OutOfFold(config, run, round)
     nesting = Nesting(config, oof)
-    uniform = (1,) * len(oof.names)
     rule = default_rule(config.postprocess, config.num_outputs)
-    start = dict.fromkeys(nesting.labels, EnsembleChoice(config.ensemble.space, uniform, rule))
+    start = dict.fromkeys(nesting.labels, EnsembleChoice(config.ensemble.space, oof.uniform, rule))
     default = nesting.score(start)
     choices, counts, steps = tune_in_steps(nesting, start, default, steps_of(nesting))
     final = nesting.final_record(counts)
@@ -49,10 +48,10 @@ def fit_ensemble(config: Config, run: Run, round: RoundKey) -> dict[str, Any]:
         "metric": config.metric,
         "classes": config.classes,
         "members": oof.weighted(choices[ALL].weights),
-        "weights": dict(zip(oof.names, choices[ALL].weights, strict=True)),
+        "weights": oof.shown(choices[ALL].weights),
         "rule": choices[ALL].rule,
         "scores": {
-            "members": {name: oof.member_scores(name) for name in oof.names},
+            "members": {name: oof.member_scores(name) for name in oof.models},
             "spaces": space_scores(nesting),
             "nested": {
                 "score": final["score"],
@@ -61,6 +60,7 @@ def fit_ensemble(config: Config, run: Run, round: RoundKey) -> dict[str, Any]:
                 "steps": steps,
             },
             "final": final,
+            "against": nesting.against_record(counts),
         },
         "left_out": oof.left_out,
     }
@@ -83,10 +83,9 @@ def flag_of(config: Config, run: Run, round: RoundKey) -> str:
 
 def space_scores(nesting: Nesting) -> dict[str, float]:
     """Score of all rows in each space, with equal weights at probability .5."""
-    uniform = (1,) * len(nesting.oof.names)
     rule = {"threshold": [0.0] * nesting.config.num_outputs}
     scores = {}
     for space in SPACES:
-        choices = dict.fromkeys(nesting.labels, EnsembleChoice(space, uniform, rule))
+        choices = dict.fromkeys(nesting.labels, EnsembleChoice(space, nesting.oof.uniform, rule))
         scores[str(space)] = summarize(nesting.score(choices), nesting.config.metric)["score"]
     return scores

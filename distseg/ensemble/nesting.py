@@ -3,8 +3,9 @@
 The rows of an out-of-fold set are in splits: the folds, or two halves of the one fold of a
 hold-out. A tuning strategy turns choices (one for each split, and one for ALL) into better ones; a
 split's choice is found on the rows of the other splits, and ALL's, which predicts, on all rows.
-`tune_in_steps` adopts what a strategy finds only if, scored so, no split and no class loses and the
-whole gains. The strategies are in `steps.py` (one step after another) and `joint.py` (one search).
+`tune_in_steps` adopts what a strategy finds only if, scored so, the whole gains and no class pays
+for it (`verdict.verdict`). The strategies are in `steps.py` (one step after another) and `joint.py`
+(one search).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from distseg.config.schema import Config
 from distseg.ensemble.choices import ALL, Choices, EnsembleChoice, masks_of_row
 from distseg.ensemble.out_of_fold_set import OutOfFold, hash_key
-from distseg.functional.bootstrap import standard_error
+from distseg.functional.bootstrap import standard_error, standard_error_of_gain
 from distseg.functional.metrics import count_masks, summarize
 from distseg.functional.verdict import split_scores, verdict
 
@@ -40,9 +41,12 @@ class Nesting:
         split_of: the label of each of `rows`.
     """
 
-    def __init__(self, config: Config, oof: OutOfFold) -> None:
+    def __init__(
+        self, config: Config, oof: OutOfFold, splits: dict[str, list[int]] | None = None
+    ) -> None:
+        """splits: of some of the rows, where a benchmark holds the others back."""
         self.config, self.oof = config, oof
-        self.splits = split_rows(oof)
+        self.splits = splits or split_rows(oof)
         self.rows = [row for rows in self.splits.values() for row in rows]
         self.split_of = [label for label, rows in self.splits.items() for _ in rows]
         self.labels = [*self.splits, ALL]
@@ -75,7 +79,7 @@ class Nesting:
         return count_masks(masks, self.oof.target(row), self.config.num_outputs, self.config.task)
 
     def verdict(self, before: NDArray[np.int64], after: NDArray[np.int64]) -> dict[str, Any]:
-        """Whether a step is adopted: the whole gains, and no split and no class loses."""
+        """Whether a step is adopted: the whole gains, and no class pays for it."""
         return verdict(before, after, self.split_of, self.config.classes, self.config.metric)
 
     def folds_record(self, choices: Choices, counts: NDArray[np.int64]) -> dict[str, Any]:
@@ -85,7 +89,7 @@ class Nesting:
             label: {
                 "num_images": len(rows),
                 "score": scores[label],
-                "weights": dict(zip(self.oof.names, choices[label].weights, strict=True)),
+                "weights": self.oof.shown(choices[label].weights),
                 "rule": choices[label].rule,
             }
             for label, rows in self.splits.items()
@@ -96,6 +100,20 @@ class Nesting:
         metric = self.config.metric
         error = standard_error(counts, metric, seed=self.config.seed)
         return {**summarize(counts, metric), "standard_error": error}
+
+    def against_record(self, counts: NDArray[np.int64]) -> dict[str, dict[str, Any]]:
+        """What the ensemble gains over each model and each snapshot alone, which are scored at
+        probability .5: on the images that both have, with the gain's standard error."""
+        metric, seed = self.config.metric, self.config.seed
+        places = {self.oof.manifest[row].id: place for place, row in enumerate(self.rows)}
+        record = {}
+        for name, (ids, own) in self.oof.alone().items():
+            ours = counts[[places[key] for key in ids]]
+            scores = [summarize(one, metric)["score"] for one in (own, ours)]
+            error = standard_error_of_gain(ours, own, metric, seed=seed)
+            record[name] = {"score": scores[0], "ensemble": scores[1], "num_images": len(ids)}
+            record[name] |= {"gain": scores[1] - scores[0], "standard_error": error}
+        return record
 
 
 def tune_in_steps(

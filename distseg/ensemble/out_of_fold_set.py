@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -23,17 +24,20 @@ from distseg.functional.weights import Weights
 from distseg.records.errors import UserError
 from distseg.records.finished_member import FinishedMember, UnusableMember
 from distseg.records.manifest import Manifest, Sample
-from distseg.records.paths import (
-    ALL_ROUNDS,
-    RoundKey,
-    Run,
-    member_id,
-    rounds_on_disk,
-)
+from distseg.records.paths import ALL_ROUNDS, RoundKey, Run, member_id, rounds_on_disk
+from distseg.records.predictions import Predictions
 
 log = logging.getLogger(__name__)
 
 BLOCK_VALUES = 1 << 20  # logits of a block of rows
+
+
+@dataclass(frozen=True)
+class Source:
+    """Out-of-fold logits of one fold, and the snapshots of which they are the mean."""
+
+    predictions: Predictions
+    snapshots: list[str]
 
 
 class OutOfFold:
@@ -42,8 +46,10 @@ class OutOfFold:
     Logits stay on disk, memory-mapped: each call reads the one image that it is about.
 
     Attributes:
-        names: models of the config that have a finished member, in its order; of all rounds
+        models: models of the config that have a finished member, in its order; of all rounds
             together as NAME@ROUND.
+        names: what weights are of: the models, each of which is the mean of its snapshots, and
+            then the snapshots by themselves, as NAME/1, NAME/2, ... by their place in DONE's list.
         members: the finished members by (name, fold).
         left_out: {"name", "fold", "reason"} of members that the config asks for and are not there.
         folds: those that have a finished member.
@@ -64,7 +70,14 @@ class OutOfFold:
             for model, fold in config.planned_members(self.manifest.folds, number):
                 name = f"{model}@{number}" if round == ALL_ROUNDS else model
                 self._open(run, number, model, fold, name)
-        self.names = list(dict.fromkeys(name for name, _ in self.members))
+        self.models = list(dict.fromkeys(name for name, _ in self.members))
+        self.sources = {key: Source(m.predictions, m.snapshots) for key, m in self.members.items()}
+        for (name, fold), member in self.members.items():
+            for place, one in enumerate(member.by_snapshot):
+                own = [member.snapshots[place]]
+                self.sources[f"{name}/{place + 1}", fold] = Source(one, own)
+        found = dict.fromkeys(name for name, _ in self.sources)
+        self.names = [*self.models, *(name for name in found if name not in self.models)]
         self.folds = [f for f in self.manifest.folds if any(f == fold for _, fold in self.members)]
         self.rows = [row for fold in self.folds for row in self.manifest.val_rows(fold)]
         if not self.rows:
@@ -85,12 +98,12 @@ class OutOfFold:
             log.warning("left out of the ensemble: %s: %s", member_id(name, fold), error)
 
     def logits(self, row: int, classes: slice = slice(None)) -> dict[str, NDArray[np.float16]]:
-        """Logits of one row by model, float16 (C, H, W): those of its fold's members."""
+        """Logits of one row by `names`, float16 (C, H, W): those of its fold's members."""
         sample = self.manifest[row]
         return {
-            name: self.members[name, sample.fold].predictions.of(sample.id)[classes]
+            name: self.sources[name, sample.fold].predictions.of(sample.id)[classes]
             for name in self.names
-            if (name, sample.fold) in self.members
+            if (name, sample.fold) in self.sources
         }
 
     def combined(
@@ -98,13 +111,13 @@ class OutOfFold:
     ) -> NDArray[np.float32]:
         """The ensemble's logits of one row, float32 (C, H, W).
 
-        weights: one per entry of `names`. Where all models that its fold has weigh 0, they count
+        weights: one per entry of `names`. Where all that its fold has weigh 0, its models count
         alike.
         """
         exclusive = self.config.postprocess.exclusive
         found = self.logits(row, slice(None) if exclusive else classes)
-        chosen = [w for name, w in zip(self.names, weights, strict=True) if name in found]
-        logits = combine(list(found.values()), _some(chosen), space, self.config.task)
+        chosen = self._some(weights, list(found))
+        logits = combine(list(found.values()), chosen, space, self.config.task)
         return highest_only(logits)[classes] if exclusive else logits
 
     def mixtures(
@@ -112,9 +125,9 @@ class OutOfFold:
     ) -> NDArray[np.float32]:
         """`combined` of a block of `blocks` for several weightings, (T, N, C, H, W)."""
         found = [self.logits(row) for row in rows]
-        here = [i for i, name in enumerate(self.names) if name in found[0]]
-        weights = np.array([_some([t[i] for i in here]) for t in trials], dtype=np.float32)
-        logits = np.stack([[one[self.names[i]] for one in found] for i in here])
+        here = list(found[0])
+        weights = np.array([self._some(trial, here) for trial in trials], dtype=np.float32)
+        logits = np.stack([[one[name] for one in found] for name in here])
         values = to_space(logits, space, self.config.task)
         mean = weights @ values.reshape(len(here), -1) / weights.sum(axis=1, keepdims=True)
         mixed = from_space(mean.reshape(-1, *values.shape[1:]), space)
@@ -152,15 +165,51 @@ class OutOfFold:
             "snapshots": [self._snapshot(list(members.values()), place) for place in range(depth)],
         }
 
+    @property
+    def uniform(self) -> Weights:
+        """All models alike, each as the mean of its snapshots."""
+        return (1,) * len(self.models) + (0,) * (len(self.names) - len(self.models))
+
+    def shown(self, weights: Weights) -> dict[str, int]:
+        """The weights by name, as records have them: those of all models, and of the snapshots that
+        weigh something."""
+        pairs = zip(self.names, weights, strict=True)
+        return {name: weight for name, weight in pairs if weight or name in self.models}
+
+    def alone(self) -> dict[str, tuple[list[str], NDArray[np.int64]]]:
+        """Of each model, and of each of several snapshots, the ids of the rows of all its folds and
+        their counts (N, C, 3) at logit 0 (multiclass: the highest class), with TTA."""
+        found: dict[str, list[tuple[FinishedMember, str]]] = {}
+        for (name, _), member in self.members.items():
+            stems = [Path(file).stem for file in member.snapshots]
+            places = {f"{name}/{place + 1}": stem for place, stem in enumerate(stems)}
+            own = {name: "mean"} | (places if len(stems) > 1 else {})
+            for key, stem in own.items():
+                found.setdefault(key, []).append((member, f"{stem}_tta"))
+        return {
+            key: (
+                [sample.id for member, _ in own for sample in member.rows],
+                np.concatenate([member.variants[variant] for member, variant in own]),
+            )
+            for key, own in found.items()
+        }
+
     def weighted(self, weights: Weights) -> list[dict[str, Any]]:
         """The members that predict, as ensemble.json lists them; those that weigh nothing are not
         run."""
         by_name = dict(zip(self.names, weights, strict=True))
         return [
-            {"name": name, "fold": fold, "weight": by_name[name], "snapshots": member.snapshots}
-            for (name, fold), member in self.members.items()
+            {"name": name, "fold": fold, "weight": by_name[name], "snapshots": source.snapshots}
+            for (name, fold), source in self.sources.items()
             if by_name[name] > 0
         ]
+
+    def _some(self, weights: Weights, here: Sequence[str]) -> list[int]:
+        """The weights of the names that a fold has, or equal ones of its models where all are 0: it
+        may lack what weighs."""
+        by_name = dict(zip(self.names, weights, strict=True))
+        own = [by_name[name] for name in here]
+        return own if any(own) else [int(name in self.models) for name in here]
 
     def _snapshot(self, members: Sequence[FinishedMember], place: int) -> dict[str, Any]:
         found = [(m, Path(m.snapshots[place]).stem) for m in members if place < len(m.snapshots)]
@@ -186,8 +235,3 @@ def hash_key(sample: Sample) -> tuple[int, str]:
 def _numbers(run: Run) -> list[int]:
     """The rounds that have an ensemble."""
     return [number for number in rounds_on_disk(run) if run.ensemble(number).is_file()]
-
-
-def _some(weights: list[int]) -> list[int]:
-    """The weights, or equal ones where all are 0: a fold may lack the models that weigh."""
-    return weights if any(weights) else [1] * len(weights)

@@ -1,7 +1,9 @@
 """Tuning step by step: the weights, then for each class the rules, one after another.
 
 The order for a class: threshold and minimum area, a double threshold, small components, holes, full
-masks. Each step starts from what the steps before it chose.
+masks. Each step starts from what the steps before it chose. Before the rules and after them a step
+asks whether something simpler than the ensemble is better: a model or a snapshot alone, or the last
+snapshots of all.
 """
 
 from __future__ import annotations
@@ -14,9 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distseg.ensemble.choices import ALL, Choices
+from distseg.ensemble.mixtures import (
+    SIMPLER_VALUES,
+    MixtureSearch,
+    searched_grid,
+    simpler_mixtures,
+    unsearched_grid,
+)
 from distseg.ensemble.nesting import Nesting, Step
 from distseg.functional.combine import hard_masks
 from distseg.functional.metrics import METRICS, count_planes, miou, per_image, target_planes
+from distseg.functional.sweeps import RuleGrid
 from distseg.functional.tuning import (
     CLEANING_KEYS,
     Images,
@@ -28,16 +38,35 @@ from distseg.functional.tuning import (
 )
 from distseg.functional.weights import Weights, greedy_weights
 
+SIMPLER = "simpler"  # the steps that ask for it are named so, or begin so
 WEIGHT_SEARCH_VALUES = 1 << 26  # logits that one step of the weight search reads
 
 
 def steps_of(nesting: Nesting) -> Iterator[Step]:
-    """The steps that the config asks for."""
+    """The steps that the config asks for, and the question whether something simpler is better:
+    before the rules, by those in force, and after them, with the best that each can have."""
+    config, oof = nesting.config, nesting.oof
+    several = len(oof.names) > 1
+    if several:
+        if config.ensemble.weights == "search":
+            yield "weights", WeightSearch(nesting).tune
+        yield SIMPLER, simpler_search(nesting, unsearched_grid(config)).tune
+    if config.task != "multiclass":
+        yield from rule_steps(nesting)
+        grid = searched_grid(config, nesting.pixels())
+        if several and grid.num > 1:
+            yield f"{SIMPLER}, with its own rules", simpler_search(nesting, grid).tune
+
+
+def simpler_search(nesting: Nesting, grid: RuleGrid) -> MixtureSearch:
+    """Of what is simpler than the ensemble, each with the best rule of the grid."""
+    simpler = simpler_mixtures(nesting.oof, nesting.config.ensemble.space)
+    return MixtureSearch(nesting, simpler, grid, SIMPLER_VALUES)
+
+
+def rule_steps(nesting: Nesting) -> Iterator[Step]:
+    """The rules, for one class after another."""
     config = nesting.config
-    if config.ensemble.weights == "search" and len(nesting.oof.names) > 1:
-        yield "weights", WeightSearch(nesting).tune
-    if config.task == "multiclass":
-        return
     # one class at a time: a step that helps one class must not carry another's loss
     for number, name in enumerate(config.classes):
         label = f" of {name}" if len(config.classes) > 1 else ""
@@ -114,7 +143,7 @@ class WeightSearch:
                     self._count(new, rows, choices)
                 return [self._score(self.sums[trial], others) for trial in trials]
 
-            weights = greedy_weights(len(self.oof.names), picks, evaluate)
+            weights = greedy_weights(self.oof.uniform, picks, evaluate)
             tuned[label] = replace(choice, weights=weights)
         return tuned
 

@@ -19,22 +19,22 @@ def simplest(counts: Sequence[int]) -> Weights:
 
 
 def greedy_weights(
-    num_models: int, max_picks: int, evaluate: Callable[[list[Weights]], Sequence[float]]
+    start: Weights, max_picks: int, evaluate: Callable[[list[Weights]], Sequence[float]]
 ) -> Weights:
     """Greedy selection with replacement (Caruana et al., ICML 2004): add, `max_picks` times, the
     model that makes the ensemble best, and keep the best ensemble on the way.
 
     Args:
-        num_models: models to pick from.
+        start: the ensemble to beat, one weight for each model to pick from.
         max_picks: picks in total; each adds 1 to one model's weight.
         evaluate: scores (higher is better) of several weightings, each in lowest terms.
 
     Returns:
         Whole-number weights in lowest terms. Deterministic. Ties: among models, the one with
-        fewer picks, then the earlier; among sizes, the smaller; with uniform weights, uniform.
+        fewer picks, then the earlier; among sizes, the smaller; with the start, the start.
     """
-    uniform: Weights = (1,) * num_models
-    best, best_score = uniform, float(evaluate([uniform])[0])
+    num_models = len(start)
+    best, best_score = start, float(evaluate([start])[0])
     counts = [0] * num_models
     for _ in range(max_picks if num_models > 1 else 0):
         trials = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,20 +28,30 @@ def predict_out_of_fold(
     manifest: Manifest,
     rows: Sequence[int],
     snapshots: Sequence[dict[str, Any]],
+    *,
+    each: bool,
 ) -> float | None:
-    """All ranks. Write oof/ (snapshots averaged as logits, with TTA) and oof_scores.json.
+    """All ranks. Write oof/ (snapshots averaged as logits, with TTA) and oof_scores.json; with
+    `each`, where there are several snapshots, oof_snapshots/ too, with the logits of each.
 
     The counts in oof_scores.json are taken at logit 0, for each snapshot and for their mean, with
     and without TTA. Returns the score of the mean with TTA; None without rows to validate.
     """
     accelerator = evaluator.accelerator
     ids = [manifest[row].id for row in rows]
+    stems = [Path(snapshot["file"]).stem for snapshot in snapshots]
+    kept = {"mean": paths.oof}
+    if each and len(stems) > 1:
+        kept |= {stem: paths.oof_snapshots / stem for stem in stems}
     rank_folders = [paths.folder / f"oof_part{r}" for r in range(accelerator.num_processes)]
     own = rank_folders[accelerator.process_index]
-    counts = _predict_share(config, paths, evaluator, ids, snapshots, own)
+    counts = _predict_share(config, paths, evaluator, ids, snapshots, own, list(kept))
     accelerator.wait_for_everyone()  # all ranks have written before one joins
     if accelerator.is_main_process:
-        merge(rank_folders, paths.oof, ids)
+        for name, folder in kept.items():
+            merge([own / name for own in rank_folders], folder, ids)
+        for own in rank_folders:
+            shutil.rmtree(own)
         variants = {key: table.tolist() for key, table in counts.items()}
         write_json(paths.oof_scores, {"ids": ids, "variants": variants})
     if not ids:
@@ -55,9 +66,11 @@ def _predict_share(
     ids: Sequence[str],
     snapshots: Sequence[dict[str, Any]],
     folder: Path,
+    kept: Sequence[str],
 ) -> dict[str, np.ndarray]:
-    """All ranks: this rank's logits into `folder`, and the counts of all ranks by variant, int64
-    (N, C, 3): `mean_tta`, `mean_plain`, and the same for the file name of each snapshot."""
+    """All ranks: this rank's logits with TTA into `folder`, for each name of `kept`, and the counts
+    of all ranks by variant, int64 (N, C, 3): `mean_tta`, `mean_plain`, and the same for the file
+    name of each snapshot."""
     files = [paths.snapshots / snapshot["file"] for snapshot in snapshots]
     device, channels_last = evaluator.accelerator.device, config.compute.channels_last
     predictor = evaluator.predictor(
@@ -70,7 +83,7 @@ def _predict_share(
         for name in names
         for kind in kinds
     }
-    writer = PredictionsWriter(folder)
+    writers = {name: PredictionsWriter(folder / name) for name in kept}
     for positions, canvas, sizes in evaluator.stream():
         index = torch.tensor(positions, device=device)
         for kind, tta in kinds.items():
@@ -79,8 +92,9 @@ def _predict_share(
             for name, logits_BCHW in zip(names, variants, strict=True):
                 natives = predictor.native(logits_BCHW, sizes)
                 tables[f"{name}_{kind}"][index] = evaluator.count(natives, positions)
-                if (name, kind) == ("mean", "tta"):
+                if kind == "tta" and name in writers:
                     for position, native in zip(positions, natives, strict=True):
-                        writer.add(ids[position], native.cpu().numpy())
-    writer.close()
+                        writers[name].add(ids[position], native.cpu().numpy())
+    for writer in writers.values():
+        writer.close()
     return {key: evaluator.gather(table) for key, table in tables.items()}

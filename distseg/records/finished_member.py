@@ -89,15 +89,28 @@ class FinishedMember:
     def opened(self) -> FinishedMember:
         """The member itself, once its out-of-fold files are read and found to fit each other, the
         data and the config. UnusableMember: they do not, or one is missing or damaged."""
-        for name in ("predictions", "variants"):
+        for name in ("predictions", "by_snapshot", "variants"):
             getattr(self, name)
         return self
 
     @cached_property
     def predictions(self) -> Predictions:
         """Out-of-fold logits of `rows`, at native size. Raises as `opened` does."""
+        return self._read(self.paths.oof)
+
+    @cached_property
+    def by_snapshot(self) -> list[Predictions]:
+        """The same logits of each of `snapshots` by itself; [] where training kept none. Raises as
+        `opened` does."""
+        stems = [Path(file).stem for file in self.snapshots]
+        folders = [self.paths.oof_snapshots / stem for stem in stems]
+        if not self.paths.oof_snapshots.is_dir():
+            return []
+        return [self._read(folder) for folder in folders]
+
+    def _read(self, folder: Path) -> Predictions:
         with _reasons():
-            predictions = Predictions(self.paths.oof)
+            predictions = Predictions(folder)
             _check_shapes(predictions, self.rows, self.num_outputs)
             return predictions
 

@@ -58,6 +58,12 @@ class MemberPaths:
         return self.folder / "oof"
 
     @property
+    def oof_snapshots(self) -> Path:
+        """A folder of the same Predictions of each snapshot by itself, by the stem of its file;
+        only where there are several, and `ensemble.snapshots` is search."""
+        return self.folder / "oof_snapshots"
+
+    @property
     def oof_scores(self) -> Path:
         """Pixel counts of the out-of-fold predictions, of each snapshot and of their mean."""
         return self.folder / "oof_scores.json"

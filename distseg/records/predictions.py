@@ -55,7 +55,8 @@ class Predictions:
         if path.stat().st_size != 2 * int(self.offsets[-1]):
             raise UserError(f"{path}: {path.stat().st_size} bytes, its index says otherwise")
         empty = np.zeros(0, dtype=np.float16)
-        self.flat = np.memmap(path, dtype=np.float16, mode="r") if len(rows) else empty
+        # as a plain array: each slice of a memmap would be one more memmap, which takes its time
+        self.flat = np.memmap(path, np.float16, mode="r").view(np.ndarray) if len(rows) else empty
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distseg.config.schema import Config
+from distseg.functional.verdict import beaten_by
 from distseg.records.errors import UserError
 from distseg.records.files import (
     atomic_write,
@@ -52,6 +53,7 @@ def write_report(
         "data": data_record(run, manifest),
         "scores": ensemble["scores"],
         "chosen": {key: ensemble[key] for key in ("space", "tta", "weights", "rule")},
+        "beaten_by": beaten_by(ensemble["scores"].get("against", {})),
         "left_out": ensemble["left_out"],
         "members": member_curves(config, run, manifest),
         "prediction": None,

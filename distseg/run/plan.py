@@ -105,7 +105,7 @@ def disk_bytes(
         size.num_train * config.data.folds.fraction
     )  # fmt: skip
     everyone = [(key, name) for key, members in planned.items() for name, _ in members]
-    logits = sum(oof_images * (2 if is_teachers(key) else 1) for key, _ in everyone)
+    logits = sum(oof_images * num_logits(config, name, key) for key, name in everyone)
     unlabeled = any(round_config.uses_unlabeled for round_config in config.rounds) * size.num_test
     return {
         "decode cache": (size.num_train + unlabeled) * pixels * (config.input.channels + targets),
@@ -121,6 +121,14 @@ def disk_bytes(
         "resume states": num_slots * max(weights.values()) * 8,
         "test masks": size.num_test * pixels // 8,
     }
+
+
+def num_logits(config: Config, name: str, key: RoundKey) -> int:
+    """Out-of-fold logits that a member leaves of the images of a fold."""
+    if is_teachers(key):
+        return 2  # of both folds that it leaves out
+    snapshots = num_snapshots(config, name, key)
+    return 1 + snapshots if snapshots > 1 and config.ensemble.snapshots == "search" else 1
 
 
 def _soft_rows(config: Config, size: DataSize, num_folds: int) -> int:

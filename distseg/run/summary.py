@@ -8,9 +8,14 @@ from typing import Any
 
 from distseg.config.load import load_config
 from distseg.config.schema import Config
+from distseg.functional.metrics import TIE
+from distseg.functional.verdict import beaten_by
 from distseg.records.files import read_json
 from distseg.records.paths import ALL_ROUNDS, RoundKey, Run, final_ensemble, find_run
 from distseg.run.submission import prediction_record, score_test
+
+LOSES = "THE ENSEMBLE LOSES TO A MODEL OF ITS OWN"
+_FRAME = "!" * 78
 
 
 def report(config: Config, run: Run, extra: dict[str, Any] | None = None) -> str:
@@ -23,6 +28,7 @@ def report(config: Config, run: Run, extra: dict[str, Any] | None = None) -> str
     write_report(config, run, extra)
     lines = [f"{_round_label(n)}: {_score_text(config, one)}" for n, one in _records(config, run)]
     lines.append(f"out-of-fold {_score_text(config, record)}")
+    lines += _loss_lines(config, run, record)
     if "test" in extra:
         lines.append(f"test {config.metric} against the truth: {extra['test']['score']:.4f}")
     for path in (run.submission, run.test_masks, run.report_html, run.folder):
@@ -88,6 +94,32 @@ def _score_text(config: Config, record: dict[str, Any]) -> str:
     final = record["scores"]["final"]
     error = f" ± {final['standard_error']:.4f}" if final.get("standard_error") is not None else ""
     return f"{config.metric}: {final['score']:.4f}{error} (nested: {record['flag']})"
+
+
+def _loss_lines(config: Config, run: Run, record: dict[str, Any]) -> list[str]:
+    """What is better than what makes the submission; in a frame where it is so by more than two
+    standard errors of the difference."""
+    own = record["scores"]["final"]["score"]
+    lines = []
+    for key, one in _records(config, run):
+        score = one["scores"]["final"]["score"]
+        if score > own + TIE:
+            lines.append(f"{_round_label(key)} scores higher than what makes the submission")
+    beaten = beaten_by(record["scores"].get("against", {}))
+    if beaten:
+        name, worst = next(iter(beaten.items()))
+        error = worst["standard_error"]
+        text = (
+            f"{name} alone scores {config.metric} {worst['score']:.4f} on the same images, the "
+            f"ensemble {worst['ensemble']:.4f}: {worst['gain']:+.4f} ± {error:.4f}"
+        )
+        steps = record["scores"]["nested"]["steps"]
+        why = [step["reason"] for step in steps if step["step"].startswith("simpler")]
+        if why:
+            text += f"; what is simpler, chosen on the other folds, was refused: {why[-1]}"
+        sure = -worst["gain"] > 2 * error
+        lines += [_FRAME, LOSES, text, _FRAME] if sure else [text]
+    return lines
 
 
 def _label(run: Run, path: Path) -> str:

@@ -23,7 +23,7 @@ from distseg.distributed import check_launch, make_accelerator
 from distseg.inference.out_of_fold import predict_out_of_fold
 from distseg.records import log
 from distseg.records.files import atomic_write, mark_done
-from distseg.records.paths import RoundKey, Run
+from distseg.records.paths import RoundKey, Run, is_teachers
 from distseg.training import epochs
 from distseg.training.member import Member
 from distseg.training.snapshots import (
@@ -64,8 +64,9 @@ def train_member(config: Config, run_dir: Path, round: RoundKey, name: str, fold
         with StopSignal() as stop:
             progress = train(member, stop)
         score = predict_out_of_fold(
-            config, paths, member.evaluator, member.manifest, member.val_rows, progress.snapshots
-        )
+            config, paths, member.evaluator, member.manifest, member.val_rows, progress.snapshots,
+            each=config.ensemble.snapshots == "search" and not is_teachers(round),
+        )  # fmt: skip
         accelerator.wait_for_everyone()
         if member.main:
             # The state is of no more use, and as large as three snapshots.

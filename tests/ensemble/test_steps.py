@@ -33,8 +33,8 @@ def test_nested_threshold_and_area_equal_a_slow_reference(tmp_path: Path, metric
     rows = {f: mixed(own, {"a": 1, "b": 1}) for f, own in load(config, run).items()}
     areas = area_candidates(120)
     grid = np.linspace(-0.5, 2.5, 21)
-    step = record["scores"]["nested"]["steps"][0]
-    assert step["adopted"], step["reason"]
+    step = record["scores"]["nested"]["steps"][1]
+    assert step["step"] == "threshold" and step["adopted"], step["reason"]
     for fold in FOLDS:
         choice = record["scores"]["nested"]["folds"][str(fold)]
         rule = choice["rule"]

@@ -20,9 +20,9 @@ def test_greedy_picks_the_best_and_ties_stay_uniform() -> None:
         shares = [w / sum(weights) for w in weights]
         return -sum(abs(s - t / 4) for s, t in zip(shares, target, strict=True))
 
-    assert greedy_weights(3, 8, lambda trials: [distance(t) for t in trials]) == target
-    assert greedy_weights(3, 8, lambda trials: [0.5] * len(trials)) == (1, 1, 1)
-    assert greedy_weights(1, 8, lambda trials: [0.5] * len(trials)) == (1,)
+    assert greedy_weights((1, 1, 1), 8, lambda trials: [distance(t) for t in trials]) == target
+    assert greedy_weights((1, 1, 1), 8, lambda trials: [0.5] * len(trials)) == (1, 1, 1)
+    assert greedy_weights((1,), 8, lambda trials: [0.5] * len(trials)) == (1,)
 
 
 @pytest.mark.parametrize("num, limit", [(1, 64), (2, 20), (3, 64), (5, 64), (12, 64)])

@@ -73,7 +73,10 @@ def test_estimates() -> None:
     assert member_images(config, "a", SIZE, 2) == 50 * 2  # half the rows, two epochs
     parts = disk_bytes(config, SIZE, MODELS, {0: members}, 1, 2)
     assert parts["decode cache"] == 100 * 100 * 2
-    assert parts["out-of-fold logits (float16)"] == 4 * 50 * 100 * 2
+    logits = "out-of-fold logits (float16)"
+    assert parts[logits] == 4 * 50 * 100 * 2 * (1 + 2)  # of the mean, and of each snapshot
+    means = config_of(ensemble={"snapshots": "all"})
+    assert disk_bytes(means, SIZE, MODELS, {0: members}, 1, 2)[logits] == 4 * 50 * 100 * 2
     assert parts["snapshots"] == 2 * 2 * 4 * (1000 + 3000)
     slot = Slot(0, (), 2, 1)
     assert memory_bytes(config, MODELS, slot)["a"] == 16 * 1000 + 4 * 4000  # 8 images, 2 ranks

@@ -25,6 +25,7 @@ from distseg.records.errors import UserError
 from distseg.records.files import read_json, read_lines
 from distseg.records.manifest import Manifest
 from distseg.records.paths import MemberPaths, Run
+from distseg.records.predictions import Predictions
 from distseg.training.engine import DdpEngine
 from distseg.training.member import Member, seed_of
 from distseg.training.stage import begin_epoch, make_engine, set_up_stage, train_step
@@ -168,6 +169,23 @@ def test_two_ranks_train_and_evaluate_as_one(tmp_path: Path, launch: Launch) -> 
     assert counts["variants"] == scores["variants"]
 
 
+@pytest.mark.parametrize("kept", ["search", "all"])
+def test_a_members_logits_are_the_mean_of_its_snapshots(tmp_path: Path, kept: str) -> None:
+    paths = train_here(tmp_path, ensemble={"snapshots": kept})
+    names = [Path(file).stem for file in read_json(paths.done)["snapshots"]]
+    assert len(names) == 2 and not list(paths.folder.glob("oof_part*"))
+    mean = Predictions(paths.oof)
+    if kept == "all":
+        assert not paths.oof_snapshots.exists()
+        return
+    each = [Predictions(paths.oof_snapshots / name) for name in names]
+    assert [one.ids for one in each] == [mean.ids] * 2 and len(mean) > 1
+    for row in range(len(mean)):
+        both = np.stack([one[row].astype(np.float32) for one in each])
+        assert np.ptp(both, axis=0).max() > 0
+        assert np.allclose(mean[row], both.mean(axis=0), rtol=2e-3, atol=2e-3)
+
+
 def test_two_ranks_freeze_an_encoder_as_one(tmp_path: Path, launch: Launch) -> None:
     """Parameters without a gradient in the first epoch, with Lookahead, which they join late."""
     optimizer = {"name": "lookahead_adamw", "lr": 1e-3, "options": {"lookahead_k": 2}}
@@ -184,8 +202,9 @@ def evaluate_here(folder: Path) -> dict[str, Any]:
     files = sorted(member.paths.snapshots.glob("*.safetensors"))
     snapshots = [{"file": path.name} for path in files]
     predict_out_of_fold(
-        config, member.paths, member.evaluator, member.manifest, member.val_rows, snapshots
-    )
+        config, member.paths, member.evaluator, member.manifest, member.val_rows, snapshots,
+        each=False,
+    )  # fmt: skip
     return read_json(member.paths.folder / "oof_scores.json")
 
 
