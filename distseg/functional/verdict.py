@@ -38,8 +38,8 @@ def verdict(
     """Judge a new choice: adopted if the whole gains, and no class loses more than the standard
     error of its change, which is noise.
 
-    A split may lose: of the rules that benchmarks/adoption.py compares on rows that are held back,
-    this one regrets least (docs/scores.md).
+    A split may lose, and the gain may be small: on rows that are held back, benchmarks/adoption.py
+    shows that refusing for either costs more than it saves (docs/scores.md).
 
     Args:
         before, after: counts (N, C, 3) of the same rows under both choices.
