@@ -256,8 +256,8 @@ def test_rounds_together_and_gain(both: tuple[Path, Path], tmp_path: Path) -> No
     config = config_of(both[0] / "data", PSEUDO)
     play(config, run, 1)
     together = fit_ensemble(config, run, ALL_ROUNDS)
-    assert [m["name"] for m in together["members"]][:1] == ["a@0"]
-    assert set(together["weights"]) == {"a@0", "a@1"}
+    models = {member["name"].partition("/")[0] for member in together["members"]}  # less a snapshot
+    assert models <= {"a@0", "a@1"} <= set(together["weights"])
     value, error = gain(run, config, 1)
     scores = [read_json(run.ensemble(n))["scores"]["final"]["score"] for n in (0, 1)]
     assert value == pytest.approx(scores[1] - scores[0]) and error > 0
