@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -30,6 +30,8 @@ Chance = Annotated[float, Field(ge=0, le=1), NO_BOOL]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+Byte = Annotated[int, Field(ge=0, le=255), NO_BOOL]
+Color = tuple[Byte, Byte, Byte]  # red, green, blue
 
 
 class Strict(BaseModel):
@@ -109,6 +111,10 @@ class FolderConfig(Strict):
     masks: str = Field("masks", description="folder of the masks: same stem as the image")
     test_images: str | None = Field("test_images", description="folder of images to predict")
     mask_suffix: str = Field("", description="what a mask's stem has after the image's stem")
+    several: Literal["refuse", "union"] = Field(
+        "refuse",
+        description="several masks of one image (a_mask.png, a_mask_1.png); union: one per object",
+    )
     inverted: bool = Field(False, description="binary masks: 0 is the object")
     threshold: int = Field(
         0, ge=0, le=65534, description="binary masks: values above it are the object (JPEG: 127)"
@@ -154,7 +160,30 @@ class DataConfig(Strict):
     mask_values: dict[int, int] | None = Field(
         None, description="value of a mask file: what it means; 255 counts nowhere"
     )
+    colors: dict[Name, Color] | None = Field(
+        None,
+        description="masks of colors: class name, `background` or `void`: [red, green, blue]; any "
+        "other color is a mistake",
+    )
+    mask_channel: Literal["auto", "color", "alpha"] = Field(
+        "auto",
+        description="which channel of a mask file says the label; auto: gray or color, and a mask "
+        "whose alpha says something else is refused",
+    )
+    levels: tuple[float, float] | None = Field(
+        None,
+        description="images of more than 8 bits: the values that become 0 and 255; null: the "
+        "lowest and highest of the train images",
+    )
+    drop_alpha: bool = Field(
+        False, description="ignore an alpha channel of images that is not the same all over"
+    )
     strict: bool = Field(False, description="a bad row stops the run, instead of a quarantine")
+    allow_bad: bool = Field(
+        False,
+        description="go on where more than a tenth of the rows is bad for one reason, or no image "
+        "holds one of the classes",
+    )
     folds: FoldsConfig = Field(FoldsConfig(), description="how the train set is divided")
     folder: FolderConfig = Field(FolderConfig(), description="format: folder: where its files lie")
     synthetic: SyntheticConfig = Field(
@@ -167,6 +196,16 @@ class DataConfig(Strict):
     cache_dir: str | None = Field(
         None, description="folder of the decode cache, shared by runs; null: inside the run"
     )
+
+    def color_map(self, task: str, classes: Sequence[str]) -> dict[Color, int] | None:
+        """What each color of a mask file means: a class's number in multiclass, else 1 and up; 0
+        is the background and 255 counts nowhere."""
+        if self.colors is None:
+            return None
+        first = 0 if task == "multiclass" else 1
+        values = {name: number for number, name in enumerate(classes, start=first)}
+        values = {"background": 0, "void": 255, **values}
+        return {color: values[name] for name, color in self.colors.items()}
 
     @property
     def value_map(self) -> dict[int, int] | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from distseg.config.data import FoldsConfig
+from distseg.config.labels import label_mistakes
 from distseg.config.member import MemberConfig
 from distseg.config.schema import Config
 from distseg.config.training import RoundConfig, StageConfig
@@ -29,6 +30,7 @@ def mistakes(config: Config) -> list[str]:
     """Every mistake that crosses fields, one line each, without repetitions."""
     found = [
         *_classes(config),
+        *label_mistakes(config),
         *_folds(config),
         *_postprocess(config),
         *_members(config),

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from distseg.config.schema import Config
 from distseg.data.depths import load_depths
-from distseg.data.read_input import read_input
+from distseg.data.read_input import read_input, reading_of
 from distseg.data.read_target import read_target
 from distseg.data.threads import in_threads
 from distseg.records.errors import UserError
@@ -35,7 +35,7 @@ from distseg.records.files import atomic_write, put_folder, read_json, write_jso
 from distseg.records.manifest import Manifest, Sample
 
 logger = logging.getLogger(__name__)
-VERSION = 2  # of the files and keys; a change makes old caches be built again
+VERSION = 3  # of the files and keys; a change makes old caches be built again
 
 # takes the pixels of a row: its id, image uint8 (H, W, C) and target uint8 (K, H, W)
 Keep = Callable[[str, NDArray[np.uint8], NDArray[np.uint8]], None]
@@ -260,11 +260,11 @@ def decode_each(
 ) -> Iterator[tuple[Sample, str]]:
     """Open and decode the files of each sample once. `keep` gets the pixels, in the samples'
     order; yields the samples that cannot be read, and why."""
-    depths = load_depths(config)
+    reading = reading_of(config)
 
     def read(sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | str:
         try:
-            image = read_input(sample.image, config.input.channels, depths)
+            image = read_input(sample.image, reading)
             return image, read_target(sample.target, config, *image.shape[:2])
         except (UserError, OSError, MemoryError) as error:
             return str(error) or type(error).__name__
@@ -308,4 +308,5 @@ def _settings(config: Config) -> str:
         options.inverted, options.threshold,
         sorted(meaning.items()) if meaning else [],
         sorted(depths.items()) if depths else [],
+        config.data.levels, config.data.drop_alpha, config.data.mask_channel, config.data.colors,
     ])  # fmt: skip

@@ -19,7 +19,7 @@ from distseg.config.validate import named_folds
 from distseg.data.depths import load_depths
 from distseg.data.folds import divide, find_file, read_groups
 from distseg.data.formats.row import Row
-from distseg.data.inspect import inspect
+from distseg.data.inspect import is_good
 from distseg.data.layouts import FORMATS, layout
 from distseg.records.errors import UserError
 from distseg.records.files import path_problem
@@ -27,7 +27,9 @@ from distseg.records.paths import Run
 from distseg.records.tables import read_rows, read_table
 
 T = TypeVar("T")
-SOME_LAYOUTS = ("table", "border", "mask_values", "folder", "synthetic")
+SOME_LAYOUTS = (
+    *("table", "border", "mask_values", "mask_channel", "colors", "folder", "synthetic"),
+)
 
 
 def mistakes(config: Config, run: Run | None = None, *, sweep: bool = False) -> list[str]:
@@ -241,10 +243,4 @@ def _in_table(config: Config, path: Path, run: Run | None, rows: Sequence[Row]) 
 
 
 def _is_good(config: Config, row: Row) -> bool:
-    if config.data.format == "synthetic":
-        return True
-    try:
-        inspect(config, [row])
-    except UserError:
-        return False
-    return True
+    return config.data.format == "synthetic" or is_good(config, row)

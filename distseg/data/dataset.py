@@ -16,9 +16,8 @@ from torch.utils.data import Dataset
 
 from distseg.config.schema import Config
 from distseg.data.cache import Cache
-from distseg.data.depths import Depths
 from distseg.data.fit import Fit
-from distseg.data.read_input import Pixels, pixels_input, read_input
+from distseg.data.read_input import Pixels, Reading, pixels_input, read_input
 from distseg.data.read_target import read_target
 from distseg.functional.metrics import VOID
 from distseg.records.errors import UserError
@@ -208,11 +207,10 @@ class ImageFiles(Dataset[dict[str, Any]]):
     def __init__(
         self,
         images: Sequence[Sample | ImagePixels | str],
-        channels: int,
+        reading: Reading,
         fit: Fit,
-        depths: Depths | None = None,
     ) -> None:
-        self.images, self.channels, self.fit, self.depths = list(images), channels, fit, depths
+        self.images, self.reading, self.fit = list(images), reading, fit
 
     def __len__(self) -> int:
         return len(self.images)
@@ -223,16 +221,16 @@ class ImageFiles(Dataset[dict[str, Any]]):
             image = self._read(source)
         except (UserError, OSError, MemoryError) as failure:
             error = str(failure) or type(failure).__name__
-            image = np.zeros((*self._size_of(source), self.channels), dtype=np.uint8)
+            image = np.zeros((*self._size_of(source), self.reading.channels), dtype=np.uint8)
         height, width = image.shape[:2]
         canvas = _chw(self.fit.forward(image))
         return {"image": canvas, "height": height, "width": width, "index": index, "error": error}
 
     def _read(self, source: Sample | ImagePixels | str) -> NDArray[np.uint8]:
         if isinstance(source, ImagePixels):
-            return pixels_input(source.pixels, source.id, self.channels, self.depths)
+            return pixels_input(source.pixels, source.id, self.reading)
         path = source if isinstance(source, str) else source.image
-        return read_input(path, self.channels, self.depths)
+        return read_input(path, self.reading)
 
     def _size_of(self, source: Sample | ImagePixels | str) -> tuple[int, int]:
         known = (0, 0) if isinstance(source, str) else (source.height, source.width)

@@ -1,8 +1,8 @@
 """Image files, opened once, decoded with Pillow, which keeps palette indices and 16 bits.
 
-cv2 turns a palette PNG into colors and a 1-bit PNG into 0/255. The EXIF orientation is not
-applied, to images or to masks. Everything about a file comes from the one handle of `open_file`:
-its size, its pixels and its hash.
+cv2 turns a palette PNG into colors and a 1-bit PNG into 0/255; it decodes what Pillow would cut to
+8 bits, colors of 16 bits. The EXIF orientation is applied, to images and masks alike. Everything
+about a file comes from the one handle of `open_file`: its size, its pixels and its hash.
 """
 
 from __future__ import annotations
@@ -15,12 +15,24 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import cv2
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from distseg.records.errors import UserError
+
+# By EXIF orientation: what makes the picture upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class BadFile(UserError):
@@ -35,8 +47,9 @@ class BadFile(UserError):
 class Decoded:
     """What a file holds, before it is an image or a mask.
 
-    mode: Pillow's mode of the file, or "npy".
-    pixels: a Pillow image, or for a .npy file a mapped array (H, W) or (H, W, C) of any dtype.
+    mode: Pillow's mode of the file, with ";16" for colors of 16 bits; or "npy".
+    pixels: a Pillow image; for colors of 16 bits an array (H, W, C) of uint16; for a .npy file a
+        mapped array (H, W) or (H, W, C) of any dtype.
     """
 
     path: str
@@ -63,11 +76,17 @@ def decode(file: BufferedReader, path: str | Path) -> Decoded:
         return Decoded(str(path), "npy", _map_array(file, path))
     try:
         with Image.open(file) as image:
-            mode = image.mode
+            pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+            if pages > 1:  # a camera's MPO holds the picture and its preview
+                raise BadFile(path, f"has {pages} pages; give each page a file of its own")
+            mode, turn = image.mode, _orientation(image)
+            if _is_deep_color(image):
+                return Decoded(str(path), f"{mode};16", _deep_color(file, image, turn))
             image.load()
-            # a copy of the first of several pictures: to seek the next would need the file again
-            one = image.copy() if getattr(image, "is_animated", False) else image
-            return Decoded(str(path), mode, one)
+            upright = image.transpose(_TURNS[turn]) if turn in _TURNS else image
+            return Decoded(str(path), mode, upright)
+    except BadFile:
+        raise
     except Exception as error:  # noqa: BLE001 (decoders raise OSError, SyntaxError, struct.error..)
         raise _unreadable(path, error) from None
 
@@ -80,9 +99,42 @@ def image_size(path: str | Path) -> tuple[int, int]:
             return height, width
         try:
             with Image.open(file) as image:
-                return image.height, image.width
+                size = image.height, image.width
+                return size[::-1] if _orientation(image) >= 5 else size
         except Exception as error:  # noqa: BLE001 (as above)
             raise _unreadable(path, error) from None
+
+
+def _orientation(image: Image.Image) -> int:
+    """1..8: how the picture is to be turned or mirrored (5 to 8: height and width change places).
+    1 where the header does not say, and for TIFF, which Pillow and cv2 turn themselves."""
+    if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
+        return 1  # Pillow would decode a PNG to look for EXIF behind its pixels
+    found = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return found if found in _TURNS else 1
+
+
+def _is_deep_color(image: Image.Image) -> bool:
+    """Whether a file has colors of more than 8 bits, of which Pillow keeps the upper 8."""
+    tiles = getattr(image, "tile", [])
+    if len(image.getbands()) == 1 or not tiles:
+        return False
+    arguments = tiles[0].args
+    raw, *rest = arguments if isinstance(arguments, tuple) else (arguments,)
+    is_ppm = tiles[0].codec_name.startswith("ppm") and rest
+    return ";16" in str(raw) or bool(is_ppm and int(rest[0]) > 255)
+
+
+def _deep_color(file: BufferedReader, image: Image.Image, turn: int) -> NDArray:
+    """The pixels of a file of deep colors, uint16 (H, W, C), upright."""
+    file.seek(0)
+    array = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+    if array is None or array.ndim != 3 or array.shape[:2] != (image.height, image.width):
+        raise ValueError(f"its colors of 16 bits (mode {image.mode}) cannot be decoded")
+    array = array[..., [2, 1, 0, *range(3, array.shape[2])]]  # cv2 has blue first
+    array = array.swapaxes(0, 1) if turn >= 5 else array
+    array = array[::-1] if turn in (3, 4, 7, 8) else array
+    return array[:, ::-1] if turn in (2, 3, 6, 7) else array
 
 
 def file_hash(file: BufferedReader) -> str:

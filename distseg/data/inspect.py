@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distseg.config.schema import Config
 from distseg.data.cache import Keep
-from distseg.data.depths import load_depths
 from distseg.data.fit import Fit
 from distseg.data.formats.row import Row
 from distseg.data.image_file import BadFile, decode, file_hash, open_file
-from distseg.data.read_input import to_input
-from distseg.data.read_target import read_target
+from distseg.data.judge import EXCLUDED, Bad, Held, judge, values_text
+from distseg.data.mask_file import BadMask
+from distseg.data.read_input import deep_range, reading_of, to_input
+from distseg.data.read_target import ALL, open_target
 from distseg.data.threads import in_threads
 from distseg.functional.metrics import VOID
 from distseg.records.errors import UserError
-
-Bad = tuple[str, str, str]  # id, file, reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +31,13 @@ class Facts:
 
     sha1: of the image file's bytes.
     mode: Pillow's mode of the image file, or "npy".
+    content: SHA-1 of the pixels of image and target, as training sees them.
     coverage: share of each class among the pixels that are not void, 0..1.
     constant: whether all pixels of the image have one value.
     """
 
     sha1: str
+    content: str
     mode: str
     coverage: tuple[float, ...]
     constant: bool
@@ -43,11 +46,12 @@ class Facts:
 @dataclass(frozen=True, slots=True)
 class Checked:
     """good: the usable rows with their size, in order; facts: one for each of them; quarantine:
-    the other rows."""
+    the other rows; held: what each mask file that was read holds, those of bad rows too."""
 
     good: list[Row]
     facts: list[Facts]
     quarantine: list[Bad] = field(default_factory=list)
+    held: list[Held] = field(default_factory=list)
 
     @property
     def coverage(self) -> np.ndarray:
@@ -68,34 +72,96 @@ class _Good:
     facts: Facts
     image_HWC: NDArray[np.uint8]
     target_KHW: NDArray[np.uint8]
+    held: tuple[Held, ...]
+
+
+class NeedsLevels(Exception):
+    """An image has more than 8 bits: `with_levels` must say first what becomes 0 and 255."""
+
+
+def with_levels(config: Config, rows: Sequence[Row]) -> Config:
+    """The config with `data.levels`, the lowest and highest value of the images of more than 8
+    bits (real numbers of 0..1: 0 and 1). Reads each image once.
+
+    UserError: some hold real numbers, others whole ones.
+    """
+
+    def measure(row: Row) -> tuple[float, float, bool] | None:
+        try:
+            with open_file(row.image) as file:
+                return deep_range(decode(file, row.image))
+        except (UserError, OSError, MemoryError):
+            return None  # the check of the row says so
+
+    found = [one for one in in_threads(measure, [r for r in rows if not r.problem]) if one]
+    if len({is_real for *_, is_real in found}) > 1:
+        raise UserError(
+            f"{config.data.root}: some images hold real numbers, others whole ones of more than 8 "
+            "bits; give all of them one kind"
+        )
+    low, high = min(one[0] for one in found), max(one[1] for one in found)
+    if found[0][2] and low >= 0 and high <= 1:
+        low, high = 0.0, 1.0
+    levels = (low, high if high > low else low + 1)
+    data = config.data.model_copy(update={"levels": levels})
+    return config.model_copy(update={"data": data})
 
 
 def inspect(config: Config, rows: Sequence[Row], keep: Keep | None = None) -> Checked:
-    """Open and decode every file once, and check it.
+    """Open and decode every file once, check it, and judge what all of them hold together.
 
     keep: gets the pixels of each good row, in the rows' order, so that whoever wants them need
     not decode the files again. Pixels that nobody keeps are forgotten at once.
 
-    UserError: no row is good, or one is bad and `data.strict` is set.
+    Raises:
+        UserError: no row is good, one is bad and `data.strict` is set, or the set is not what the
+            config takes it for (see `judge`).
+        NeedsLevels: see there; without `keep` they are measured here.
     """
+    try:
+        checked = _examine(config, rows, keep)
+    except NeedsLevels:
+        if keep is not None:
+            raise
+        config = with_levels(config, rows)
+        checked = _examine(config, rows, None)
+    if checked.quarantine and (config.data.strict or not checked.good):
+        _refuse(checked, len(rows))
+    if not checked.good:
+        raise UserError(f"{config.data.root}: no train rows here")
+    judge(config, len(rows), checked.quarantine, checked.held, checked.coverage)
+    return checked
+
+
+def _refuse(checked: Checked, num_rows: int) -> NoReturn:
+    name, file, reason = checked.quarantine[0]
+    why = "data.strict is set" if checked.good else "no row is left"
+    raise UserError(
+        f"{file}: {reason} (id {name!r}); {len(checked.quarantine)} of {num_rows} rows are bad: "
+        f"{why}"
+    )
+
+
+def is_good(config: Config, row: Row) -> bool:
+    """Whether a row can be used, for itself."""
+    try:
+        checked = _examine(config, [row], None)
+    except NeedsLevels:
+        checked = _examine(with_levels(config, [row]), [row], None)
+    return bool(checked.good)
+
+
+def _examine(config: Config, rows: Sequence[Row], keep: Keep | None) -> Checked:
     checked = Checked([], [])
     for result in in_threads(lambda row: _check(config, row), _without_repeats(rows)):
+        checked.held.extend(result.held)
         if isinstance(result, _Good):
             checked.good.append(result.row)
             checked.facts.append(result.facts)
             if keep is not None:
                 keep(result.row.id, result.image_HWC, result.target_KHW)
         else:
-            checked.quarantine.append(result)
-    if checked.quarantine and (config.data.strict or not checked.good):
-        name, file, reason = checked.quarantine[0]
-        why = "data.strict is set" if checked.good else "no row is left"
-        raise UserError(
-            f"{file}: {reason} (id {name!r}); {len(checked.quarantine)} of {len(rows)} rows are "
-            f"bad: {why}"
-        )
-    if not checked.good:
-        raise UserError(f"{config.data.root}: no train rows here")
+            checked.quarantine.append(result.line)
     return checked
 
 
@@ -110,22 +176,31 @@ def _without_repeats(rows: Sequence[Row]) -> list[Row]:
     return checked
 
 
-def _check(config: Config, row: Row) -> _Good | Bad:
+@dataclass(frozen=True, slots=True)
+class _BadRow:
+    line: Bad
+    held: tuple[Held, ...] = ()
+
+
+def _check(config: Config, row: Row) -> _Good | _BadRow:
     """Whatever is wrong with a row is found here, so that it never stops the others."""
     if row.problem:
         return _bad(row.id, row.image, row.problem)
     try:
         return _open(config, row)
+    except BadMask as error:
+        line = _bad(row.id, error.path, error.reason).line
+        return _BadRow(line, ((ALL, error.coding),))
     except BadFile as error:
         return _bad(row.id, error.path, error.reason)
     except (UserError, OSError, MemoryError) as error:
         return _bad(row.id, row.image, str(error) or type(error).__name__)
 
 
-def _bad(*texts: str) -> Bad:
+def _bad(*texts: str) -> _BadRow:
     """A line of the quarantine; bytes of a name that are no UTF-8 are written as escapes."""
     name, file, reason = (text.encode(errors="backslashreplace").decode() for text in texts)
-    return name, file, reason
+    return _BadRow((name, file, reason))
 
 
 def _open(config: Config, row: Row) -> _Good:
@@ -133,15 +208,26 @@ def _open(config: Config, row: Row) -> _Good:
     with open_file(row.image) as file:
         decoded = decode(file, row.image)
         sha1 = file_hash(file)
-    image = to_input(decoded, config.input.channels, load_depths(config))
+    if config.data.levels is None and deep_range(decoded) is not None:
+        raise NeedsLevels
+    image = to_input(decoded, reading_of(config))
     height, width = image.shape[:2]
-    target = read_target(row.target, config, height, width)
+    target = open_target(row.target, config, height, width)
     _check_fits(config, row, height, width)
     constant = bool((image == image[0, 0]).all())
     if constant and config.data.exclude_constant:
-        raise BadFile(row.image, f"all pixels are {image[0, 0].tolist()} (data.exclude_constant)")
-    facts = Facts(sha1, decoded.mode, _coverage(target, config), constant)
-    return _Good(replace(row, height=height, width=width), facts, image, target)
+        raise BadFile(row.image, f"all pixels are {image[0, 0].tolist()} {EXCLUDED}")
+    coverage = _coverage(target.planes, config)
+    facts = Facts(sha1, _content(image, target.planes), decoded.mode, coverage, constant)
+    sized = replace(row, height=height, width=width)
+    return _Good(sized, facts, image, target.planes, target.codings)
+
+
+def _content(*arrays: NDArray[np.uint8]) -> str:
+    digest = hashlib.sha1(usedforsecurity=False)
+    for array in arrays:
+        digest.update(f"{array.shape}".encode() + np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def _check_fits(config: Config, row: Row, height: int, width: int) -> None:
@@ -179,6 +265,7 @@ def report(config: Config, checked: Checked, num_test: int = 0) -> str:
         "channel(s) of 8 bits",
         f"images of one value: {sum(f.constant for f in facts)}; byte-identical to another: "
         f"{sum(copies)} in {len(copies)} groups",
+        *([f"values of the mask files: {values_text(checked.held)}"] if checked.held else []),
     ]
     for number, name in enumerate(config.classes):
         lines += _histogram(name, coverage[:, number])

@@ -2,100 +2,167 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from distseg.data.depths import Depths
+from distseg.config.schema import Config
+from distseg.data.depths import Depths, load_depths
 from distseg.data.image_file import BadFile, Decoded, decode, open_file
 
 Pixels = NDArray | Image.Image
-_GRAY_16 = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+Levels = tuple[float, float]  # the values that become 0 and 255
+_GRAY_16 = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
+_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa", "RGBA;16")
 
 
-def read_input(path: str | Path, channels: int, depths: Depths | None = None) -> NDArray[np.uint8]:
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How the images of a data set become inputs.
+
+    channels: of the input, with the depth where there are `depths`.
+    levels: the values of files of more than 8 bits that become 0 and 255; what lies outside is
+        cut. None: the set has 8 bits, and a file with other values is refused.
+    drop_alpha: alpha that varies is dropped, too, where the input has no channel for it.
+    """
+
+    channels: int
+    depths: Depths | None = None
+    levels: Levels | None = None
+    drop_alpha: bool = False
+
+
+def reading_of(config: Config) -> Reading:
+    """How a config's images are read. UserError: its table of depths cannot be read."""
+    data = config.data
+    return Reading(config.input.channels, load_depths(config), data.levels, data.drop_alpha)
+
+
+def read_input(path: str | Path, reading: Reading) -> NDArray[np.uint8]:
     """The image of a file as uint8 (H, W, channels), C-contiguous; see `to_input`.
 
     BadFile: it is not there, cannot be decoded, or cannot become an input.
     """
     with open_file(path) as file:
-        return to_input(decode(file, path), channels, depths)
+        return to_input(decode(file, path), reading)
 
 
-def pixels_input(
-    pixels: Pixels, name: str, channels: int, depths: Depths | None = None
-) -> NDArray[np.uint8]:
+def pixels_input(pixels: Pixels, name: str, reading: Reading) -> NDArray[np.uint8]:
     """An image in memory as uint8 (H, W, channels): as if it were decoded from the file `name`.
 
     An array of uint8 or bool (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) is what Pillow decodes from
     a gray, RGB or RGBA file; any other array is what a .npy file holds. BadFile as `to_input`.
     """
     if not isinstance(pixels, np.ndarray):
-        return to_input(Decoded(name, pixels.mode, pixels), channels, depths)
+        return to_input(Decoded(name, pixels.mode, pixels), reading)
     if pixels.ndim not in (2, 3) or not pixels.size:
         raise BadFile(name, f"an array of shape {pixels.shape} is no image")
     if pixels.dtype in (np.uint8, np.bool_) and (pixels.ndim == 2 or pixels.shape[2] in (1, 3, 4)):
         flat = pixels[:, :, 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
         image = Image.fromarray(np.ascontiguousarray(flat))
-        return to_input(Decoded(name, image.mode, image), channels, depths)
-    return to_input(Decoded(name, "npy", pixels), channels, depths)
+        return to_input(Decoded(name, image.mode, image), reading)
+    return to_input(Decoded(name, "npy", pixels), reading)
 
 
-def to_input(decoded: Decoded, channels: int, depths: Depths | None) -> NDArray[np.uint8]:
+def to_input(decoded: Decoded, reading: Reading) -> NDArray[np.uint8]:
     """What a file holds as uint8 (H, W, channels), C-contiguous.
 
-    16-bit values are scaled by 255 / 65535; gray becomes color by repetition, and color gray by
-    the luma of ITU-R 601; alpha is dropped, except with 4 channels. A .npy file holds (H, W) or
-    (H, W, channels) of uint8 or uint16; it is the only file for other numbers of channels. With
+    Values of more than 8 bits are scaled by `reading.levels`; gray becomes color by repetition,
+    and color gray by the luma of ITU-R 601. No channel is made up, and none is lost: alpha is
+    dropped where it is the same all over, and is read with 4 channels (2 beside gray). A .npy file
+    holds (H, W) or (H, W, channels); it is the only file for other numbers of channels. With
     depths the last channel is constant: the depth of the file's stem.
 
     BadFile: another number of channels, values that are no image, or a stem without a depth.
     """
-    if depths is None:
-        return _image(decoded, channels)
+    if reading.depths is None:
+        return _image(decoded, reading)
     name = Path(decoded.path).stem
-    if name not in depths:
+    if name not in reading.depths:
         raise BadFile(decoded.path, f"data.depths has no id {name!r}")
-    image = _image(decoded, channels - 1)
-    plane = np.full((*image.shape[:2], 1), depths[name], np.uint8)
+    image = _image(decoded, replace(reading, channels=reading.channels - 1))
+    plane = np.full((*image.shape[:2], 1), reading.depths[name], np.uint8)
     return np.concatenate([image, plane], axis=2)
 
 
-def _image(decoded: Decoded, channels: int) -> NDArray[np.uint8]:
+def deep_range(decoded: Decoded) -> tuple[float, float, bool] | None:
+    """(lowest value, highest value, whether they are real numbers) of a file of more than 8 bits;
+    None for one of 8. BadFile: values that are no image."""
+    pixels = decoded.pixels
+    if isinstance(pixels, Image.Image):
+        if pixels.mode not in _GRAY_16:
+            return None
+        pixels = np.asarray(pixels)
+    if pixels.dtype in (np.uint8, np.bool_):
+        return None
+    low, high = float(pixels.min()), float(pixels.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise BadFile(decoded.path, f"values {low}..{high} of type {pixels.dtype} are no image")
+    return low, high, pixels.dtype.kind == "f"
+
+
+def _image(decoded: Decoded, reading: Reading) -> NDArray[np.uint8]:
     """uint8 (H, W, channels), C-contiguous."""
-    if isinstance(decoded.pixels, np.ndarray):
-        array = _to_8_bit(decoded.pixels, decoded.path)
-        array = array[:, :, None] if array.ndim == 2 else array
-    else:
-        array = _from_pillow(decoded.pixels, decoded.path, channels)
+    channels = reading.channels
+    array, has_alpha = _own_channels(decoded, reading.levels)
+    num = array.shape[2] - has_alpha
+    if has_alpha and channels in (1, 3):
+        alpha = array[..., -1]
+        if not reading.drop_alpha and (alpha != alpha[0, 0]).any():
+            raise BadFile(
+                decoded.path,
+                f"its alpha channel varies: set input.channels to {num + 1} to read it, or "
+                "data.drop_alpha: true",
+            )
+        array = array[..., :-1]
     if array.shape[2] == 1 and channels == 3:
         array = np.repeat(array, 3, axis=2)
+    elif array.shape[2] == 3 and channels == 1 and decoded.mode != "npy":
+        array = np.asarray(Image.fromarray(np.ascontiguousarray(array)).convert("L"))[..., None]
     if array.shape[2] != channels:
         raise BadFile(decoded.path, f"has {array.shape[2]} channels; input.channels is {channels}")
     return np.ascontiguousarray(array)
 
 
-def _from_pillow(image: Image.Image, path: str, channels: int) -> NDArray[np.uint8]:
-    """uint8 (H, W, 1, 3 or 4)."""
-    if image.mode in _GRAY_16 or image.mode == "F":
-        return _to_8_bit(np.asarray(image), path)[:, :, None]
-    mode = {1: "L", 4: "RGBA"}.get(channels, "RGB")
+def _own_channels(decoded: Decoded, levels: Levels | None) -> tuple[NDArray[np.uint8], bool]:
+    """The channels that the file itself has, uint8 (H, W, C), and whether the last is alpha."""
+    image, path = decoded.pixels, decoded.path
+    if isinstance(image, Image.Image) and image.mode not in _GRAY_16:
+        has_alpha = decoded.mode in _ALPHA or "transparency" in image.info
+        array = np.asarray(_plain(image, path, has_alpha))
+    else:
+        has_alpha = decoded.mode in _ALPHA
+        array = _to_8_bit(np.asarray(image), path, levels)
+    return (array[:, :, None] if array.ndim == 2 else array), has_alpha
+
+
+def _plain(image: Image.Image, path: str, has_alpha: bool) -> Image.Image:
+    """A picture of 8 bits as gray or color, with alpha where it has that."""
+    if image.mode in ("L", "LA", "RGB", "RGBA", "RGBX") and "transparency" not in image.info:
+        return image
+    gray = image.mode in ("1", "L", "La")
+    mode = ("LA" if gray else "RGBA") if has_alpha else ("L" if gray else "RGB")
     try:
-        array = np.asarray(image.convert(mode))
+        return image.convert(mode)
     except ValueError as error:  # a color space that Pillow cannot convert, such as LAB
         raise BadFile(path, f"mode {image.mode} cannot become {mode}: {error}") from None
-    return array[:, :, None] if array.ndim == 2 else array
 
 
-def _to_8_bit(array: NDArray, path: str) -> NDArray[np.uint8]:
-    """uint8 as it is, 16-bit scaled, floats in 0..1 times 255; BadFile for anything else."""
+def _to_8_bit(array: NDArray, path: str, levels: Levels | None) -> NDArray[np.uint8]:
+    """uint8 as it is, others scaled so that `levels` become 0 and 255; BadFile for anything that is
+    no image."""
     if array.dtype == np.uint8:
         return array
     low, high = (array.min(), array.max()) if array.size else (0, 0)
-    if array.dtype.kind == "f" and low >= 0 and high <= 1:
-        return np.round(array * 255).astype(np.uint8)
-    if array.dtype.kind in "iu" and low >= 0 and high <= 65535:
-        return ((array.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
-    raise BadFile(path, f"values {low}..{high} of type {array.dtype} are no image")
+    is_image = array.dtype.kind in "iuf" and bool(np.isfinite(low) and np.isfinite(high))
+    if levels is None and is_image and array.dtype.kind != "f" and low >= 0 and high <= 255:
+        return array.astype(np.uint8)
+    if levels is None or not is_image:
+        told = "; the train images have 8 bits: data.levels says otherwise" if is_image else ""
+        raise BadFile(path, f"values {low}..{high} of type {array.dtype} are no image{told}")
+    first, last = levels
+    scaled = (array.astype(np.float32) - np.float32(first)) * np.float32(255 / (last - first))
+    return np.round(np.clip(scaled, 0, 255)).astype(np.uint8)

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from distseg.config.schema import Config
-from distseg.data.image_file import BadFile, decode, open_file
+from distseg.data.mask_file import BadMask, Coding, MaskFile, read_mask
 from distseg.functional import rle
 from distseg.functional.metrics import VOID
 from distseg.records.errors import UserError
+
+ALL = -1  # of a mask file that holds every class
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """planes: uint8 (K, H, W), see `read_target`. codings: how each of its mask files says its
+    labels, with the number of the class that the file is for, or `ALL`."""
+
+    planes: NDArray[np.uint8]
+    codings: tuple[tuple[int, Coding], ...] = ()
 
 
 def read_target(target: str, config: Config, height: int, width: int) -> NDArray[np.uint8]:
@@ -25,46 +36,70 @@ def read_target(target: str, config: Config, height: int, width: int) -> NDArray
         UserError: a mask that cannot be read or has another size than the image, a value that is
             no class, or a bad RLE.
     """
+    return open_target(target, config, height, width).planes
+
+
+def open_target(target: str, config: Config, height: int, width: int) -> Target:
+    """`read_target`, with what its mask files hold. BadMask: a file whose values mean nothing."""
     kind, _, value = target.partition(":")
     num = len(config.classes) if config.task == "multilabel" else 1
     if not target:
-        return np.full((num, height, width), VOID, dtype=np.uint8)
+        return Target(np.full((num, height, width), VOID, dtype=np.uint8))
     if kind == "rle":
-        return _from_rle(value, config, height, width)
+        return Target(_from_rle(value, config, height, width))
     assert kind == "file", target
     if "|" in value:
         return _from_files(value.split("|"), config, height, width)
-    labels = _mapped(_sized_labels(value, height, width), config, value)
-    if config.task == "binary":
-        return _binary(labels, config, value)[None]
-    return _indexed(labels, config, value)
+    planes, codings = _from_parts(value, config, height, width, config.task != "binary")
+    return Target(planes, tuple((ALL, coding) for coding in codings))
 
 
-def _sized_labels(path: str, height: int, width: int) -> NDArray:
-    """The values of a mask file, (height, width); BadFile when the mask has another size."""
-    labels = read_labels(path)
-    if labels.shape != (height, width):
-        found = f"{labels.shape[0]}x{labels.shape[1]}"
-        raise BadFile(path, f"the mask is {found}, its image is {height}x{width}")
-    return labels
+def _from_parts(
+    value: str, config: Config, height: int, width: int, is_indexed: bool
+) -> tuple[NDArray[np.uint8], list[Coding]]:
+    """(K, H, W) of one mask file, or of several that are joined by ";": one per object, of which
+    the highest label counts. is_indexed: the values are class numbers."""
+    highest, void, codings = np.zeros((), np.uint8), np.zeros((), np.bool_), []
+    for path in value.split(";"):
+        mask = _sized_mask(path, config, height, width)
+        labels = _mapped(mask, config)
+        planes = (
+            _indexed(labels, config, mask.coding)
+            if is_indexed
+            else _binary(labels, config, mask.coding)[None]
+        )
+        void = void | (planes == VOID)
+        highest = np.maximum(highest, np.where(planes == VOID, 0, planes))
+        codings.append(mask.coding)
+    return np.where(void & (highest == 0), VOID, highest).astype(np.uint8), codings
 
 
-def _mapped(labels: NDArray, config: Config, path: str) -> NDArray:
-    """Values as `data.mask_values` translates them; BadFile for a value that it does not name."""
-    meaning = config.data.value_map
+def _sized_mask(path: str, config: Config, height: int, width: int) -> MaskFile:
+    """A mask file; BadMask when it has another size than the image."""
+    data = config.data
+    mask = read_mask(path, data.mask_channel, data.color_map(config.task, config.classes))
+    if mask.labels.shape != (height, width):
+        found = f"{mask.labels.shape[0]}x{mask.labels.shape[1]}"
+        turned = mask.labels.shape == (width, height)
+        hint = ": an EXIF orientation turns a picture that has one" if turned else ""
+        raise BadMask(mask.coding, f"the mask is {found}, its image is {height}x{width}{hint}")
+    return mask
+
+
+def _mapped(mask: MaskFile, config: Config) -> NDArray:
+    """Values as `data.mask_values` translates them; BadMask for a value that it does not name."""
+    meaning, labels = config.data.value_map, mask.labels
     if meaning is None:
         return labels
     values, places = np.unique(labels, return_inverse=True)
     unknown = [int(value) for value in values if int(value) not in meaning]
     if unknown:
-        raise BadFile(
-            path,
-            f"value {unknown[0]} has no meaning; known: {', '.join(map(str, sorted(meaning)))}",
-        )
+        known = ", ".join(map(str, sorted(meaning)))
+        raise BadMask(mask.coding, f"value {unknown[0]} has no meaning; known: {known}")
     return np.array([meaning[int(v)] for v in values], np.uint8)[places].reshape(labels.shape)
 
 
-def _binary(labels: NDArray, config: Config, path: str) -> NDArray[np.uint8]:
+def _binary(labels: NDArray, config: Config, coding: Coding) -> NDArray[np.uint8]:
     """A mask of two values as 0/1/VOID, (H, W).
 
     Values above `data.folder.threshold` are the object (up to it, where `inverted` is set). While
@@ -77,8 +112,8 @@ def _binary(labels: NDArray, config: Config, path: str) -> NDArray[np.uint8]:
         low, high = known.min(), known.max()
         odd = known[(known != low) & (known != high)]
         if odd.size:
-            raise BadFile(
-                path,
+            raise BadMask(
+                coding,
                 f"a binary mask has two values, this has {low}, {high} and {odd[0]}: set "
                 "data.folder.threshold (JPEG masks: 127), void, or task: multiclass",
             )
@@ -88,12 +123,13 @@ def _binary(labels: NDArray, config: Config, path: str) -> NDArray[np.uint8]:
 
 def _void(labels: NDArray, config: Config) -> NDArray[np.bool_]:
     """Whether each pixel counts nowhere: it has the config's void value, or 255 where
-    `data.mask_values` translates the values."""
-    value = VOID if config.data.value_map is not None else config.void
+    `data.mask_values` or `data.colors` translate the values."""
+    translated = config.data.value_map is not None or config.data.colors is not None
+    value = VOID if translated else config.void
     return labels == value if value is not None else np.zeros(labels.shape, np.bool_)
 
 
-def _indexed(labels: NDArray, config: Config, path: str) -> NDArray[np.uint8]:
+def _indexed(labels: NDArray, config: Config, coding: Coding) -> NDArray[np.uint8]:
     """A mask of class numbers as (K, H, W). Multiclass: one plane of class indices. Multilabel:
     one plane per class; the value v says class v - 1, and 0 says no class."""
     num = len(config.classes)
@@ -102,36 +138,39 @@ def _indexed(labels: NDArray, config: Config, path: str) -> NDArray[np.uint8]:
     wrong = labels[((labels > highest) | (labels < 0)) & ~void]
     if wrong.size:
         told = "no void value is set" if config.void is None else f"void is {config.void}"
-        raise BadFile(path, f"value {wrong[0]} is no class of 0..{highest}, and {told}")
+        raise BadMask(coding, f"value {wrong[0]} is no class of 0..{highest}, and {told}")
     if config.task == "multiclass":
         return np.where(void, VOID, labels).astype(np.uint8)[None]
     planes = labels[None] == np.arange(1, num + 1).reshape(-1, 1, 1)
     return np.where(void[None], VOID, planes).astype(np.uint8)
 
 
-def _from_files(paths: list[str], config: Config, height: int, width: int) -> NDArray[np.uint8]:
+def _from_files(paths: list[str], config: Config, height: int, width: int) -> Target:
     """Multilabel, (K, H, W), from a binary mask file per class; an empty path is a class that the
     image does not hold."""
     assert len(paths) == len(config.classes)
-    planes = [
-        _binary(_sized_labels(path, height, width), config, path)
-        if path
-        else np.zeros((height, width), dtype=np.uint8)
-        for path in paths
-    ]
+    planes, codings = [], []
+    for number, path in enumerate(paths):
+        if not path:
+            planes.append(np.zeros((height, width), dtype=np.uint8))
+            continue
+        plane, own = _from_parts(path, config, height, width, is_indexed=False)
+        planes.append(plane[0])
+        codings += [(number, coding) for coding in own]
     stacked = np.stack(planes)
     stacked[:, (stacked == VOID).any(axis=0)] = VOID
-    return stacked
+    return Target(stacked, tuple(codings))
 
 
 def _from_rle(text: str, config: Config, height: int, width: int) -> NDArray[np.uint8]:
-    """(K, H, W) from one RLE per class (column-major, from 1). Multiclass: a pixel that no RLE
-    covers is class 0, and of several the last class counts."""
+    """(K, H, W) from one RLE per class (column-major, from 1), or several that are joined by ";",
+    whose union counts. Multiclass: a pixel that no RLE covers is class 0, and of several the last
+    class counts."""
     codes = text.split("|")
     if len(codes) != len(config.classes):
         raise UserError(f"{len(codes)} RLEs for {len(config.classes)} classes")
     try:
-        planes = np.stack([rle.decode(code, height, width) for code in codes])
+        planes = np.stack([_union(code.split(";"), height, width) for code in codes])
     except ValueError as error:
         raise UserError(f"bad RLE: {error}") from None
     if config.task != "multiclass":
@@ -142,25 +181,8 @@ def _from_rle(text: str, config: Config, height: int, width: int) -> NDArray[np.
     return index
 
 
-def read_labels(path: str | Path) -> NDArray:
-    """The raw values of a mask file, (H, W): palette indices, 1-bit as 0/1, 16-bit unscaled.
-
-    BadFile: it cannot be decoded, or holds colors or real numbers.
-    """
-    with open_file(path) as file:
-        pixels = decode(file, path).pixels
-    array = np.asarray(_without_alpha(pixels) if isinstance(pixels, Image.Image) else pixels)
-    if array.ndim == 3:
-        if (array[:, :, :3] != array[:, :, :1]).any():
-            raise BadFile(path, "is a color picture; a mask holds one value per pixel")
-        array = array[:, :, 0]
-    if array.dtype.kind == "f":
-        raise BadFile(path, "holds real numbers; a mask holds whole ones")
-    return array.astype(np.uint8) if array.dtype == np.bool_ else array
-
-
-def _without_alpha(image: Image.Image) -> Image.Image:
-    """Alpha says nothing about a label; the inks of CMYK are compared as colors."""
-    if image.mode in ("LA", "PA"):
-        return image.getchannel(0)
-    return image.convert("RGB") if image.mode == "CMYK" else image
+def _union(codes: Sequence[str], height: int, width: int) -> NDArray[np.uint8]:
+    plane = np.zeros((height, width), np.uint8)
+    for code in codes:
+        plane |= rle.decode(code, height, width)
+    return plane

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from distseg import __version__
 from distseg.config.schema import Config
-from distseg.data.depths import load_depths
 from distseg.data.formats.row import image_files
-from distseg.data.read_input import read_input
+from distseg.data.read_input import read_input, reading_of
 from distseg.export.ensemble_folder import fill_ensemble_folder
 from distseg.export.facts import facts_of, write_card
 from distseg.export.graph import SUFFIXES, check_packages, load_graph, write_graph
@@ -93,7 +92,7 @@ def choose_members(ensemble: dict[str, Any], wanted: Sequence[str]) -> list[dict
 def real_images(run: Run, config: Config, folder: Path | None = None) -> list[NDArray[np.uint8]]:
     """The first images that can be read, uint8 (H, W, C): of a folder, else of the run's own.
     UserError: there is none."""
-    depths = load_depths(config)
+    reading = reading_of(config)
     if folder is not None:
         paths = [str(path) for path in image_files(folder, "--images")]
     else:
@@ -102,7 +101,7 @@ def real_images(run: Run, config: Config, folder: Path | None = None) -> list[ND
     found: list[NDArray[np.uint8]] = []
     for path in paths:
         try:
-            found.append(read_input(path, config.input.channels, depths))
+            found.append(read_input(path, reading))
         except UserError as error:
             logger.warning("%s", error)
         if len(found) == NUM_IMAGES:

@@ -22,11 +22,11 @@ from torch import Tensor
 from distseg.config.load import load_config
 from distseg.config.schema import Config
 from distseg.data.dataset import ImageFiles, ImagePixels
-from distseg.data.depths import load_depths
 from distseg.data.fit import Fit
 from distseg.data.formats.row import image_files
 from distseg.data.image_file import image_size
 from distseg.data.loader import canvas_batches
+from distseg.data.read_input import reading_of
 from distseg.distributed import OneProcess, default_workers, make_accelerator
 from distseg.functional.combine import from_space, highest_only, to_space
 from distseg.functional.postprocess import to_masks
@@ -185,10 +185,10 @@ def logit_batches(
     batches = canvas_batches(
         [(row.height, row.width) for row in rows], fits, config.predict.batch_size
     )
-    channels, depths = fits[0].config.channels, load_depths(config)
+    reading = reading_of(config)
 
     def images(fit: Fit) -> ImageFiles:
-        return ImageFiles(rows, channels, fit, depths)
+        return ImageFiles(rows, reading, fit)
 
     workers = default_workers(config, accelerator)
     for indices, canvases, facts in decode_batches(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from distseg.data.formats.row import image_files
 from distseg.data.image_file import image_size
-from distseg.data.read_target import read_labels
+from distseg.data.mask_file import read_labels
 from distseg.functional import rle
 from distseg.records.errors import UserError
 from distseg.records.tables import read_cells

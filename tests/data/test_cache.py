@@ -93,7 +93,7 @@ def large(root: Path, num: int = 40) -> Config:
     for i in range(num):
         (root / "images").mkdir(exist_ok=True)
         (root / "images" / f"a{i:02d}.png").write_bytes(pixels + bytes([i]))
-        save(root / "masks" / f"a{i:02d}.png", np.zeros((1200, 1200), np.uint8))
+        save(root / "masks" / f"a{i:02d}.png", blob(i, 1200, 1200))
     return config(root, input__fit="resize")
 
 

@@ -19,6 +19,7 @@ from distseg.data.dataset import (
     worker_init,
 )
 from distseg.data.fit import Fit
+from distseg.data.read_input import Reading
 from distseg.data.sampling import Sampling, micro_batches_of_epoch
 from distseg.records.manifest import Manifest, Sample
 from tests.data.data_helpers import config, folder, gray, made, save, steps
@@ -104,7 +105,7 @@ def test_a_broken_test_image_is_an_error_text_and_a_black_canvas(tmp_path: Path)
         Sample("broken", str(root / "test_images/broken.png"), height=16, width=20),
         str(root / "test_images/none.png"),
     ]
-    good, broken, none = map(ImageFiles(samples, 1, Fit(c.input)).__getitem__, range(3))
+    good, broken, none = map(ImageFiles(samples, Reading(1), Fit(c.input)).__getitem__, range(3))
     assert (good["height"], good["width"], good["error"], good["index"]) == (16, 16, "", 0)
     assert good["image"].shape == (1, 32, 32) and good["image"].any()
     assert (broken["height"], broken["width"]) == (16, 20) and "broken.png" in broken["error"]

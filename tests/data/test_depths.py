@@ -10,11 +10,10 @@ import pytest
 from distseg.config.load import parse_config
 from distseg.config.schema import Config
 from distseg.data.dataset import ImageFiles
-from distseg.data.depths import load_depths
 from distseg.data.fit import Fit
 from distseg.data.image_file import BadFile
 from distseg.data.prepare import open_cache, prepare
-from distseg.data.read_input import read_input
+from distseg.data.read_input import Reading, read_input, reading_of
 from distseg.records.errors import UserError
 from distseg.records.manifest import Manifest
 from distseg.records.paths import Run
@@ -44,11 +43,11 @@ def test_the_last_channel_is_the_depth_everywhere(tmp_path: Path) -> None:
     image = open_cache(config, run).image("images002")
     assert image.shape[2] == 2 and (image[..., 1] == round(255 * 2 / 8)).all()
     tests = list(Manifest.read(run.data / "test.csv"))
-    sample = ImageFiles(tests, 2, Fit(config.input), load_depths(config))[3]
+    sample = ImageFiles(tests, reading_of(config), Fit(config.input))[3]
     assert not sample["error"] and (sample["image"][1] == 255).all()
     with pytest.raises(BadFile, match="images005"):
-        read_input(root / "images" / "images005.png", 2, load_depths(config))
-    plain = read_input(root / "images" / "images005.png", 1, None)
+        read_input(root / "images" / "images005.png", reading_of(config))
+    plain = read_input(root / "images" / "images005.png", Reading(1))
     assert plain.shape[2] == 1 and plain.dtype == np.uint8
 
 

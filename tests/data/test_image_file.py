@@ -24,14 +24,13 @@ def test_pixels_and_hash_come_from_one_handle(tmp_path: Path) -> None:
     assert digest == hashlib.sha1(path.read_bytes(), usedforsecurity=False).hexdigest()
 
 
-def test_the_first_picture_of_several_needs_no_file(tmp_path: Path) -> None:
-    path = tmp_path / "a.gif"
+@pytest.mark.parametrize("suffix", ["gif", "tif"])
+def test_several_pages_are_refused(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
     pictures = [Image.fromarray(gray(seed)) for seed in range(3)]
     pictures[0].save(path, save_all=True, append_images=pictures[1:])
-    with open_file(path) as file:
-        decoded = decode(file, path)
-    assert isinstance(decoded.pixels, Image.Image)
-    assert np.array_equal(np.asarray(decoded.pixels.convert("L")), gray(0))
+    with open_file(path) as file, pytest.raises(BadFile, match="has 3 pages"):
+        decode(file, path)
 
 
 @pytest.mark.parametrize("version", [(1, 0), (2, 0)])

@@ -104,7 +104,7 @@ def test_paths_in_a_table_never_leave_the_folder(tmp_path: Path) -> None:
            ".", "a0/../a0", "./a1", "a1\0", " a1", "~/x", "..\\secret"]  # fmt: skip
     with (root / "train.csv").open("a", newline="") as file:
         csv.writer(file).writerows([[name, "1 1"] for name in ids if "\0" not in name])
-    c = config(root, data__format="tgs")
+    c = config(root, data__format="tgs", data__allow_bad=True)
     checked = inspect(c, layout("tgs").train(c))
     assert {Path(row.image).resolve().parent for row in checked.good} == {root / "train/images"}
     assert len(checked.quarantine) == len(ids) - 1
@@ -158,7 +158,13 @@ def test_camvid_and_pets_through_the_folder_layout(data_root: Path) -> None:
     assert len(checked.good) == 34 and not checked.quarantine
     assert abs(checked.coverage.sum(axis=1) - 1).max() < 1e-9
     pets = {"images": "images", "masks": "annotations/trimaps", "threshold": 1, "inverted": True}
-    c = config(data_root / "oxford_pet", void=3, data__folder=pets, input__fit="resize")
+    c = config(
+        data_root / "oxford_pet",
+        void=3,
+        data__folder=pets,
+        data__allow_bad=True,
+        input__fit="resize",
+    )
     checked = inspect(c, layout("folder").train(c))
     assert len(checked.good) + len(checked.quarantine) >= 20
     assert all(0.01 < f.coverage[0] < 0.99 for f in checked.facts)

@@ -17,6 +17,7 @@ from PIL import Image
 from distseg.config.load import load_config
 from distseg.data.dataset import ImageFiles
 from distseg.data.fit import Fit
+from distseg.data.read_input import Reading
 from distseg.data.read_target import read_target
 from distseg.ensemble.fit import fit_ensemble
 from distseg.functional.losses import weighted_sum
@@ -127,7 +128,7 @@ def test_whole_and_tiled_agree_in_the_interior(run: Run) -> None:
     tiled = replace(whole, fit=Fit(size))
     assert whole.fit.tiles is None and tiled.fit.tiles == (TILE, OVERLAP)
     rows = list(Manifest.read(run.data / "test.csv"))
-    images = ImageFiles(rows, 3, whole.fit, None)
+    images = ImageFiles(rows, Reading(3), whole.fit)
     inside = torch.ones(384, 480, dtype=torch.bool)  # the canvas: multiples of 32
     for axis, length in enumerate(inside.shape):
         for start in tile_starts(length, TILE[axis], OVERLAP):

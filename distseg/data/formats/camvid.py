@@ -14,7 +14,7 @@ from distseg.data.formats.folder import paired
 from distseg.data.formats.row import Row, SubmissionSpec, image_files
 
 # keys of `data` that only some layouts read
-READS = ("mask_values", "folder.mask_suffix", "folder.inverted", "folder.threshold")
+READS = ("mask_values", "mask_channel", "colors", "folder.mask_suffix", "folder.several")
 
 
 def train(config: Config) -> list[Row]:

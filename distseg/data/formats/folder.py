@@ -10,7 +10,12 @@ from distseg.config.schema import Config
 from distseg.data.formats.row import Row, SubmissionSpec, image_files, locate
 from distseg.records.errors import UserError
 
-READS = ("mask_values", "folder")  # keys of `data` that only some layouts read
+READS = (
+    "mask_values",
+    "mask_channel",
+    "colors",
+    "folder",
+)  # keys of `data` that only some layouts read
 
 
 def train(config: Config) -> list[Row]:

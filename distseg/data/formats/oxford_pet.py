@@ -14,7 +14,7 @@ from distseg.data.formats.row import Row, SubmissionSpec, locate
 from distseg.records.errors import UserError
 
 # keys of `data` that only some layouts read
-READS = ("border", "mask_values", "folder.inverted", "folder.threshold")
+READS = ("border", "mask_values", "mask_channel")
 
 
 def train(config: Config) -> list[Row]:

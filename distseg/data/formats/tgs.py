@@ -19,7 +19,7 @@ from distseg.records.errors import UserError
 from distseg.records.tables import read_table
 
 # keys of `data` that only some layouts read
-READS = ("mask_values", "folder.inverted", "folder.threshold")
+READS = (*("mask_values", "mask_channel", "colors", "folder.inverted", "folder.threshold"),)
 
 
 def train(config: Config) -> list[Row]:
