@@ -293,7 +293,7 @@ def check_space(config: Config, rows: Sequence[Source], folder: Path) -> None:
 def _target_files(target: str) -> list[str]:
     """The mask files behind a row's target."""
     kind, _, value = target.partition(":")
-    return [path for path in value.split("|") if path] if kind == "file" else []
+    return [path for path in value.replace(";", "|").split("|") if path] if kind == "file" else []
 
 
 def _num_targets(config: Config) -> int:

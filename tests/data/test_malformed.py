@@ -188,7 +188,6 @@ TABLE = {
     "RLE of length 0": (line(2, "a1,4 0"), "length under 1"),
     "RLE that overlaps": (line(2, "a1,1 5 3 2"), "overlap"),
     "RLE out of order": (line(2, "a1,9 2 1 2"), "before"),
-    "id twice": (line(2, "a0,\na1,"), "already that of"),
     "id that goes up": (line(2, "a1,\n../../outside,1 1"), "leaves its folder"),
     "id that is absolute": (line(2, "a1,\n/etc/passwd,1 1"), "leaves its folder"),
     "id with a backslash": (line(2, "a1,\n..\\outside,1 1"), "leaves its folder"),

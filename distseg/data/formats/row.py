@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -13,6 +15,8 @@ IMAGE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".tif", ".tiff", ".gif", ".webp"),
     *(".pgm", ".ppm", ".pbm", ".jp2", ".npy"),
 )
+# What tables write for a mask without an object.
+EMPTY_CELLS = ("", "-1", "-", "nan", "none", "null", "[]")
 Cell = Literal["id", "class", "rle"]  # what a column of a submission holds
 
 
@@ -21,7 +25,8 @@ class Row:
     """One image as the layout lists it, before anything was opened.
 
     target: "" (none), "file:PATH" (multilabel: "file:A|B", one path per class, empty where there
-    is none), or "rle:R" (one RLE per class, joined by "|").
+    is none), or "rle:R" (one RLE per class, joined by "|"). Several paths or RLEs that are joined
+    by ";" are one mask, their union.
     validates: whether it belongs to the data set's own validation part (folds.kind: split).
     problem: why the row is known to be bad before its files are read; "" when it is not.
     height, width: native size in pixels; 0 while it is not known.
@@ -87,6 +92,24 @@ def locate(folder: Path, name: str) -> tuple[Path, str]:
     except (OSError, RuntimeError) as error:  # a loop of links
         return folder, f"{name!r} is no usable file name: {error}"
     return path, "" if inside else f"{name!r} is a link that leaves its folder {folder}"
+
+
+def plain(name: str) -> str:
+    """A name as it is compared: one form (NFC) for what file systems write in several."""
+    return unicodedata.normalize("NFC", name)
+
+
+def by_name(paths: Iterable[Path]) -> dict[str, Path]:
+    """Paths by their plain file name."""
+    return {plain(path.name): path for path in paths}
+
+
+def joined_rles(cells: Iterable[str]) -> tuple[str, str]:
+    """(RLE, problem) of the cells of a table that speak of one mask: one row per object is a union.
+    What stands for an empty mask is no RLE."""
+    texts = [cell.strip() for cell in cells if cell.strip().lower() not in EMPTY_CELLS]
+    odd = next((text for text in texts if "|" in text or ";" in text), None)
+    return (";".join(texts), "") if odd is None else ("", f"{odd[:40]!r} is no RLE")
 
 
 def image_files(folder: Path, what: str) -> list[Path]:

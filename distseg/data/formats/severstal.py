@@ -15,8 +15,11 @@ from distseg.data.formats.row import (
     Cell,
     Row,
     SubmissionSpec,
+    by_name,
     image_files,
+    joined_rles,
     locate,
+    plain,
 )
 from distseg.records.errors import UserError
 from distseg.records.tables import read_cells, read_table
@@ -32,15 +35,18 @@ def train(config: Config) -> list[Row]:
     table says something wrong."""
     root = Path(config.data.root)
     table = root / (config.data.table or "train.csv")
-    images = {path.name: path for path in image_files(root / "train_images", "train images")}
+    images = by_name(image_files(root / "train_images", "train images"))
     joined = _is_joined(table)
     found, rows = _table(table, joined, len(config.classes), images)
     for name, path in images.items():
-        codes, problem = found.get(name, {}), locate(path.parent, name)[1]
+        codes, problem = found.get(name, {}), locate(path.parent, path.name)[1]
         if joined and len(codes) < len(config.classes):
             lacking = next(n for n in range(1, len(config.classes) + 1) if n not in codes)
             problem = problem or f"{table.name}: no row {name}_{lacking}; each class has one"
-        text = "|".join(codes.get(number, "") for number in range(1, len(config.classes) + 1))
+        cells = [joined_rles(codes.get(n, ())) for n in range(1, len(config.classes) + 1)]
+        odd = next((odd for _, odd in cells if odd), "")
+        problem = problem or (f"{table.name}: {odd}" if odd else "")
+        text = "|".join(code for code, _ in cells)
         rows.append(Row(name, str(path), f"rle:{text}", problem=problem))
     rows.sort(key=lambda row: row.id)
     return rows[: config.data.limit]
@@ -48,20 +54,19 @@ def train(config: Config) -> list[Row]:
 
 def _table(
     table: Path, joined: bool, num_classes: int, images: dict[str, Path]
-) -> tuple[dict[str, dict[int, str]], list[Row]]:
-    """RLEs by image and class number, and a row with a problem for each image that has a line which
-    cannot be used. Takes these images out of `images`."""
-    found: dict[str, dict[int, str]] = {}
+) -> tuple[dict[str, dict[int, list[str]]], list[Row]]:
+    """RLEs by image and class number, several where several lines name both, and a row with a
+    problem for each image that has a line which cannot be used. Takes these images out of `images`.
+    """
+    found: dict[str, dict[int, list[str]]] = {}
     bad: dict[str, Row] = {}
     for line, cells in read_table(table, [*(JOINED if joined else APART)]):
         name, number = _pair(cells, joined)
-        problem = ""
+        name, problem = plain(name), ""
         if name not in images:
             problem = f"no image {name[:80]!r} in train_images"
         elif not number.isdecimal() or not 1 <= int(number) <= num_classes:
             problem = f"class {number!r}; valid: 1..{num_classes} (config: classes)"
-        elif int(number) in found.get(name, {}):
-            problem = f"class {number} of {name} stands twice"
         elif cells["EncodedPixels"] is None:
             problem = "the line ends before EncodedPixels"
         if problem:
@@ -70,7 +75,8 @@ def _table(
             images.pop(name, None)
             found.pop(name, None)
         else:
-            found.setdefault(name, {})[int(number)] = cells["EncodedPixels"] or ""
+            own = found.setdefault(name, {})
+            own.setdefault(int(number), []).append(cells["EncodedPixels"] or "")
     return found, list(bad.values())
 
 

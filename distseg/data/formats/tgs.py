@@ -12,8 +12,11 @@ from distseg.config.schema import Config
 from distseg.data.formats.row import (
     Row,
     SubmissionSpec,
+    by_name,
     image_files,
+    joined_rles,
     locate,
+    plain,
 )
 from distseg.records.errors import UserError
 from distseg.records.tables import read_table
@@ -32,11 +35,11 @@ def train(config: Config) -> list[Row]:
 
 def _from_masks(images: list[Path], folder: Path) -> list[Row]:
     """A row for each image, and a row with a problem for each mask that has no image."""
-    masks = {path.name: path for path in image_files(folder, "masks of data.format: tgs")}
+    masks = by_name(image_files(folder, "masks of data.format: tgs"))
     rows = []
     for path in images:
         _, problem = locate(path.parent, path.name)
-        mask = masks.pop(path.name, None)
+        mask = masks.pop(plain(path.name), None)
         if mask is None:
             problem = problem or f"no mask of this name in {folder}"
         else:
@@ -47,26 +50,32 @@ def _from_masks(images: list[Path], folder: Path) -> list[Row]:
 
 
 def _from_table(images: list[Path], table: Path) -> list[Row]:
-    """A row for each line of train.csv, and a row with a problem for each image that it does not
-    name."""
-    left = {path.name: path for path in images}
-    folder, rows = images[0].parent, []
+    """A row for each id of train.csv, whose lines are one mask together, and a row with a problem
+    for each image that it does not name."""
+    known, named = by_name(images), set[str]()
+    folder, lines, codes = images[0].parent, dict[str, int](), dict[str, list[str | None]]()
     for line, cells in read_table(table, ("id", "rle_mask")):
-        name, mask = cells["id"] or "", cells["rle_mask"]
-        path, problem = locate(folder, f"{name}.png")
-        left.pop(path.name, None)
+        name = cells["id"] or ""
+        lines.setdefault(name, line)
+        codes.setdefault(name, []).append(cells["rle_mask"])
+    rows = []
+    for name, line in lines.items():
+        path = known.get(plain(f"{name}.png"))
+        problem = locate(folder, f"{name}.png" if path is None else path.name)[1]
+        text, odd = joined_rles(code for code in codes[name] if code is not None)
         if not name:
             problem = "the id is empty"
-        elif mask is None:
+        elif None in codes[name]:
             problem = problem or "the line ends before rle_mask"
-        elif not problem and not path.is_file():
-            problem = f"no image {path.name} in {folder}"
+        elif not problem and path is None:
+            problem = f"no image {name}.png in {folder}"
+        problem = problem or odd
         problem = f"{table.name}, line {line}: {problem}" if problem else ""
-        rows.append(
-            Row(name, str(table if problem else path), f"rle:{mask or ''}", problem=problem)
-        )
+        named.add(plain(f"{name}.png"))
+        rows.append(Row(name, str(table if problem else path), f"rle:{text}", problem=problem))
     forgotten = f"an image that {table.name} does not name"
-    return rows + [Row(p.stem, str(p), problem=forgotten) for p in left.values()]
+    left = [path for name, path in known.items() if name not in named]
+    return rows + [Row(p.stem, str(p), problem=forgotten) for p in left]
 
 
 def test(config: Config) -> list[Row]:

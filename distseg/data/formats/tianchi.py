@@ -9,7 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from distseg.config.schema import Config
-from distseg.data.formats.row import Row, SubmissionSpec, image_files, locate
+from distseg.data.formats.row import (
+    Row,
+    SubmissionSpec,
+    by_name,
+    image_files,
+    joined_rles,
+    locate,
+    plain,
+)
 from distseg.records.errors import UserError
 from distseg.records.tables import read_cells
 
@@ -17,16 +25,23 @@ READS = ("table",)  # keys of `data` that only some layouts read
 
 
 def train(config: Config) -> list[Row]:
-    """A row for each line of train_mask.csv, and a row with a problem for each image that it does
-    not name."""
+    """A row for each name of train_mask.csv, whose lines are one mask together, and a row with a
+    problem for each image that it does not name."""
     root = Path(config.data.root)
     table = root / (config.data.table or "train_mask.csv")
-    left = {path.name: path for path in image_files(root / "train", "train images of tianchi")}
-    rows = []
+    left = by_name(image_files(root / "train", "train images of tianchi"))
+    lines, codes = dict[str, int](), dict[str, list[str]]()
     for line, name, text in _lines(table):
-        path, problem = locate(root.absolute() / "train", name)
-        if not problem and left.pop(name, None) is None:
-            problem = f"no image {name} in {path.parent}, or named twice"
+        lines.setdefault(name, line)
+        codes.setdefault(name, []).append(text)
+    rows = []
+    for name, line in lines.items():
+        path = left.pop(plain(name), None)
+        problem = locate(root.absolute() / "train", name if path is None else path.name)[1]
+        if not problem and path is None:
+            problem = f"no image {name} in {root.absolute() / 'train'}"
+        text, odd = joined_rles(codes[name])
+        problem = problem or odd
         problem = f"{table.name}, line {line}: {problem}" if problem else ""
         rows.append(Row(name, str(table if problem else path), f"rle:{text}", problem=problem))
     forgotten = f"an image that {table.name} does not name"
