@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import GradientAccumulationPlugin
 
 from distseg.config.find import shipped
 from distseg.config.schema import ComputeConfig, Config
@@ -103,7 +104,11 @@ def make_accelerator(config: Config, *, cpu: bool | None = None) -> Accelerator:
             "Set ACCELERATE_USE_CPU=true before `accelerate launch`"
         )
     accelerator = Accelerator(
-        cpu=use_cpu, mixed_precision=resolve_precision(config.compute.precision, device)
+        cpu=use_cpu,
+        mixed_precision=resolve_precision(config.compute.precision, device),
+        # given, or Accelerate takes both from the shell: the loop accumulates and compiles itself
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        dynamo_backend="no",
     )
     return check_ranks(accelerator)
 

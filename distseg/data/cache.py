@@ -174,13 +174,14 @@ def stamps_of(rows: Iterable[Source]) -> dict[str, bytes]:
     stamps: dict[str, bytes] = {}
     for row in rows:
         if row.id not in stamps:
-            stamps[row.id] = _stamp(row)
+            stamps[row.id] = stamp(row)
     return stamps
 
 
-def _stamp(row: Source) -> bytes:
+def stamp(row: Source) -> bytes:
+    """A row as bytes, with the sizes and times of its files."""
     text = f"{row.id}\0{row.image}\0{row.target}\0"
-    for path in (row.image, *_target_files(row.target)):
+    for path in (row.image, *mask_files(row.target)):
         try:
             stat = os.stat(path)  # noqa: PTH116 (twice as fast over many files)
             text += f"{stat.st_size} {stat.st_mtime_ns}\0"
@@ -290,7 +291,7 @@ def check_space(config: Config, rows: Sequence[Source], folder: Path) -> None:
         )
 
 
-def _target_files(target: str) -> list[str]:
+def mask_files(target: str) -> list[str]:
     """The mask files behind a row's target."""
     kind, _, value = target.partition(":")
     return [path for path in value.replace(";", "|").split("|") if path] if kind == "file" else []

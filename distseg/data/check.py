@@ -79,6 +79,13 @@ def _unread_keys(config: Config) -> Iterator[str]:
                 f"data.{name}: format: {form} does not read it; it is for format: "
                 f"{', '.join(others)}"
             )
+    if config.void is not None and "mask_values" not in reads:
+        yield f"void: {config.void}: data.format: {form} has no mask files that could hold it"
+    if form == "tgs" and not (Path(data.root) / "train" / "masks").is_dir():
+        keys = sorted(written(data) & {"mask_values", "mask_channel", "colors"})
+        keys += [f"folder.{key}" for key in sorted(written(data.folder))]
+        for key in keys:
+            yield f"data.{key}: is for mask files; without train/masks, train.csv is read"
     if form == "folder" and data.folder.submission == "masks":
         for key in sorted(changed_keys(data.folder) & {"rle_order", "rle_base", "rle_empty"}):
             yield f"data.folder.{key}: is for data.folder.submission: rle, not masks"

@@ -48,8 +48,9 @@ class Decoded:
     """What a file holds, before it is an image or a mask.
 
     mode: Pillow's mode of the file, with ";16" for colors of 16 bits; or "npy".
-    pixels: a Pillow image; for colors of 16 bits an array (H, W, C) of uint16; for a .npy file a
-        mapped array (H, W) or (H, W, C) of any dtype.
+    pixels: a Pillow image; for colors of 16 bits an array (H, W, C) of uint16, for a TIFF with a
+        fourth channel that has no name (mode "RGBX") of uint8; for a .npy file a mapped array
+        (H, W) or (H, W, C) of any dtype.
     """
 
     path: str
@@ -81,7 +82,9 @@ def decode(file: BufferedReader, path: str | Path) -> Decoded:
                 raise BadFile(path, f"has {pages} pages; give each page a file of its own")
             mode, turn = image.mode, _orientation(image)
             if _is_deep_color(image):
-                return Decoded(str(path), f"{mode};16", _deep_color(file, image, turn))
+                return Decoded(str(path), f"{mode};16", _by_cv2(file, image, turn))
+            if _has_more_channels(image):
+                return Decoded(str(path), "RGBX", _by_cv2(file, image, turn))
             image.load()
             upright = image.transpose(_TURNS[turn]) if turn in _TURNS else image
             return Decoded(str(path), mode, upright)
@@ -125,12 +128,19 @@ def _is_deep_color(image: Image.Image) -> bool:
     return ";16" in str(raw) or bool(is_ppm and int(rest[0]) > 255)
 
 
-def _deep_color(file: BufferedReader, image: Image.Image, turn: int) -> NDArray:
-    """The pixels of a file of deep colors, uint16 (H, W, C), upright."""
+def _has_more_channels(image: Image.Image) -> bool:
+    """Whether a TIFF has channels without a name, which Pillow leaves out."""
+    tiles = getattr(image, "tile", [])
+    return image.format == "TIFF" and any("X" in str(tile.args[0]) for tile in tiles)
+
+
+def _by_cv2(file: BufferedReader, image: Image.Image, turn: int) -> NDArray:
+    """The pixels of a color file, uint8 or uint16 (H, W, C), upright; ValueError where cv2 cannot
+    decode it either."""
     file.seek(0)
     array = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
     if array is None or array.ndim != 3 or array.shape[:2] != (image.height, image.width):
-        raise ValueError(f"its colors of 16 bits (mode {image.mode}) cannot be decoded")
+        raise ValueError("its colors of 16 bits or its further channels cannot be decoded")
     array = array[..., [2, 1, 0, *range(3, array.shape[2])]]  # cv2 has blue first
     array = array.swapaxes(0, 1) if turn >= 5 else array
     array = array[::-1] if turn in (3, 4, 7, 8) else array

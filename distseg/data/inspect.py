@@ -16,8 +16,9 @@ from distseg.data.cache import Keep
 from distseg.data.fit import Fit
 from distseg.data.formats.row import Row
 from distseg.data.image_file import BadFile, decode, file_hash, open_file
-from distseg.data.judge import EXCLUDED, Bad, Held, judge, values_text
+from distseg.data.judge import EXCLUDED, Bad, Held, judge, judge_values, values_text
 from distseg.data.mask_file import BadMask
+from distseg.data.passed_over import passed_over
 from distseg.data.read_input import deep_range, reading_of, to_input
 from distseg.data.read_target import ALL, open_target
 from distseg.data.threads import in_threads
@@ -125,6 +126,7 @@ def inspect(config: Config, rows: Sequence[Row], keep: Keep | None = None) -> Ch
             raise
         config = with_levels(config, rows)
         checked = _examine(config, rows, None)
+    judge_values(config, checked.held)
     if checked.quarantine and (config.data.strict or not checked.good):
         _refuse(checked, len(rows))
     if not checked.good:
@@ -136,9 +138,10 @@ def inspect(config: Config, rows: Sequence[Row], keep: Keep | None = None) -> Ch
 def _refuse(checked: Checked, num_rows: int) -> NoReturn:
     name, file, reason = checked.quarantine[0]
     why = "data.strict is set" if checked.good else "no row is left"
+    values = f"; the masks hold {values_text(checked.held)}" if checked.held else ""
     raise UserError(
         f"{file}: {reason} (id {name!r}); {len(checked.quarantine)} of {num_rows} rows are bad: "
-        f"{why}"
+        f"{why}{values}"
     )
 
 
@@ -273,6 +276,7 @@ def report(config: Config, checked: Checked, num_test: int = 0) -> str:
     lines += [f"  {name}  {file}: {reason}" for name, file, reason in checked.quarantine[:20]]
     if len(checked.quarantine) > 20:
         lines.append(f"  ... and {len(checked.quarantine) - 20} more")
+    lines += [f"not read: {line}" for line in passed_over(config)]
     return "\n".join(lines)
 
 

@@ -42,9 +42,19 @@ def judge(
         held: what their mask files hold, those of bad rows too.
         coverage: (N, classes), of the good rows.
     """
-    lines = [*_palettes(config, held), *_binary_values(config, held), *_numbers(config, held)]
-    if not lines and not config.data.allow_bad:
-        lines = [*_frequent(num_rows, quarantine, held), *_absent(config, held, coverage)]
+    judge_values(config, held)
+    if not config.data.allow_bad:
+        lines = list(_frequent(num_rows, quarantine, held))
+        _refuse(config, lines or list(_absent(config, held, coverage)))
+
+
+def judge_values(config: Config, held: Sequence[Held]) -> None:
+    """Raise UserError where what the mask files hold is not what the config takes it for."""
+    found = [*_palettes(config, held), *_binary_values(config, held), *_numbers(config, held)]
+    _refuse(config, found)
+
+
+def _refuse(config: Config, lines: Sequence[str]) -> None:
     if lines:
         raise UserError("\n".join(f"{config.data.root}: {line}" for line in lines))
 
@@ -105,9 +115,11 @@ def _binary_values(config: Config, held: Sequence[Held]) -> Iterator[str]:
     if told or not (config.task == "binary" or _is_per_class(held)):
         return
     by_class: dict[int, list[Coding]] = defaultdict(list)
-    for number, coding in held:
-        if len(set(coding.counts) - {config.void}) <= 2:  # else the row is bad for itself
-            by_class[number].append(coding)
+    two = [(n, coding) for n, coding in held if len(set(coding.counts) - {config.void}) <= 2]
+    if (len(held) - len(two)) * 10 > len(held) > len(two) + 1:
+        return  # rows that are bad for themselves, and too many: `_frequent` says so
+    for number, coding in two:
+        by_class[number].append(coding)
     for number, codings in by_class.items():
         own = [(number, coding) for coding in codings]
         name = config.classes[max(number, 0)]

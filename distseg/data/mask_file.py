@@ -105,14 +105,12 @@ def _planes(decoded: Decoded) -> tuple[NDArray, NDArray | None, dict[int, Color]
     alpha = None
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         alpha = np.asarray(image.convert("RGBA").getchannel("A"))
-    elif image.mode == "RGBX":  # a fourth channel that the file gives no name
-        alpha = np.asarray(image.getchannel(3))
     if image.mode in ("P", "PA"):
         palette = _palette(image)
         if any(len(set(color)) > 1 for color in palette.values()):
             return np.asarray(image.getchannel(0)), alpha, palette
         return np.asarray(image.convert("RGB").getchannel(0)), alpha, {}
-    if image.mode in ("CMYK", "RGBa", "RGBA", "RGBX"):  # inks are compared as colors
+    if image.mode in ("CMYK", "RGBa", "RGBA"):  # inks are compared as colors
         image = image.convert("RGB")
     array = np.asarray(image.getchannel(0) if image.mode in ("LA", "La") else image)
     return _gray(array, path), alpha, {}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock
 
+from distseg.config.load import dump_config
 from distseg.config.schema import Config
 from distseg.data import folds
 from distseg.data.cache import (
@@ -21,39 +23,70 @@ from distseg.data.cache import (
     decode_each,
     fill_cache,
     find_cache,
+    stamp,
     stamps_of,
 )
 from distseg.data.depths import load_depths
 from distseg.data.formats.row import Row
 from distseg.data.image_file import image_size
-from distseg.data.inspect import Checked, inspect
+from distseg.data.inspect import Checked, NeedsLevels, inspect, with_levels
 from distseg.data.layouts import layout
+from distseg.data.passed_over import passed_over
 from distseg.data.threads import in_threads
 from distseg.records.errors import UserError
-from distseg.records.files import read_json, write_json
+from distseg.records.files import atomic_write, read_json, write_json
 from distseg.records.manifest import Manifest, Sample
 from distseg.records.paths import Run
-from distseg.records.tables import write_table
+from distseg.records.tables import read_rows, write_table
 
 logger = logging.getLogger(__name__)
 
 
-def prepare(config: Config, run: Run) -> None:
-    """Write folds.csv, round 0's Manifest, data/{quarantine,balance,test}.csv, statistics.json
-    and the decode cache of a run. Where that was done for the same settings and folds, nothing
-    happens.
+def prepare(config: Config, run: Run) -> Config:
+    """Write folds.csv, round 0's Manifest, data/{quarantine,balance,files,test}.csv,
+    statistics.json and the decode cache of a run. Where that was done for the same settings, folds
+    and files, nothing happens.
 
     A folds.csv that exists is kept as it is, and checked: that is how a user replaces it.
-    UserError: no usable data, a folds.csv that does not fit, or a train set that would change
-    under members that were trained on it.
+
+    Returns:
+        The config with `data.levels` as the train images have it; run.config is written anew where
+        that is new.
+
+    Raises:
+        UserError: no usable data, a folds.csv that does not fit, or data that changed under members
+            that were trained on it.
     """
     check_settings(config)
     with FileLock(_made(run.data) / ".lock"):
         statistics = run.data / "statistics.json"
-        done = run.truth.is_file() and statistics.is_file()
-        if done and read_json(statistics)["key"] == _key(config, run):
-            return
-        _prepare(config, run, statistics)
+        done = read_json(statistics) if run.truth.is_file() and statistics.is_file() else {}
+        levels = done.get("levels")
+        if done.get("key") == _key(config, run) and _is_driven():
+            return _leveled(config, levels)  # whose driver has looked at the files
+        listed = Listed.of(config)
+        if done.get("key") != _key(config, run) or done.get("train_files") != listed.train_files:
+            levels = _prepare(config, run, listed, statistics)
+            done = read_json(statistics)
+        if done.get("test_files") != listed.test_files:
+            _write_tests(run, listed)
+            found = {"test": len(listed.test), "test_files": listed.test_files}
+            write_json(statistics, {**done, **found})
+        resolved = _leveled(config, levels)
+        if resolved != config and run.config.is_file():
+            atomic_write(run.config, dump_config(resolved))  # jobs read it
+        return resolved
+
+
+def _is_driven() -> bool:
+    return "DISTSEG_JOB" in os.environ
+
+
+def _leveled(config: Config, levels: Sequence[float] | None) -> Config:
+    if levels is None or config.data.levels is not None:
+        return config
+    data = config.data.model_copy(update={"levels": (levels[0], levels[1])})
+    return config.model_copy(update={"data": data})
 
 
 def check_settings(config: Config) -> None:
@@ -62,24 +95,57 @@ def check_settings(config: Config) -> None:
     load_depths(config)
 
 
-def _prepare(config: Config, run: Run, statistics: Path) -> None:
-    module = layout(config.data.format)
-    checked = _inspect_into_cache(config, module.train(config), cache_folder(config, run))
+@dataclass(frozen=True)
+class Listed:
+    """The rows of a layout, and what their files are, by size and time, as one hash each."""
+
+    train: list[Row]
+    test: list[Row]
+    train_files: str
+    test_files: str
+
+    @classmethod
+    def of(cls, config: Config) -> Listed:
+        form = layout(config.data.format)
+        train, test = form.train(config), form.test(config)
+        return cls(train, test, _files_hash(train), _files_hash(test))
+
+
+def _files_hash(rows: Sequence[Row]) -> str:
+    digest = hashlib.sha1(usedforsecurity=False)
+    for row in rows:
+        digest.update(stamp(row) + row.problem.encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def _prepare(
+    config: Config, run: Run, listed: Listed, statistics: Path
+) -> tuple[float, float] | None:
+    """The train set of a run, from its files; returns `data.levels`, where there are any."""
+    folder = cache_folder(config, run)
+    try:
+        checked = _inspect_into_cache(config, listed.train, folder)
+    except NeedsLevels:
+        config = with_levels(config, listed.train)
+        checked = _inspect_into_cache(config, listed.train, folder)
+    _refuse_change(run, checked)
     divided = _folds(config, run, checked)
     samples = [
         Sample(row.id, row.image, row.target, fold, height=row.height, width=row.width)
         for row, fold in zip(checked.good, divided, strict=True)
     ]
-    manifest, tests = Manifest(samples), test_manifest(module.test(config))
-    _refuse_change(run, manifest)
+    manifest = Manifest(samples)
+    _refuse_other_rows(run, manifest)
     write_table(run.data / "quarantine.csv", ("id", "file", "reason"), checked.quarantine)
+    write_table(run.data / "files.csv", ("id", "content"), _contents(checked).items())
     table = folds.balance(config, divided, checked.coverage)
     folds.write_balance(run.data / "balance.csv", table)
-    tests.write(run.data / "test.csv")
     manifest.write(run.truth)
-    write_json(statistics, {"key": _key(config, run), **_statistics(config, checked, len(tests))})
-    run.log_event("prepared", train=len(manifest), test=len(tests), bad=len(checked.quarantine))
-    logger.info("%d train images, %d test images, folds:", len(manifest), len(tests))
+    known = {"key": _key(config, run), "levels": config.data.levels}
+    found = _statistics(config, checked, len(listed.test))
+    write_json(statistics, {**known, "train_files": listed.train_files, **found})
+    run.log_event("prepared", train=len(manifest), test=len(listed.test), bad=found["quarantine"])
+    logger.info("%d train images, %d test images, folds:", len(manifest), len(listed.test))
     for line in folds.balance_text(table).splitlines():
         logger.info("  %s", line)
     if checked.quarantine:
@@ -88,6 +154,26 @@ def _prepare(config: Config, run: Run, statistics: Path) -> None:
             "%d rows are left out, see %s; the first: %s: %s",
             len(checked.quarantine), run.data / "quarantine.csv", file, reason,
         )  # fmt: skip
+    for line in passed_over(config):
+        logger.warning("%s", line)
+    return config.data.levels
+
+
+def _write_tests(run: Run, listed: Listed) -> None:
+    """The Manifest of the test images, which changed. What was predicted of the old ones is older
+    than it, and is made again.
+
+    UserError: a round has learned from the old ones.
+    """
+    path = run.data / "test.csv"
+    if path.is_file() and (run.unlabeled.is_file() or any(run.folder.glob("round_*/select"))):
+        old = {sample.id for sample in Manifest.read(path)}
+        new = {row.id for row in listed.test}
+        raise UserError(
+            f"{path}: {_differences(old, new, set()) or 'test images changed'}, after a round has "
+            "learned from them; start a new run with --out, or undo the change"
+        )
+    test_manifest(listed.test).write(path)
 
 
 def _inspect_into_cache(config: Config, rows: Sequence[Row], folder: Path) -> Checked:
@@ -111,15 +197,49 @@ def _folds(config: Config, run: Run, checked: Checked) -> list[int]:
     return divided
 
 
-def _refuse_change(run: Run, manifest: Manifest) -> None:
-    """UserError where members were trained on a train set that differs from this one."""
-    path = run.truth
-    if not path.is_file() or not any((run.round(0) / "members").glob("*")):
+def _contents(checked: Checked) -> dict[str, str]:
+    """By id, a hash of what training sees of a row."""
+    pairs = zip(checked.good, checked.facts, strict=True)
+    return {row.id: facts.content for row, facts in pairs}
+
+
+def _has_members(run: Run) -> bool:
+    return any((run.round(0) / "members").glob("*"))
+
+
+def _refuse_change(run: Run, checked: Checked) -> None:
+    """UserError where members were trained on other pixels or labels than the files hold now."""
+    path = run.data / "files.csv"
+    if not path.is_file() or not _has_members(run):
         return
-    if Manifest.read(path).samples != manifest.samples:
+    old, new = {row["id"]: row["content"] for row in read_rows(path)}, _contents(checked)
+    changed = {name for name in old.keys() & new.keys() if old[name] != new[name]}
+    told = _differences(set(old), set(new), changed)
+    if told:
         raise UserError(
-            f"{path}: the data, the folds or their settings changed after members were trained on "
-            "it; start a new run with --out, or undo the change"
+            f"{path}: the train data changed after members were trained on it: {told}; start a new "
+            "run with --out, or undo the change"
+        )
+
+
+def _differences(old: set[str], new: set[str], changed: set[str]) -> str:
+    """`3 changed (a, b, c), 1 added (d)`; "" where nothing differs."""
+    parts = (("changed", changed), ("added", new - old), ("removed", old - new))
+    return ", ".join(
+        f"{len(ids)} {what} ({', '.join(sorted(ids)[:3])}{', ...' * (len(ids) > 3)})"
+        for what, ids in parts
+        if ids
+    )
+
+
+def _refuse_other_rows(run: Run, manifest: Manifest) -> None:
+    """UserError where members were trained on a train set that differs from this one."""
+    if not run.truth.is_file() or not _has_members(run):
+        return
+    if Manifest.read(run.truth).samples != manifest.samples:
+        raise UserError(
+            f"{run.truth}: the data, the folds or their settings changed after members were "
+            "trained on it; start a new run with --out, or undo the change"
         )
 
 
@@ -146,10 +266,11 @@ def _measured(rows: Sequence[Row]) -> list[Row]:
 
 def _key(config: Config, run: Run) -> str:
     """A hash of what the Manifest was made from: the settings and folds.csv. The place of the cache
-    is no part of it: each node of a cluster has its own."""
+    is no part of it: each node of a cluster has its own; nor are the levels, which are measured."""
     inputs = {name: config.input_of(name).model_dump_json() for name in config.members}
-    data = config.data.model_dump_json(exclude={"cache_dir"})
-    parts = [data, config.task, config.classes, config.void, inputs]
+    data = config.data.model_dump_json(exclude={"cache_dir", "levels"})
+    depths = load_depths(config)
+    parts = [data, config.task, config.classes, config.void, inputs, sorted((depths or {}).items())]
     written = run.folds.read_bytes() if run.folds.is_file() else b""
     return hashlib.sha1(repr(parts).encode() + written, usedforsecurity=False).hexdigest()
 

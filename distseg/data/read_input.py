@@ -141,7 +141,7 @@ def _own_channels(decoded: Decoded, levels: Levels | None) -> tuple[NDArray[np.u
 
 def _plain(image: Image.Image, path: str, has_alpha: bool) -> Image.Image:
     """A picture of 8 bits as gray or color, with alpha where it has that."""
-    if image.mode in ("L", "LA", "RGB", "RGBA", "RGBX") and "transparency" not in image.info:
+    if image.mode in ("L", "LA", "RGB", "RGBA") and "transparency" not in image.info:
         return image
     gray = image.mode in ("1", "L", "La")
     mode = ("LA" if gray else "RGBA") if has_alpha else ("L" if gray else "RGB")

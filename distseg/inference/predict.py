@@ -26,6 +26,7 @@ from distseg.data.fit import Fit
 from distseg.data.formats.row import image_files
 from distseg.data.image_file import image_size
 from distseg.data.loader import canvas_batches
+from distseg.data.passed_over import left_out
 from distseg.data.read_input import reading_of
 from distseg.distributed import OneProcess, default_workers, make_accelerator
 from distseg.functional.combine import from_space, highest_only, to_space
@@ -242,6 +243,8 @@ def predict_folder(
     ranks."""
     run, config, record = open_ensemble(Path(run_dir))
     samples = image_samples(Path(images_dir))
+    for line in left_out(Path(images_dir).absolute(), {sample.image for sample in samples}):
+        logger.warning("%s", line)
     accelerator = make_accelerator(config)
     if rle_path is not None and accelerator.num_processes > 1:
         raise UserError("--rle: one process writes the table; launch `distseg predict` alone")

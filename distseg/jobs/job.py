@@ -39,7 +39,17 @@ if TYPE_CHECKING:  # a rank imports this file first: it must be quick
 RUN_MARK, JOB_MARK, DRIVER_MARK = "DISTSEG_RUN", "DISTSEG_JOB", "DISTSEG_DRIVER_PID"
 ORPHAN_GRACE_S = 5.0  # what an orphaned rank gets for saving its state
 LAUNCHER = "accelerate.commands.launch"
-RANK_VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+# What accelerate and torch take a job's ranks and its training from: a job gets it from its
+# launcher alone. The shell may hold some of it, of a scheduler, of MPI or of a person's profile.
+SHELL_PREFIXES = (
+    *("ACCELERATE_", "FSDP_", "DEEPSPEED_", "DS_", "PARALLELISM_CONFIG_", "MEGATRON_LM_"),
+    *("TORCHELASTIC_", "PMI_", "PMIX_", "OMPI_", "MPI_", "MV2_", "I_MPI_", "HYDRA_", "SLURM_"),
+)
+SHELL_VARIABLES = (
+    *("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK"),
+    *("ROLE_RANK", "ROLE_WORLD_SIZE", "GROUP_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
+    *("CROSS_RANK", "CROSS_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+)
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 # Given to each launcher: without it, accelerate merges the user's own default YAML in silently.
@@ -129,12 +139,14 @@ def write_launch_yaml(run: Run) -> Path:
 
 def launch_environment(slot: Slot, run: Run, mark: str) -> dict[str, str]:
     """The environment of a job: its GPUs, its threads, and the marks of its processes."""
-    environment = dict(os.environ)
     # A driver that is itself a rank of some launch would hand its world size and its rendezvous
-    # to the job's ranks, which would then wait for ranks that are not theirs.
-    for name in list(environment):
-        if name in RANK_VARIABLES or name.startswith("TORCHELASTIC_"):
-            del environment[name]
+    # to the job's ranks, which would then wait for ranks that are not theirs; and what the shell
+    # says of accumulation or precision would change the weights without a word.
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in SHELL_VARIABLES and not name.startswith(SHELL_PREFIXES)
+    }
     environment |= {
         RUN_MARK: str(run.folder.resolve()),
         JOB_MARK: mark,

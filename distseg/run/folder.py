@@ -34,9 +34,30 @@ def open_run(config: Config, run: Run) -> None:
     """Write config.yaml and env.json; UserError when the folder holds another config's run."""
     check_same(config, run)
     run.folder.mkdir(parents=True, exist_ok=True)
-    atomic_write(run.config, dump_config(config))
+    before = load_config(run.config) if run.config.is_file() else config
+    atomic_write(run.config, dump_config(_with_levels_of(config, before)))
     write_json(run.env, environment_record())
     logger.info("run %s, %s free", run.folder, amount(free_bytes(run.folder)))
+
+
+@contextlib.contextmanager
+def unlocked_by_mistakes(run: Run) -> Iterator[None]:
+    """Within: a mistake of the user's that comes before the train set is written leaves no config
+    behind, so that the config may be mended and run in the same folder."""
+    try:
+        yield
+    except UserError:
+        if not run.truth.is_file():
+            run.config.unlink(missing_ok=True)
+        raise
+
+
+def _with_levels_of(config: Config, before: Config) -> Config:
+    """A config that leaves `data.levels` to be measured, with what was measured before."""
+    if config.data.levels is not None:
+        return config
+    data = config.data.model_copy(update={"levels": before.data.levels})
+    return config.model_copy(update={"data": data})
 
 
 def check_same(config: Config, run: Run) -> None:
@@ -49,7 +70,8 @@ def check_same(config: Config, run: Run) -> None:
         return
     free = (*FREE_KEYS, "train.accumulation") if "DISTSEG_JOB" in os.environ else FREE_KEYS
     before = load_config(run.config)
-    kept = config.model_copy(update={"rounds": config.rounds[: len(before.rounds)]})
+    kept = _with_levels_of(config, before)
+    kept = kept.model_copy(update={"rounds": config.rounds[: len(before.rounds)]})
     old, new = flat_keys(before.model_dump()), flat_keys(kept.model_dump())
     keys = [key for key in {**new, **old} if old.get(key) != new.get(key)]
     changed = [key for key in keys if not key.startswith(free)]

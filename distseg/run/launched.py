@@ -20,9 +20,9 @@ from distseg.jobs.job import watch_launcher
 from distseg.records.errors import UserError, unknown
 from distseg.records.manifest import Manifest
 from distseg.records.paths import RoundKey, Run
-from distseg.run.folder import check_same, open_run
+from distseg.run.folder import check_same, open_run, unlocked_by_mistakes
 from distseg.run.members import MemberKey
-from distseg.run.submission import submission_path
+from distseg.run.submission import made_from, submission_path
 
 MIN_STEPS = 10  # updates of a learning-rate range test: with fewer the curve says nothing
 
@@ -49,7 +49,8 @@ def train_here(config: Config, run: Run, round: RoundKey, members: Sequence[Memb
         check_same(config, run)
         if not run.config.is_file():
             open_run(config, run)
-    prepare(config, run)
+    with unlocked_by_mistakes(run):
+        config = prepare(config, run)
     for name, fold in members:
         path = run.train_set(round, fold)
         known = Manifest.read(path if path.is_file() else run.truth).folds
@@ -92,7 +93,7 @@ def find_lr_here(config: Config, run: Run, name: str, fold: int, steps: int) -> 
     if steps < MIN_STEPS:
         raise UserError(f"--steps: {steps}: needs {MIN_STEPS} or more")
     run.folder.mkdir(parents=True, exist_ok=True)
-    prepare(config, run)
+    config = prepare(config, run)
     known = Manifest.read(run.truth).folds
     if fold not in known:
         raise unknown("fold", fold, known, "--fold: ")
@@ -122,7 +123,7 @@ def predict_test_here(run: Run, round: int | None, first: int, count: int, total
     rank, world = (int(os.environ.get(n, d)) for n, d in (("RANK", "0"), ("WORLD_SIZE", "1")))
     for share in range(first + rank, first + count, world):
         made = share_path(path, share, total)
-        if made.is_dir() and made.stat().st_mtime_ns >= source.stat().st_mtime_ns:
+        if made.is_dir() and made.stat().st_mtime_ns >= made_from(run, source):
             continue  # an earlier start of the run has made it
         writer = ShareWriter(spec, path, share=(share, total), task=config.task)
         predict_test(run.folder, writer, round, (share, total))

@@ -22,7 +22,7 @@ from distseg.records.log import counted
 from distseg.records.manifest import Manifest
 from distseg.records.paths import ALL_ROUNDS, Run
 from distseg.run.execute import open_executor, run_jobs, train_members
-from distseg.run.folder import driver_lock, open_run, stop_on_signals
+from distseg.run.folder import driver_lock, open_run, stop_on_signals, unlocked_by_mistakes
 from distseg.run.members import MemberKey, known_members
 from distseg.run.submission import predict_test, score_test, written_at
 from distseg.run.summary import report
@@ -61,7 +61,8 @@ def _steps(config: Config, run: Run) -> int:
     """Data, rounds, submission, report. Exit status: 0 done, 1 something needed is missing."""
     from distseg.data.prepare import open_cache, prepare
 
-    prepare(config, run)
+    with unlocked_by_mistakes(run):
+        config = prepare(config, run)
     open_cache(config, run)  # once, before the jobs would all want to build it
     with open_executor(config, run) as executor:
         last, whole = make_rounds(config, run, executor)

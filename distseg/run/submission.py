@@ -38,7 +38,7 @@ def predict_test(
     spec = layout(config.data.format).submission(config)
     path = submission_path(run, spec.kind, number)
     source = run.final if number is None else run.ensemble(number)
-    if path.exists() and path.stat().st_mtime_ns >= written_at(source):
+    if path.exists() and path.stat().st_mtime_ns >= made_from(run, source):
         return True
     if number is None and copy_of_round(run, spec.kind, path):
         return True
@@ -55,6 +55,12 @@ def predict_test(
     return True
 
 
+def made_from(run: Run, source: Path) -> int:
+    """When the younger of an ensemble and the list of the test images was written: a submission
+    that is older is made again."""
+    return max(written_at(source), written_at(run.data / "test.csv"))
+
+
 def written_at(path: Path) -> int:
     """When a file was written, in nanoseconds; of a file that is not there -1, which is earlier
     than all others."""
@@ -69,7 +75,7 @@ def copy_of_round(run: Run, kind: str, path: Path) -> bool:
     if number == ALL_ROUNDS or chosen != read_json(run.ensemble(number)):
         return False
     made = submission_path(run, kind, number)
-    if not made.exists() or made.stat().st_mtime_ns < written_at(run.ensemble(number)):
+    if not made.exists() or made.stat().st_mtime_ns < made_from(run, run.ensemble(number)):
         return False
     if made.is_file():
         atomic_write(path, made.read_bytes())

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DeepSpeedPlugin
 from accelerate.state import is_initialized
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -66,7 +66,9 @@ def make_zero_accelerator(config: Config) -> Accelerator:
     plugin = None if is_initialized() else DeepSpeedPlugin(deepspeed_config(config, bf16=bf16))
     accelerator = ZeroAccelerator(
         deepspeed_plugin=plugin,
-        gradient_accumulation_steps=config.train.accumulation,
+        gradient_accumulation_plugin=GradientAccumulationPlugin(
+            num_steps=config.train.accumulation
+        ),
         kwargs_handlers=[InitProcessGroupKwargs(backend="gloo" if cpu else "nccl")],
     )
     accelerator.bf16 = bf16

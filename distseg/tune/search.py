@@ -58,7 +58,7 @@ def tune(config: Config, folder: Path) -> int:
         log.setup(sweep.run.log)
         _open(config, sweep)
         shared = shared_config(sweep)
-        prepare(shared, sweep.run)
+        shared = prepare(shared, sweep.run)
         _check_folds(shared, sweep)
         open_cache(shared, sweep.run)  # once, before the trials would all want to build it
         trials = _fit(shared, sweep, longest)

@@ -50,14 +50,20 @@ def test_command(tmp_path: Path) -> None:
 
 def test_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "3")
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    shell = {
+        *("TORCHELASTIC_RUN_ID", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "SLURM_PROCID"),
+        *("ACCELERATE_MIXED_PRECISION", "PMI_RANK", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK"),
+    }
+    for name in shell:
+        monkeypatch.setenv(name, "4")
+    monkeypatch.setenv("NCCL_DEBUG", "INFO")  # changes no weights
     monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
     run = Run(tmp_path)
     cpu = launch_environment(Slot(0, (), 2, 3), run, "m")
     assert cpu["ACCELERATE_USE_CPU"] == "true"
     assert cpu["CUDA_VISIBLE_DEVICES"] == ""
     assert cpu["OMP_NUM_THREADS"] == "3"
-    assert not {"RANK", "TORCHELASTIC_RUN_ID"} & set(cpu)
+    assert not {"RANK", *shell} & set(cpu) and cpu["NCCL_DEBUG"] == "INFO"
     gpus = launch_environment(Slot(0, ("2", "3"), 2, 3), run, "m")
     assert gpus["CUDA_VISIBLE_DEVICES"] == "2,3"
     assert "ACCELERATE_USE_CPU" not in gpus
