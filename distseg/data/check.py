@@ -82,8 +82,8 @@ def _unread_keys(config: Config) -> Iterator[str]:
     if config.void is not None and "mask_values" not in reads:
         yield f"void: {config.void}: data.format: {form} has no mask files that could hold it"
     if form == "tgs" and not (Path(data.root) / "train" / "masks").is_dir():
-        keys = sorted(written(data) & {"mask_values", "mask_channel", "colors"})
-        keys += [f"folder.{key}" for key in sorted(written(data.folder))]
+        keys = sorted(changed_keys(data) & {"mask_values", "mask_channel", "colors"})
+        keys += [f"folder.{key}" for key in sorted(changed_keys(data.folder))]
         for key in keys:
             yield f"data.{key}: is for mask files; without train/masks, train.csv is read"
     if form == "folder" and data.folder.submission == "masks":
