@@ -36,7 +36,7 @@ def mistakes(config: Config) -> list[str]:
         *_members(config),
         *_rounds(config),
         *_tune(config),
-        *_gpus(config),
+        *filter(None, [share_problem(config.compute.gpus_per_job)]),
         *_zero(config),
     ]
     return list(dict.fromkeys(found))
@@ -305,10 +305,6 @@ def _tune(config: Config) -> Iterator[str]:
                 f"tune.space.{path}: {distribution.kind} has no end of values; a grid takes "
                 "choice, randint or quniform"
             )
-
-
-def _gpus(config: Config) -> Iterator[str]:
-    yield from filter(None, [share_problem(config.compute.gpus_per_job)])
 
 
 def share_problem(gpus: float) -> str:
