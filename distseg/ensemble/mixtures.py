@@ -21,6 +21,7 @@ from distseg.functional.postprocess import Rule, default_rule, logit
 from distseg.functional.sweeps import GridSweep, RuleChoice, RuleGrid
 from distseg.functional.tuning import TOP_PROBS, area_candidates, sum_of_others
 from distseg.functional.weights import Weights
+from distseg.records.paths import split_snapshot_id
 
 log = logging.getLogger(__name__)
 
@@ -149,11 +150,12 @@ def simpler_mixtures(oof: OutOfFold, space: str) -> list[Mixture]:
     models with only their last snapshots (of a model that has no such snapshot, the model)."""
     names = oof.names
     every = [oof.uniform, *(tuple(int(name == one) for name in names) for one in names)]
-    places = {name: int(name.rpartition("/")[2]) for name in names if name not in oof.models}
-    for first in range(2, max(places.values(), default=0) + 1):
-        late = {name for name, place in places.items() if place >= first}
-        whole = set(oof.models) - {name.rpartition("/")[0] for name in late}
-        every.append(tuple(int(name in late | whole) for name in names))
+    snapshots = [(name, *split_snapshot_id(name)) for name in names]
+    depth = max(place or 0 for _, _, place in snapshots)
+    for first in range(1, depth + 1):
+        late = {name: model for name, model, place in snapshots if place and place >= first}
+        whole = set(oof.models) - set(late.values())
+        every.append(tuple(int(name in late or name in whole) for name in names))
     return [Mixture(space, weights) for weights in dict.fromkeys(every)]
 
 

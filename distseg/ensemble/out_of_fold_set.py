@@ -24,7 +24,7 @@ from distseg.functional.weights import Weights
 from distseg.records.errors import UserError
 from distseg.records.finished_member import FinishedMember, UnusableMember
 from distseg.records.manifest import Manifest, Sample
-from distseg.records.paths import ALL_ROUNDS, RoundKey, Run, member_id, rounds_on_disk
+from distseg.records.paths import ALL_ROUNDS, RoundKey, Run, member_id, rounds_on_disk, snapshot_id
 from distseg.records.predictions import Predictions
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class OutOfFold:
         models: models of the config that have a finished member, in its order; of all rounds
             together as NAME@ROUND.
         names: what weights are of: the models, each of which is the mean of its snapshots, and
-            then the snapshots by themselves, as NAME/1, NAME/2, ... by their place in DONE's list.
+            then the snapshots by themselves, as NAME#1, NAME#2, ... by their place in DONE's list.
         members: the finished members by (name, fold).
         left_out: {"name", "fold", "reason"} of members that the config asks for and are not there.
         folds: those that have a finished member.
@@ -75,7 +75,7 @@ class OutOfFold:
         for (name, fold), member in self.members.items():
             for place, one in enumerate(member.by_snapshot):
                 own = [member.snapshots[place]]
-                self.sources[f"{name}/{place + 1}", fold] = Source(one, own)
+                self.sources[snapshot_id(name, place), fold] = Source(one, own)
         found = dict.fromkeys(name for name, _ in self.sources)
         self.names = [*self.models, *(name for name in found if name not in self.models)]
         self.folds = [f for f in self.manifest.folds if any(f == fold for _, fold in self.members)]
@@ -182,7 +182,7 @@ class OutOfFold:
         found: dict[str, list[tuple[FinishedMember, str]]] = {}
         for (name, _), member in self.members.items():
             stems = [Path(file).stem for file in member.snapshots]
-            places = {f"{name}/{place + 1}": stem for place, stem in enumerate(stems)}
+            places = {snapshot_id(name, place): stem for place, stem in enumerate(stems)}
             own = {name: "mean"} | (places if len(stems) > 1 else {})
             for key, stem in own.items():
                 found.setdefault(key, []).append((member, f"{stem}_tta"))

@@ -14,7 +14,7 @@ from distseg.config.schema import Config
 from distseg.functional.combine import sigmoid
 from distseg.records.files import read_json
 from distseg.records.manifest import Manifest
-from distseg.records.paths import Run
+from distseg.records.paths import Run, split_snapshot_id
 
 MEANING = {
     "honest": "each image was scored by members that had seen neither its label nor a label made "
@@ -79,7 +79,11 @@ def _members(config: Config, ensemble: dict[str, Any]) -> list[dict[str, Any]]:
         own = [member for member in ensemble["members"] if member["name"] == name]
         if not own:
             continue
-        model = config.members[name.partition("@")[0]]  # of all rounds together: NAME@ROUND
+        model_name, place = split_snapshot_id(name)
+        alone = ensemble["scores"]["members"][model_name]
+        if place is not None:
+            alone = alone["snapshots"][place]
+        model = config.members[model_name.partition("@")[0]]  # of all rounds together: NAME@ROUND
         found.append(
             {
                 "name": name,
@@ -89,8 +93,8 @@ def _members(config: Config, ensemble: dict[str, Any]) -> list[dict[str, Any]]:
                 "folds": [member["fold"] for member in own],
                 "snapshots": len(own[0]["snapshots"]),
                 "weight": weight,
-                "score": ensemble["scores"]["members"][name]["tta"],
-                "score_plain": ensemble["scores"]["members"][name]["plain"],
+                "score": alone["tta"],
+                "score_plain": alone["plain"],
             }
         )
     return found

@@ -230,6 +230,18 @@ def member_id(name: str, fold: int) -> str:
     return f"{name}_fold{fold}"
 
 
+def snapshot_id(name: str, place: int) -> str:
+    """The name in an ensemble of one snapshot of a model, by its place in DONE's list."""
+    return f"{name}#{place + 1}"
+
+
+def split_snapshot_id(name: str) -> tuple[str, int | None]:
+    """The model that a name in an ensemble is of, NAME or in all rounds together NAME@ROUND, and
+    the place of its snapshot; None for the mean of all."""
+    model, _, number = name.partition("#")
+    return model, int(number) - 1 if number else None
+
+
 def round_number(key: RoundKey) -> int:
     """The number of a round, or of the round that teachers are for."""
     return int(str(key).partition("/")[0])

@@ -60,7 +60,7 @@ def _run_record(one: Compared, counts: Mapping[str, NDArray[np.int64]]) -> dict[
         "negatives": final["negatives"],
         "per_class": dict(zip(one.config.classes, final["per_class"], strict=True)),
         "members": {
-            name: one.ensemble["scores"]["members"][name]["tta"] for name in one.ensemble["weights"]
+            name: member["tta"] for name, member in one.ensemble["scores"]["members"].items()
         },
         "rounds": len(one.config.rounds),
     }

@@ -107,15 +107,15 @@ def test_a_snapshot_may_weigh_by_itself(tmp_path: Path) -> None:
     config = made_config(tmp_path / "data", ("a",))
     run = made_run(tmp_path, config, snapshot_noise=[6.0, 0.8])
     record = fit_ensemble(config, run, 0)
-    assert record["weights"] == {"a": 0, "a/2": 1}
+    assert record["weights"] == {"a": 0, "a#2": 1}
     files = [Path(m["snapshots"][0]).name for m in record["members"] if len(m["snapshots"]) == 1]
     assert files == ["snapshot_1.safetensors"] * 3 and len(record["members"]) == 3
     alone = record["scores"]["against"]
-    assert alone["a/2"]["score"] == record["scores"]["final"]["score"] > alone["a"]["score"]
-    assert alone["a/2"]["gain"] == 0 < alone["a"]["gain"]
+    assert alone["a#2"]["score"] == record["scores"]["final"]["score"] > alone["a"]["score"]
+    assert alone["a#2"]["gain"] == 0 < alone["a"]["gain"]
     choices = choices_of(record, (oof := OutOfFold(config, run, 0)).names)
     counts = Nesting(config, oof).score(choices)
-    assert summarize(counts, config.metric)["score"] == alone["a/2"]["score"]
+    assert summarize(counts, config.metric)["score"] == alone["a#2"]["score"]
 
 
 def test_all_models_without_their_first_snapshots(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_all_models_without_their_first_snapshots(tmp_path: Path) -> None:
     run = made_run(tmp_path, config, snapshot_noise=[8.0, 2.0, 2.0])
     record = fit_ensemble(config, run, 0)
     chosen = {name for name, weight in record["weights"].items() if weight}
-    assert chosen == {"a/2", "a/3", "b/2", "b/3"}
+    assert chosen == {"a#2", "a#3", "b#2", "b#3"}
     searched = config.model_copy(
         update={"ensemble": config.ensemble.model_copy(update={"weights": "search"})}
     )

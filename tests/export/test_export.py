@@ -18,13 +18,14 @@ from distseg import cli
 from distseg.config.data import InputConfig
 from distseg.config.load import load_config
 from distseg.config.member import MemberConfig
+from distseg.ensemble.out_of_fold_set import OutOfFold
 from distseg.export import graph as graph_module
 from distseg.export.graph import ExportFailed, MemberGraph, write_graph
 from distseg.inference.forward import Normalizer
 from distseg.inference.load import load_snapshot_model
 from distseg.models.build import build_model
 from distseg.records.errors import UserError
-from distseg.records.files import read_json
+from distseg.records.files import read_json, write_json
 from distseg.records.manifest import Manifest
 from distseg.records.paths import Run
 
@@ -97,6 +98,29 @@ def test_the_card_is_filled(trained: Path, tmp_path: Path) -> None:
     facts = read_json(tmp_path / "model" / "export.json")["facts"]
     again = distseg.export_run(tmp_path / "model", tmp_path / "again")
     assert again["facts"] == facts, "a copy of a copy knows what the first one knew"
+
+
+def test_a_snapshot_that_weighs_by_itself_goes_along(trained: Path, tmp_path: Path) -> None:
+    """Beside the mean that it is a part of: each has its own files."""
+    run = Run(tmp_path / "run")
+    shutil.copytree(trained, run.folder)
+    config, record = load_config(run.config), read_json(run.final)
+    oof = OutOfFold(config, run, 0)
+    weights = tuple({"a": 1, "a#2": 3}.get(name, 0) for name in oof.names)
+    write_json(
+        run.final,
+        {**record, "members": oof.weighted(weights), "weights": oof.shown(weights)},
+    )
+    distseg.export_run(run.folder, tmp_path / "model")
+    folders = sorted(path.name for path in (tmp_path / "model" / "members").iterdir())
+    assert folders == ["a#2_fold0", "a#2_fold1", "a_fold0", "a_fold1"]
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "| a | Unet, tu-convnext_atto | random | 0 1 | 2 | 1 |" in card
+    assert "| a#2 | Unet, tu-convnext_atto | random | 0 1 | 1 | 3 |" in card
+    images = images_of(trained)[:2]
+    before, after = (distseg.load_ensemble(x) for x in (run.folder, tmp_path / "model"))
+    for one, other in zip(before.predict(images), after.predict(images), strict=True):
+        assert np.array_equal(one.mask, other.mask)
 
 
 def test_smp_reads_each_snapshot(trained: Path, tmp_path: Path) -> None:

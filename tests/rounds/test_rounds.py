@@ -256,7 +256,7 @@ def test_rounds_together_and_gain(both: tuple[Path, Path], tmp_path: Path) -> No
     config = config_of(both[0] / "data", PSEUDO)
     play(config, run, 1)
     together = fit_ensemble(config, run, ALL_ROUNDS)
-    models = {member["name"].partition("/")[0] for member in together["members"]}  # less a snapshot
+    models = {member["name"].partition("#")[0] for member in together["members"]}  # less a snapshot
     assert models <= {"a@0", "a@1"} <= set(together["weights"])
     value, error = gain(run, config, 1)
     scores = [read_json(run.ensemble(n))["scores"]["final"]["score"] for n in (0, 1)]
