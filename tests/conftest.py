@@ -40,6 +40,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }  # fmt: skip
     tree["compute"]["members_per_job"] = 4
     tree["postprocess"] = {"threshold": "search", "min_area": "search"}
+    tree["ensemble"] = {**tree.get("ensemble", {}), "simpler": "never"}  # both models predict
     out = tmp_path_factory.mktemp("trained") / "run"
     assert distseg.run(tree, ["name=trained"], out=out).folder == out
     return out

@@ -57,6 +57,11 @@ class EnsembleConfig(Strict):
         "uniform", description="search: greedy selection with replacement"
     )
     max_picks: Count = Field(20, description="picks of the greedy selection")
+    simpler: Literal["search", "never"] = Field(
+        "search",
+        description="search: a model or a snapshot alone takes the ensemble's place where it is "
+        "better; never: it does not, and the end of a run says where it is better",
+    )
     snapshots: Literal["search", "all"] = Field(
         "search",
         description="search: a snapshot may weigh by itself, for which the out-of-fold logits of "

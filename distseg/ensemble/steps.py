@@ -47,14 +47,15 @@ def steps_of(nesting: Nesting) -> Iterator[Step]:
     before the rules, by those in force, and after them, with the best that each can have."""
     config, oof = nesting.config, nesting.oof
     several = len(oof.names) > 1
-    if several:
-        if config.ensemble.weights == "search":
-            yield "weights", WeightSearch(nesting).tune
+    asked = several and config.ensemble.simpler == "search"
+    if several and config.ensemble.weights == "search":
+        yield "weights", WeightSearch(nesting).tune
+    if asked:
         yield SIMPLER, simpler_search(nesting, unsearched_grid(config)).tune
     if config.task != "multiclass":
         yield from rule_steps(nesting)
         grid = searched_grid(config, nesting.pixels())
-        if several and grid.num > 1:
+        if asked and grid.num > 1:
             yield f"{SIMPLER}, with its own rules", simpler_search(nesting, grid).tune
 
 

@@ -36,6 +36,16 @@ def test_an_ensemble_that_loses_to_a_model_says_so(tmp_path: Path) -> None:
     assert f"a alone scores {against['score']:.4f}" in run.report_html.read_text()
 
 
+def test_what_the_config_keeps_together_stays_together(tmp_path: Path) -> None:
+    write_data(tmp_path / "data")
+    config = made_config(tmp_path / "data", ensemble={"simpler": "never"})
+    run = made_run(tmp_path, config, a={"noise": 0.2}, b={"noise": 9.0})
+    record = fit_ensemble(config, run, 0)
+    assert record["scores"]["nested"]["steps"] == [] and record["weights"] == {"a": 1, "b": 1}
+    choose_final(run, 0)
+    assert LOSES in report(config, run)
+
+
 def test_an_ensemble_that_gains_says_nothing(tmp_path: Path) -> None:
     write_data(tmp_path / "data")
     config = made_config(tmp_path / "data")
