@@ -12,10 +12,13 @@ import sysconfig
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from distseg.config.schema import Config
+from tests.test_api import SCRIPT, images_of
 from tests.tiny import ROOT
 
 
@@ -112,3 +115,19 @@ def test_links_are_absolute_where_the_source_has_an_address(tmp_path: Path) -> N
     assert "https://example.org/distseg/raw/HEAD/docs/images/quickstart.png" in found
     assert len(found) == len(links((ROOT / "README.md").read_text()))
     assert all(re.match(r"https?:", link) for link in found)
+
+
+def test_the_python_api_in_an_empty_folder(installed: Path, trained: Path, tmp_path: Path) -> None:
+    """Arrays in, the masks of `distseg predict` out; the printed score again from NumPy alone."""
+    files = images_of(trained, tmp_path / "in")
+    call([str(installed), "predict", str(trained), "--images", "in", "--out", "out"], tmp_path)
+    python = str(installed.with_name("python"))
+    where = call([python, "-c", "import distseg; print(distseg.__file__)"], tmp_path)
+    assert Path(where.strip()).is_relative_to(installed.parents[1])
+    call([python, "-c", SCRIPT, str(trained)], tmp_path)
+    for file in files:
+        written, own = (tmp_path / name for name in (f"out/{file.name}", f"api_{file.name}"))
+        assert np.array_equal(np.asarray(Image.open(written)), np.asarray(Image.open(own)))
+    call([str(installed), "export", str(trained), "--out", "model"], tmp_path)
+    call([str(installed), "compare", str(trained), str(trained), "--out", "page"], tmp_path)
+    assert (tmp_path / "page" / "compare.html").is_file() and (tmp_path / "model").is_dir()
