@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from distseg.arguments import COMMANDS, LISTED, RUN, SCRIPTS, arg, candidates, command, parse
 from distseg.records.errors import Stopped, UserError
 from distseg.records.paths import RUN_FOLDER, SWEEP_FOLDER
+from distseg.records.terminal import complain, fit_streams, hang_up, refused, tell
 
 if TYPE_CHECKING:
     from distseg.config.schema import Config
@@ -26,22 +26,21 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
+    fit_streams()
     args = parse(list(sys.argv[1:] if argv is None else argv))
     try:
         return COMMANDS[args.command][0](args)
     except UserError as error:
-        for line in str(error).splitlines():
-            print(f"distseg: error: {line}", file=sys.stderr)
-        return 2
+        return complain(str(error), 2)
     except Stopped as stopped:
-        text = f"distseg: {stopped}: the jobs have saved their state; run it again to resume"
-        print(text, file=sys.stderr)
+        tell(f"{stopped}: the jobs have saved their state; run it again to resume")
         return stopped.status
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `distseg status | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return hang_up()
+    except (OSError, MemoryError) as error:
+        return complain(*refused(error))
 
 
 # -- arguments ------------------------------------------------------------------------------------

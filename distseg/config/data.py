@@ -29,15 +29,19 @@ NO_BOOL = BeforeValidator(_no_bool)
 Chance = Annotated[float, Field(ge=0, le=1), NO_BOOL]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
 Byte = Annotated[int, Field(ge=0, le=255), NO_BOOL]
 Color = tuple[Byte, Byte, Byte]  # red, green, blue
+# Decoded, such a picture takes 0.4 GB; some satellite and tissue scans need more, and say so.
+MAX_PIXELS = 100_000_000
 
 
 class Strict(BaseModel):
     """A frozen model that refuses keys that it does not have."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
+    )
 
 
 def changed_keys(model: Strict) -> set[str]:
@@ -89,8 +93,8 @@ class FoldsConfig(Strict):
         "stratified, and each fold trains on rows drawn with replacement; split: fold 0 is the "
         "data set's own validation part, all others train only; file: read `path`",
     )
-    num: Count = Field(5, description="number of folds")
-    seed: int = Field(0, ge=0, description="seed of the division")
+    num: int = Field(5, ge=1, le=1000, description="number of folds")
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="seed of the division")
     use: list[int] | None = Field(None, description="folds to train; null: all of them")
     fraction: float = Field(0.2, gt=0, lt=1, description="share of rows that holdout validates")
     column: str | None = Field(None, description="group: the column of `groups` to group by")
@@ -129,14 +133,14 @@ class FolderConfig(Strict):
 class SyntheticConfig(Strict):
     """The data that `data.format: synthetic` makes."""
 
-    num_train: Count = Field(96, description="train images")
-    num_test: int = Field(48, ge=0, description="test images; their truth is kept")
+    num_train: int = Field(96, ge=1, le=1_000_000, description="train images")
+    num_test: int = Field(48, ge=0, le=1_000_000, description="test images; their truth is kept")
     height: int = Field(64, ge=16, le=4096, description="pixels")
     width: int = Field(64, ge=16, le=4096, description="pixels")
     channels: Literal[1, 3] = Field(1, description="image channels")
     empty: Probability = Field(0.3, description="share of images without an object")
     noise: Probability = Field(0.0, description="share of train masks that are wrong on purpose")
-    seed: int = Field(0, ge=0, description="seed of the images")
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="seed of the images")
 
 
 class DataConfig(Strict):
@@ -177,6 +181,13 @@ class DataConfig(Strict):
     )
     drop_alpha: bool = Field(
         False, description="ignore an alpha channel of images that is not the same all over"
+    )
+    max_pixels: int = Field(
+        MAX_PIXELS,
+        ge=1,
+        le=10**10,
+        description="an image or a mask whose header claims more pixels is refused before any "
+        "memory is taken",
     )
     strict: bool = Field(False, description="a bad row stops the run, instead of a quarantine")
     allow_bad: bool = Field(

@@ -15,8 +15,16 @@ from distseg.config.data import Strict
 from distseg.config.messages import Keys, explain
 from distseg.config.schema import Config
 from distseg.config.validate import mistakes
-from distseg.records.errors import UserError
+from distseg.records.errors import UserError, printable_path, shown
+from distseg.records.files import open_regular
 
+MAX_BYTES = 1 << 20  # of a config
+MAX_NODES, MAX_DEPTH = 20_000, 40  # keys, values and lists of a config, and levels of them
+# What PyYAML raises: for 2024-99-99, !!int abc and the like what Python's constructors do.
+YAML_ERRORS = (
+    *(yaml.YAMLError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError),
+    RecursionError,
+)
 MAX_ATTEMPTS = 5  # a mistake that is set aside may show another
 PLACEHOLDER = "unnamed"  # where the name is wrong, so that the rest can be judged
 M = TypeVar("M", bound=Strict)
@@ -24,7 +32,36 @@ SCHEMA = "https://json-schema.org/draft/2020-12/schema"
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice (PyYAML keeps the last, silently)."""
+    """SafeLoader that refuses a key given twice (PyYAML keeps the last, silently), and a tree that
+    aliases make larger than any config."""
+
+    def get_single_data(self) -> Any:
+        node = self.get_single_node()
+        if node is not None:
+            _count_nodes(node, {}, ())
+        return None if node is None else self.construct_document(node)
+
+
+def _count_nodes(node: yaml.Node, known: dict[int, int], above: tuple[int, ...]) -> int:
+    """Nodes of a tree once every alias is written out. ConstructorError: too many, too deep, or a
+    node that holds itself. known: what is counted already, by the id of the node."""
+
+    def refuse(why: str) -> yaml.constructor.ConstructorError:
+        return yaml.constructor.ConstructorError(None, None, why, node.start_mark)
+
+    if id(node) in above:
+        raise refuse("an alias of what it stands in")
+    if len(above) > MAX_DEPTH:
+        raise refuse(f"more than {MAX_DEPTH} levels of keys")
+    if id(node) not in known:
+        children = node.value if isinstance(node, yaml.CollectionNode) else []
+        if isinstance(node, yaml.MappingNode):
+            children = [child for pair in children for child in pair]
+        inside = (*above, id(node))
+        known[id(node)] = 1 + sum(_count_nodes(child, known, inside) for child in children)
+    if known[id(node)] > MAX_NODES:
+        raise refuse(f"more than {MAX_NODES:,} keys and values, aliases written out")
+    return known[id(node)]
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -45,12 +82,17 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 def load_yaml(path: Path) -> dict[str, Any]:
     """A mapping from a YAML file; UserError names the file and the line."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a config: {error}") from None
+        with open_regular(path) as file:
+            data = file.read(MAX_BYTES + 1)
+        text = data.decode("utf-8")
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"{printable_path(path)}: cannot be read as a config: {why}") from None
+    if len(data) > MAX_BYTES:
+        raise UserError(f"{path}: a config has at most {MAX_BYTES:,} bytes, this one has more")
     try:
         loaded = yaml.load(text, Loader=_Loader)  # a SafeLoader
-    except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
+    except YAML_ERRORS as error:
         raise UserError(f"{path}{_not_yaml(error)}") from None
     if not isinstance(loaded, dict):
         raise UserError(f"{path}: a config is a mapping of keys, this is {type(loaded).__name__}")
@@ -62,6 +104,8 @@ def _not_yaml(error: Exception) -> str:
     problem = " ".join(str(getattr(error, "problem", None) or error).split())
     if "'\\t'" in problem:
         problem = "a tab; YAML is indented with spaces"
+    if isinstance(error, RecursionError):
+        problem = f"more than {MAX_DEPTH} levels of keys"
     mark = getattr(error, "problem_mark", None)
     place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
     return f"{place}: not YAML: {problem}"
@@ -75,12 +119,14 @@ def apply_overrides(tree: dict[str, Any], overrides: list[str]) -> dict[str, Any
         key, equals, value = text.partition("=")
         try:
             if not equals or not key:
-                raise UserError(f"override {text!r}: write it as key.sub=value")
+                raise UserError(f"override {shown(text)}: write it as key.sub=value")
+            if key.count(".") > MAX_DEPTH:
+                raise UserError(f"override {shown(text)}: more than {MAX_DEPTH} levels of keys")
             set_key(tree, key, yaml.load(value, Loader=_Loader))  # a SafeLoader
         except UserError as error:
             lines.append(str(error))
-        except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
-            lines.append(f"override {text!r}{_not_yaml(error)}")
+        except YAML_ERRORS as error:
+            lines.append(f"override {shown(text)}{_not_yaml(error)}")
     if lines:
         raise UserError("\n".join(lines))
     return tree

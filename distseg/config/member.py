@@ -63,6 +63,17 @@ UNSAFE_OPTIONS = frozenset(
      "file", "hf_hub_filename", "hf_hub_id", "kwargs_filter", "model_cfg", "model_name", "no_jit",
      "scriptable", "source", "state_dict", "url", "weights")
 )  # fmt: skip
+# Options of timm's models that a config or a snapshot may set: they shape a network, and take
+# numbers or names of timm's own layers.
+TIMM_OPTIONS = frozenset(
+    ("act_layer", "aa_layer", "always_partition", "attn_drop_rate", "avg_down", "base_width",
+     "cardinality", "class_token", "depths", "dims", "down_kernel_size", "drop_block_rate",
+     "drop_path_rate", "drop_rate", "dynamic_img_pad", "dynamic_img_size", "embed_dim",
+     "img_size", "init_values", "kernel_sizes", "layer_scale_init_value", "ls_init_value",
+     "mlp_ratio", "no_embed_class", "norm_layer", "num_heads", "patch_drop_rate", "patch_size",
+     "pos_drop_rate", "pos_embed", "pre_norm", "proj_drop_rate", "qk_norm", "qkv_bias",
+     "reg_tokens", "stem_type", "stem_width", "strict_img_size", "window_size")
+)  # fmt: skip
 UNSAFE_NAME = re.compile(r"pretrained|checkpoint|(^|_)(path|dir|file|url|uri)$", re.IGNORECASE)
 SAFE_OPTIONS = frozenset(("drop_path",))  # a rate, of timm's convnext and others
 UNSAFE_TEXT = re.compile(
@@ -134,7 +145,7 @@ class MemberConfig(Strict):
     stages: list[StageConfig] | None = Field(None, description="instead of the common stages")
     input: InputConfig | None = Field(None, description="instead of the common input")
     batch_size: Count | None = Field(None, description="instead of train.batch_size")
-    seed: int = Field(0, ge=0, description="added to the config's seed")
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="added to the config's seed")
 
     @field_validator("decoder")
     @classmethod

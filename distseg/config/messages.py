@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from distseg.config.keys import elsewhere
 from distseg.functional.naming import nearest
+from distseg.records.errors import shown
 
 Keys = tuple[str | int, ...]
 # What a key needs, by pydantic's name of the error; {gt} and the like come with it.
@@ -94,22 +95,23 @@ def _line(model: type[BaseModel], keys: Keys, items: list[Any]) -> str:
         valid = _keys_at(model, keys[:-1])
         others = " or ".join(map(repr, elsewhere(model, keys)))
         hint = f" Did you mean {others}?" if others else _hint(keys[-1], valid)
-        return f"{key}: unknown key (value {value!r}).{hint} Valid: {', '.join(valid)}"
+        return f"{key}: unknown key (value {shown(value)}).{hint} Valid: {', '.join(valid)}"
     if kind == "missing":
         return f"{key}: this key is required"
     if all(map(_needs, items)):
-        return f"{key}: needs {' or '.join(dict.fromkeys(map(_needs, items)))}, not {value!r}"
+        return f"{key}: needs {' or '.join(dict.fromkeys(map(_needs, items)))}, not {shown(value)}"
     texts = [
         _expected(one) or _needs(one) or one["msg"].removeprefix("Value error, ") for one in items
     ]
     if kind == "value_error" and len(items) == 1:
-        shown = "" if isinstance(value, dict) or repr(value) in texts[0] else f"{value!r}: "
-        return f"{key}: {shown}{texts[0]}" if key else texts[0]
+        told = isinstance(value, dict) or shown(value) in texts[0]
+        given = "" if told else f"{shown(value)}: "
+        return f"{key}: {given}{texts[0]}" if key else texts[0]
     choices = [name for one in items for name in re.findall(r"'([^']*)'", _expected(one))]
     if choices or any(map(_expected, items)):
         hint = _hint(value, choices)
-        return f"{key}: {value!r} is not valid.{hint} Valid: {', or: '.join(texts)}"
-    return f"{key}: {', or: '.join(texts)} (value {value!r})"
+        return f"{key}: {shown(value)} is not valid.{hint} Valid: {', or: '.join(texts)}"
+    return f"{key}: {', or: '.join(texts)} (value {shown(value)})"
 
 
 def _keys_at(model: type[BaseModel], keys: Keys) -> list[str]:

@@ -93,22 +93,29 @@ class PostprocessConfig(Strict):
     )
 
 
+Processes = Annotated[int, Field(ge=1, le=4096)]
+
+
 class ComputeConfig(Strict):
     """How jobs use the machine."""
 
     executor: Literal["local", "ray"] = Field(
         "local", description="who starts the jobs: this machine, or a Ray cluster"
     )
-    gpus_per_job: float = Field(1.0, gt=0, description="GPUs of a job; under 1: shared")
-    processes_per_job: Count | None = Field(
+    gpus_per_job: float = Field(1.0, gt=0, le=1024, description="GPUs of a job; under 1: shared")
+    processes_per_job: Processes | None = Field(
         None, description="ranks of a job; null: one per GPU, one without a GPU"
     )
-    slots: Count | None = Field(
+    slots: Processes | None = Field(
         None, description="jobs at the same time; null: what the GPUs hold, 1 without a GPU"
     )
     members_per_job: Count = Field(1, description="members that a job trains in a row")
-    cpu_threads: Count | None = Field(None, description="threads of a rank; null: an even share")
-    workers: int | None = Field(None, ge=0, description="loader processes of a rank; null: auto")
+    cpu_threads: Processes | None = Field(
+        None, description="threads of a rank; null: an even share"
+    )
+    workers: int | None = Field(
+        None, ge=0, le=1024, description="loader processes of a rank; null: auto"
+    )
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
         "auto", description="auto: bf16 where the hardware has it, else fp32"
     )
@@ -122,14 +129,14 @@ class ComputeConfig(Strict):
     )
     channels_last: bool = Field(True, description="memory format of images and weights")
     compile: bool = Field(False, description="torch.compile the model")
-    retries: int = Field(2, ge=0, description="times that a failed job is started again")
+    retries: int = Field(2, ge=0, le=1000, description="times that a failed job is started again")
 
 
 class Config(Strict):
     """One experiment."""
 
     name: Name = Field(description="of the experiment; its run folder is runs/<name>")
-    seed: int = Field(0, ge=0, description="seed of weights, order and augmentation")
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="seed of weights, order and augmentation")
     task: Literal["binary", "multilabel", "multiclass"] = Field(
         "binary",
         description="binary: one class; multilabel: a mask per class, they may overlap; "

@@ -32,7 +32,9 @@ class ScheduleConfig(Strict):
         description="cosine: restarts at each cycle; plateau: lr falls when it stalls; noam: up "
         "over the warm-up, then down with the root of the step",
     )
-    cycles: int = Field(1, ge=1, description="number of cycles; plateau and constant have one")
+    cycles: int = Field(
+        1, ge=1, le=10_000, description="number of cycles; plateau and constant have one"
+    )
     epochs_per_cycle: Count = Field(10, description="epochs of one cycle")
     warmup_epochs: float = Field(0.0, ge=0, description="linear warm-up of the first cycle")
     min_lr_scale: float = Field(0.01, ge=0, lt=1, description="lowest lr, as a share of lr")

@@ -97,4 +97,4 @@ class TuneConfig(Strict):
     )
     grace_epochs: Count = Field(1, description="epochs before a trial may be stopped")
     reduction_factor: float = Field(3.0, gt=1, description="asha: see scheduler")
-    seed: int = Field(0, ge=0, description="seed of the search")
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="seed of the search")

@@ -10,11 +10,11 @@ that opening a cache opens no image.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,8 +30,8 @@ from distseg.data.depths import load_depths
 from distseg.data.read_input import read_input, reading_of
 from distseg.data.read_target import read_target
 from distseg.data.threads import in_threads
-from distseg.records.errors import UserError
-from distseg.records.files import atomic_write, put_folder, read_json, write_json
+from distseg.records.errors import Damaged, UserError
+from distseg.records.files import atomic_write, parsing, put_folder, read_json, write_json
 from distseg.records.manifest import Manifest, Sample
 
 logger = logging.getLogger(__name__)
@@ -63,14 +63,30 @@ class Cache:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        index = read_json(folder / "index.json")
-        self.channels, self.num_targets = int(index["channels"]), int(index["num_targets"])
-        self.sizes = [(int(h), int(w)) for h, w in index["sizes"]]
-        self.index = {name: row for row, name in enumerate(index["ids"])}
+        path = folder / "index.json"
+        index = read_json(path)
+        with parsing(path, _advice(folder)):
+            self.channels, self.num_targets = int(index["channels"]), int(index["num_targets"])
+            self.sizes = [(int(h), int(w)) for h, w in index["sizes"]]
+            self.index = {name: row for row, name in enumerate(index["ids"])}
+            if len(self.index) != len(self.sizes):
+                raise ValueError(f"{len(self.index)} ids, {len(self.sizes)} sizes")
         pixels = np.array([h * w for h, w in self.sizes], dtype=np.int64)
         self.starts = [0, *np.cumsum(pixels).tolist()]
         self.images = _map(folder / "images.u8", self.starts[-1] * self.channels)
         self.targets = _map(folder / "targets.u8", self.starts[-1] * self.num_targets)
+
+    def check(self) -> None:
+        """Damaged: the content is not that of the name. One pass over the files, row by row as
+        they were written."""
+        content = hashlib.sha1(usedforsecurity=False)
+        for name in self.index:
+            content.update(self.image(name).data)
+            content.update(self.target(name).data)
+        content.update((self.folder / "index.json").read_bytes())
+        if content.hexdigest()[:20] != self.folder.name:
+            reason = "its content hash says that other bytes were written"
+            raise Damaged(self.folder, reason, _advice(self.folder))
 
     def __reduce__(self) -> tuple[type[Cache], tuple[Path]]:
         return Cache, (self.folder,)  # a worker maps the files itself
@@ -93,10 +109,15 @@ class Cache:
         )
 
 
+def _advice(folder: Path) -> str:
+    return f"remove the folder {folder}: it is made again"
+
+
 def _map(path: Path, size: int) -> NDArray[np.uint8]:
     """A flat read-only view of a file, as a plain array (slicing a np.memmap is slow)."""
-    if path.stat().st_size != size:
-        raise UserError(f"{path}: {path.stat().st_size} bytes, its index says {size}; remove it")
+    found = path.stat().st_size if path.is_file() else 0
+    if found != size:
+        raise Damaged(path, f"{found} bytes, its index says {size}", _advice(path.parent))
     if not size:  # no test image can be read; an empty file cannot be mapped
         return np.zeros(0, np.uint8)
     return np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
@@ -141,12 +162,13 @@ class CacheWriter:
             "ids": self.ids,
             "sizes": self.sizes,
         }
-        self.content.update(json.dumps(index).encode())
+        path = self.temporary / "index.json"
+        write_json(path, index)
+        self.content.update(path.read_bytes())
         name = self.content.hexdigest()[:20]
         self.images.close()
         self.targets.close()
-        if not (self.folder / name / "index.json").is_file():  # else only the files' times changed
-            write_json(self.temporary / "index.json", index)
+        if open_whole(self.folder / name, check=True) is None:  # else only the files' times changed
             put_folder(self.temporary, self.folder / name)
         return name
 
@@ -201,8 +223,24 @@ def cache_key(config: Config, stamps: Iterable[bytes]) -> str:
 def find_cache(folder: Path, key: str) -> Cache | None:
     """The cache that was made from the rows of this key; None where there is none. It does not
     hold the rows that could not be used. No image is opened, and no lock is taken."""
-    with contextlib.suppress(FileNotFoundError):
-        return Cache(folder / (folder / f"{key}.key").read_text(encoding="utf-8"))
+    try:
+        name = (folder / f"{key}.key").read_bytes().decode("ascii", "replace")
+    except FileNotFoundError:
+        return None
+    return open_whole(folder / name) if re.fullmatch(r"[0-9a-f]{20}", name) else None
+
+
+def open_whole(folder: Path, *, check: bool = False) -> Cache | None:
+    """The cache of a folder; None where there is none, or where it is damaged, which is logged.
+    check: see `Cache.check`."""
+    try:
+        cache = Cache(folder)
+        if check:
+            cache.check()
+        return cache
+    except (FileNotFoundError, Damaged) as error:
+        if isinstance(error, Damaged):
+            logger.warning("%s", error)
     return None
 
 
@@ -224,8 +262,9 @@ def fill_cache(
     return result
 
 
-def build_cache(config: Config, manifest: Manifest, folder: Path) -> Cache:
-    """Open the cache of these samples below `folder`; build it first where it is missing.
+def build_cache(config: Config, manifest: Manifest, folder: Path, *, check: bool = False) -> Cache:
+    """Open the cache of these samples below `folder`; build it first where it is missing or
+    damaged (check: see `Cache.check`).
 
     UserError: a file is gone or cannot be read, or the disk is too small.
     """
@@ -236,23 +275,21 @@ def build_cache(config: Config, manifest: Manifest, folder: Path) -> Cache:
 
     stamps = stamps_of(manifest)
     key = cache_key(config, stamps.values())
-    found = _whole(folder, key, manifest)
-    if found is not None:  # the usual case takes no lock
+    if found := _whole(folder, key, manifest, check):  # the usual case takes no lock
         return found
     with cache_lock(folder):
-        found = _whole(folder, key, manifest)
-        if found is not None:  # another job was first
+        if found := _whole(folder, key, manifest, check):  # another job was first
             return found
         check_space(config, manifest, folder)
         fill_cache(config, folder, stamps, decode_all)
-    built = find_cache(folder, key)
-    assert built is not None
+    assert (built := find_cache(folder, key)) is not None
     return built
 
 
-def _whole(folder: Path, key: str, manifest: Manifest) -> Cache | None:
+def _whole(folder: Path, key: str, manifest: Manifest, check: bool) -> Cache | None:
     """What `find_cache` finds, if it holds every sample."""
-    found = find_cache(folder, key)
+    if (found := find_cache(folder, key)) and check:
+        found = open_whole(found.folder, check=True)
     return found if found and list(found.index) == [sample.id for sample in manifest] else None
 
 

@@ -201,7 +201,8 @@ class ImageFiles(Dataset[dict[str, Any]]):
     native "height" and "width", "index" and "error".
 
     A broken file never raises: "error" says what is wrong ("" for a good file), and the image is
-    black, of the size that the sample or the config says.
+    black, of the size that the sample or the config says. In a batch of broken ones alone, the
+    canvas is one pixel: a header that lies must not cost the memory that it claims.
     """
 
     def __init__(
@@ -216,15 +217,32 @@ class ImageFiles(Dataset[dict[str, Any]]):
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        source, error = self.images[index], ""
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """The samples of a batch, as torch's loaders ask for them."""
+        found = [self._sample(index) for index in indices]
+        if all(sample["error"] for sample in found):
+            pixel = torch.zeros((self.reading.channels, 1, 1), dtype=torch.uint8)
+            return [{**sample, "image": pixel} for sample in found]
+        for sample in found:
+            if sample["error"]:
+                size = sample["height"], sample["width"], self.reading.channels
+                sample["image"] = _chw(self.fit.forward(np.zeros(size, np.uint8)))
+        return found
+
+    def _sample(self, index: int) -> dict[str, Any]:
+        """A sample; of a broken file without "image"."""
+        source = self.images[index]
         try:
             image = self._read(source)
         except (UserError, OSError, MemoryError) as failure:
+            height, width = self._size_of(source)
             error = str(failure) or type(failure).__name__
-            image = np.zeros((*self._size_of(source), self.reading.channels), dtype=np.uint8)
+            return {"height": height, "width": width, "index": index, "error": error}
         height, width = image.shape[:2]
         canvas = _chw(self.fit.forward(image))
-        return {"image": canvas, "height": height, "width": width, "index": index, "error": error}
+        return {"image": canvas, "height": height, "width": width, "index": index, "error": ""}
 
     def _read(self, source: Sample | ImagePixels | str) -> NDArray[np.uint8]:
         if isinstance(source, ImagePixels):

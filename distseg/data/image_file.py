@@ -2,7 +2,8 @@
 
 cv2 turns a palette PNG into colors and a 1-bit PNG into 0/255; it decodes what Pillow would cut to
 8 bits, colors of 16 bits. The EXIF orientation is applied, to images and masks alike. Everything
-about a file comes from the one handle of `open_file`: its size, its pixels and its hash.
+about a file comes from the one handle of `open_file`: its size, its pixels and its hash. What a
+header claims is checked before memory is taken.
 """
 
 from __future__ import annotations
@@ -21,7 +22,14 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from distseg.records.errors import UserError
+from distseg.config.data import MAX_PIXELS
+from distseg.records.errors import UserError, printable_path
+from distseg.records.files import open_regular
+
+# Pillow tries every format that it knows, whatever a file's name: EPS would start Ghostscript.
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP", "PPM", "JPEG2000")
+MAX_CHANNELS = 64
+Image.MAX_IMAGE_PIXELS = None  # `data.max_pixels` is the limit; Pillow's own lets 12 GB through
 
 # By EXIF orientation: what makes the picture upright.
 _TURNS = {
@@ -39,7 +47,7 @@ class BadFile(UserError):
     """A file that cannot be used, and why."""
 
     def __init__(self, path: str | Path, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
+        super().__init__(f"{printable_path(path)}: {reason}")
         self.path, self.reason = str(path), reason
 
 
@@ -60,23 +68,25 @@ class Decoded:
 
 @contextlib.contextmanager
 def open_file(path: str | Path) -> Iterator[BufferedReader]:
-    """The file, open for reading; BadFile when it is not there or may not be read."""
+    """The file, open for reading; BadFile when it is not there, may not be read or is no file."""
     try:
-        file = Path(path).open("rb")  # noqa: SIM115 (an error of the caller's block is not ours)
+        file = open_regular(Path(path))  # an error of the caller's block is not ours
     except FileNotFoundError:
         raise BadFile(path, "there is no such file") from None
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise _unreadable(path, error) from None
     with file:
         yield file
 
 
-def decode(file: BufferedReader, path: str | Path) -> Decoded:
-    """Decode an open file; BadFile for whatever a broken one makes Pillow or NumPy raise."""
+def decode(file: BufferedReader, path: str | Path, max_pixels: int = MAX_PIXELS) -> Decoded:
+    """Decode an open file; BadFile for whatever a broken one makes Pillow or NumPy raise, and,
+    before anything is decoded, for one whose header claims more than `max_pixels`."""
     if _is_array(path):
-        return Decoded(str(path), "npy", _map_array(file, path))
+        return Decoded(str(path), "npy", _map_array(file, path, max_pixels))
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=FORMATS) as image:
+            check_pixels(image.height, image.width, path, max_pixels)
             pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
             if pages > 1:  # a camera's MPO holds the picture and its preview
                 raise BadFile(path, f"has {pages} pages; give each page a file of its own")
@@ -94,18 +104,36 @@ def decode(file: BufferedReader, path: str | Path) -> Decoded:
         raise _unreadable(path, error) from None
 
 
-def image_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) in pixels from the file's header, without decoding; BadFile without one."""
+def image_size(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """(height, width) in pixels from the file's header, without decoding; BadFile without one, or
+    for more than `max_pixels`: an empty mask of that size would fill the memory."""
     with open_file(path) as file:
         if _is_array(path):
             height, width = _read_header(file, path).shape[:2]
-            return height, width
-        try:
-            with Image.open(file) as image:
-                size = image.height, image.width
-                return size[::-1] if _orientation(image) >= 5 else size
-        except Exception as error:  # noqa: BLE001 (as above)
-            raise _unreadable(path, error) from None
+        else:
+            try:
+                with Image.open(file, formats=FORMATS) as image:
+                    height, width = image.height, image.width
+                    check_pixels(height, width, path, max_pixels)
+                    if _orientation(image) >= 5:
+                        height, width = width, height
+            except BadFile:
+                raise
+            except Exception as error:  # noqa: BLE001 (as above)
+                raise _unreadable(path, error) from None
+    check_pixels(height, width, path, max_pixels)
+    return height, width
+
+
+def check_pixels(height: int, width: int, path: str | Path, max_pixels: int) -> None:
+    """BadFile for a picture that is larger than the config allows, or that has no pixel."""
+    if height < 1 or width < 1:
+        raise BadFile(path, f"a picture of {height}x{width} pixels is no image")
+    if height * width > max_pixels:
+        raise BadFile(
+            path,
+            f"its header claims {height}x{width} pixels, more than data.max_pixels: {max_pixels}",
+        )
 
 
 def _orientation(image: Image.Image) -> int:
@@ -174,17 +202,19 @@ def _read_header(file: BufferedReader, path: str | Path) -> _Header:
         header = _Header(*read(file))
     except (OSError, ValueError, EOFError) as error:
         raise _no_array(path, error) from None
-    if len(header.shape) not in (2, 3) or 0 in header.shape:
-        raise BadFile(path, f"an array of shape {header.shape} is no image")
+    channels = header.shape[2] if len(header.shape) == 3 else 1
+    if len(header.shape) not in (2, 3) or min(header.shape) < 1 or channels > MAX_CHANNELS:
+        raise BadFile(path, f"an array of shape {_short(str(header.shape))} is no image")
     if header.dtype.kind not in "biuf":  # objects would be unpickled
         raise BadFile(path, f"an array of type {header.dtype} is no image")
     return header
 
 
-def _map_array(file: BufferedReader, path: str | Path) -> NDArray:
+def _map_array(file: BufferedReader, path: str | Path, max_pixels: int) -> NDArray:
     """The array of a .npy file, mapped: a file may claim any size, so nothing is allocated here.
     (`np.load` maps a path only, which would open the file twice more.)"""
     shape, is_fortran, dtype = _read_header(file, path)
+    check_pixels(shape[0], shape[1], path, max_pixels)
     order: Literal["F", "C"] = "F" if is_fortran else "C"
     try:
         return np.memmap(file, dtype, "r", offset=file.tell(), shape=shape, order=order)
@@ -198,12 +228,13 @@ def _no_array(path: str | Path, error: Exception) -> BadFile:
 
 def _unreadable(path: str | Path, error: Exception) -> BadFile:
     if isinstance(error, UnidentifiedImageError):  # its own text shows the handle, not the path
-        return BadFile(
-            path, f"cannot be read as an image: cannot identify image file {str(path)!r}"
-        )
+        name = printable_path(path)
+        return BadFile(path, f"cannot be read as an image: cannot identify image file {name!r}")
     return BadFile(path, f"cannot be read as an image: {_short(error)}")
 
 
-def _short(error: Exception) -> str:
+def _short(error: Exception | str) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     text = " ".join(str(error).split()) or type(error).__name__
     return text[:200]

@@ -209,7 +209,7 @@ def _bad(*texts: str) -> _BadRow:
 def _open(config: Config, row: Row) -> _Good:
     """Read a row's files, once each. UserError or OSError: one of them cannot be used."""
     with open_file(row.image) as file:
-        decoded = decode(file, row.image)
+        decoded = decode(file, row.image, config.data.max_pixels)
         sha1 = file_hash(file)
     if config.data.levels is None and deep_range(decoded) is not None:
         raise NeedsLevels

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from distseg.config.data import MAX_PIXELS
 from distseg.data.image_file import BadFile, Decoded, decode, open_file
 
 Color = tuple[int, int, int]
@@ -60,18 +61,21 @@ def read_labels(path: str | Path) -> NDArray:
 
 
 def read_mask(
-    path: str | Path, channel: Channel = "auto", colors: Mapping[Color, int] | None = None
+    path: str | Path,
+    channel: Channel = "auto",
+    colors: Mapping[Color, int] | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> MaskFile:
     """Read a mask file: 1-bit as 0/1, 16-bit unscaled.
 
     channel: where the label stands, see `data.mask_channel`.
     colors: what each color means; None: the file may hold no colors, but in a palette.
 
-    BadFile: it cannot be decoded, holds colors that are not named, or real numbers, or has an
-    alpha channel that says something else than its colors.
+    BadFile: it cannot be decoded, has more than `max_pixels`, holds colors that are not named, or
+    real numbers, or has an alpha channel that says something else than its colors.
     """
     with open_file(path) as file:
-        decoded = decode(file, path)
+        decoded = decode(file, path, max_pixels)
     palette: dict[int, Color] = {}
     if colors is not None:
         labels = _named(decoded, colors)

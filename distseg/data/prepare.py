@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -23,7 +24,6 @@ from distseg.data.cache import (
     decode_each,
     fill_cache,
     find_cache,
-    stamp,
     stamps_of,
 )
 from distseg.data.depths import load_depths
@@ -31,11 +31,12 @@ from distseg.data.formats.row import Row
 from distseg.data.image_file import image_size
 from distseg.data.inspect import Checked, NeedsLevels, inspect, with_levels
 from distseg.data.layouts import layout
+from distseg.data.listed import Listed
 from distseg.data.passed_over import passed_over
 from distseg.data.threads import in_threads
-from distseg.records.errors import UserError
-from distseg.records.files import atomic_write, read_json, write_json
-from distseg.records.manifest import Manifest, Sample
+from distseg.records.errors import UserError, printable
+from distseg.records.files import atomic_write, read_json, read_json_or, write_json
+from distseg.records.manifest import Manifest, Sample, table_problem
 from distseg.records.paths import Run
 from distseg.records.tables import read_rows, write_table
 
@@ -60,22 +61,31 @@ def prepare(config: Config, run: Run) -> Config:
     check_settings(config)
     with FileLock(_made(run.data) / ".lock"):
         statistics = run.data / "statistics.json"
-        done = read_json(statistics) if run.truth.is_file() and statistics.is_file() else {}
-        levels = done.get("levels")
+        known = read_json_or(statistics, {}) if run.truth.is_file() else {}
+        done, levels = dict(known), known.get("levels")
         if done.get("key") == _key(config, run) and _is_driven():
             return _leveled(config, levels)  # whose driver has looked at the files
         listed = Listed.of(config)
+        if damage := done and _damage(run, done):
+            logger.warning("%s: made again", damage)
+            done = {}
         if done.get("key") != _key(config, run) or done.get("train_files") != listed.train_files:
-            levels = _prepare(config, run, listed, statistics)
+            levels = _prepare(config, run, listed, statistics, _digest_in(known, run.truth.name))
             done = read_json(statistics)
         if done.get("test_files") != listed.test_files:
-            _write_tests(run, listed)
+            digest = _write_tests(config, run, listed, _digest_in(known, "test.csv"))
             found = {"test": len(listed.test), "test_files": listed.test_files}
+            found["digests"] = {**done["digests"], "test.csv": digest}
             write_json(statistics, {**done, **found})
         resolved = _leveled(config, levels)
         if resolved != config and run.config.is_file():
             atomic_write(run.config, dump_config(resolved))  # jobs read it
         return resolved
+
+
+def _digest_in(statistics: Mapping[str, Any], name: str) -> str | None:
+    """The digest that a table was written with, as far as that is known."""
+    return statistics.get("digests", {}).get(name)
 
 
 def _is_driven() -> bool:
@@ -89,39 +99,24 @@ def _leveled(config: Config, levels: Sequence[float] | None) -> Config:
     return config.model_copy(update={"data": data})
 
 
+def _damage(run: Run, statistics: Mapping[str, Any]) -> str:
+    """Which table of a prepared run is lost, or does not hold the rows that it was written with."""
+    paths = (run.truth, run.data / "test.csv")
+    problems = (table_problem(path, _digest_in(statistics, path.name)) for path in paths)
+    return next((problem for problem in problems if problem), "")
+
+
 def check_settings(config: Config) -> None:
     """What the schema cannot see. UserError names the key."""
     layout(config.data.format)
     load_depths(config)
 
 
-@dataclass(frozen=True)
-class Listed:
-    """The rows of a layout, and what their files are, by size and time, as one hash each."""
-
-    train: list[Row]
-    test: list[Row]
-    train_files: str
-    test_files: str
-
-    @classmethod
-    def of(cls, config: Config) -> Listed:
-        form = layout(config.data.format)
-        train, test = form.train(config), form.test(config)
-        return cls(train, test, _files_hash(train), _files_hash(test))
-
-
-def _files_hash(rows: Sequence[Row]) -> str:
-    digest = hashlib.sha1(usedforsecurity=False)
-    for row in rows:
-        digest.update(stamp(row) + row.problem.encode(errors="surrogateescape"))
-    return digest.hexdigest()
-
-
 def _prepare(
-    config: Config, run: Run, listed: Listed, statistics: Path
+    config: Config, run: Run, listed: Listed, statistics: Path, digest: str | None
 ) -> tuple[float, float] | None:
-    """The train set of a run, from its files; returns `data.levels`, where there are any."""
+    """The train set of a run, from its files; returns `data.levels`, where there are any. digest:
+    that of the Manifest on disk when it was written, which may be damaged."""
     folder = cache_folder(config, run)
     try:
         checked = _inspect_into_cache(config, listed.train, folder)
@@ -135,13 +130,14 @@ def _prepare(
         for row, fold in zip(checked.good, divided, strict=True)
     ]
     manifest = Manifest(samples)
-    _refuse_other_rows(run, manifest)
+    _refuse_other_rows(run, manifest, digest)
     write_table(run.data / "quarantine.csv", ("id", "file", "reason"), checked.quarantine)
     write_table(run.data / "files.csv", ("id", "content"), _contents(checked).items())
     table = folds.balance(config, divided, checked.coverage)
     folds.write_balance(run.data / "balance.csv", table)
     manifest.write(run.truth)
-    known = {"key": _key(config, run), "levels": config.data.levels}
+    digests = {run.truth.name: manifest.digest}
+    known = {"key": _key(config, run), "levels": config.data.levels, "digests": digests}
     found = _statistics(config, checked, len(listed.test))
     write_json(statistics, {**known, "train_files": listed.train_files, **found})
     run.log_event("prepared", train=len(manifest), test=len(listed.test), bad=found["quarantine"])
@@ -155,25 +151,27 @@ def _prepare(
             len(checked.quarantine), run.data / "quarantine.csv", file, reason,
         )  # fmt: skip
     for line in passed_over(config):
-        logger.warning("%s", line)
+        logger.warning("%s", printable(line))
     return config.data.levels
 
 
-def _write_tests(run: Run, listed: Listed) -> None:
-    """The Manifest of the test images, which changed. What was predicted of the old ones is older
-    than it, and is made again.
+def _write_tests(config: Config, run: Run, listed: Listed, digest: str | None) -> str:
+    """The Manifest of the test images, which changed; returns its digest. What was predicted of the
+    old ones is older than it, and is made again. digest: of the table when it was last written.
 
     UserError: a round has learned from the old ones.
     """
-    path = run.data / "test.csv"
-    if path.is_file() and (run.unlabeled.is_file() or any(run.folder.glob("round_*/select"))):
+    path, tests = run.data / "test.csv", test_manifest(config, listed.test)
+    changed = path.is_file() and tests.digest != digest
+    if changed and (run.unlabeled.is_file() or any(run.folder.glob("round_*/select"))):
         old = {sample.id for sample in Manifest.read(path)}
         new = {row.id for row in listed.test}
         raise UserError(
             f"{path}: {_differences(old, new, set()) or 'test images changed'}, after a round has "
             "learned from them; start a new run with --out, or undo the change"
         )
-    test_manifest(listed.test).write(path)
+    tests.write(path)
+    return tests.digest
 
 
 def _inspect_into_cache(config: Config, rows: Sequence[Row], folder: Path) -> Checked:
@@ -182,7 +180,7 @@ def _inspect_into_cache(config: Config, rows: Sequence[Row], folder: Path) -> Ch
     stamps = stamps_of(row for row in rows if not row.problem)
     with cache_lock(folder):
         if find_cache(folder, cache_key(config, stamps.values())) is None:
-            check_space(config, _measured(rows), folder)
+            check_space(config, _measured(config, rows), folder)
             return fill_cache(config, folder, stamps, lambda keep: inspect(config, rows, keep))
     return inspect(config, rows)
 
@@ -232,9 +230,10 @@ def _differences(old: set[str], new: set[str], changed: set[str]) -> str:
     )
 
 
-def _refuse_other_rows(run: Run, manifest: Manifest) -> None:
-    """UserError where members were trained on a train set that differs from this one."""
-    if not run.truth.is_file() or not _has_members(run):
+def _refuse_other_rows(run: Run, manifest: Manifest, digest: str | None) -> None:
+    """UserError where members were trained on a train set that differs from this one. digest: that
+    of the one on disk when it was written."""
+    if not run.truth.is_file() or not _has_members(run) or manifest.digest == digest:
         return
     if Manifest.read(run.truth).samples != manifest.samples:
         raise UserError(
@@ -243,20 +242,21 @@ def _refuse_other_rows(run: Run, manifest: Manifest) -> None:
         )
 
 
-def test_manifest(rows: Sequence[Row]) -> Manifest:
+def test_manifest(config: Config, rows: Sequence[Row]) -> Manifest:
     """The Manifest of the test rows, with their sizes. An image without a size, 0 x 0, is reported
     at prediction, and gets an empty mask."""
+    measured = _measured(config, rows)
     return Manifest(
-        [Sample(r.id, r.image, r.target, height=r.height, width=r.width) for r in _measured(rows)]
+        [Sample(r.id, r.image, r.target, height=r.height, width=r.width) for r in measured]
     )
 
 
-def _measured(rows: Sequence[Row]) -> list[Row]:
+def _measured(config: Config, rows: Sequence[Row]) -> list[Row]:
     """The rows with the sizes that their files' headers say; 0 x 0 where none can be read."""
 
     def measure(row: Row) -> Row:
         try:
-            height, width = (0, 0) if row.problem else image_size(row.image)
+            height, width = (0, 0) if row.problem else image_size(row.image, config.data.max_pixels)
         except UserError:
             height, width = 0, 0
         return replace(row, height=height, width=width)
@@ -294,10 +294,11 @@ def cache_folder(config: Config, run: Run) -> Path:
     return Path(config.data.cache_dir) if config.data.cache_dir else run.cache
 
 
-def open_cache(config: Config, run: Run) -> Cache:
+def open_cache(config: Config, run: Run, *, check: bool = False) -> Cache:
     """The decoded train set of a prepared run. `prepare` has made it, so no image is opened; only
-    where its folder is another one (a cluster's node) or is gone, the first to come builds it."""
-    return build_cache(config, Manifest.read(run.truth), cache_folder(config, run))
+    where its folder is another one (a cluster's node), is gone or damaged, the first to come
+    builds it. check: compare its bytes with its content hash, one pass over the files."""
+    return build_cache(config, Manifest.read(run.truth), cache_folder(config, run), check=check)
 
 
 def open_unlabeled_cache(config: Config, run: Run) -> Cache:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from distseg.config.data import MAX_PIXELS
 from distseg.config.schema import Config
 from distseg.data.depths import Depths, load_depths
 from distseg.data.image_file import BadFile, Decoded, decode, open_file
 
 Pixels = NDArray | Image.Image
 Levels = tuple[float, float]  # the values that become 0 and 255
+_BLOCK_VALUES = 1 << 22
 _GRAY_16 = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 _ALPHA = ("LA", "La", "PA", "RGBA", "RGBa", "RGBA;16")
 
@@ -27,27 +30,30 @@ class Reading:
     levels: the values of files of more than 8 bits that become 0 and 255; what lies outside is
         cut. None: the set has 8 bits, and a file with other values is refused.
     drop_alpha: alpha that varies is dropped, too, where the input has no channel for it.
+    max_pixels: a file whose header claims more is refused.
     """
 
     channels: int
     depths: Depths | None = None
     levels: Levels | None = None
     drop_alpha: bool = False
+    max_pixels: int = MAX_PIXELS
 
 
 def reading_of(config: Config) -> Reading:
     """How a config's images are read. UserError: its table of depths cannot be read."""
     data = config.data
-    return Reading(config.input.channels, load_depths(config), data.levels, data.drop_alpha)
+    depths = load_depths(config)
+    return Reading(config.input.channels, depths, data.levels, data.drop_alpha, data.max_pixels)
 
 
 def read_input(path: str | Path, reading: Reading) -> NDArray[np.uint8]:
     """The image of a file as uint8 (H, W, channels), C-contiguous; see `to_input`.
 
-    BadFile: it is not there, cannot be decoded, or cannot become an input.
+    BadFile: it is not there, cannot be decoded, is too large, or cannot become an input.
     """
     with open_file(path) as file:
-        return to_input(decode(file, path), reading)
+        return to_input(decode(file, path, reading.max_pixels), reading)
 
 
 def pixels_input(pixels: Pixels, name: str, reading: Reading) -> NDArray[np.uint8]:
@@ -163,6 +169,18 @@ def _to_8_bit(array: NDArray, path: str, levels: Levels | None) -> NDArray[np.ui
     if levels is None or not is_image:
         told = "; the train images have 8 bits: data.levels says otherwise" if is_image else ""
         raise BadFile(path, f"values {low}..{high} of type {array.dtype} are no image{told}")
-    first, last = levels
-    scaled = (array.astype(np.float32) - np.float32(first)) * np.float32(255 / (last - first))
-    return np.round(np.clip(scaled, 0, 255)).astype(np.uint8)
+    first, scale = np.float32(levels[0]), np.float32(255 / (levels[1] - levels[0]))
+
+    def leveled(rows: NDArray) -> NDArray:
+        return np.round(np.clip((rows.astype(np.float32) - first) * scale, 0, 255))
+
+    return _by_rows(array, leveled)
+
+
+def _by_rows(array: NDArray, scale: Callable[[NDArray], NDArray]) -> NDArray[np.uint8]:
+    """`scale` of some rows after another: the steps between hold 8 bytes a value, for few rows."""
+    scaled = np.empty(array.shape, np.uint8)
+    step = max(1, _BLOCK_VALUES * len(array) // max(1, array.size))
+    for start in range(0, len(array), step):
+        scaled[start : start + step] = scale(array[start : start + step])
+    return scaled

@@ -77,7 +77,8 @@ def _from_parts(
 def _sized_mask(path: str, config: Config, height: int, width: int) -> MaskFile:
     """A mask file; BadMask when it has another size than the image."""
     data = config.data
-    mask = read_mask(path, data.mask_channel, data.color_map(config.task, config.classes))
+    colors = data.color_map(config.task, config.classes)
+    mask = read_mask(path, data.mask_channel, colors, data.max_pixels)
     if mask.labels.shape != (height, width):
         found = f"{mask.labels.shape[0]}x{mask.labels.shape[1]}"
         turned = mask.labels.shape == (width, height)

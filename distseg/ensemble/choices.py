@@ -16,6 +16,8 @@ from distseg.functional.agreement import ScoredImage
 from distseg.functional.combine import to_probabilities
 from distseg.functional.postprocess import Rule, to_masks
 from distseg.functional.weights import Weights
+from distseg.records.errors import UserError
+from distseg.records.files import parsing
 from distseg.records.paths import Run
 
 ALL = "all"  # the label of what is tuned on every split: what predicts
@@ -79,11 +81,18 @@ def scored_images(
     def opened() -> tuple[OutOfFold, dict[str, int], Choices]:
         oof = OutOfFold(config, run, record["round"])
         places = {oof.manifest[row].id: row for row in oof.rows}
-        return oof, places, choices_of(record, oof.names)
+        with parsing(run.ensemble(record["round"])):
+            return oof, places, choices_of(record, oof.names)
 
     def scored(line: Mapping[str, str]) -> ScoredImage:
         oof, places, choices = opened()
-        row, choice = places[line["id"]], choices[line["part"]]
+        if line["id"] not in places:
+            raise UserError(
+                f"{run.folder}: the out-of-fold logits of {line['id']!r} are gone; `distseg run` "
+                "makes them again"
+            )
+        with parsing(run.oof_table(record["round"])):
+            row, choice = places[line["id"]], choices[line["part"]]
         logits = oof.combined(row, choice.weights, choice.space)
         return ScoredImage(
             to_masks(logits, choice.rule, config.task),

@@ -12,7 +12,7 @@ import numpy as np
 from distseg import __version__
 from distseg.config.schema import Config
 from distseg.functional.combine import sigmoid
-from distseg.records.files import read_json
+from distseg.records.files import read_json, read_json_or
 from distseg.records.manifest import Manifest
 from distseg.records.paths import Run, split_snapshot_id
 
@@ -30,7 +30,7 @@ def facts_of(run: Run, config: Config, ensemble: dict[str, Any]) -> dict[str, An
     """Plain JSON values: data, score, members, rule, input, versions. Of a folder that was
     exported, those that its own export.json brought along."""
     if run.exported.is_file():
-        known: dict[str, Any] = read_json(run.exported)["facts"]
+        known: dict[str, Any] = read_json(run.exported, "facts")["facts"]
         return known
     final = ensemble["scores"]["final"]
     return {
@@ -58,8 +58,9 @@ def facts_of(run: Run, config: Config, ensemble: dict[str, Any]) -> dict[str, An
 def _data(run: Run, config: Config) -> dict[str, Any]:
     """Counts and sizes of the train set; nothing that names a file or a folder."""
     path = run.data / "statistics.json"
-    found: dict[str, Any] = read_json(path) if path.is_file() else {}
-    found.pop("key", None)
+    found: dict[str, Any] = read_json_or(path, {})
+    for key in ("key", "digests"):
+        found.pop(key, None)
     manifest = Manifest.read(run.truth)
     sizes = Counter(f"{s.height} x {s.width}" for s in manifest)
     return {
@@ -106,7 +107,7 @@ def _weights_name(weights: str | None) -> str | None:
 
 
 def _versions(run: Run) -> dict[str, str]:
-    packages = read_json(run.env).get("packages", {}) if run.env.is_file() else {}
+    packages = read_json_or(run.env, {}).get("packages", {})
     names = ("torch", "timm", "segmentation-models-pytorch")
     return {"distseg": __version__} | {n: packages[n] for n in names if packages.get(n)}
 

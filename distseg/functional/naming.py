@@ -3,11 +3,14 @@
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 200  # characters of a name
 MOST = 40  # names that a message lists
 
 
 def nearest(value: object, valid: Iterable[object]) -> str | None:
     """The name among `valid` that is spelled most like `value`, or None when none is close."""
+    if len(str(value)) > LONGEST:
+        return None  # no name is like it, and to compare would take long
     names = [str(name) for name in valid]
     lowered = {name.lower(): name for name in reversed(names)}
     match = difflib.get_close_matches(str(value).lower(), list(lowered), n=1, cutoff=0.5)
@@ -24,7 +27,8 @@ def unknown_text(what: str, value: object, valid: Iterable[object]) -> str:
     close = nearest(value, names)
     hint = f" Did you mean {close!r}?" if close else ""
     listed = ", ".join(names[:MOST]) + (", ..." if len(names) > MOST else "")
-    return f"unknown {what} {str(value)!r}.{hint} Valid: {listed or 'none'}"
+    told = repr(str(value)[:LONGEST]) + "..." * (len(str(value)) > LONGEST)
+    return f"unknown {what} {told}.{hint} Valid: {listed or 'none'}"
 
 
 def unknown_name(what: str, value: object, valid: Iterable[object]) -> ValueError:

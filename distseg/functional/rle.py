@@ -19,7 +19,10 @@ Order = Literal["column", "row"]
 
 _NUMPY_ORDER: dict[str, Literal["F", "C"]] = {"column": "F", "row": "C"}
 _INTEGER = re.compile(r"[+-]?[0-9]+")
+_TOKEN = re.compile(r"\S+")
 _MAX_DIGITS = 18  # a longer number cannot be a pixel, and would overflow int64
+_ONE = rf"[+-]?[0-9]{{1,{_MAX_DIGITS - 1}}}"
+_INTEGERS = re.compile(rf"{_ONE}(?:\s+{_ONE})*+")
 
 
 def encode(
@@ -94,7 +97,7 @@ def _parse_runs(
     rle: str | float | None, num_pixels: int, base: int, empty: str
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Text -> checked 0-indexed (starts, ends), ends exclusive."""
-    numbers = np.array(_parse_integers(rle, empty), dtype=np.int64)
+    numbers = _parse_integers(rle, empty, num_pixels)
     if numbers.size % 2:
         raise ValueError(f"an RLE is pairs of start and length, but holds {numbers.size} numbers")
     starts, lengths = numbers[0::2] - base, numbers[1::2]
@@ -110,22 +113,32 @@ def _parse_runs(
     return starts, ends
 
 
-def _parse_integers(rle: str | float | None, empty: str) -> list[int]:
+def _parse_integers(rle: str | float | None, empty: str, num_pixels: int) -> NDArray[np.int64]:
     if rle is None or (isinstance(rle, float) and math.isnan(rle)):
-        return []
+        return np.zeros(0, np.int64)
     if not isinstance(rle, str):
-        raise ValueError(f"an RLE must be text, not {type(rle).__name__} {rle!r}")
+        raise ValueError(f"an RLE must be text, not {type(rle).__name__} {rle!r:.40}")
     text = rle.strip()
     if text == empty.strip():
-        return []
-    tokens = text.split()
-    for token in tokens:
-        # int() alone would let '1_0' and non-ASCII digits through
-        if not _INTEGER.fullmatch(token):
-            raise ValueError(f"an RLE holds whole numbers only, not {token[:40]!r}")
-        if len(token) > _MAX_DIGITS:
-            raise ValueError(f"the number {token[:20]}... in an RLE goes beyond every image")
-    return list(map(int, tokens))
+        return np.zeros(0, np.int64)
+    # Before the text becomes objects, which take many times its memory: at most one run a pixel.
+    if len(text) > 10_000 + 2 * num_pixels * (_MAX_DIGITS + 2):
+        raise ValueError(
+            f"an RLE of {len(text):,} characters holds more runs than the image pixels"
+        )
+    # int() alone would let '1_0' and non-ASCII digits through
+    if not _INTEGERS.fullmatch(text):
+        for token in _TOKEN.finditer(text):
+            if not _INTEGER.fullmatch(token[0]):
+                raise ValueError(f"an RLE holds whole numbers only, not {token[0][:40]!r}")
+            if len(token[0]) > _MAX_DIGITS:
+                raise ValueError(f"the number {token[0][:20]}... in an RLE goes beyond every image")
+    numbers = np.fromstring(text, dtype=np.int64, sep=" ")
+    if numbers.size > 2 * num_pixels:
+        raise ValueError(
+            f"an RLE of {numbers.size // 2:,} runs for an image of {num_pixels} pixels"
+        )
+    return numbers
 
 
 def _reject(bad: NDArray[np.bool_], starts: NDArray, lengths: NDArray, why: str) -> None:

@@ -129,7 +129,7 @@ def _rows(images: Images) -> list[Sample | ImagePixels]:
     """Each image as a row to predict."""
     if isinstance(images, str | os.PathLike):
         path = Path(images)
-        return list(image_samples(path)) if not path.is_file() else [image_sample(path)]
+        return list(image_samples(path)[0]) if not path.is_file() else [image_sample(path)]
     if isinstance(images, Mapping):
         return [_row(str(name), image) for name, image in images.items()]
     if isinstance(images, Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4):

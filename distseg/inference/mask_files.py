@@ -43,6 +43,11 @@ class MaskFiles:
                 self.write_row((*names, encode(plane)))
 
 
+def table_header(config: Config) -> tuple[str, ...]:
+    """The first line of the table of RLEs."""
+    return ("id", "class", "rle") if config.task == "multilabel" else ("id", "rle")
+
+
 @contextlib.contextmanager
 def mask_files(config: Config, folder: Path, rle_path: Path | None) -> Iterator[MaskFiles]:
     """Masks into `folder`, and with `rle_path` a table `id,rle` (`id,class,rle` with several
@@ -51,6 +56,5 @@ def mask_files(config: Config, folder: Path, rle_path: Path | None) -> Iterator[
     if rle_path is None:
         yield MaskFiles(config, folder, None)
         return
-    header = ("id", "class", "rle") if config.task == "multilabel" else ("id", "rle")
-    with table_writer(rle_path, header) as write_row:
+    with table_writer(rle_path, table_header(config)) as write_row:
         yield MaskFiles(config, folder, write_row)

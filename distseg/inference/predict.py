@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,11 +20,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from distseg.config.data import MAX_PIXELS
 from distseg.config.load import load_config
 from distseg.config.schema import Config
 from distseg.data.dataset import ImageFiles, ImagePixels
 from distseg.data.fit import Fit
-from distseg.data.formats.row import image_files
+from distseg.data.formats.row import image_files, locate
 from distseg.data.image_file import image_size
 from distseg.data.loader import canvas_batches
 from distseg.data.passed_over import left_out
@@ -33,16 +35,17 @@ from distseg.functional.combine import from_space, highest_only, to_space
 from distseg.functional.postprocess import to_masks
 from distseg.inference.forward import Predictor
 from distseg.inference.load import decode_batches, load_predictor
-from distseg.inference.mask_files import MaskSink, mask_files
-from distseg.records.errors import UserError
-from distseg.records.files import read_json
+from distseg.inference.mask_files import MaskSink, mask_files, table_header
+from distseg.inference.outputs import mark, refuse_overwriting
+from distseg.records.ensemble_record import read_ensemble
+from distseg.records.errors import Damaged, UserError, printable, printable_path
 from distseg.records.manifest import Manifest, Sample
 from distseg.records.paths import Run, final_ensemble, find_run
 
 logger = logging.getLogger(__name__)
 
-WAITING = 4  # batches between the device and the thread that writes: what bounds the memory
 NOTHING = -1e4  # the logit of a broken image's every class, under every threshold
+WAITING = 4  # batches between the device and the thread that writes: what bounds the memory
 
 Broken = list[tuple[str, str]]  # (id, reason) of images that could not be read
 
@@ -67,7 +70,12 @@ class LoadedEnsemble:
         record: dict[str, Any],
         accelerator: Accelerator | OneProcess,
     ) -> LoadedEnsemble:
-        """record: of ensemble.json, whose snapshots lie below `run_dir`."""
+        """record: of ensemble.json, whose snapshots lie below `run_dir`. UserError: a snapshot is
+        damaged, or that of another member."""
+        if len(record["rule"]["threshold"]) != config.num_outputs:
+            raise Damaged(
+                run_dir / "ensemble.json", f"its rule is not of {config.num_outputs} classes"
+            )
         channels_last = config.compute.channels_last
         weighted = [
             (
@@ -75,6 +83,7 @@ class LoadedEnsemble:
                 load_predictor(
                     [run_dir / path for path in member["snapshots"]],
                     accelerator.device, channels_last, accelerator.autocast,
+                    member=(re.split("[@#]", str(member["name"]))[0], member["fold"]),
                 ),
             )
             for member in record["members"]
@@ -164,7 +173,7 @@ def predict_images(
         for index, reason in zip(indices, reasons, strict=True):
             if reason:
                 broken.append((rows[index].id, reason))
-                logger.warning("%s: %s: gets an empty mask", rows[index].image, reason)
+                logger.warning("%s: gets an empty mask", reason)
     background.close()
     return broken
 
@@ -196,10 +205,18 @@ def logit_batches(
         ensemble.predictors, batches, images, workers, accelerator.device
     ):
         sizes = list(zip(facts["height"].tolist(), facts["width"].tolist(), strict=True))
-        arrays = [logits.cpu().numpy() for logits in ensemble.logits(canvases, sizes)]
+        arrays = [np.zeros(0, np.float32)] * len(indices)
+        if not all(facts["error"]):
+            arrays = [logits.cpu().numpy() for logits in ensemble.logits(canvases, sizes)]
         for place, reason in enumerate(facts["error"]):
-            if reason:
-                arrays[place] = np.full_like(arrays[place], NOTHING)
+            if reason:  # a view: a header that lies must not cost the memory that it claims
+                size = (config.num_outputs, *sizes[place])
+                arrays[place] = np.broadcast_to(np.float32(NOTHING), size)
+            elif np.isnan(arrays[place]).any():
+                raise UserError(
+                    f"{rows[indices[place]].id}: the ensemble gives logits that are no numbers "
+                    "(NaN): its training went astray, or a snapshot is damaged"
+                )
         yield indices, arrays, facts["error"]
 
 
@@ -226,7 +243,7 @@ def predict_test(
     `predict_images`."""
     run = Run(Path(run_dir))
     config = load_config(run.config)
-    record = final_ensemble(run) if round is None else read_json(run.ensemble(round))
+    record = final_ensemble(run) if round is None else read_ensemble(run.ensemble(round))
     accelerator = make_accelerator(config)
     samples = list(Manifest.read(run.data / "test.csv"))
     broken = predict_images(config, run.folder, record, samples, sink, accelerator, share)
@@ -239,19 +256,31 @@ def predict_folder(
     run_dir: Path, images_dir: Path, out_dir: Path, rle_path: Path | None = None
 ) -> Broken:
     """Masks of all images of a folder as PNG files, and an RLE table when asked; see
-    `mask_files`. All ranks: each takes its share. UserError: no images, or a table of several
-    ranks."""
+    `mask_files`. All ranks: each takes its share. Files that are no images of the folder (pipes,
+    links that leave it, names that no table can hold) get no mask; they come last in what is
+    returned.
+
+    UserError: no images, outputs that would overwrite something, or a table of several ranks."""
     run, config, record = open_ensemble(Path(run_dir))
-    samples = image_samples(Path(images_dir))
-    for line in left_out(Path(images_dir).absolute(), {sample.image for sample in samples}):
-        logger.warning("%s", line)
+    images_dir, out_dir = Path(images_dir), Path(out_dir)
+    samples, odd = image_samples(images_dir, config.data.max_pixels)
+    for line in left_out(images_dir.absolute(), {sample.image for sample in samples}):
+        logger.warning("%s", printable(line))
     accelerator = make_accelerator(config)
     if rle_path is not None and accelerator.num_processes > 1:
         raise UserError("--rle: one process writes the table; launch `distseg predict` alone")
     share = (accelerator.process_index, accelerator.num_processes)
     table = None if rle_path is None else Path(rle_path)
-    with mask_files(config, Path(out_dir), table) as sink:
-        return predict_images(config, run.folder, record, samples, sink, accelerator, share)
+    labels = config.classes if config.task == "multilabel" else []
+    names = [sample.id for sample in samples]
+    root = Path(config.data.root)
+    header = table_header(config)
+    refuse_overwriting(images_dir, root, names, out_dir, labels, table, header)
+    accelerator.wait_for_everyone()  # no rank may take another's masks for somebody else's
+    with mask_files(config, out_dir, table) as sink:
+        mark(out_dir, images_dir, run.folder)
+        broken = predict_images(config, run.folder, record, samples, sink, accelerator, share)
+    return broken + odd
 
 
 def open_ensemble(folder: Path) -> tuple[Run, Config, dict[str, Any]]:
@@ -265,15 +294,30 @@ def open_ensemble(folder: Path) -> tuple[Run, Config, dict[str, Any]]:
     return run, config, final_ensemble(run)
 
 
-def image_samples(folder: Path) -> list[Sample]:
-    """The images of a folder, by name; id: the file's stem. UserError for none, or a stem twice."""
-    return list(Manifest([image_sample(path) for path in image_files(folder, "--images")]))
+def image_samples(folder: Path, max_pixels: int = MAX_PIXELS) -> tuple[list[Sample], Broken]:
+    """(The images of a folder, by name. What looks like one and is none, and why; it is logged.)
+    UserError for none, or a stem twice."""
+    samples: list[Sample] = []
+    odd: Broken = []
+    for path in image_files(folder, "--images"):
+        problem = locate(path.parent, path.name)[1]
+        if not problem and not path.is_file():
+            problem = "is no file"
+        if problem:
+            odd.append((printable_path(path.name), printable(problem)))
+            logger.warning("%s: %s: gets no mask", *odd[-1])
+        else:
+            samples.append(image_sample(path, max_pixels))
+    if not samples:
+        name, problem = odd[0]
+        raise UserError(f"{folder}: no image here can be used (--images): {name}: {problem}")
+    return list(Manifest(samples)), odd
 
 
-def image_sample(path: Path) -> Sample:
+def image_sample(path: Path, max_pixels: int = MAX_PIXELS) -> Sample:
     """An image file as a row without a label: its id is the file's stem."""
     try:
-        height, width = image_size(path)
+        height, width = image_size(path, max_pixels)
     except UserError:
         height, width = 0, 0  # decoding will say what is wrong with it
     return Sample(path.stem, str(path), height=height, width=width)

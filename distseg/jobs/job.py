@@ -11,13 +11,12 @@ outside and one from inside:
   DISTSEG_RUN (the run folder) and DISTSEG_JOB (this start of the job). Whoever ends a job looks
   for the marks (`end_processes`, `end_leftovers`).
 - The driver itself may be killed. So a rank watches its parent and the driver, and leaves by
-  itself when one of them is gone (`watch_parent`).
+  itself when one of them is gone (`watch_parent`); a child of its own ends it where it cannot.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import sys
@@ -30,6 +29,15 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from distseg.jobs.guard import (
+    ORPHAN_GRACE_S,
+    die_with_parent,
+    guard,
+    leave,
+    send_signal,
+    status_of,
+    watch,
+)
 from distseg.records.files import atomic_write, read_lines
 from distseg.records.paths import RoundKey, Run, member_id
 
@@ -37,8 +45,7 @@ if TYPE_CHECKING:  # a rank imports this file first: it must be quick
     from distseg.jobs.hardware import Slot
 
 RUN_MARK, JOB_MARK, DRIVER_MARK = "DISTSEG_RUN", "DISTSEG_JOB", "DISTSEG_DRIVER_PID"
-ORPHAN_GRACE_S = 5.0  # what an orphaned rank gets for saving its state
-LAUNCHER = "accelerate.commands.launch"
+LAUNCHER = "distseg.jobs.launcher"
 # What accelerate and torch take a job's ranks and its training from: a job gets it from its
 # launcher alone. The shell may hold some of it, of a scheduler, of MPI or of a person's profile.
 SHELL_PREFIXES = (
@@ -50,7 +57,8 @@ SHELL_VARIABLES = (
     *("ROLE_RANK", "ROLE_WORLD_SIZE", "GROUP_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
     *("CROSS_RANK", "CROSS_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
 )
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
+# Where ranks listen for each other. torch's own choice is the interface of the host's name.
+INTERFACES, LOOPBACK = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), "lo"
 
 # Given to each launcher: without it, accelerate merges the user's own default YAML in silently.
 LAUNCH_YAML = """\
@@ -111,7 +119,8 @@ def measured_pace(
 
 
 def launch_command(job: Job, slot: Slot, config_file: Path) -> list[str]:
-    """The exact command of a job on a slot: `accelerate launch` where it has several ranks.
+    """The exact command of a job on a slot: where it has several ranks `accelerate launch`, by way
+    of `jobs/launcher.py`, which keeps their store to this machine.
 
     `--cpu --num_processes 2` would start one process; two CPU ranks are `--multi_gpu` with
     ACCELERATE_USE_CPU in the environment. Port 0: jobs never collide.
@@ -160,6 +169,8 @@ def launch_environment(slot: Slot, run: Run, mark: str) -> dict[str, str]:
         # Empty on a CPU slot: a job that was not given a GPU must not see one.
         "CUDA_VISIBLE_DEVICES": ",".join(slot.devices),
     }
+    # All ranks of a job are on one machine: nobody else need reach them.
+    environment |= {name: LOOPBACK for name in INTERFACES if name not in os.environ}
     if not slot.devices:
         # accelerate's own `--cpu` starts a single process, whatever --num_processes says.
         environment["ACCELERATE_USE_CPU"] = "true"
@@ -183,19 +194,7 @@ def find_processes(mark: str, value: str) -> list[psutil.Process]:
         with contextlib.suppress(psutil.Error, OSError):
             if process.pid != os.getpid() and process.environ().get(mark) == value:
                 found.append(process)
-    return [p for p in found if p.is_running() and _status(p) != psutil.STATUS_ZOMBIE]
-
-
-def _status(process: psutil.Process) -> str:
-    with contextlib.suppress(psutil.Error):
-        return process.status()
-    return psutil.STATUS_ZOMBIE
-
-
-def _signal(processes: Sequence[psutil.Process], number: signal.Signals) -> None:
-    for process in processes:
-        with contextlib.suppress(psutil.Error):
-            process.send_signal(number)
+    return [p for p in found if p.is_running() and status_of(p) != psutil.STATUS_ZOMBIE]
 
 
 def ranks_of(parent: int, launched: bool) -> list[psutil.Process]:
@@ -224,7 +223,7 @@ def _end(find: Callable[[], list[psutil.Process]], grace_s: float) -> int:
     while alive := find():
         if time.monotonic() >= deadline:
             killed |= {process.pid for process in alive}
-            _signal(alive, signal.SIGKILL)
+            send_signal(alive, signal.SIGKILL)
         time.sleep(0.05)
     return len(killed)
 
@@ -253,20 +252,6 @@ def _is_driven(process: psutil.Process) -> bool:
 
 
 # -- inside a job ---------------------------------------------------------------------------------
-
-
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
-
-
-def die_with_parent(number: signal.Signals = signal.SIGKILL) -> None:
-    """Ask the kernel to send `number` to this process when its parent dies.
-
-    Linux only; elsewhere nothing happens, and an orphan is found by its marks at the next start.
-    It is called between fork and exec, where a lock that another thread held stays locked for
-    ever: it must not import or log, so _LIBC is loaded beforehand.
-    """
-    if _LIBC is not None:
-        _LIBC.prctl(PR_SET_PDEATHSIG, int(number))
 
 
 def num_ranks(environment: Mapping[str, str] = os.environ) -> int:
@@ -306,25 +291,6 @@ def watch_parent(environment: Mapping[str, str] = os.environ) -> None:
     try:
         alive = [psutil.Process(pid) for pid in watched]
     except psutil.NoSuchProcess:  # gone before we asked: nothing is trained yet, nothing to save
-        _leave(0.0)
-    threading.Thread(target=_watch, args=(os.getppid(), alive), daemon=True).start()
-
-
-def _watch(parent: int, alive: Sequence[psutil.Process]) -> None:
-    """is_running compares start times too: a pid that was given again does not deceive it."""
-    while os.getppid() == parent and all(
-        p.is_running() and _status(p) != psutil.STATUS_ZOMBIE for p in alive
-    ):
-        time.sleep(0.5)
-    _leave(ORPHAN_GRACE_S)
-
-
-def _leave(grace_s: float) -> None:
-    """End this process: SIGTERM to itself, which saves the state, and SIGKILL after grace_s. The
-    children, loader processes, go first: nothing would end them afterwards."""
-    if grace_s:
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(grace_s)
-    with contextlib.suppress(psutil.Error):
-        _signal(psutil.Process().children(recursive=True), signal.SIGKILL)
-    os.kill(os.getpid(), signal.SIGKILL)
+        leave(0.0)
+    guard(alive)
+    threading.Thread(target=watch, args=(os.getppid(), alive), daemon=True).start()

@@ -12,11 +12,11 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+from distseg.jobs.guard import die_with_parent
 from distseg.jobs.hardware import Slot, machine_slot, num_cores
 from distseg.jobs.job import (
     JOB_MARK,
     Job,
-    die_with_parent,
     end_processes,
     launch_command,
     launch_environment,

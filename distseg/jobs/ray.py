@@ -28,8 +28,9 @@ from ray.util import list_named_actors
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distseg.config.schema import Config
+from distseg.jobs.guard import ORPHAN_GRACE_S
 from distseg.jobs.hardware import Slot, num_cores, visible_gpus
-from distseg.jobs.job import ORPHAN_GRACE_S, Job, end_leftovers, launch_command
+from distseg.jobs.job import Job, end_leftovers, launch_command
 from distseg.jobs.local import CommandBuilder, LocalExecutor
 from distseg.jobs.ray_nodes import ANSWER_S, Nodes, one_line
 from distseg.jobs.scheduler import Started

@@ -17,7 +17,8 @@ from distseg.jobs.failure import Failure, cause_in_log, how_it_ended, smaller_ba
 from distseg.jobs.hardware import Slot
 from distseg.jobs.job import Job, measured_pace, narrow
 from distseg.records.errors import UserError
-from distseg.records.files import read_json
+from distseg.records.files import read_json_or
+from distseg.records.finished_member import is_done
 from distseg.records.paths import Run, member_id
 
 POLL_S = 0.2  # between two looks at the jobs
@@ -186,7 +187,7 @@ class Scheduler:
         DONE counts, not the exit status: a launcher may fail after its ranks have finished.
         """
         job, seconds = started.job, round(time.monotonic() - started.since, 3)
-        todo = [m for m in job.members if not self.run.member(job.round, *m).done.is_file()]
+        todo = [m for m in job.members if not is_done(self.run.member(job.round, *m))]
         if not todo and (job.members or status == 0):
             self.run.log_event(
                 "job_done", job=job.label, round=job.round, members=_labels(job), seconds=seconds,
@@ -231,8 +232,8 @@ class Scheduler:
         """(the job to try again, or None; the failure): the retry rule.
 
         A node that is gone: again, and it does not count as an attempt. Out of memory: half the
-        micro-batch, twice the accumulation. The user's mistake: no retry. All else: again, from
-        the last saved state.
+        micro-batch, twice the accumulation. The user's mistake, or a file that is damaged: no
+        retry. All else: again, from the last saved state.
         """
         kind, message = self._cause(job, status, started)
         if kind == "node_lost":
@@ -241,7 +242,7 @@ class Scheduler:
         again: Job | None = job
         if kind == "out_of_memory":
             again = smaller_batch(job, self.config, started.slot.processes)
-        if kind == "user" or attempt > self.config.compute.retries:
+        if kind in ("user", "damaged") or attempt > self.config.compute.retries:
             again = None
         return again, Failure(job, kind, message, status, final=again is None)
 
@@ -252,7 +253,7 @@ class Scheduler:
             return started.handle.cause
         path = self.run.member(job.round, *job.members[0]).failure if job.members else None
         if path and path.is_file():
-            record = read_json(path)
+            record = read_json_or(path, {})
             return str(record.get("kind", "error")), str(record.get("message", ""))
         if status == 0:
             return "error", "the job ended without DONE"

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from distseg.config.data import InputConfig
-from distseg.config.member import COMPOSED, OWN_ENCODER, MemberConfig
+from distseg.config.member import COMPOSED, OWN_ENCODER, TIMM_OPTIONS, MemberConfig
 from distseg.functional.naming import nearest
 from distseg.models.composed import ComposedUnet
 from distseg.models.fcn import FCN
@@ -173,13 +173,14 @@ def check_encoder(name: str) -> None:
 
 def _options(member: MemberConfig) -> dict[str, Any]:
     """member.decoder by smp's names. What the architecture does not take is left to timm's
-    model where the encoder is one (drop_path_rate, dynamic_img_size, ...)."""
+    model where the encoder is one and the option is one of TIMM_OPTIONS: timm hands all else on,
+    also to what opens files."""
     options = dict(member.decoder)
     parameters = inspect.signature(_architecture(member.arch)).parameters
     if "attention" in options and "attention" not in parameters:
         options["decoder_attention_type"] = options.pop("attention")
     for key in options:
-        to_timm = member.encoder.startswith("tu-") and not key.startswith(("decoder_", "encoder_"))
+        to_timm = member.encoder.startswith("tu-") and key in TIMM_OPTIONS
         if key in RESERVED or (key not in parameters and not to_timm):
             raise _unknown_option(member, key)
     return options
@@ -192,6 +193,7 @@ def _unknown_option(member: MemberConfig, key: str) -> UserError:
     valid = [n for n, p in parameters.items() if n not in RESERVED and p.kind != p.VAR_KEYWORD]
     if "decoder_attention_type" in valid:
         valid.append("attention")
+    valid += sorted(TIMM_OPTIONS) if member.encoder.startswith("tu-") else []
     where = f"decoder.{key} (value {member.decoder[key]!r}): "
     return unknown(f"option of {member.arch}", key, valid, where)
 

@@ -7,10 +7,13 @@ that belongs to it, and is renamed into place last, so that it always points at 
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +22,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from distseg.records.errors import UserError
-from distseg.records.files import (
-    atomic_write,
-    read_json,
-    temporary_name,
-    write_json,
-)
+from distseg.records.errors import Damaged, UserError, shown
+from distseg.records.files import atomic_write, parsing, sync_folder, whole_file, write_json
 
 StateDict = dict[str, Tensor]
+DIGEST = "sha256"  # where the metadata of a file, or state.json, keep the hash of the rest
 
 
 def clean_state_dict(model: nn.Module) -> StateDict:
@@ -49,12 +48,55 @@ def save_snapshot(path: Path, state_dict: Mapping[str, Tensor], record: Mapping[
 
 def load_snapshot(path: Path) -> tuple[StateDict, dict[str, Any]]:
     """(weights in CPU memory, record). UserError when the file is missing or damaged."""
+    advice = "remove it, and `distseg run` trains the member again"
+    with _open_tensors(path, advice) as file, parsing(path, advice):
+        metadata = file.metadata() or {}
+        record = json.loads(metadata["record"])
+        if not isinstance(record, dict):
+            raise Damaged(path, "its record is no mapping", advice)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    _check_digest(path, tensors, metadata, advice)
+    if bad := [n for n, t in tensors.items() if not torch.isfinite(t).all()]:
+        raise Damaged(path, f"the weights {bad[0]} are not finite", advice)
+    return tensors, record
+
+
+@contextlib.contextmanager
+def _open_tensors(path: Path, advice: str) -> Iterator[Any]:
+    """An open safetensors file. UserError: it is not there, may not be read or is damaged."""
     try:
-        with safe_open(str(path), framework="pt") as file:
-            record = json.loads((file.metadata() or {})["record"])
-            return {name: file.get_tensor(name) for name in file.keys()}, record  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: not a snapshot that can be read: {error}") from None
+        with path.open("rb"):  # safetensors says "No such file" whatever is wrong
+            pass
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        file = safe_open(str(path), framework="pt")
+    except (OSError, SafetensorError, ValueError) as error:
+        raise Damaged(path, " ".join(str(error).split()), advice) from None
+    with file:
+        yield file
+
+
+def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """SHA-256 of what a file holds: its metadata, and the name, type, shape and bytes of each
+    tensor, in the order of the names."""
+    digest = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        if tensor.numel():
+            digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _check_digest(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], advice: str
+) -> None:
+    """Damaged: the file holds something else than what was written. Files without a digest come
+    from a version that wrote none."""
+    rest = {key: value for key, value in metadata.items() if key != DIGEST}
+    if DIGEST in metadata and metadata[DIGEST] != _digest(tensors, rest):
+        raise Damaged(path, "its checksum says that other bytes were written", advice)
 
 
 def average_states(states: Sequence[Mapping[str, Tensor]]) -> StateDict:
@@ -93,18 +135,28 @@ def save_state(
     """
     folder.mkdir(parents=True, exist_ok=True)
     current = folder / "state.json"
-    number = read_json(current)["number"] + 1 if current.is_file() else 0
+    number = _next_number(folder)
     tensors: StateDict = {}
     structure = _encode(tree, tensors)
     name = f"tensors_{number}.safetensors"
     _write_tensors(folder / name, tensors)
     state = {"number": number, "tensors": name, "record": record, "tree": structure}
-    atomic_write(current, json.dumps(state))
-    _sync_folder(folder)
+    atomic_write(current, json.dumps({**state, DIGEST: _text_digest(state)}))
+    sync_folder(folder)
     for pattern in ("*tensors_*", "*shard_*", ".state.json.*.tmp"):
         for stale in folder.glob(pattern):
             if stale.name not in (name, *shards):  # the previous state, or what a kill left behind
                 stale.unlink(missing_ok=True)
+
+
+def _next_number(folder: Path) -> int:
+    """One more than that of any file of tensors here: no state's file is written over."""
+    names = (path.stem.removeprefix("tensors_") for path in folder.glob("tensors_*.safetensors"))
+    return max((int(name) for name in names if name.isdigit()), default=-1) + 1
+
+
+def _text_digest(state: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
 
 def has_state(folder: Path) -> bool:
@@ -114,13 +166,32 @@ def has_state(folder: Path) -> bool:
 
 def load_state(folder: Path) -> tuple[Any, dict[str, Any]] | None:
     """(tree, record) as saved, or None when there is none. Tensors are in CPU memory: each
-    rank's load_state_dict() moves them to its own device."""
+    rank's load_state_dict() moves them to its own device. Damaged: it is not what was saved."""
     if not has_state(folder):
         return None
-    state = read_json(folder / "state.json")
-    with safe_open(str(folder / state["tensors"]), framework="pt") as file:
-        tree = _decode(state["tree"], file)
-    return tree, state["record"]
+    path, advice = folder / "state.json", _state_advice(folder)
+    with parsing(path, advice):
+        state = json.loads(path.read_bytes())
+        saved = state.pop(DIGEST, None)
+        if saved not in (None, _text_digest(state)):
+            raise Damaged(path, "its checksum says that other bytes were written", advice)
+        name = str(state["tensors"])
+        if Path(name).name != name:
+            raise Damaged(path, f"its tensors {shown(name)} lie elsewhere", advice)
+        return _read_tree(folder / name, state["tree"], advice), state["record"]
+
+
+def _state_advice(folder: Path) -> str:
+    return f"remove the folder {folder}, and the member starts anew"
+
+
+def _read_tree(path: Path, structure: Any, advice: str) -> Any:
+    """What `_encode` made `structure` of; None: it lies in the file's own metadata."""
+    with _open_tensors(path, advice) as file, parsing(path, advice):
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        _check_digest(path, tensors, metadata, advice)
+        return _decode(json.loads(metadata["tree"]) if structure is None else structure, tensors)
 
 
 def save_shard(path: Path, tree: Any) -> None:
@@ -131,14 +202,14 @@ def save_shard(path: Path, tree: Any) -> None:
 
 
 def load_shard(path: Path) -> Any:
-    """Read the tree that save_shard() has written; its tensors are in CPU memory."""
-    with safe_open(str(path), framework="pt") as file:
-        return _decode(json.loads(file.metadata()["tree"]), file)
+    """Read the tree that save_shard() has written; its tensors are in CPU memory. Damaged: it is
+    not what was saved."""
+    return _read_tree(path, None, _state_advice(path.parent))
 
 
 def _write_tensors(path: Path, tensors: StateDict, metadata: dict[str, str] | None = None) -> None:
-    """Write contiguous CPU copies where needed, flush to disk, rename into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write contiguous CPU copies where needed, and their digest, flush to disk, rename into
+    place."""
     ready: StateDict = {}
     storages: set[int] = set()
     for name, tensor in tensors.items():
@@ -148,20 +219,17 @@ def _write_tensors(path: Path, tensors: StateDict, metadata: dict[str, str] | No
             plain = plain.clone()  # tied weights and views: safetensors takes neither
         storages.add(plain.untyped_storage().data_ptr())
         ready[name] = plain
-    temporary = temporary_name(path)
-    save_file(ready, str(temporary), metadata)
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Flush the renames in `folder` to disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    signed = {**(metadata or {}), DIGEST: _digest(ready, metadata or {})}
+    with whole_file(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # by the umask; safetensors' own file is its owner's alone
+        try:
+            save_file(ready, str(temporary), signed)
+        except SafetensorError as error:  # its form of an OSError, without a number
+            raise OSError(errno.EIO, " ".join(str(error).split()), str(path)) from None
+        with temporary.open("rb") as file:
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
 
 
 # What JSON has no form for is an object with one of these keys: ~tensor (name, with `stride`
@@ -195,14 +263,14 @@ def _encode(node: Any, tensors: StateDict) -> Any:
     raise TypeError(f"a state cannot hold {type(node).__name__}")
 
 
-def _decode(node: Any, file: Any) -> Any:
-    """The tree that _encode() was given; `file` is the open safetensors file."""
+def _decode(node: Any, tensors: StateDict) -> Any:
+    """The tree that _encode() was given."""
     if isinstance(node, list):
-        return [_decode(item, file) for item in node]
+        return [_decode(item, tensors) for item in node]
     if not isinstance(node, dict):
         return node
     if "~tensor" in node:
-        tensor = file.get_tensor(node["~tensor"])
+        tensor = tensors[node["~tensor"]]
         if "stride" not in node:
             return tensor
         strided = torch.empty_strided(tensor.shape, node["stride"], dtype=tensor.dtype)
@@ -210,9 +278,12 @@ def _decode(node: Any, file: Any) -> Any:
     if "~float" in node:
         return float(node["~float"])
     if "~dtype" in node:
-        return getattr(torch, node["~dtype"])
+        dtype = getattr(torch, node["~dtype"])
+        if not isinstance(dtype, torch.dtype):
+            raise ValueError(f"{node['~dtype']} is no dtype")
+        return dtype
     if "~tuple" in node:
-        return tuple(_decode(item, file) for item in node["~tuple"])
+        return tuple(_decode(item, tensors) for item in node["~tuple"])
     if "~dict" in node:
-        return {_decode(key, file): _decode(value, file) for key, value in node["~dict"]}
-    return {key: _decode(value, file) for key, value in node.items()}
+        return {_decode(key, tensors): _decode(value, tensors) for key, value in node["~dict"]}
+    return {key: _decode(value, tensors) for key, value in node.items()}

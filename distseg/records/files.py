@@ -7,27 +7,86 @@ that was there before, or the new one; for a folder that is replaced see `put_fo
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
+from io import BufferedReader, TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from distseg.functional.naming import nearest
+from distseg.records.errors import MAKE_AGAIN, Damaged, UserError
 
 
 def atomic_write(path: Path, data: str | bytes) -> None:
     """Write a temporary file beside `path`, flush it to disk, and rename it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_name(path)
     payload = data.encode() if isinstance(data, str) else data
-    with temporary.open("wb") as file:
+    with whole_file(path) as temporary, temporary.open("wb") as file:
         file.write(payload)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`; the file that the block makes there becomes `path` when the
+    block ends. When it raises, `path` is as it was before and nothing else is left; an error of
+    the disk names `path`."""
+    temporary = temporary_name(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        temporary.replace(path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary)):
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
+
+
+@overload
+def open_regular(path: Path) -> BufferedReader: ...
+@overload
+def open_regular(path: Path, *, newline: str, encoding: str) -> TextIOWrapper: ...
+def open_regular(
+    path: Path, *, newline: str | None = None, encoding: str | None = None
+) -> BufferedReader | TextIOWrapper:
+    """A file, open for reading: bytes, or text with an `encoding`. OSError (EINVAL) for a pipe, a
+    device or a socket: reading one could wait for ever, or never come to an end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
+        if kind != stat.S_IFREG:
+            if kind == stat.S_IFDIR:
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+            raise OSError(errno.EINVAL, f"is a {_KINDS.get(kind, 'thing')}, not a file", str(path))
+        if encoding is None:
+            return os.fdopen(descriptor, "rb")
+        return os.fdopen(descriptor, newline=newline, encoding=encoding)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+_KINDS = {
+    stat.S_IFIFO: "pipe",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFCHR: "device",
+    stat.S_IFBLK: "device",
+}
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush the names in a folder to disk: a rename alone may be lost when the power fails."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def temporary_name(path: Path) -> Path:
@@ -70,9 +129,40 @@ def write_json(path: Path, record: Any) -> None:
     atomic_write(path, json.dumps(record, indent=2, sort_keys=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """The record of a file that `write_json` wrote."""
-    return json.loads(path.read_text(encoding="utf-8"))
+def read_json(path: Path, *keys: str) -> Any:
+    """The record of a file that `write_json` wrote. Damaged: it is no JSON, or no mapping with
+    these keys."""
+    with parsing(path):
+        if path.is_dir():
+            raise Damaged(path, "it is a folder")
+        record = json.loads(path.read_bytes().decode("utf-8"))
+        if missing := [key for key in keys if key not in record]:
+            raise Damaged(path, f"it has no {missing[0]!r}")
+        return record
+
+
+def read_json_or(path: Path, default: Any) -> Any:
+    """`read_json` of a record that one can do without: `default` where it is missing, damaged or
+    of another type."""
+    try:
+        record = read_json(path)
+    except (UserError, FileNotFoundError):
+        return default
+    return record if isinstance(record, type(default)) else default
+
+
+@contextlib.contextmanager
+def parsing(path: Path, advice: str = MAKE_AGAIN) -> Iterator[None]:
+    """Within the block, what a file of a run that was damaged (or made by somebody else) makes its
+    reader raise becomes Damaged. OSErrors pass: they name the file, and may go away."""
+    try:
+        yield
+    except UserError:
+        raise
+    except KeyError as error:
+        raise Damaged(path, f"it has no {error}", advice) from None
+    except (ValueError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as e:
+        raise Damaged(path, " ".join(str(e).split())[:200] or type(e).__name__, advice) from None
 
 
 def append_line(path: Path, record: Mapping[str, Any]) -> None:
@@ -80,27 +170,52 @@ def append_line(path: Path, record: Mapping[str, Any]) -> None:
     do not mix. Each file is written on one machine: NFS promises this for no other."""
     path.parent.mkdir(parents=True, exist_ok=True)
     line = (json.dumps(record) + "\n").encode()
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
     try:
-        os.write(descriptor, line)
+        size = os.fstat(descriptor).st_size
+        whole = not size or os.pread(descriptor, 1, size - 1) == b"\n"
+        # after the half line of a kill a new one begins: else both would be lost
+        written = os.write(descriptor, line if whole else b"\n" + line)
+        if written < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         os.close(descriptor)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON lines of a file; a half line at the end (a kill while writing) is left out."""
+    """The JSON lines of a file; what is no whole line (a kill while writing, a damaged disk) is
+    left out, see `num_broken_lines`."""
+    return [line for line in _lines(path) if line is not None]
+
+
+def num_broken_lines(path: Path) -> int:
+    """Lines of a file of JSON lines that `read_lines` leaves out."""
+    return sum(line is None for line in _lines(path))
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any] | None]:
+    """The record of each line that is not blank; None for a broken one."""
     if not path.is_file():
-        return []
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            records.append(json.loads(line))
-    return records
+        return
+    for line in path.read_bytes().split(b"\n"):
+        if line.strip():
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
+                record = None
+            yield record if isinstance(record, dict) else None
 
 
 def mark_done(path: Path, record: Mapping[str, Any]) -> None:
-    """Write the file that says that a folder is whole: last, and by rename."""
+    """Write the file that says that a folder is whole: last, and by rename. Names in the folder
+    reach the disk before it, and it reaches the disk before this returns: when the power fails,
+    there is no such file without what it speaks of."""
+    for folder in (path.parent, *(p for p in path.parent.iterdir() if p.is_dir())):
+        sync_folder(folder)
     write_json(path, record)
+    sync_folder(path.parent)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ the snapshots (`inference/load.py`) opens them by their paths.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distseg.records.files import read_json
+from distseg.records.errors import UserError
+from distseg.records.files import parsing, read_json, read_json_or
 from distseg.records.manifest import Sample
 from distseg.records.paths import MemberPaths, RoundKey, Run
 from distseg.records.predictions import Predictions
@@ -26,6 +27,49 @@ KINDS = ("tta", "plain")  # with and without test-time augmentation
 
 class UnusableMember(Exception):
     """Why a member can neither be in an ensemble nor teach; the text is for a person to read."""
+
+
+OWN_FILES = ("oof/index.csv", "oof/logits.f16", "oof_scores.json")  # beside the snapshots
+
+
+def is_done(paths: MemberPaths) -> bool:
+    """Whether a member has finished, and nothing that it has left is lost; see `loss_of`."""
+    return paths.done.is_file() and not loss_of(paths)
+
+
+def loss_of(paths: MemberPaths) -> str:
+    """What a finished member has lost since, for a person to read; "" for nothing, and for a
+    member that has not finished. Looks at names and sizes: checksums are for those who read."""
+    if not paths.done.is_file():
+        return ""
+    try:
+        done = read_json(paths.done)
+        with parsing(paths.done):
+            if lost := lost_files(paths, done):
+                return f"{paths.folder / lost[0]}: is lost, or has another size than it had"
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def lost_files(paths: MemberPaths, done: Mapping[str, Any]) -> list[str]:
+    """Files that DONE speaks of which are missing or of another size, by name in the folder."""
+    sizes: dict[str, int | None] = {f"snapshots/{name}": None for name in done.get("snapshots", [])}
+    sizes |= dict.fromkeys(OWN_FILES, None) if sizes else {}
+    sizes |= done.get("files", {})
+    return [name for name, size in sizes.items() if not _is_there(paths.folder / name, size)]
+
+
+def file_sizes(paths: MemberPaths, snapshots: Iterable[str]) -> dict[str, int]:
+    """Bytes of each file that a finished member leaves; what `lost_files` compares with."""
+    names = [*(f"snapshots/{name}" for name in snapshots), *OWN_FILES]
+    apart = sorted(paths.oof_snapshots.rglob("*")) if paths.oof_snapshots.is_dir() else []
+    names += [path.relative_to(paths.folder).as_posix() for path in apart if path.is_file()]
+    return {name: (paths.folder / name).stat().st_size for name in names}
+
+
+def _is_there(path: Path, size: int | None) -> bool:
+    return path.is_file() and size in (None, path.stat().st_size)
 
 
 @dataclass(frozen=True)
@@ -111,6 +155,7 @@ class FinishedMember:
     def _read(self, folder: Path) -> Predictions:
         with _reasons():
             predictions = Predictions(folder)
+            predictions.check()
             _check_shapes(predictions, self.rows, self.num_outputs)
             return predictions
 
@@ -137,7 +182,7 @@ def _reasons() -> Iterator[None]:
 def _why_not_done(paths: MemberPaths) -> str:
     if not paths.failure.is_file():
         return "it has not finished"
-    failure = read_json(paths.failure)
+    failure = read_json_or(paths.failure, {})
     return f"it failed ({failure.get('kind', 'error')}): {failure.get('message', '')}"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -115,11 +117,38 @@ class Manifest(Sequence[Sample]):
         """CSV with the columns of `Sample`, written atomically."""
         write_table(path, COLUMNS, map(_cells, self.samples))
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the rows, which a record keeps to notice a change of the file."""
+        text = json.dumps([list(map(str, _cells(sample))) for sample in self.samples])
+        return hashlib.sha256(text.encode()).hexdigest()
+
     @classmethod
     def read(cls, path: Path) -> Manifest:
         """Read a CSV that `write` made, or that a person edited. UserError names the bad row."""
         needed = [name for name in COLUMNS if name not in _OPTIONAL]
         return cls([_sample(path, line, cells) for line, cells in read_table(path, needed)])
+
+
+def is_manifest(path: Path) -> bool:
+    """Whether a file can be read as a Manifest."""
+    try:
+        Manifest.read(path)
+    except UserError:
+        return False
+    return True
+
+
+def table_problem(path: Path, digest: str | None) -> str:
+    """Why a Manifest on disk is not the one that was written; "" where it is. digest: that of the
+    one that was written; None where it is not known."""
+    if not path.is_file():
+        return f"{path}: lost"
+    try:
+        found = Manifest.read(path).digest
+    except UserError as error:
+        return str(error)
+    return "" if digest in (None, found) else f"{path}: other rows than when it was written"
 
 
 def pair_folds(folds: Sequence[int]) -> dict[int, tuple[int, int]]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from distseg.functional.metrics import per_image
 from distseg.records.errors import UserError
+from distseg.records.files import parsing
 from distseg.records.manifest import Manifest
 from distseg.records.tables import read_rows, write_table
 
@@ -46,7 +47,16 @@ def read_counts(path: Path) -> dict[str, NDArray[np.int64]]:
             f"{path}: no out-of-fold counts here; remove the ensemble.json beside it, and "
             "`distseg run` makes both again"
         )
-    return {
-        row["id"]: np.array([[int(v) for v in row[key].split()] for key in COUNTS]).T
-        for row in read_rows(path)
-    }
+    with parsing(path, "remove it and the ensemble.json beside it; `distseg run` makes both again"):
+        return {
+            row["id"]: np.array([[int(v) for v in row[key].split()] for key in COUNTS]).T
+            for row in read_rows(path)
+        }
+
+
+def is_table(path: Path) -> bool:
+    """Whether `read_counts` can read a file."""
+    try:
+        return bool(read_counts(path))
+    except UserError:
+        return False

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distseg.records.ensemble_record import read_ensemble
 from distseg.records.errors import UserError
-from distseg.records.files import append_line, read_json
+from distseg.records.files import append_line
 
 RUN_FOLDER, SWEEP_FOLDER = "runs/{name}", "runs/{name}-tune"  # without --out
 
@@ -264,6 +265,5 @@ def rounds_on_disk(run: Run) -> Iterator[int]:
 def final_ensemble(run: Run) -> dict[str, Any]:
     """The record of the ensemble that makes the submission. UserError: there is none yet."""
     if not run.final.is_file():
-        raise UserError(f"{run.folder}: no ensemble yet; `distseg run` makes it")
-    record: dict[str, Any] = read_json(run.final)
-    return record
+        raise UserError(f"{run.final}: no ensemble yet; `distseg run` makes it")
+    return read_ensemble(run.final)

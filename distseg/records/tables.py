@@ -8,12 +8,13 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from distseg.records.errors import UserError
-from distseg.records.files import temporary_name
+from distseg.records.errors import Damaged, UserError
+from distseg.records.files import open_regular, whole_file
 
-MAX_CELL = 1 << 30  # characters: one RLE of a large mask exceeds the 128 kB of Python's csv
+MAX_CELL = 1 << 26  # characters: one RLE of a large mask exceeds the 128 kB of Python's csv
+MAX_CELLS = 10_000  # of a line
 WriteRow = Callable[[Sequence[object]], Any]
 
 
@@ -28,11 +29,11 @@ def read_cells(path: Path, separators: str = ",") -> Iterator[tuple[int, list[st
     csv.field_size_limit(MAX_CELL)
     reader = None
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            start = file.readline()
+        with open_regular(path, newline="", encoding="utf-8-sig") as file:
+            start = file.readline(MAX_CELL)
             file.seek(0)
             separator = next((mark for mark in separators if mark in start), separators[0])
-            reader = csv.reader(file, delimiter=separator, strict=True)
+            reader = csv.reader(_bounded(file, separator), delimiter=separator, strict=True)
             yield from ((reader.line_num, cells) for cells in reader if cells)
     except UnicodeDecodeError:
         raise UserError(f"{path}: cannot be read as a table: it is no text in UTF-8") from None
@@ -41,6 +42,17 @@ def read_cells(path: Path, separators: str = ",") -> Iterator[tuple[int, list[st
         raise UserError(f"{path}, line {line}: cannot be read as a table: {error}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _bounded(file: TextIO, separator: str) -> Iterator[str]:
+    """The lines of a table; csv.Error for one that is larger than any table's, before it is a list
+    of cells, which takes many times its memory."""
+    while line := file.readline(MAX_CELL + 1):
+        if len(line) > MAX_CELL:
+            raise csv.Error(f"it is longer than {MAX_CELL:,} characters")
+        if (found := line.count(separator)) >= MAX_CELLS:
+            raise csv.Error(f"it has {found + 1:,} cells; at most {MAX_CELLS:,} are read")
+        yield line
 
 
 def read_table(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str | None]]]:
@@ -59,12 +71,24 @@ def read_table(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[s
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a table that distseg wrote, by column; [] where there is no such file."""
+    """The rows of a table that distseg wrote, by column; [] where there is no such file. Damaged:
+    it is empty, no table, or a line has too few cells."""
     if not path.is_file():
         return []
-    csv.field_size_limit(MAX_CELL)
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    try:
+        rows = list(read_table(path, ()))
+    except Damaged:
+        raise
+    except UserError as error:
+        raise Damaged(path, str(error).removeprefix(f"{path}")[2:]) from None
+    if not rows and not path.stat().st_size:
+        raise Damaged(path, "it is empty")
+    found = []
+    for line, cells in rows:
+        if None in cells.values():
+            raise Damaged(path, f"line {line} ends too early")
+        found.append({name: cell or "" for name, cell in cells.items()})
+    return found
 
 
 @contextlib.contextmanager
@@ -75,20 +99,16 @@ def table_writer(path: Path, header: Sequence[object], separator: str = ",") -> 
     block raises, `path` is as it was before. Lines end with a line feed on every system. An empty
     `header` writes none.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_name(path)
-    try:
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, delimiter=separator, lineterminator="\n")
-            if header:
-                writer.writerow(header)
-            yield writer.writerow
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    temporary.replace(path)
+    with (
+        whole_file(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.writer(file, delimiter=separator, lineterminator="\n")
+        if header:
+            writer.writerow(header)
+        yield writer.writerow
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_table(path: Path, header: Sequence[object], rows: Iterable[Sequence[object]]) -> None:

@@ -16,6 +16,7 @@ from distseg.data.cache import Cache
 from distseg.data.prepare import open_cache
 from distseg.functional.agreement import ScoredImage
 from distseg.functional.drawing import draw
+from distseg.records.files import parsing
 from distseg.records.oof_table import read_counts
 from distseg.records.paths import Run
 from distseg.records.tables import read_rows
@@ -48,11 +49,13 @@ def pictures(
     Median and best are of images with an object, as an empty image that stays empty shows nothing.
     An image stands in one group only.
     """
-    rows = read_rows(run.oof_table(record["round"]))
+    table = run.oof_table(record["round"])
+    rows = read_rows(table)
     if not rows:
         return []
-    rows.sort(key=lambda row: (float(row["score"]), row["id"]))
-    full = [row for row in rows if any(map(int, row["truth"].split()))] or rows
+    with parsing(table):
+        rows.sort(key=lambda row: (float(row["score"]), row["id"]))
+        full = [row for row in rows if any(map(int, row["truth"].split()))] or rows
     middle = max(0, len(full) // 2 - 2)
     groups = {"worst": rows[:4], "median": full[middle : middle + 4], "best": full[-4:]}
     groups = {"by score": rows} if len(rows) <= MOST else groups

@@ -8,10 +8,11 @@ from typing import Any
 
 from distseg.config.schema import Config
 from distseg.functional.verdict import beaten_by
+from distseg.records.ensemble_record import is_whole, read_ensemble
 from distseg.records.errors import UserError
 from distseg.records.files import (
     atomic_write,
-    read_json,
+    read_json_or,
     read_lines,
     write_json,
 )
@@ -58,13 +59,16 @@ def write_report(
         "members": member_curves(config, run, manifest),
         "prediction": None,
         "seconds": stage_seconds(read_lines(run.ledger)),
-        "hardware": read_json(run.env) if run.env.is_file() else {},
+        "hardware": read_json_or(run.env, {}),
         **(extra or {}),
     }
     try:
         measured, problem = measure(config, run, record, scored_of), ""
         record["images"] = measured.record(config.classes)
-    except UserError as error:  # such as out-of-fold logits that were removed to save disk
+    except (
+        UserError,
+        OSError,
+    ) as error:  # such as out-of-fold logits that were removed to save disk
         measured, problem = Measured([]), str(error)
         record["images"] = None
     write_json(run.report_json, record)
@@ -81,9 +85,9 @@ def round_records(config: Config, run: Run) -> list[dict[str, Any]]:
     """Score, standard error and selection of each round; of all rounds together last."""
     records = []
     for key in [*range(len(config.rounds)), ALL_ROUNDS]:
-        if not run.ensemble(key).is_file():
+        if not is_whole(run.ensemble(key)):
             continue
-        one = read_json(run.ensemble(key))
+        one = read_ensemble(run.ensemble(key))
         final = one["scores"]["final"]
         record = {"round": key, "flag": one["flag"]}
         record |= {
@@ -112,10 +116,14 @@ def selection_record(config: Config, run: Run, number: int) -> dict[str, dict[st
 def data_record(run: Run, manifest: Manifest) -> dict[str, Any]:
     """Counts of rows: statistics.json, per fold, and what is wrong in quarantine.csv."""
     path = run.data / "statistics.json"
-    statistics = read_json(path) if path.is_file() else {}
-    statistics.pop("key", None)
+    statistics = read_json_or(path, {})
+    for key in ("key", "digests"):
+        statistics.pop(key, None)
     sizes = Counter(f"{s.height}x{s.width}" for s in manifest)
-    quarantine = read_rows(run.data / "quarantine.csv")
+    try:
+        quarantine = read_rows(run.data / "quarantine.csv")
+    except UserError as error:  # the rest of the report does not need it
+        quarantine = [{"id": "", "file": "quarantine.csv", "reason": str(error)}]
     return {
         "train": len(manifest),
         **statistics,
@@ -130,9 +138,9 @@ def member_curves(config: Config, run: Run, manifest: Manifest) -> dict[str, dic
     """Each trained member's epochs: `curve` has [epoch, loss, score or null] rows."""
     members = {}
     for label, paths in trained_members(config, run, manifest).items():
-        rows = read_lines(paths.metrics)
+        rows = epochs_of(paths)
         scores = [row["score"] for row in rows if row.get("score") is not None]
-        done = read_json(paths.done) if paths.done.is_file() else {}
+        done = read_json_or(paths.done, {})
         members[label] = {
             "epochs": len(rows),
             "loss": rows[-1].get("loss"),
@@ -146,6 +154,20 @@ def member_curves(config: Config, run: Run, manifest: Manifest) -> dict[str, dic
     return members
 
 
+def epochs_of(paths: MemberPaths) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl that say which epoch they are of, and numbers only: it may be
+    damaged."""
+    rows = [row for row in read_lines(paths.metrics) if isinstance(row.get("epoch"), int)]
+    return [
+        {
+            key: value
+            for key, value in row.items()
+            if value is None or isinstance(value, int | float | list)
+        }
+        for row in rows
+    ]
+
+
 def trained_members(config: Config, run: Run, manifest: Manifest) -> dict[str, MemberPaths]:
     """The members that have trained an epoch, by the name that the report calls them."""
     several = len(config.rounds) > 1
@@ -157,7 +179,7 @@ def trained_members(config: Config, run: Run, manifest: Manifest) -> dict[str, M
     found = {}
     for number, name, fold in planned:
         paths = run.member(number, name, fold)
-        if read_lines(paths.metrics):
+        if epochs_of(paths):
             label = member_id(name, fold)
             found[f"{label}@{number}" if several else label] = paths
     return found
@@ -171,9 +193,9 @@ def epoch_rows(
     """
     members = {}
     for label, paths in trained_members(config, run, manifest).items():
-        done = read_json(paths.done) if paths.done.is_file() else {}
+        done = read_json_or(paths.done, {})
         kept, seen = set(done.get("snapshots", [])), Counter[int]()
-        rows, before = read_lines(paths.metrics), dict[str, Any]()
+        rows, before = epochs_of(paths), dict[str, Any]()
         for row in rows:
             stage = int(row.get("stage", 0))
             seen[stage] += 1

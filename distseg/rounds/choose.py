@@ -9,7 +9,8 @@ import numpy as np
 from distseg.config.schema import Config
 from distseg.functional.bootstrap import standard_error_of_gain
 from distseg.functional.metrics import TIE, summarize
-from distseg.records.files import read_json, write_json
+from distseg.records.ensemble_record import read_ensemble
+from distseg.records.files import read_json_or, write_json
 from distseg.records.oof_table import read_counts
 from distseg.records.paths import ALL_ROUNDS, Run
 
@@ -28,11 +29,11 @@ def gain(run: Run, config: Config, round: int) -> tuple[float, float]:
 def choose_final(run: Run, round: int) -> dict[str, Any]:
     """The record of the ensemble that makes the submission, written to `run.final`: that of the
     last round, or of all rounds where that scores higher out of fold."""
-    chosen = read_json(run.ensemble(round))
+    chosen = read_ensemble(run.ensemble(round))
     if round and run.ensemble(ALL_ROUNDS).is_file():
-        together = read_json(run.ensemble(ALL_ROUNDS))
+        together = read_ensemble(run.ensemble(ALL_ROUNDS))
         if together["scores"]["final"]["score"] > chosen["scores"]["final"]["score"] + TIE:
             chosen = together
-    if not run.final.is_file() or read_json(run.final) != chosen:
+    if read_json_or(run.final, {}) != chosen:
         write_json(run.final, chosen)
     return dict(chosen)

@@ -20,7 +20,7 @@ from distseg.config.training import RoundConfig
 from distseg.functional.rle import encode
 from distseg.functional.statistics import STATISTICS, image_statistics
 from distseg.records.errors import UserError
-from distseg.records.files import whole_folder, write_json
+from distseg.records.files import parsing, whole_folder, write_json
 from distseg.records.predictions import PredictionsWriter, merge
 from distseg.records.tables import WriteRow, read_rows, table_writer, write_table
 
@@ -97,10 +97,11 @@ class TeacherPredictions:
         if not path.is_file():
             raise UserError(f"{folder}: no teachers' judgement here (statistics.csv is missing)")
         rows = read_rows(path)
-        self.ids = [row["id"] for row in rows]
-        self.masks = [row["mask"] for row in rows]
-        self.teacher_folds = [tuple(int(f) for f in row["teacher_folds"].split()) for row in rows]
-        self.table = {key: np.array([float(row[key]) for row in rows]) for key in STATISTICS}
+        with parsing(path, f"remove the folder {folder}, and `distseg run` makes it again"):
+            self.ids = [row["id"] for row in rows]
+            self.masks = [row["mask"] for row in rows]
+            self.teacher_folds = [tuple(map(int, row["teacher_folds"].split())) for row in rows]
+            self.table = {key: np.array([float(row[key]) for row in rows]) for key in STATISTICS}
 
     @property
     def logits(self) -> Path:

@@ -19,6 +19,7 @@ from distseg.config.training import OptimizerConfig, StageConfig
 from distseg.jobs.hardware import make_slots, num_cores, visible_gpus
 from distseg.jobs.versions import install_hint
 from distseg.records.errors import UserError
+from distseg.records.finished_member import is_done
 from distseg.records.log import counted
 from distseg.records.paths import Run
 from distseg.run.members import known_members, round_keys
@@ -112,7 +113,7 @@ def _to_train(config: Config, run: Run | None) -> set[str]:
         ]
     except UserError:  # a table of folds that cannot be read has a line of its own
         return set(config.members)
-    return {name for paths, (name, _) in planned if not paths.done.is_file()}
+    return {name for paths, (name, _) in planned if not is_done(paths)}
 
 
 # -- this machine ---------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from distseg.jobs.hardware import make_slots, num_cores, visible_gpus
 from distseg.jobs.job import Job
 from distseg.jobs.local import LocalExecutor
 from distseg.jobs.scheduler import Executor, Scheduler
+from distseg.records.finished_member import loss_of
 from distseg.records.log import counted
 from distseg.records.paths import RoundKey, Run, is_teachers, member_id, round_number
 from distseg.run.members import MemberKey
@@ -40,6 +41,10 @@ def train_members(
     config: Config, run: Run, members: Sequence[MemberKey], executor: Executor, key: RoundKey = 0
 ) -> list[Failure]:
     """Train what is not done; returns what was given up, after it has said so."""
+    for member in members:
+        if loss := loss_of(run.member(key, *member)):
+            logger.warning("%s is not whole and is made again: %s", member_id(*member), loss)
+            run.log_event("member_lost", round=key, member=member_id(*member), reason=loss)
     jobs = make_jobs(config, run, members, len(executor.slots()), key)
     if not jobs:
         return []

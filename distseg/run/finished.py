@@ -20,7 +20,8 @@ from distseg.ensemble.out_of_fold_set import OutOfFold
 from distseg.functional.combine import to_probabilities
 from distseg.functional.postprocess import Rule
 from distseg.records.errors import UserError
-from distseg.records.files import read_json, read_lines
+from distseg.records.files import read_json, read_json_or, read_lines
+from distseg.records.finished_member import is_done
 from distseg.records.oof_table import COUNTS
 from distseg.records.paths import Run, final_ensemble, find_run, rounds_on_disk
 from distseg.records.tables import read_rows
@@ -64,8 +65,8 @@ class FinishedRun:
     @property
     def report(self) -> dict[str, Any]:
         """What report.json holds; {} before there is one."""
-        found: dict[str, Any] = {}
-        return read_json(self._run.report_json) if self._run.report_json.is_file() else found
+        found: dict[str, Any] = read_json_or(self._run.report_json, {})
+        return found
 
     @cached_property
     def members(self) -> list[RunMember]:
@@ -74,7 +75,7 @@ class FinishedRun:
             RunMember.read(self._run, number, name, fold, self.ensemble)
             for number in rounds_on_disk(self._run)
             for name, fold in known_members(self.config, self._run, number)
-            if self._run.member(number, name, fold).done.is_file()
+            if is_done(self._run.member(number, name, fold))
         ]
 
     def oof(self) -> OutOfFoldTable:

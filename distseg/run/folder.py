@@ -8,13 +8,15 @@ import logging
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 
 from filelock import FileLock, Timeout
 
 from distseg.config.load import dump_config, flat_keys, load_config
 from distseg.config.schema import Config
-from distseg.jobs.job import die_with_parent
+from distseg.data.layouts import layout
+from distseg.jobs.guard import die_with_parent
 from distseg.jobs.versions import environment_record
 from distseg.records.errors import Stopped, UserError
 from distseg.records.files import atomic_write, write_json
@@ -30,13 +32,40 @@ FREE_KEYS = (
 )
 
 
+def refuse_foreign(config: Config, run: Run) -> None:
+    """UserError where a run would overwrite files that no run has written, or put its own among
+    the images. A folder with only a folds.csv is welcome: that is how a user divides the data."""
+    folder = run.folder
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out: {folder}: is a file, not a folder")
+    if not any((folder / name).exists() for name in RUN_MARKS):
+        there = [name for name in RUN_FILES if (folder / name).exists()]
+        if there:
+            raise UserError(
+                f"--out: {folder}: holds {there[0]} and is no run: it would be overwritten. Name a "
+                "new folder"
+            )
+    real, root = folder.resolve(), Path(config.data.root).resolve()
+    if config.data.format != "synthetic" and root in real.parents:
+        form = layout(config.data.format)
+        rows = [*form.train(config), *form.test(config)]
+        homes = {Path(row.image).parent.resolve() for row in rows}
+        if config.data.format == "folder":
+            homes.add((root / config.data.folder.masks).resolve())
+        if inside := homes & {real, *real.parents} - {root}:
+            raise UserError(
+                f"--out: {folder}: lies in {inside.pop()}, among the images and masks of the data; "
+                "name another folder"
+            )
+
+
 def open_run(config: Config, run: Run) -> None:
     """Write config.yaml and env.json; UserError when the folder holds another config's run."""
     check_same(config, run)
     run.folder.mkdir(parents=True, exist_ok=True)
     before = load_config(run.config) if run.config.is_file() else config
+    write_json(run.env, environment_record())  # first: it marks the folder as a run's
     atomic_write(run.config, dump_config(_with_levels_of(config, before)))
-    write_json(run.env, environment_record())
     logger.info("run %s, %s free", run.folder, amount(free_bytes(run.folder)))
 
 
@@ -69,7 +98,13 @@ def check_same(config: Config, run: Run) -> None:
     if not run.config.is_file():
         return
     free = (*FREE_KEYS, "train.accumulation") if "DISTSEG_JOB" in os.environ else FREE_KEYS
-    before = load_config(run.config)
+    try:
+        before = load_config(run.config)
+    except UserError as error:
+        raise UserError(
+            f"{error}\n{run.config}: the run's own config cannot be read. Where it was made with "
+            "the same config, remove this file and start again; else use another --out"
+        ) from None
     kept = _with_levels_of(config, before)
     kept = kept.model_copy(update={"rounds": config.rounds[: len(before.rounds)]})
     old, new = flat_keys(before.model_dump()), flat_keys(kept.model_dump())
@@ -82,6 +117,14 @@ def check_same(config: Config, run: Run) -> None:
             f"{run.folder}: holds a run of another config ({shown}{more}). "
             "Use another --out, or remove the folder"
         )
+
+
+# What marks a folder as a run's, and what a run writes into it at its top.
+RUN_MARKS = ("env.json", "ledger.jsonl", "run.log")
+RUN_FILES = (
+    *("config.yaml", "submission.csv", "test_masks", "report.html", "report.json"),
+    *("ensemble.json", "accelerate.yaml", "data", "cache", "round_0"),
+)
 
 
 @contextlib.contextmanager

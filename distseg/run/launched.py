@@ -16,11 +16,11 @@ from filelock import FileLock
 
 from distseg.config.load import load_config
 from distseg.config.schema import Config
-from distseg.jobs.job import watch_launcher
+from distseg.jobs.job import is_driven, watch_launcher
 from distseg.records.errors import UserError, unknown
 from distseg.records.manifest import Manifest
 from distseg.records.paths import RoundKey, Run
-from distseg.run.folder import check_same, open_run, unlocked_by_mistakes
+from distseg.run.folder import check_same, open_run, refuse_foreign, unlocked_by_mistakes
 from distseg.run.members import MemberKey
 from distseg.run.submission import made_from, submission_path
 
@@ -44,6 +44,8 @@ def train_here(config: Config, run: Run, round: RoundKey, members: Sequence[Memb
     from distseg.data.prepare import prepare
     from distseg.training.train import train_member
 
+    if not is_driven():
+        refuse_foreign(config, run)
     run.folder.mkdir(parents=True, exist_ok=True)
     with FileLock(run.open_lock):  # ranks come at the same time
         check_same(config, run)
@@ -92,6 +94,7 @@ def find_lr_here(config: Config, run: Run, name: str, fold: int, steps: int) -> 
         raise unknown("member", name, config.members, "--member: ")
     if steps < MIN_STEPS:
         raise UserError(f"--steps: {steps}: needs {MIN_STEPS} or more")
+    refuse_foreign(config, run)
     run.folder.mkdir(parents=True, exist_ok=True)
     config = prepare(config, run)
     known = Manifest.read(run.truth).folds

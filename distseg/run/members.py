@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from distseg.config.schema import Config
 from distseg.data.folds import find_file
 from distseg.jobs.job import measured_pace
+from distseg.records.errors import UserError
 from distseg.records.manifest import Manifest, pair_folds
 from distseg.records.paths import RoundKey, Run, is_teachers, round_number
 from distseg.records.tables import read_table
@@ -25,7 +26,10 @@ def configured_folds(config: Config) -> list[int]:
 
 def known_folds(config: Config, run: Run) -> list[int]:
     """The folds of a run: by its Manifest where there is one, else by the config."""
-    return Manifest.read(run.truth).folds if run.truth.is_file() else configured_folds(config)
+    try:
+        return Manifest.read(run.truth).folds if run.truth.is_file() else configured_folds(config)
+    except UserError:  # damaged: the run's first step makes it again
+        return configured_folds(config)
 
 
 def known_members(config: Config, run: Run, round: RoundKey = 0) -> list[MemberKey]:

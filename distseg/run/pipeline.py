@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,13 +17,22 @@ from distseg.config.schema import Config
 from distseg.jobs.job import RUN_MARK, Job, end_leftovers, end_processes
 from distseg.jobs.scheduler import Executor
 from distseg.records import log
-from distseg.records.errors import UserError
-from distseg.records.files import read_json
+from distseg.records.ensemble_record import is_whole, read_ensemble
+from distseg.records.errors import Damaged, UserError
+from distseg.records.finished_member import is_done
 from distseg.records.log import counted
-from distseg.records.manifest import Manifest
-from distseg.records.paths import ALL_ROUNDS, Run
+from distseg.records.manifest import Manifest, is_manifest
+from distseg.records.oof_table import is_table
+from distseg.records.paths import ALL_ROUNDS, RoundKey, Run, member_id
+from distseg.records.predictions import Predictions
 from distseg.run.execute import open_executor, run_jobs, train_members
-from distseg.run.folder import driver_lock, open_run, stop_on_signals, unlocked_by_mistakes
+from distseg.run.folder import (
+    driver_lock,
+    open_run,
+    refuse_foreign,
+    stop_on_signals,
+    unlocked_by_mistakes,
+)
 from distseg.run.members import MemberKey, known_members
 from distseg.run.submission import predict_test, score_test, written_at
 from distseg.run.summary import report
@@ -38,6 +48,7 @@ def run(config: Config, folder: Path) -> int:
         Stopped: a signal came; all jobs have saved and left.
     """
     run = Run(folder)
+    refuse_foreign(config, run)
     with driver_lock(run), stop_on_signals():
         log.setup(run.log)
         open_run(config, run)
@@ -63,7 +74,7 @@ def _steps(config: Config, run: Run) -> int:
 
     with unlocked_by_mistakes(run):
         config = prepare(config, run)
-    open_cache(config, run)  # once, before the jobs would all want to build it
+    open_cache(config, run, check=True)  # once, before the jobs would all want to build it
     with open_executor(config, run) as executor:
         last, whole = make_rounds(config, run, executor)
         if last is None:
@@ -100,7 +111,9 @@ def make_round(config: Config, run: Run, number: int, executor: Executor) -> boo
     if not members:
         raise UserError("no member to train: data.folds.use and members.*.folds exclude all folds")
     train_members(config, run, members, executor, number)
-    done = [member for member in members if run.member(number, *member).done.is_file()]
+    if not is_fitted(run, number, members) and drop_damaged(run, members, number):
+        train_members(config, run, members, executor, number)
+    done = [member for member in members if is_done(run.member(number, *member))]
     if not done:
         logger.error("round %d: no member finished", number)
         return False
@@ -118,7 +131,7 @@ def make_train_sets(config: Config, run: Run, number: int, executor: Executor) -
 
     round_config = config.rounds[number]
     folds = student_folds(config, run, number)
-    if all(run.train_set(number, fold).is_file() for fold in folds):
+    if all(is_manifest(run.train_set(number, fold)) for fold in folds):
         return True
     if round_config.uses_unlabeled and not Manifest.read(run.data / "test.csv"):
         raise UserError(f"rounds.{number}.kind: {round_config.kind}: the data has no test images")
@@ -142,20 +155,50 @@ def fit_ensemble(config: Config, run: Run, number: int, done: Sequence[MemberKey
     than what they are made of."""
     from distseg.ensemble.fit import fit_ensemble
 
-    youngest = max(written_at(run.member(number, *member).done) for member in done)
-    if written_at(run.ensemble(number)) < youngest:
+    if not is_fitted(run, number, done):
         text = "fitting the ensemble of %s on out-of-fold predictions"
         logger.info(text, counted(len(done), "member"))
         fit_ensemble(config, run, number)
-    youngest = max(written_at(run.ensemble(before)) for before in range(number + 1))
-    if number and written_at(run.ensemble(ALL_ROUNDS)) < youngest:
+    rounds = [run.ensemble(before) for before in range(number + 1)]
+    if number and not _is_younger(run, ALL_ROUNDS, rounds):
         logger.info("fitting the ensemble of the members of rounds 0 to %d", number)
         fit_ensemble(config, run, ALL_ROUNDS)
 
 
+def is_fitted(run: Run, number: int, members: Sequence[MemberKey]) -> bool:
+    """Whether a round's ensemble is whole, and younger than what it is made of."""
+    return _is_younger(run, number, [run.member(number, *member).done for member in members])
+
+
+def _is_younger(run: Run, key: RoundKey, sources: Sequence[Path]) -> bool:
+    path = run.ensemble(key)
+    if path.is_file() and not (is_whole(path) and is_table(run.oof_table(key))):
+        logger.warning("%s: it or the oof.csv beside it is damaged or lost: made again", path)
+        return False
+    return written_at(path) >= max(map(written_at, sources), default=-1)
+
+
+def drop_damaged(run: Run, members: Sequence[MemberKey], number: int) -> bool:
+    """Remove out-of-fold predictions whose checksums are wrong: the members' snapshots make them
+    again. Returns whether there were any."""
+    dropped = False
+    for member in members:
+        paths = run.member(number, *member)
+        if not is_done(paths):
+            continue
+        try:
+            for folder in (paths.oof, *paths.oof_snapshots.glob("*")):
+                Predictions(folder).check()
+        except Damaged as damage:
+            logger.warning("%s is made again: %s", member_id(*member), damage)
+            shutil.rmtree(paths.oof)
+            dropped = True
+    return dropped
+
+
 def read_score(run: Run, number: int) -> float:
     """The nested out-of-fold score of a round's ensemble."""
-    return float(read_json(run.ensemble(number))["scores"]["final"]["score"])
+    return float(read_ensemble(run.ensemble(number))["scores"]["final"]["score"])
 
 
 def gains(config: Config, run: Run, number: int) -> bool:

@@ -11,6 +11,7 @@ from typing import TypeVar
 from distseg.config.schema import Config
 from distseg.jobs.hardware import Slot, make_slots, num_cores, visible_gpus
 from distseg.jobs.job import Job, train_job
+from distseg.records.finished_member import is_done
 from distseg.records.log import counted, duration
 from distseg.records.paths import RoundKey, Run, is_teachers, member_id, round_number
 from distseg.run.measure import DataSize, ModelSize, data_size, model_sizes
@@ -32,7 +33,7 @@ def make_jobs(
 ) -> list[Job]:
     """Jobs for the members that are not done, longest first: `members_per_job` in a row, and fewer
     where slots would stay empty."""
-    todo = [member for member in members if not run.member(round, *member).done.is_file()]
+    todo = [member for member in members if not is_done(run.member(round, *member))]
     costs = member_costs(config, run, round)
     todo = longest_first(todo, [costs[name] for name, _ in todo])
     size = min(config.compute.members_per_job, math.ceil(len(todo) / max(1, num_slots)))
@@ -217,7 +218,7 @@ def _member_lines(
     lines = [header]
     for name, fold in members:
         epochs = config.epochs_of(name, key)
-        state = "done" if run.member(key, name, fold).done.is_file() else "to do"
+        state = "done" if is_done(run.member(key, name, fold)) else "to do"
         lines.append(
             f"{member_id(name, fold):<32} {models[name].parameters / 1e6:>7.1f}M {epochs:>6} "
             f"{member_images(config, name, size, num_folds, key):>10,} "

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import fcntl
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from filelock import FileLock, Timeout
+from typing import Any
 
 from distseg.config.load import load_config
 from distseg.config.schema import Config
-from distseg.records.files import read_json, read_lines
-from distseg.records.log import duration
+from distseg.records.ensemble_record import is_whole
+from distseg.records.errors import printable
+from distseg.records.files import num_broken_lines, read_json_or, read_lines
+from distseg.records.finished_member import loss_of
+from distseg.records.log import counted, duration
 from distseg.records.paths import RoundKey, Run, find_run, member_id
 from distseg.run.members import known_members, round_keys
 
 
 @dataclass(frozen=True, slots=True)
 class MemberStatus:
-    """One member. state: done | failed | running | stopped | waiting; eta_s: seconds, of what the
-    member's own epochs still need; message: why it failed."""
+    """One member. state: done | damaged | failed | running | stopped | waiting; eta_s: seconds, of
+    what the member's own epochs still need; message: why it failed."""
 
     name: str
     fold: int
@@ -42,43 +45,53 @@ class MemberStatus:
 def member_status(config: Config, run: Run, round: RoundKey, name: str, fold: int) -> MemberStatus:
     """Read one member's DONE, failure.json and metrics.jsonl; `running` is left to the caller."""
     paths, epochs = run.member(round, name, fold), config.epochs_of(name, round)
-    rows = read_lines(paths.metrics)
+    rows = [row for row in read_lines(paths.metrics) if isinstance(row.get("epoch"), int)]
     last = rows[-1] if rows else {}
-    score = next((r["score"] for r in reversed(rows) if r.get("score") is not None), None)
-    seconds = sum(row.get("seconds") or 0.0 for row in rows)
-    state, message, eta = ("stopped" if rows else "waiting"), "", last.get("eta_s")
-    if paths.done.is_file():
-        done = read_json(paths.done)
-        state, score, eta = "done", done.get("score", score), 0.0
-        seconds = done.get("seconds", seconds)
+    score = next((s for row in reversed(rows) if (s := _number(row, "score")) is not None), None)
+    seconds = sum(_number(row, "seconds") or 0.0 for row in rows)
+    state, message, eta = ("stopped" if rows else "waiting"), "", _number(last, "eta_s")
+    if loss := loss_of(paths):
+        state, message = "damaged", f"{loss}; `distseg run` makes it again"
+    elif paths.done.is_file():
+        done = read_json_or(paths.done, {})
+        state, score, eta = "done", _number(done, "score"), 0.0
+        seconds = _number(done, "seconds") or seconds
     elif paths.failure.is_file():
-        failure = read_json(paths.failure)
+        failure = read_json_or(paths.failure, {})
         state, message = "failed", f"{failure.get('kind')}: {failure.get('message')}"
     return MemberStatus(
         name,
         fold,
         state,
-        int(last.get("epoch", -1)) + 1,
+        last.get("epoch", -1) + 1,
         epochs,
         score,
-        last.get("loss"),
-        last.get("images_per_s"),
+        _number(last, "loss"),
+        _number(last, "images_per_s"),
         seconds,
         eta,
         message,
     )
 
 
+def _number(record: Mapping[str, Any], key: str) -> float | None:
+    """A number of a record that may be damaged; None where there is none."""
+    value = record.get(key)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
 def is_alive(run: Run) -> bool:
     """Whether a driver holds this run's lock."""
-    if not run.lock.is_file():
-        return False
-    lock = FileLock(run.lock)
+    # Not by a FileLock: that writes, and a run may be one that may only be read.
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
+        with run.lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except PermissionError:  # nor may its lock be read: what its ledger says is all there is
+        return False
+    except BlockingIOError:
         return True
-    lock.release()
     return False
 
 
@@ -87,12 +100,13 @@ def started_members(run: Run) -> dict[str, set[str]]:
     that has started and not ended. A member is written ROUND:LABEL."""
     running: dict[str, set[str]] = {}
     for line in read_lines(run.ledger):
-        if line["event"] in ("job_started", "job_adopted"):
-            members = {f"{line.get('round', 0)}:{label}" for label in line.get("members", [])}
-            running[line["job"]] = members
-        elif line["event"] in ("job_done", "job_failed"):
-            running.pop(line["job"], None)
-        elif line["event"] == "run_started":
+        event, job = line.get("event"), str(line.get("job"))
+        if event in ("job_started", "job_adopted"):
+            members = {f"{line.get('round', 0)}:{label}" for label in line.get("members") or []}
+            running[job] = members
+        elif event in ("job_done", "job_failed"):
+            running.pop(job, None)
+        elif event == "run_started":
             running.clear()
     return running
 
@@ -101,11 +115,11 @@ def left_out(run: Run) -> dict[str, str]:
     """Why members were left out by the last start of the run, by ROUND:LABEL."""
     found: dict[str, str] = {}
     for line in read_lines(run.ledger):
-        if line["event"] == "run_started":
+        if line.get("event") == "run_started":
             found.clear()
-        elif line["event"] == "member_left_out":
-            label = f"{line.get('round', 0)}:{line['member']}"
-            found[label] = f"{line['kind']}: {line['message']}"
+        elif line.get("event") == "member_left_out":
+            label = f"{line.get('round', 0)}:{line.get('member')}"
+            found[label] = f"{line.get('kind')}: {line.get('message')}"
     return found
 
 
@@ -148,10 +162,16 @@ def status_text(folder: Path) -> str:
         if left and alive:
             lines.append(f"all members are trained in about {duration(left)}")
         if run.ensemble(round).is_file():
-            lines.append(f"ensemble: {run.ensemble(round)}")
+            lines.append(f"ensemble: {run.ensemble(round)}{_damage(run.ensemble(round))}")
     for path in (run.submission, run.test_masks, run.report_html):
         lines += [f"written: {path}"] if path.exists() else []
-    return "\n".join(lines)
+    if broken := num_broken_lines(run.ledger):
+        lines.append(f"{run.ledger}: {counted(broken, 'broken line')} left out")
+    return printable("\n".join(lines))
+
+
+def _damage(path: Path) -> str:
+    return "" if is_whole(path) else " (damaged: `distseg run` makes it again)"
 
 
 def _line(status: MemberStatus, running: bool, given_up: str | None) -> str:

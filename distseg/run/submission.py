@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from distseg.config.schema import Config
+from distseg.data.formats.row import SubmissionSpec
 from distseg.jobs.hardware import Slot
 from distseg.jobs.job import Job
 from distseg.jobs.scheduler import POLL_S, Executor
-from distseg.records.files import atomic_write, read_json, whole_folder
+from distseg.records.ensemble_record import read_ensemble
+from distseg.records.errors import UserError
+from distseg.records.files import atomic_write, read_json_or, whole_folder
 from distseg.records.log import counted
 from distseg.records.manifest import Manifest
 from distseg.records.paths import ALL_ROUNDS, Run
@@ -39,7 +42,9 @@ def predict_test(
     path = submission_path(run, spec.kind, number)
     source = run.final if number is None else run.ensemble(number)
     if path.exists() and path.stat().st_mtime_ns >= made_from(run, source):
-        return True
+        if not (problem := submission_problem(spec, path)):
+            return True
+        logger.warning("%s is made again: %s", path, problem)
     if number is None and copy_of_round(run, spec.kind, path):
         return True
     while not (slots := executor.slots(whole_machine=True)):
@@ -61,6 +66,22 @@ def made_from(run: Run, source: Path) -> int:
     return max(written_at(source), written_at(run.data / "test.csv"))
 
 
+def submission_problem(spec: SubmissionSpec, path: Path) -> str:
+    """Why a submission on disk is not the one that was written, as far as its rows or its files'
+    names tell; "" where it is."""
+    from distseg.submission.read import open_masks
+
+    try:
+        found = set(open_masks(path).keys)
+    except UserError as error:
+        return str(error)
+    if spec.kind == "masks":
+        return ""
+    classes = [f"_{class_id}" for class_id in spec.class_ids] if spec.class_ids else [""]
+    missing = [n for name in spec.ids for c in classes if (n := f"{name}{c}") not in found]
+    return f"it has no {missing[0]!r}; {len(missing)} such" if missing else ""
+
+
 def written_at(path: Path) -> int:
     """When a file was written, in nanoseconds; of a file that is not there -1, which is earlier
     than all others."""
@@ -70,9 +91,9 @@ def written_at(path: Path) -> int:
 def copy_of_round(run: Run, kind: str, path: Path) -> bool:
     """Whether the final ensemble is a round's whose submission is there (`every_round`): it is
     then copied to `path`, since predicting again would give the same."""
-    chosen = read_json(run.final)
+    chosen = read_ensemble(run.final)
     number = chosen["round"]
-    if number == ALL_ROUNDS or chosen != read_json(run.ensemble(number)):
+    if number == ALL_ROUNDS or chosen != read_json_or(run.ensemble(number), {}):
         return False
     made = submission_path(run, kind, number)
     if not made.exists() or made.stat().st_mtime_ns < made_from(run, run.ensemble(number)):
@@ -130,7 +151,10 @@ def prediction_record(run: Run) -> dict[str, Any] | None:
     path = next((p for p in (run.submission, run.test_masks) if p.exists()), None)
     if path is None:
         return None
-    source = open_masks(path)
+    try:
+        source = open_masks(path)
+    except UserError as error:
+        return {"path": path.name, "rows": 0, "problem": str(error)}
     record: dict[str, Any] = {"path": path.name, "rows": len(source.keys)}
     if not isinstance(source, MaskFolder):
         record["empty"] = sum(not text.strip() for _, text in source.rows.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from distseg.config.load import load_config
 from distseg.config.schema import Config
 from distseg.functional.metrics import TIE
 from distseg.functional.verdict import beaten_by
-from distseg.records.files import read_json
+from distseg.records.ensemble_record import is_whole, read_ensemble
+from distseg.records.errors import UserError
 from distseg.records.paths import ALL_ROUNDS, RoundKey, Run, final_ensemble, find_run
 from distseg.run.submission import prediction_record, score_test
 
@@ -24,8 +26,19 @@ def report(config: Config, run: Run, extra: dict[str, Any] | None = None) -> str
     extra: what is known beside the run's records; the score on the test images by default.
     """
     record = final_ensemble(run)
-    extra = score_test(config, run) if extra is None else extra
-    write_report(config, run, extra)
+    notes = []
+    if extra is None:
+        try:
+            extra = score_test(config, run)
+        except UserError as error:  # a submission that was damaged does not end the report
+            extra = {}
+            notes.append(f"test: not scored: {error}")
+    try:
+        write_report(config, run, extra)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        notes.append(f"{run.folder} may only be read: its report stays as it was")
     lines = [f"{_round_label(n)}: {_score_text(config, one)}" for n, one in _records(config, run)]
     lines.append(f"out-of-fold {_score_text(config, record)}")
     lines += _loss_lines(config, run, record)
@@ -33,7 +46,7 @@ def report(config: Config, run: Run, extra: dict[str, Any] | None = None) -> str
         lines.append(f"test {config.metric} against the truth: {extra['test']['score']:.4f}")
     for path in (run.submission, run.test_masks, run.report_html, run.folder):
         lines += [f"{_label(run, path)}: {path}"] if path.exists() else []
-    return "\n".join(lines)
+    return "\n".join([*lines, *notes])
 
 
 def write_report(config: Config, run: Run, extra: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -83,7 +96,7 @@ def _labels(folders: Sequence[Path]) -> list[str]:
 def _records(config: Config, run: Run) -> list[tuple[RoundKey, dict[str, Any]]]:
     """The records of the rounds and of all of them together, where there are several."""
     keys = [*range(len(config.rounds)), ALL_ROUNDS] if len(config.rounds) > 1 else []
-    return [(k, read_json(run.ensemble(k))) for k in keys if run.ensemble(k).is_file()]
+    return [(k, read_ensemble(run.ensemble(k))) for k in keys if is_whole(run.ensemble(k))]
 
 
 def _round_label(key: RoundKey) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distseg.config.data import MAX_PIXELS
 from distseg.config.schema import Config
 from distseg.data.formats.row import Row, SubmissionSpec, image_files
 from distseg.data.image_file import image_size
@@ -85,7 +86,7 @@ def score_rows(
         if row.problem or not row.target:
             continue
         try:
-            size = image_size(row.image)
+            size = image_size(row.image, config.data.max_pixels)
             target = read_target(row.target, config, *size)
         except UserError as error:
             logger.warning("%s: not scored: %s", row.id, error)
@@ -137,6 +138,8 @@ class _Sizes:
     ) -> None:  # fmt: skip
         if (height is None) != (width is None) or min(height or 1, width or 1) < 1:
             raise UserError(f"--height {height} --width {width}: valid: both, each 1 or more")
+        if height and width and height * width > MAX_PIXELS:
+            raise UserError(f"--height {height} --width {width}: more than {MAX_PIXELS:,} pixels")
         self.sources, self.images = sources, images
         self.fixed = None if height is None or width is None else (height, width)
         self.files: dict[str, Path] = {}

@@ -152,7 +152,7 @@ def truncate_metrics(member: Member, progress: Progress) -> None:
     """On the main rank: drop the rows of epochs that will be trained again."""
     path = member.paths.metrics
     if member.main and path.is_file():
-        rows = [row for row in read_lines(path) if row["epoch"] < progress.total_epochs]
+        rows = [row for row in read_lines(path) if row.get("epoch", 0) < progress.total_epochs]
         atomic_write(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 

@@ -24,6 +24,7 @@ from distseg.models import checkpoint
 from distseg.models.build import build_model, check_fixed_size
 from distseg.records.errors import UserError
 from distseg.records.files import read_json
+from distseg.records.finished_member import is_done
 from distseg.records.manifest import Manifest
 from distseg.records.paths import MemberPaths, RoundKey, Run, is_teachers, round_number
 from distseg.records.tables import read_rows
@@ -150,7 +151,7 @@ class Member:
     def _start_from_previous(self, model: nn.Module) -> None:
         """The weights of the same model and fold in the round before: its last snapshot."""
         before = self.run.member(round_number(self.round) - 1, self.name, self.fold)
-        if not before.done.is_file():
+        if not is_done(before):
             raise UserError(
                 f"rounds.{self.round}.init: previous: member {self.name}, fold {self.fold} of the "
                 "round before has not finished"

@@ -9,7 +9,7 @@ import time
 
 import torch
 
-from distseg.records.errors import UserError
+from distseg.records.errors import Damaged, UserError
 from distseg.records.files import atomic_write
 from distseg.records.paths import MemberPaths
 
@@ -58,6 +58,8 @@ def write_failure(paths: MemberPaths, error: Exception) -> None:
         kind = "out_of_memory"
     elif isinstance(error, NonFiniteLoss):
         kind = "non_finite"
+    elif isinstance(error, Damaged):
+        kind = "damaged"  # a file of this member's: the others go on
     elif isinstance(error, UserError):
         kind = "user"
     text = {"kind": kind, "message": f"{type(error).__name__}: {error}", "time": time.time()}

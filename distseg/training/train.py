@@ -22,8 +22,9 @@ from distseg.config.schema import Config
 from distseg.distributed import check_launch, make_accelerator
 from distseg.inference.out_of_fold import predict_out_of_fold
 from distseg.records import log
-from distseg.records.files import atomic_write, mark_done
-from distseg.records.paths import RoundKey, Run, is_teachers
+from distseg.records.files import atomic_write, mark_done, parsing, read_json_or
+from distseg.records.finished_member import file_sizes, is_done, lost_files
+from distseg.records.paths import MemberPaths, RoundKey, Run, is_teachers
 from distseg.training import epochs
 from distseg.training.member import Member
 from distseg.training.snapshots import (
@@ -48,7 +49,7 @@ def train_member(config: Config, run_dir: Path, round: RoundKey, name: str, fold
     """
     run = Run(Path(run_dir))
     paths = run.member(round, name, fold)
-    if paths.done.is_file():
+    if is_done(paths):
         return
     accelerator = training_accelerator(config)
     paths.folder.mkdir(parents=True, exist_ok=True)
@@ -61,8 +62,13 @@ def train_member(config: Config, run_dir: Path, round: RoundKey, name: str, fold
         if member.main:
             paths.failure.unlink(missing_ok=True)
             atomic_write(paths.config, dump_config(config))
-        with StopSignal() as stop:
-            progress = train(member, stop)
+        progress = trained_before(paths)
+        if progress is None:
+            accelerator.wait_for_everyone()  # all have looked at DONE
+            if member.main:  # else it would count again with the first of the new weights
+                paths.done.unlink(missing_ok=True)
+            with StopSignal() as stop:
+                progress = train(member, stop)
         score = predict_out_of_fold(
             config, paths, member.evaluator, member.manifest, member.val_rows, progress.snapshots,
             each=config.ensemble.snapshots == "search" and not is_teachers(round),
@@ -81,6 +87,21 @@ def train_member(config: Config, run_dir: Path, round: RoundKey, name: str, fold
     finally:
         lock.release()
         accelerator.free_memory()
+
+
+def trained_before(paths: MemberPaths) -> Progress | None:
+    """Where a member ended that is trained, and has lost only what its snapshots make again: its
+    out-of-fold predictions. None for all others."""
+    done = read_json_or(paths.done, {})
+    lost = [name for name in lost_files(paths, done) if name.startswith("snapshots/")]
+    if lost or not done.get("snapshots"):
+        return None
+    with parsing(paths.done):
+        return Progress(
+            total_epochs=done["epochs"], total_steps=done["steps"],
+            skipped_steps=done["skipped_steps"], seconds=done["seconds"],
+            snapshots=[{"file": str(name)} for name in done["snapshots"]],
+        )  # fmt: skip
 
 
 def training_accelerator(config: Config) -> Accelerator:
@@ -112,6 +133,7 @@ def done_record(member: Member, progress: Progress, score: float | None) -> dict
     record |= {"member": member.name, "fold": member.fold}
     record |= {"snapshots": [s["file"] for s in progress.snapshots]}
     record |= {"trained_on": sorted(member.trained_on)}
+    record |= {"files": file_sizes(member.paths, record["snapshots"])}
     record |= {"precision": accelerator.mixed_precision, "ranks": accelerator.num_processes}
     return record
 

@@ -19,6 +19,7 @@ from distseg.records.files import (
     read_lines,
     write_json,
 )
+from distseg.records.finished_member import is_done
 from distseg.records.paths import Run
 from distseg.run.folder import driver_lock
 from distseg.run.members import MemberKey
@@ -60,7 +61,7 @@ def run_trial(
     with driver_lock(run, LEAVING_S):
         _prepare(sweep, run, own, setting)
         end_leftovers(run)  # ranks of an earlier start of this trial, which Ray has killed
-        todo = [member for member in members if not run.member(0, *member).done.is_file()]
+        todo = [member for member in members if not is_done(run.member(0, *member))]
         if todo:
             executor = LocalExecutor(run, [slot], command)
             Scheduler(own, run, executor, follower).execute([train_job(run, 0, todo)])

@@ -130,7 +130,7 @@ def test_a_damaged_or_missing_file_is_named(tmp_path: Path) -> None:
     c, m = made(tmp_path)
     cache = build_cache(c, m, tmp_path / "cache")
     (cache.folder / "images.u8").write_bytes(b"short")
-    with pytest.raises(UserError, match=r"images\.u8: 5 bytes, its index says"):
+    with pytest.raises(UserError, match=r"images\.u8: damaged: 5 bytes, its index says"):
         Cache(cache.folder)
     Path(m[2].image).unlink()
     with pytest.raises(UserError, match=r"a2\.png: there is no such file .*sample 'a2'"):

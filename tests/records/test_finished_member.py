@@ -70,7 +70,7 @@ def cut(path: Path) -> None:
         (lambda paths: drop(paths.done, "trained_on"), "has no 'trained_on'"),
         (lambda paths: next(paths.snapshots.iterdir()).unlink(), "is missing"),
         (lambda paths: (paths.oof / "index.csv").unlink(), "no predictions here"),
-        (lambda paths: cut(paths.oof / "logits.f16"), "its index says otherwise"),
+        (lambda paths: cut(paths.oof / "logits.f16"), "its index says"),
         (lambda paths: paths.oof_scores.unlink(), "No such file"),
         (lambda paths: shuffle(paths.oof_scores), "counts other images"),
         (lambda paths: drop(paths.oof_scores, "variants", "mean_tta"), "no counts of 'mean_tta'"),
