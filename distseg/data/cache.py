@@ -265,7 +265,6 @@ def fill_cache(
 def build_cache(config: Config, manifest: Manifest, folder: Path, *, check: bool = False) -> Cache:
     """Open the cache of these samples below `folder`; build it first where it is missing or
     damaged (check: see `Cache.check`).
-
     UserError: a file is gone or cannot be read, or the disk is too small.
     """
 
@@ -282,7 +281,8 @@ def build_cache(config: Config, manifest: Manifest, folder: Path, *, check: bool
             return found
         check_space(config, manifest, folder)
         fill_cache(config, folder, stamps, decode_all)
-    assert (built := find_cache(folder, key)) is not None
+    built = find_cache(folder, key)
+    assert built
     return built
 
 

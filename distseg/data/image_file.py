@@ -29,6 +29,7 @@ from distseg.records.files import open_regular
 # Pillow tries every format that it knows, whatever a file's name: EPS would start Ghostscript.
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP", "PPM", "JPEG2000")
 MAX_CHANNELS = 64
+MAX_SIDE = 1_000_000  # pixels; what libpng writes
 Image.MAX_IMAGE_PIXELS = None  # `data.max_pixels` is the limit; Pillow's own lets 12 GB through
 
 # By EXIF orientation: what makes the picture upright.
@@ -129,6 +130,9 @@ def check_pixels(height: int, width: int, path: str | Path, max_pixels: int) -> 
     """BadFile for a picture that is larger than the config allows, or that has no pixel."""
     if height < 1 or width < 1:
         raise BadFile(path, f"a picture of {height}x{width} pixels is no image")
+    if max(height, width) > MAX_SIDE:
+        size = f"{height}x{width} pixels"
+        raise BadFile(path, f"its header claims {size}; a side has at most {MAX_SIDE}")
     if height * width > max_pixels:
         raise BadFile(
             path,

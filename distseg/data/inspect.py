@@ -23,7 +23,7 @@ from distseg.data.read_input import deep_range, reading_of, to_input
 from distseg.data.read_target import ALL, open_target
 from distseg.data.threads import in_threads
 from distseg.functional.metrics import VOID
-from distseg.records.errors import UserError
+from distseg.records.errors import UserError, printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +277,7 @@ def report(config: Config, checked: Checked, num_test: int = 0) -> str:
     if len(checked.quarantine) > 20:
         lines.append(f"  ... and {len(checked.quarantine) - 20} more")
     lines += [f"not read: {line}" for line in passed_over(config)]
-    return "\n".join(lines)
+    return printable("\n".join(lines))
 
 
 def _top(counter: Counter[str], num: int = 6) -> str:

@@ -56,6 +56,8 @@ def score_submission(
     """
     if metric not in METRICS:
         raise unknown("metric", metric, METRICS, "--metric: ")
+    if num_classes is not None and not 2 <= num_classes <= VOID:
+        raise UserError(f"--num-classes: {num_classes}; valid: 2..{VOID}")
     options: dict[str, Any] = {"order": order, "base": base, "empty": empty}
     sources = [open_masks(Path(path), **options) for path in (submission, truth)]
     keys = _same_keys(*sources)

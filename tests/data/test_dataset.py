@@ -111,7 +111,7 @@ def test_a_broken_test_image_is_an_error_text_and_a_black_canvas(tmp_path: Path)
     assert (broken["height"], broken["width"]) == (16, 20) and "broken.png" in broken["error"]
     assert not broken["image"].any() and not none["image"].any()
     assert "no such file" in none["error"] and none["image"].shape == (1, 1, 1)
-    good, broken = ImageFiles(samples, 1, Fit(c.input)).__getitems__([0, 1])
+    good, broken = ImageFiles(samples, Reading(1), Fit(c.input)).__getitems__([0, 1])
     assert good["image"].any() and not broken["image"].any()  # beside a good one: of its size
     assert good["image"].shape == broken["image"].shape == (1, 32, 32)
 
