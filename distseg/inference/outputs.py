@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from distseg.records.errors import UserError, printable_path
-from distseg.records.files import write_json
+from distseg.records.files import real_path, write_json
 from distseg.records.tables import read_cells
 
 MARK = ".distseg.json"  # in a folder of masks: `distseg predict` has filled it
@@ -63,8 +63,8 @@ def _check_table(
     where = f"--rle: {printable_path(table)}"
     if table.is_dir():
         raise UserError(f"{where}: is a folder; name a file")
-    real = table.resolve()
-    if real in {path.parent.resolve() / path.name for path in files}:
+    real = real_path(table)
+    if real in {real_path(path.parent) / path.name for path in files}:
         raise UserError(f"{where}: is the mask of an image; name another file")
     if not table.exists() and not table.is_symlink():
         return
@@ -92,5 +92,5 @@ def _lies_in(path: Path, folder: Path) -> bool:
     """Whether a path is a folder or lies below it, by whatever links and mounts it is reached."""
     if not folder.exists():
         return False
-    real = path.resolve()
+    real = real_path(path)
     return any(one.exists() and one.samefile(folder) for one in (real, *real.parents))

@@ -80,6 +80,15 @@ _KINDS = {
 }
 
 
+def real_path(path: Path) -> Path:
+    """`path.resolve()`; OSError (ELOOP) for links that lead in a circle, as all Pythons but the
+    oldest raise it."""
+    try:
+        return path.resolve()
+    except RuntimeError:
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from None
+
+
 def sync_folder(folder: Path) -> None:
     """Flush the names in a folder to disk: a rename alone may be lost when the power fails."""
     descriptor = os.open(folder, os.O_RDONLY)

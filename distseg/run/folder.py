@@ -19,7 +19,7 @@ from distseg.data.layouts import layout
 from distseg.jobs.guard import die_with_parent
 from distseg.jobs.versions import environment_record
 from distseg.records.errors import Stopped, UserError
-from distseg.records.files import atomic_write, write_json
+from distseg.records.files import atomic_write, real_path, write_json
 from distseg.records.paths import Run
 from distseg.run.plan import amount, free_bytes
 
@@ -45,7 +45,7 @@ def refuse_foreign(config: Config, run: Run) -> None:
                 f"--out: {folder}: holds {there[0]} and is no run: it would be overwritten. Name a "
                 "new folder"
             )
-    real, root = folder.resolve(), Path(config.data.root).resolve()
+    real, root = real_path(folder), Path(config.data.root).resolve()
     if config.data.format != "synthetic" and root in real.parents:
         form = layout(config.data.format)
         rows = [*form.train(config), *form.test(config)]

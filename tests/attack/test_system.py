@@ -19,8 +19,6 @@ from tests.attack.test_outputs import fingerprint
 from tests.attack.victim import attack, check
 from tests.tiny import PATIENCE_S, ROOT
 
-NOBODY = 65534
-
 
 def predict(run: Run, out: Path, table: Path | None = None) -> tuple[object, ...]:
     images = run.folder.parent / "test_images"
@@ -56,63 +54,64 @@ def test_a_path_that_cannot_be(what: str, command: str, victim: Run, tmp_path: P
     assert not out.exists()
 
 
-# -- permissions, as another user -----------------------------------------------------------------
+# -- permissions ----------------------------------------------------------------------------------
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
-
-
-def as_nobody(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """The real command line, as a user who owns nothing."""
-    command = [sys.executable, "-m", "distseg", *map(str, arguments)]
-    environment = {**os.environ, "HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, env=environment,
-        user=NOBODY, group=NOBODY, extra_groups=[],
-    )  # fmt: skip
+# Root may read and write everything; without these capabilities it is a user as any other.
+PLAIN = ["setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner"]
+PREFIX = PLAIN if os.geteuid() == 0 else []
+needs_setpriv = pytest.mark.skipif(
+    bool(PREFIX) and subprocess.run([*PREFIX, "true"], capture_output=True).returncode != 0,
+    reason="root cannot lay down its rights here",
+)
 
 
-def open_up(folder: Path) -> None:
-    """Let others read the folder, and reach it."""
-    for path in (folder, *folder.rglob("*")):
-        path.chmod(0o755 if path.is_dir() else 0o644)
-    for parent in folder.parents:
-        if parent.owner() == "root" and parent != Path("/"):
-            parent.chmod(parent.stat().st_mode | 0o011)
+def as_plain_user(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """The real command line, as a user whom permissions bind."""
+    command = [*PREFIX, sys.executable, "-m", "distseg", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S)
 
 
-@needs_root
+def close(folder: Path) -> None:
+    """From now on the folder may only be read."""
+    for path in (*folder.rglob("*"), folder):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+
+
+@needs_setpriv
 @pytest.mark.parametrize("command", ["status", "report"])
 def test_a_run_that_may_only_be_read(command: str, victim: Run) -> None:
-    open_up(victim.folder.parent)
     before = fingerprint(victim.folder)
-    done = as_nobody(command, victim.folder)
+    close(victim.folder.parent)
+    done = as_plain_user(command, victim.folder)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert ("a_fold0" if command == "status" else "may only be read") in done.stdout
     assert fingerprint(victim.folder) == before
 
 
-@needs_root
-@pytest.mark.parametrize("what", ["run", "out", "rle", "snapshot", "config"])
+@needs_setpriv
+@pytest.mark.parametrize("what", ["run", "out", "rle", "snapshot", "config", "image"])
 def test_no_permission_is_a_line(what: str, victim: Run, tmp_path: Path) -> None:
     base = victim.folder.parent
-    open_up(base)
+    close(base)
     mine = tmp_path / "mine"
     mine.mkdir()
-    mine.chmod(0o777)
-    if what == "snapshot":
-        next(victim.folder.rglob("*.safetensors")).chmod(0o600)
-    if what == "config":
-        (base / "config.yaml").chmod(0o600)
+    closed = {
+        "snapshot": next(victim.folder.rglob("*.safetensors")), "config": base / "config.yaml",
+        "image": next((base / "test_images").iterdir()),
+    }  # fmt: skip
+    if what in closed:
+        closed[what].chmod(0)
     commands: dict[str, tuple[object, ...]] = {
         "run": ("run", base / "config.yaml", "--out", base / "new"),
         "out": predict(victim, base / "new"),
-        "rle": predict(victim, mine / "out", base / "new" / "t.csv"),
+        "rle": predict(victim, mine / "out", base / "t.csv"),
         "snapshot": predict(victim, mine / "out"),
+        "image": predict(victim, mine / "out"),
         "config": ("config", "show", base / "config.yaml"),
     }
-    done = as_nobody(*commands[what])
-    assert done.returncode == 2, done.stderr
+    done = as_plain_user(*commands[what])
+    assert done.returncode == (0 if what == "image" else 2), done.stderr
     assert "Traceback" not in done.stderr
     assert "ermission" in done.stderr
     assert not list(mine.rglob("*.tmp")) and not (base / "new").exists()
@@ -130,6 +129,7 @@ def test_every_file_of_a_run_follows_the_umask(original: Run) -> None:
 
 # -- a full disk, one that may only be read -------------------------------------------------------
 
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 SMALL_DISK = """
 set -e
 mount -t tmpfs -o size={size} none "{disk}"
