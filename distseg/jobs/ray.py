@@ -8,11 +8,13 @@ are alive; Ray reserves the slot's cores and GPUs, and says which GPUs they are.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
 import signal
 import socket
+import stat
 import tempfile
 import threading
 import time
@@ -151,8 +153,21 @@ def with_own_cache(job: Job, folder: Path, home: str) -> Job:
     named = any(text.startswith("data.cache_dir=") for text in job.overrides)
     if not job.members or named or socket.gethostname() == home:
         return job
-    own = Path(tempfile.gettempdir()) / f"distseg-cache-{_key(folder)}"
-    return replace(job, overrides=(*job.overrides, f"data.cache_dir={own}"))
+    return replace(job, overrides=(*job.overrides, f"data.cache_dir={node_cache(folder)}"))
+
+
+def node_cache(folder: Path) -> Path:
+    """A folder for the run's cache below the node's temporary one, which everybody may write to: of
+    one name, so that the run's next job finds it, but only where it is ours alone. One that others
+    have prepared, a link too, is left to them."""
+    own = Path(tempfile.gettempdir()) / f"distseg-cache-{os.getuid()}-{_key(folder)}"
+    with contextlib.suppress(FileExistsError):
+        own.mkdir(mode=0o700)
+    found = own.lstat()
+    is_ours = found.st_uid == os.getuid() and not found.st_mode & 0o077
+    if stat.S_ISDIR(found.st_mode) and is_ours:
+        return own
+    return Path(tempfile.mkdtemp(prefix="distseg-cache-"))
 
 
 def _key(folder: Path) -> str:

@@ -78,6 +78,28 @@ def test_ranks_of_one_machine_listen_on_its_loopback(tmp_path: Path) -> None:
         end(started, mark)
 
 
+def test_a_cache_that_others_have_prepared_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Below a temporary folder that everybody may write to: by a link, open rights or a file."""
+    ray = pytest.importorskip("distseg.jobs.ray", reason="ray is not installed")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    first = ray.node_cache(Path("/run"))
+    assert first == ray.node_cache(Path("/run")) and first.stat().st_mode & 0o777 == 0o700
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
+    first.rmdir()
+    for prepare in (
+        lambda: first.symlink_to(elsewhere),
+        lambda: first.touch(),
+        lambda: (first.mkdir(), first.chmod(0o777)),
+    ):
+        prepare()
+        other = ray.node_cache(Path("/run"))
+        assert other != first and other.stat().st_mode & 0o777 == 0o700
+        first.rmdir() if first.is_dir() and not first.is_symlink() else first.unlink()
+
+
 DRIVER = """
 import subprocess, sys, time
 from pathlib import Path
