@@ -130,7 +130,8 @@ def test_what_is_no_image_is_said(trained: Path, tmp_path: Path) -> None:
     ensemble = distseg.load_ensemble(trained)
     (tmp_path / "b.png").write_bytes(b"no image")
     good = np.zeros((9, 8), np.uint8)
-    found = ensemble.predict({"good": good, "bad": tmp_path / "b.png", "five": np.zeros((4, 4, 5))})
+    five = np.zeros((4, 4, 5), np.uint8)
+    found = ensemble.predict({"good": good, "bad": tmp_path / "b.png", "five": five})
     assert [bool(one.error) for one in found] == [False, True, True]
     assert not found[1].mask.any() and found[1].areas == {"object": 0}
     assert "5 channels; input.channels is 1" in found[2].error
