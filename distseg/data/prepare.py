@@ -73,7 +73,7 @@ def prepare(config: Config, run: Run) -> Config:
             levels = _prepare(config, run, listed, statistics, _digest_in(known, run.truth.name))
             done = read_json(statistics)
         if done.get("test_files") != listed.test_files:
-            digest = _write_tests(config, run, listed, _digest_in(known, "test.csv"))
+            digest = _write_tests(config, run, listed, known.get("test_files"))
             found = {"test": len(listed.test), "test_files": listed.test_files}
             found["digests"] = {**done["digests"], "test.csv": digest}
             write_json(statistics, {**done, **found})
@@ -155,14 +155,15 @@ def _prepare(
     return config.data.levels
 
 
-def _write_tests(config: Config, run: Run, listed: Listed, digest: str | None) -> str:
+def _write_tests(config: Config, run: Run, listed: Listed, files: str | None) -> str:
     """The Manifest of the test images, which changed; returns its digest. What was predicted of the
-    old ones is older than it, and is made again. digest: of the table when it was last written.
+    old ones is older than it, and is made again. files: `Listed.test_files` of before; where they
+    are the same, it is the table that was damaged.
 
     UserError: a round has learned from the old ones.
     """
     path, tests = run.data / "test.csv", test_manifest(config, listed.test)
-    changed = path.is_file() and tests.digest != digest
+    changed = path.is_file() and listed.test_files != files
     if changed and (run.unlabeled.is_file() or any(run.folder.glob("round_*/select"))):
         old = {sample.id for sample in Manifest.read(path)}
         new = {row.id for row in listed.test}

@@ -57,19 +57,18 @@ def open_regular(
 ) -> BufferedReader | TextIOWrapper:
     """A file, open for reading: bytes, or text with an `encoding`. OSError (EINVAL) for a pipe, a
     device or a socket: reading one could wait for ever, or never come to an end."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
+
+    def opener(name: str, flags: int) -> int:
+        descriptor = os.open(name, flags | os.O_NONBLOCK)
         kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
-        if kind != stat.S_IFREG:
-            if kind == stat.S_IFDIR:
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-            raise OSError(errno.EINVAL, f"is a {_KINDS.get(kind, 'thing')}, not a file", str(path))
-        if encoding is None:
-            return os.fdopen(descriptor, "rb")
-        return os.fdopen(descriptor, newline=newline, encoding=encoding)
-    except BaseException:
+        if kind in (stat.S_IFREG, stat.S_IFDIR):  # `open` itself refuses a folder
+            return descriptor
         os.close(descriptor)
-        raise
+        raise OSError(errno.EINVAL, f"is a {_KINDS.get(kind, 'thing')}, not a file", name)
+
+    if encoding is None:
+        return open(path, "rb", opener=opener)
+    return open(path, newline=newline, encoding=encoding, opener=opener)
 
 
 _KINDS = {

@@ -30,7 +30,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 FILES = (
     "config.yaml", "env.json", "ledger.jsonl", "folds.csv", "ensemble.json", "report.json",
     "report.html", "data/statistics.json", "data/test.csv", "data/quarantine.csv",
-    "data/balance.csv", "round_0/train.csv", "round_0/ensemble/ensemble.json",
+    "data/balance.csv", "data/files.csv", "round_0/train.csv", "round_0/ensemble/ensemble.json",
     "round_0/ensemble/oof.csv", "cache/*.key", "cache/*/index.json", "cache/*/images.u8",
     "cache/*/targets.u8", "round_0/members/a_fold0/DONE", "round_0/members/a_fold0/metrics.jsonl",
     "round_0/members/a_fold0/config.yaml", "round_0/members/a_fold0/oof_scores.json",
