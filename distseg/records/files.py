@@ -220,6 +220,7 @@ def mark_done(path: Path, record: Mapping[str, Any]) -> None:
     """Write the file that says that a folder is whole: last, and by rename. Names in the folder
     reach the disk before it, and it reaches the disk before this returns: when the power fails,
     there is no such file without what it speaks of."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     for folder in (path.parent, *(p for p in path.parent.iterdir() if p.is_dir())):
         sync_folder(folder)
     write_json(path, record)

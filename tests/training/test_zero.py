@@ -93,7 +93,7 @@ def test_plain_ddp_takes_nothing_from_it() -> None:
 
 def test_without_deepspeed_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install '\.\[deepspeed\]'"):
+    with pytest.raises(UserError, match=r"pip install '(\.|distseg)\[deepspeed\]'"):
         make_zero_accelerator(parse_config(zero_tree(1), "test"))
 
 
