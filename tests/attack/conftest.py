@@ -1,13 +1,26 @@
-"""The run that is attacked, made once."""
+"""The run that is attacked, made once. Of each kind of attack the first and every tenth case run
+with the suite; the others are slow."""
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from distseg.records.paths import Run
 from tests.attack.victim import copy_victim, make_victim, move_victim
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    seen: Counter[str] = Counter()
+    for item in items:
+        if item.path.parent == Path(__file__).parent and not item.get_closest_marker("slow"):
+            kind = item.nodeid.partition("[")[0]
+            if seen[kind] % 10:
+                item.add_marker(pytest.mark.slow)
+            seen[kind] += 1
 
 
 @pytest.fixture(scope="session")
