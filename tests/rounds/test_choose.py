@@ -20,6 +20,11 @@ def test_the_higher_ensemble_submits(
     run = Run(tmp_path / "run")
     for number, score in ((1, last), (ALL_ROUNDS, together)):
         run.ensemble(number).parent.mkdir(parents=True)
-        write_json(run.ensemble(number), {"round": number, "scores": {"final": {"score": score}}})
+        scores = {"final": {"score": score}, "nested": {"default": score}}
+        member = {"name": "a", "fold": 0, "weight": 1, "snapshots": ["a.safetensors"]}
+        record = {"round": number, "flag": "honest", "space": "logit", "tta": [], "task": "binary"}
+        record |= {"members": [member], "weights": {"a": 1}, "scores": scores, "left_out": []}
+        record["rule"] = {"threshold": [0.0], "min_area": [0], "gate": [None]}
+        write_json(run.ensemble(number), record)
     assert choose_final(run, 1)["round"] == chosen
     assert read_json(run.final)["round"] == chosen
