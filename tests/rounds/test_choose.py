@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,9 +21,10 @@ def test_the_higher_ensemble_submits(
     run = Run(tmp_path / "run")
     for number, score in ((1, last), (ALL_ROUNDS, together)):
         run.ensemble(number).parent.mkdir(parents=True)
-        scores = {"final": {"score": score}, "nested": {"default": score}}
+        scores: dict[str, Any] = {"final": {"score": score}, "nested": {"default": score}}
         member = {"name": "a", "fold": 0, "weight": 1, "snapshots": ["a.safetensors"]}
-        record = {"round": number, "flag": "honest", "space": "logit", "tta": [], "task": "binary"}
+        record: dict[str, Any] = {}
+        record |= {"round": number, "flag": "honest", "space": "logit", "tta": [], "task": "binary"}
         record |= {"members": [member], "weights": {"a": 1}, "scores": scores, "left_out": []}
         record["rule"] = {"threshold": [0.0], "min_area": [0], "gate": [None]}
         write_json(run.ensemble(number), record)
