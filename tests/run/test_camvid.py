@@ -28,7 +28,7 @@ from distseg.inference.load import load_predictor
 from distseg.records.files import read_json
 from distseg.records.manifest import Manifest
 from distseg.records.paths import Run
-from distseg.records.predictions import Predictions
+from distseg.records.predictions import Predictions, PredictionsWriter
 from tests.tiny import ROOT
 
 VOID, CLASSES, TILE, OVERLAP = 11, 11, (192, 256), 0.33
@@ -85,13 +85,14 @@ def test_void_changes_neither_metric_nor_ensemble(run: Run) -> None:
     rng = np.random.default_rng(0)
     for name in ("a", "b"):
         predictions = Predictions(run.member(0, name, 0).oof)
-        changed = []
-        for row, logits in zip(predictions.ids, predictions, strict=True):
+        rows, unchanged = predictions.ids, predictions.flat.copy()
+        shutil.move(predictions.folder, run.folder / f"as_predicted_{name}")
+        writer = PredictionsWriter(predictions.folder)
+        for row, logits in zip(rows, predictions, strict=True):
             void = truth[row] == VOID
-            changed.append(np.where(void, rng.normal(0, 20, logits.shape), logits))
-        flat = np.concatenate([one.ravel() for one in changed]).astype(np.float16)
-        assert not np.array_equal(flat, predictions.flat)
-        flat.tofile(predictions.folder / "logits.f16")
+            writer.add(row, np.where(void, rng.normal(0, 20, logits.shape), logits))
+        writer.close()
+        assert not np.array_equal(Predictions(predictions.folder).flat, unchanged)
     assert fit_ensemble(config, run, 0) == before
 
 
