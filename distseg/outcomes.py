@@ -82,9 +82,14 @@ def _score(args: argparse.Namespace) -> int:
     return 0
 
 
-@command("status", RUN)
+@command("status", RUN, arg("--watch", "again and again, until the run ends", action="store_true"))
 def _status(args: argparse.Namespace) -> int:
     """Show where a run stands."""
+    if args.watch:
+        from distseg.run.view import watch
+
+        watch(args.run)
+        return 0
     from distseg.run.status import status_text
 
     print(status_text(args.run))

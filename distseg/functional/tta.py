@@ -12,9 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distseg.functional.tta_names import FLIPS, check_modes, parse_scale
-
-Flip = tuple[bool, bool, bool]
+from distseg.functional.tta_names import FLIPS, Flip, check_modes, closure, parse_scale
 
 
 class View(NamedTuple):
@@ -43,29 +41,10 @@ def views(modes: Sequence[str], *, divisor: int = 1) -> list[View]:
     check_modes(modes)
     if divisor < 1:
         raise ValueError(f"the divisor of scaled views must be at least 1, not {divisor}")
-    flips = _closure(modes)
+    flips = closure(modes)
     found = [parse_scale(mode) for mode in modes]
     scales = list(dict.fromkeys([1.0, *(scale for scale in found if scale is not None)]))
     return [_view(flip, scale, divisor) for scale in scales for flip in flips]
-
-
-def _closure(modes: Sequence[str]) -> list[Flip]:
-    """The group that the named flips generate, in the order of FLIPS."""
-    generators = list(FLIPS.values()) if "d4" in modes else [FLIPS[m] for m in modes if m in FLIPS]
-    reached = {FLIPS["none"]}
-    while True:
-        more = reached | {_then(a, b) for a in reached for b in generators}
-        if more == reached:
-            return [flip for flip in FLIPS.values() if flip in reached]
-        reached = more
-
-
-def _then(first: Flip, second: Flip) -> Flip:
-    """The flip that does `first` and then `second`: a transpose swaps the flips before it."""
-    rows, columns = first[1:]
-    if second[0]:
-        rows, columns = columns, rows
-    return first[0] ^ second[0], rows ^ second[1], columns ^ second[2]
 
 
 def _view(flip: Flip, scale: float, divisor: int) -> View:

@@ -8,7 +8,8 @@ from distseg.functional.naming import unknown_name
 
 # Each flip or rotation as (transpose first, then flip rows, then flip columns). As in torch and
 # numpy, rot90 is a quarter turn counter-clockwise. "d4" is all eight.
-FLIPS: dict[str, tuple[bool, bool, bool]] = {
+Flip = tuple[bool, bool, bool]
+FLIPS: dict[str, Flip] = {
     "none": (False, False, False),
     "hflip": (False, False, True),
     "vflip": (False, True, False),
@@ -65,3 +66,29 @@ def check_modes(modes: Sequence[str]) -> None:
             mode in MODES or parse_scale(mode) is not None or dropout_passes([mode])
         ):
             raise unknown_name("TTA mode", mode, [*MODES, "scale:0.75", "dropout:8"])
+
+
+def closure(modes: Sequence[str]) -> list[Flip]:
+    """The group that the named flips generate, in the order of FLIPS."""
+    generators = list(FLIPS.values()) if "d4" in modes else [FLIPS[m] for m in modes if m in FLIPS]
+    reached = {FLIPS["none"]}
+    while True:
+        more = reached | {_then(a, b) for a in reached for b in generators}
+        if more == reached:
+            return [flip for flip in FLIPS.values() if flip in reached]
+        reached = more
+
+
+def _then(first: Flip, second: Flip) -> Flip:
+    """The flip that does `first` and then `second`: a transpose swaps the flips before it."""
+    rows, columns = first[1:]
+    if second[0]:
+        rows, columns = columns, rows
+    return first[0] ^ second[0], rows ^ second[1], columns ^ second[2]
+
+
+def num_passes(modes: Sequence[str]) -> int:
+    """Times that the network sees an image: its views, each as often as dropout asks for."""
+    check_modes(modes)
+    scales = {1.0, *(scale for mode in modes if (scale := parse_scale(mode)) is not None)}
+    return len(closure(modes)) * len(scales) * max(1, dropout_passes(modes))

@@ -16,6 +16,7 @@ from distseg.data.loader import canvas_batches, loader
 from distseg.functional.combine import hard_masks
 from distseg.functional.metrics import count_planes
 from distseg.inference.forward import Normalizer, Predictor
+from distseg.records.progress import ProgressFile
 
 
 class Evaluator:
@@ -35,24 +36,31 @@ class Evaluator:
         task: str,
         batch_size: int,
         workers: int,
+        progress: ProgressFile | None = None,
     ) -> None:
         """dataset: gives "image", uint8 (C, H, W) on the canvas of `fit`, by position.
-        sizes: native (height, width) of every row. targets(position): uint8 (K, h, w)."""
+        sizes: native (height, width) of every row. targets(position): uint8 (K, h, w).
+        progress: where it tells how many of this rank's images it has seen."""
         self.accelerator, self.fit, self.task = accelerator, fit, task
         self.sizes, self.targets, self.normalizer = sizes, targets, normalizer
         rank, world = accelerator.process_index, accelerator.num_processes
         self.batches = canvas_batches(sizes, [fit], batch_size)[rank::world]
+        self.progress = progress or ProgressFile(None)
         self.loader = loader(dataset, self.batches, workers, accelerator.device, persistent=True)
 
     def predictor(self, models: Sequence[nn.Module]) -> Predictor:
         """These models with the input that the evaluator's images have."""
         return Predictor(models, self.fit, self.normalizer, self.accelerator.autocast)
 
-    def stream(self) -> Iterator[tuple[list[int], Tensor, list[tuple[int, int]]]]:
-        """This rank's batches: positions, canvas uint8 (B, C, H, W) on the device, native sizes."""
+    def stream(self, phase: str) -> Iterator[tuple[list[int], Tensor, list[tuple[int, int]]]]:
+        """This rank's batches: positions, canvas uint8 (B, C, H, W) on the device, native sizes.
+        phase: what its progress is called."""
+        done, total = 0, sum(map(len, self.batches))
         for positions, batch in zip(self.batches, self.loader, strict=True):
             canvas = batch["image"].to(self.accelerator.device, non_blocking=True)
+            self.progress.at(phase, done, total)
             yield positions, canvas, [self.sizes[i] for i in positions]
+            done += len(positions)
 
     def count(self, natives: Sequence[Tensor], positions: Sequence[int]) -> Tensor:
         """int64 (B, C, 3) at logit 0 (multiclass: the highest class) of each image's native logits
@@ -84,7 +92,7 @@ class Evaluator:
         was_training = model.training
         model.eval()
         predictor, table = self.predictor([model]), self.empty_counts(num_classes)
-        for positions, canvas, sizes in self.stream():
+        for positions, canvas, sizes in self.stream("evaluate"):
             natives = predictor.native_logits(canvas, sizes, tta=[])
             table[torch.tensor(positions, device=table.device)] = self.count(natives, positions)
         model.train(was_training)

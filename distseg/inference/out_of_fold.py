@@ -84,7 +84,7 @@ def _predict_share(
         for kind in kinds
     }
     writers = {name: PredictionsWriter(folder / name) for name in kept}
-    for positions, canvas, sizes in evaluator.stream():
+    for positions, canvas, sizes in evaluator.stream("out of fold"):
         index = torch.tensor(positions, device=device)
         for kind, tta in kinds.items():
             logits_MBCHW = predictor.canvas_logits(canvas, tta)

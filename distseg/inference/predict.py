@@ -41,6 +41,7 @@ from distseg.records.ensemble_record import read_ensemble
 from distseg.records.errors import Damaged, UserError, printable, printable_path
 from distseg.records.manifest import Manifest, Sample
 from distseg.records.paths import Run, final_ensemble, find_run
+from distseg.records.progress import ProgressFile
 
 logger = logging.getLogger(__name__)
 
@@ -153,6 +154,7 @@ def predict_images(
     sink: MaskSink,
     accelerator: Accelerator,
     share: tuple[int, int],
+    progress: ProgressFile | None = None,
 ) -> Broken:
     """Share number share[0] of share[1] of `rows` through an ensemble into `sink`.
 
@@ -167,13 +169,17 @@ def predict_images(
             sink.add(rows[index].id, finished_masks(config, record, logits))
 
     broken: Broken = []
+    done, progress = 0, progress or ProgressFile(None)
     background = Background(finish)
+    progress.at("predict", 0, len(rows))
     for indices, arrays, reasons in logit_batches(ensemble, config, rows, accelerator):
         background.put((indices, arrays))
         for index, reason in zip(indices, reasons, strict=True):
             if reason:
                 broken.append((rows[index].id, reason))
                 logger.warning("%s: gets an empty mask", reason)
+        done += len(indices)
+        progress.at("predict", done, len(rows))
     background.close()
     return broken
 
@@ -237,8 +243,9 @@ def _with_size(config: Config, row: Sample | ImagePixels) -> Sample | ImagePixel
 
 
 def predict_test(
-    run_dir: Path, sink: MaskSink, round: int | None, share: tuple[int, int]
-) -> Broken:
+    run_dir: Path, sink: MaskSink, round: int | None, share: tuple[int, int],
+    progress: ProgressFile | None = None,
+) -> Broken:  # fmt: skip
     """A share of the run's test images into `sink`, by the final ensemble or that of a round; see
     `predict_images`."""
     run = Run(Path(run_dir))
@@ -246,7 +253,7 @@ def predict_test(
     record = final_ensemble(run) if round is None else read_ensemble(run.ensemble(round))
     accelerator = make_accelerator(config)
     samples = list(Manifest.read(run.data / "test.csv"))
-    broken = predict_images(config, run.folder, record, samples, sink, accelerator, share)
+    broken = predict_images(config, run.folder, record, samples, sink, accelerator, share, progress)
     for name, reason in broken:
         run.log_event("broken_image", id=name, reason=reason)
     return broken

@@ -78,6 +78,7 @@ class Job:
     arguments: what follows `distseg`, before the members and the overrides.
     log: file that takes standard output and standard error of launcher and ranks.
     overrides: `key=value` that only this job gets (a smaller micro-batch).
+    progress: where a job without members tells how far it has come; see records/progress.py.
     """
 
     label: str
@@ -86,6 +87,7 @@ class Job:
     members: tuple[tuple[str, int], ...] = ()
     round: RoundKey = 0
     overrides: tuple[str, ...] = ()
+    progress: Path | None = None
 
     def command(self) -> list[str]:
         """What follows `distseg`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
+from typing import TextIO
 
 FORMAT = "%(asctime)s %(levelname).1s %(message)s"
 
@@ -17,13 +18,31 @@ def setup(path: Path | None = None, level: int = logging.INFO, *, console: bool 
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)] if console else []
+    handlers: list[logging.Handler] = [_Console()] if console else []
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(path, encoding="utf-8"))
     for handler in handlers:
         handler.setFormatter(logging.Formatter(FORMAT, datefmt="%H:%M:%S"))
         logger.addHandler(handler)
+
+
+def keep(logger: logging.Logger, text: str) -> None:
+    """Log what is shown by other means already: it goes to the file alone."""
+    logger.info("%s", text, extra={"shown": True})
+
+
+class _Console(logging.StreamHandler[TextIO]):
+    """Standard error as it is at the moment: a live table that stands below the lines of the log
+    puts itself in its place."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+        self.addFilter(lambda record: not getattr(record, "shown", False))
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]  # a StreamHandler keeps what it is given
+        return sys.stderr
 
 
 def counted(number: int, what: str, ending: str = "s") -> str:

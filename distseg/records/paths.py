@@ -44,6 +44,11 @@ class MemberPaths:
         return self.folder / ("train.log" if rank == 0 else f"train.rank{rank}.log")
 
     @property
+    def progress(self) -> Path:
+        """How far the member's process has come, for people who watch; see records/progress.py."""
+        return self.folder / "progress.json"
+
+    @property
     def snapshots(self) -> Path:
         """Folder of the weights that are kept, safetensors."""
         return self.folder / "snapshots"
@@ -125,6 +130,11 @@ class Run:
         return self.folder / "report.html"
 
     @property
+    def next_commands(self) -> Path:
+        """Commands that may follow a finished run, ready to paste."""
+        return self.folder / "next.txt"
+
+    @property
     def submission(self) -> Path:
         """The table of RLEs that the competition wants."""
         return self.folder / "submission.csv"
@@ -158,6 +168,10 @@ class Run:
     def predict_log(self, machine: int) -> Path:
         """Of the test prediction, which may run on several machines."""
         return self.folder / ("predict.log" if machine == 0 else f"predict.{machine}.log")
+
+    def predict_progress(self, first_share: int) -> Path:
+        """How far a job of the test prediction has come, by the first share that it makes."""
+        return self.folder / f".predict.{first_share}.progress.json"
 
     @property
     def launch_config(self) -> Path:

@@ -20,6 +20,7 @@ from distseg.jobs.job import is_driven, watch_launcher
 from distseg.records.errors import UserError, unknown
 from distseg.records.manifest import Manifest
 from distseg.records.paths import RoundKey, Run
+from distseg.records.progress import ProgressFile
 from distseg.run.folder import check_same, open_run, refuse_foreign, unlocked_by_mistakes
 from distseg.run.members import MemberKey
 from distseg.run.submission import made_from, submission_path
@@ -124,10 +125,12 @@ def predict_test_here(run: Run, round: int | None, first: int, count: int, total
     path = submission_path(run, spec.kind, round)
     source = run.final if round is None else run.ensemble(round)
     rank, world = (int(os.environ.get(n, d)) for n, d in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    progress = ProgressFile(None if rank else run.predict_progress(first))
     for share in range(first + rank, first + count, world):
         made = share_path(path, share, total)
         if made.is_dir() and made.stat().st_mtime_ns >= made_from(run, source):
             continue  # an earlier start of the run has made it
         writer = ShareWriter(spec, path, share=(share, total), task=config.task)
-        predict_test(run.folder, writer, round, (share, total))
+        predict_test(run.folder, writer, round, (share, total), progress)
         writer.close()
+    progress.close()

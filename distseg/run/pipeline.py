@@ -82,7 +82,9 @@ def _steps(config: Config, run: Run) -> int:
             return 1
         choose_final(run, last)
         tested = predict_test(config, run, executor)
-    print(report(config, run, score_test(config, run) if tested else {}))
+    text = report(config, run, score_test(config, run) if tested else {})
+    print(text, flush=True)
+    log.keep(logger, text)
     return 0 if whole and tested is not False else 1
 
 

@@ -3,81 +3,22 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from distseg.config.load import load_config
-from distseg.config.schema import Config
 from distseg.records.ensemble_record import is_whole
 from distseg.records.errors import printable
-from distseg.records.files import num_broken_lines, read_json_or, read_lines
-from distseg.records.finished_member import loss_of
+from distseg.records.files import num_broken_lines, read_lines
 from distseg.records.log import counted, duration
-from distseg.records.paths import RoundKey, Run, find_run, member_id
+from distseg.records.paths import Run, find_run
+from distseg.records.progress import read_position
+from distseg.run.member_status import MemberStatus, member_status
 from distseg.run.members import known_members, round_keys
+from distseg.run.remaining import Remaining
 
-
-@dataclass(frozen=True, slots=True)
-class MemberStatus:
-    """One member. state: done | damaged | failed | running | stopped | waiting; eta_s: seconds, of
-    what the member's own epochs still need; message: why it failed."""
-
-    name: str
-    fold: int
-    state: str
-    epoch: int
-    epochs: int
-    score: float | None = None
-    loss: float | None = None
-    images_per_s: float | None = None
-    seconds: float = 0.0
-    eta_s: float | None = None
-    message: str = ""
-
-    @property
-    def label(self) -> str:
-        """unet_fold0"""
-        return member_id(self.name, self.fold)
-
-
-def member_status(config: Config, run: Run, round: RoundKey, name: str, fold: int) -> MemberStatus:
-    """Read one member's DONE, failure.json and metrics.jsonl; `running` is left to the caller."""
-    paths, epochs = run.member(round, name, fold), config.epochs_of(name, round)
-    rows = [row for row in read_lines(paths.metrics) if isinstance(row.get("epoch"), int)]
-    last = rows[-1] if rows else {}
-    score = next((s for row in reversed(rows) if (s := _number(row, "score")) is not None), None)
-    seconds = sum(_number(row, "seconds") or 0.0 for row in rows)
-    state, message, eta = ("stopped" if rows else "waiting"), "", _number(last, "eta_s")
-    if loss := loss_of(paths):
-        state, message = "damaged", f"{loss}; `distseg run` makes it again"
-    elif paths.done.is_file():
-        done = read_json_or(paths.done, {})
-        state, score, eta = "done", _number(done, "score"), 0.0
-        seconds = _number(done, "seconds") or seconds
-    elif paths.failure.is_file():
-        failure = read_json_or(paths.failure, {})
-        state, message = "failed", f"{failure.get('kind')}: {failure.get('message')}"
-    return MemberStatus(
-        name,
-        fold,
-        state,
-        last.get("epoch", -1) + 1,
-        epochs,
-        score,
-        _number(last, "loss"),
-        _number(last, "images_per_s"),
-        seconds,
-        eta,
-        message,
-    )
-
-
-def _number(record: Mapping[str, Any], key: str) -> float | None:
-    """A number of a record that may be damaged; None where there is none."""
-    value = record.get(key)
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+PREDICTIONS = ".predict.*.progress.json"  # of the test prediction, below the run
 
 
 def is_alive(run: Run) -> bool:
@@ -95,20 +36,30 @@ def is_alive(run: Run) -> bool:
     return False
 
 
-def started_members(run: Run) -> dict[str, set[str]]:
-    """The members of the jobs that run, by the job's label, as the ledger has them: of each job
-    that has started and not ended. A member is written ROUND:LABEL."""
-    running: dict[str, set[str]] = {}
+def started_members(run: Run) -> dict[str, list[str]]:
+    """The members of the jobs that run, in the order in which they train, by the job's label, as
+    the ledger has them: of each job that has started and not ended. A member is ROUND:LABEL."""
+    running: dict[str, list[str]] = {}
     for line in read_lines(run.ledger):
         event, job = line.get("event"), str(line.get("job"))
         if event in ("job_started", "job_adopted"):
-            members = {f"{line.get('round', 0)}:{label}" for label in line.get("members") or []}
-            running[job] = members
+            members = line.get("members") or []
+            running[job] = [f"{line.get('round', 0)}:{label}" for label in members]
         elif event in ("job_done", "job_failed"):
             running.pop(job, None)
         elif event == "run_started":
             running.clear()
     return running
+
+
+def at_work(jobs: Iterable[Sequence[str]], statuses: Sequence[MemberStatus], key: str) -> set[str]:
+    """Labels of the members that train now: of each job the first that has not ended. The others
+    of a job wait for it.
+
+    jobs: members of each job in order, ROUND:LABEL. key: the round of `statuses`."""
+    ended = {f"{key}:{s.label}" for s in statuses if s.state in ("done", "failed")}
+    first = [next((one for one in job if one not in ended), None) for job in jobs]
+    return {one.partition(":")[2] for one in first if one and one.startswith(f"{key}:")}
 
 
 def left_out(run: Run) -> dict[str, str]:
@@ -123,24 +74,19 @@ def left_out(run: Run) -> dict[str, str]:
     return found
 
 
-def remaining_s(statuses: Sequence[MemberStatus], slots: int) -> float | None:
-    """Seconds until all members are trained; None before the first epoch.
-
-    By the mean seconds of an epoch so far: of the same model where one of its folds has trained an
-    epoch, else of all models. The work is divided among `slots`, and takes no less than the
-    longest member.
-    """
-    pace: dict[str, float] = {}
-    for name in {s.name for s in statuses}:
-        seen = [s for s in statuses if s.name == name and s.epoch]
-        if seen:
-            pace[name] = sum(s.seconds for s in seen) / sum(s.epoch for s in seen)
-    if not pace:
-        return None
-    mean = sum(pace.values()) / len(pace)
-    open_ones = [s for s in statuses if s.state not in ("done", "failed")]
-    work = [(s.epochs - s.epoch) * pace.get(s.name, mean) for s in open_ones]
-    return max(sum(work) / max(slots, 1), max(work, default=0.0))
+def how_it_ended(run: Run) -> str:
+    """What the last start of the run has come to: "" while nothing is known."""
+    last: dict[str, Any] = {}
+    for line in read_lines(run.ledger):
+        if line.get("event") in ("run_started", "run_ended"):
+            last = line
+    if last.get("event") == "run_started":
+        return "it was killed, or its machine went down; `distseg run` goes on"
+    if last.get("status") == "stopped":
+        reason = " ".join(str(last.get("reason")).split())[:300]
+        return f"stopped: {reason}"
+    ends = {0: "finished", 1: "ended without something that it needed"}
+    return ends.get(last.get("status", -1), "")
 
 
 def status_text(folder: Path) -> str:
@@ -148,21 +94,24 @@ def status_text(folder: Path) -> str:
     run = find_run(folder)
     config, alive = load_config(run.config), is_alive(run)
     jobs, given_up = started_members(run) if alive else {}, left_out(run)
-    started: set[str] = set().union(*jobs.values())
-    lines = [f"{folder}: {'running' if alive else 'not running'}"]
+    ended = "running" if alive else f"not running: {how_it_ended(run)}".removesuffix(": ")
+    lines = [f"{folder}: {ended}"]
+    left = None
     for round in [key for key in round_keys(config, run) if run.round(key).is_dir()] or [0]:
         members = known_members(config, run, round)
         statuses = [member_status(config, run, round, *member) for member in members]
         lines += [f"round {round}: {sum(s.state == 'done' for s in statuses)} of {len(statuses)}"]
+        working = at_work(jobs.values(), statuses, str(round))
         lines += [
-            _line(s, f"{round}:{s.label}" in started, given_up.get(f"{round}:{s.label}"))
-            for s in statuses
+            _line(s, s.label in working, given_up.get(f"{round}:{s.label}")) for s in statuses
         ]
-        left = remaining_s(statuses, max(1, len(jobs)))
-        if left and alive:
-            lines.append(f"all members are trained in about {duration(left)}")
+        if alive and any(s.state not in ("done", "failed") for s in statuses):
+            left = Remaining(config, run, max(1, len(jobs))).seconds(round, statuses)
         if run.ensemble(round).is_file():
             lines.append(f"ensemble: {run.ensemble(round)}{_damage(run.ensemble(round))}")
+    if alive:
+        lines += [_prediction_line(path) for path in sorted(run.folder.glob(PREDICTIONS))]
+        lines += [f"the run ends in about {duration(left)}"] if left else []
     for path in (run.submission, run.test_masks, run.report_html):
         lines += [f"written: {path}"] if path.exists() else []
     if broken := num_broken_lines(run.ledger):
@@ -174,6 +123,11 @@ def _damage(path: Path) -> str:
     return "" if is_whole(path) else " (damaged: `distseg run` makes it again)"
 
 
+def _prediction_line(path: Path) -> str:
+    position = read_position(path)
+    return f"test prediction: {position.done} of {position.total} images" if position else ""
+
+
 def _line(status: MemberStatus, running: bool, given_up: str | None) -> str:
     state = status.state
     if state != "done":
@@ -182,5 +136,7 @@ def _line(status: MemberStatus, running: bool, given_up: str | None) -> str:
     eta = f"  ETA {duration(status.eta_s)}" if running and status.eta_s else ""
     why = given_up or status.message
     reason = f"  {why.splitlines()[0][:160]}" if why and state != "done" else ""
-    text = f"  {status.label:<32} {state:<8} epoch {status.epoch}/{status.epochs}"
+    at = status.position
+    phase = f" ({at.phase} {at.share:.0%})" if running and at else ""
+    text = f"  {status.label:<32} {state:<8} epoch {status.epoch}/{status.epochs}{phase}"
     return f"{text}{score}{eta}{reason}"

@@ -119,7 +119,8 @@ def prediction_jobs(run: Run, slots: Sequence[Slot], number: int | None) -> tupl
     for index, slot in enumerate(slots):
         share = (str(number) for number in (first, slot.processes, total))
         arguments = ("predict-test", str(run.folder), *which, "--share", *share)
-        jobs.append(Job(f"{label}-{index}", arguments, run.predict_log(index)))
+        log, progress = run.predict_log(index), run.predict_progress(first)
+        jobs.append(Job(f"{label}-{index}", arguments, log, progress=progress))
         first += slot.processes
     return jobs, total
 

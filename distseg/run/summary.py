@@ -14,6 +14,15 @@ from distseg.functional.verdict import beaten_by
 from distseg.records.ensemble_record import is_whole, read_ensemble
 from distseg.records.errors import UserError
 from distseg.records.paths import ALL_ROUNDS, RoundKey, Run, final_ensemble, find_run
+from distseg.run.ending import (
+    choice_lines,
+    gain_lines,
+    member_lines,
+    next_text,
+    submission_lines,
+    time_lines,
+    write_next,
+)
 from distseg.run.submission import prediction_record, score_test
 
 LOSES = "THE ENSEMBLE LOSES TO A MODEL OF ITS OWN"
@@ -35,17 +44,25 @@ def report(config: Config, run: Run, extra: dict[str, Any] | None = None) -> str
             notes.append(f"test: not scored: {error}")
     try:
         write_report(config, run, extra)
+        write_next(run)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
         notes.append(f"{run.folder} may only be read: its report stays as it was")
-    lines = [f"{_round_label(n)}: {_score_text(config, one)}" for n, one in _records(config, run)]
+    lines = []
+    for key in _rounds_in(config, record):
+        lines += [f"{_round_label(key)}:"] if len(config.rounds) > 1 else []
+        lines += member_lines(config, run, key)
+    lines += [f"{_round_label(n)}: {_score_text(config, one)}" for n, one in _records(config, run)]
     lines.append(f"out-of-fold {_score_text(config, record)}")
+    lines += [*gain_lines(config, record), *choice_lines(record)]
     lines += _loss_lines(config, run, record)
     if "test" in extra:
         lines.append(f"test {config.metric} against the truth: {extra['test']['score']:.4f}")
+    lines += [*time_lines(run), *submission_lines(prediction_record(run))]
     for path in (run.submission, run.test_masks, run.report_html, run.folder):
         lines += [f"{_label(run, path)}: {path}"] if path.exists() else []
+    lines += [f"next (also in {run.next_commands}):", *next_text(run).splitlines()]
     return "\n".join([*lines, *notes])
 
 
@@ -99,6 +116,11 @@ def _records(config: Config, run: Run) -> list[tuple[RoundKey, dict[str, Any]]]:
     return [(k, read_ensemble(run.ensemble(k))) for k in keys if is_whole(run.ensemble(k))]
 
 
+def _rounds_in(config: Config, record: dict[str, Any]) -> list[int]:
+    """The rounds whose members are in an ensemble."""
+    return list(range(len(config.rounds))) if record["round"] == ALL_ROUNDS else [record["round"]]
+
+
 def _round_label(key: RoundKey) -> str:
     return "all rounds" if key == ALL_ROUNDS else f"round {key}"
 
@@ -111,7 +133,7 @@ def _score_text(config: Config, record: dict[str, Any]) -> str:
 
 def _loss_lines(config: Config, run: Run, record: dict[str, Any]) -> list[str]:
     """What is better than what makes the submission; in a frame where it is so by more than two
-    standard errors of the difference."""
+    standard errors of the difference, and by half of the score's own."""
     own = record["scores"]["final"]["score"]
     lines = []
     for key, one in _records(config, run):
@@ -130,7 +152,9 @@ def _loss_lines(config: Config, run: Run, record: dict[str, Any]) -> list[str]:
         why = [step["reason"] for step in steps if step["step"].startswith("simpler")]
         if why:
             text += f"; what is simpler, chosen on the other folds, was refused: {why[-1]}"
-        sure = -worst["gain"] > 2 * error
+        # and by more than the scores' own error lets anybody say
+        loss, own_error = -worst["gain"], record["scores"]["final"].get("standard_error") or 0.0
+        sure = loss > max(2 * error, own_error / 2)
         lines += [_FRAME, LOSES, text, _FRAME] if sure else [text]
     return lines
 

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from distseg.config.schema import Config
 from distseg.jobs.failure import Failure, tail
 from distseg.jobs.hardware import Slot
 from distseg.jobs.job import Job
+from distseg.records import log
 from distseg.records.files import read_lines
-from distseg.records.log import duration
-from distseg.records.paths import RoundKey, Run, member_id
+from distseg.records.log import counted, duration
+from distseg.records.paths import RoundKey, Run, find_run, member_id
+from distseg.records.progress import Position, read_position
+from distseg.run.member_status import MemberStatus, member_status
 from distseg.run.members import MemberKey
-from distseg.run.status import MemberStatus, member_status, remaining_s
+from distseg.run.remaining import Remaining
+from distseg.run.status import at_work, is_alive, status_text
+from distseg.run.view_table import job_table, members_table, title
 
+logger = logging.getLogger("distseg.run")
 REFRESH_S = 1.0
+WATCH_S = 2.0
 
 
 class ProgressView(ABC):
@@ -42,7 +50,8 @@ class ProgressView(ABC):
         round: RoundKey = 0,
     ) -> None:
         self.config, self.run, self.members, self.round = config, run, list(members), round
-        self.num_slots, self.last_tick = num_slots, 0.0
+        self.last_tick = 0.0
+        self.remaining = Remaining(config, run, num_slots)
         self.active: dict[str, Job] = {}
         self.began = time.monotonic()
 
@@ -99,28 +108,47 @@ class ProgressView(ABC):
         """Where each member stands."""
         return [member_status(self.config, self.run, self.round, *key) for key in self.members]
 
+    def working(self, statuses: Sequence[MemberStatus]) -> set[str]:
+        """Labels of the members that train now; others of their jobs wait for them."""
+        jobs = [
+            [f"{self.round}:{member_id(*key)}" for key in job.members]
+            for job in self.active.values()
+        ]
+        return at_work(jobs, statuses, str(self.round))
+
+    def positions(self) -> list[tuple[Job, Position | None]]:
+        """Where the jobs stand that train no member: predictions."""
+        jobs = [job for job in self.active.values() if not job.members]
+        return [(job, read_position(job.progress) if job.progress else None) for job in jobs]
+
     def summary(self, statuses: Sequence[MemberStatus]) -> str:
-        """Members that are done, time that has passed, time that is left."""
-        done = sum(s.state == "done" for s in statuses)
-        left = remaining_s(statuses, self.num_slots)
-        eta = f"ETA {duration(left)}" if left is not None else "ETA after the first epoch"
+        """Members that are done, time that has passed, time until the run's end."""
         passed = duration(time.monotonic() - self.began)
-        return f"{done} of {len(statuses)} members, {passed}, {eta}"
+        if not statuses:
+            return passed
+        done = sum(s.state == "done" for s in statuses)
+        left = self.remaining.seconds(self.round, statuses)
+        eta = f"ETA {duration(left)}" if left is not None else "ETA after the first steps"
+        return f"{done} of {counted(len(statuses), 'member')}, {passed}, {eta}"
 
 
 class LineView(ProgressView):
-    """One line per epoch of any member."""
+    """One line per epoch of any member, in the log: on standard error and in run.log."""
 
     def __init__(
         self, config: Config, run: Run, members: Sequence[MemberKey], num_slots: int,
         round: RoundKey = 0, out: TextIO | None = None,
     ) -> None:  # fmt: skip
+        """out: where the lines go in place of the log."""
         super().__init__(config, run, members, num_slots, round)
-        self.out = out or sys.stdout
+        self.out = out
         self.printed = {key: len(self._rows(key)) for key in self.members}
 
     def say(self, text: str) -> None:
-        print(f"{time.strftime('%H:%M:%S')} {text}", file=self.out, flush=True)
+        if self.out is None:
+            logger.info("%s", text)
+        else:
+            print(f"{time.strftime('%H:%M:%S')} {text}", file=self.out, flush=True)
 
     def _rows(self, key: MemberKey) -> list[dict[str, object]]:
         return read_lines(self.run.member(self.round, *key).metrics)
@@ -171,33 +199,17 @@ class LiveView(ProgressView):
 
     def say(self, text: str) -> None:
         self.live.console.print(Text(f"{time.strftime('%H:%M:%S')} {text}"))
+        log.keep(logger, text)
 
     def show(self) -> None:
-        statuses = self.statuses()
-        running = {member_id(*key) for job in self.active.values() for key in job.members}
-        table = Table(box=None, pad_edge=False)
-        for column in ("member", "epoch", "", "loss", "score", "images/s", "ETA"):
-            table.add_column(column, justify="left" if column in ("member", "") else "right")
-        for status in statuses:
-            if status.label in running and status.state != "done":
-                table.add_row(*_cells(status))
-        # A job without members (the test prediction) has no epochs to show.
-        others = [job.label for job in self.active.values() if not job.members]
-        texts = [Text(f"{label} ...") for label in others]
-        self.live.update(Group(table, *texts, Text(self.summary(statuses))), refresh=True)
-
-
-def _cells(status: MemberStatus) -> tuple[str, ...]:
-    filled = round(20 * status.epoch / max(1, status.epochs))
-    return (
-        status.label,
-        f"{status.epoch}/{status.epochs}",
-        "━" * filled + "·" * (20 - filled),
-        "" if status.loss is None else f"{status.loss:.4f}",
-        "" if status.score is None else f"{status.score:.4f}",
-        "" if status.images_per_s is None else f"{status.images_per_s:.1f}",
-        "" if status.eta_s is None else duration(status.eta_s),
-    )
+        statuses, (width, height) = self.statuses(), self.live.console.size
+        parts: list[RenderableType] = []
+        if statuses:
+            parts.append(Text(title(self.config, self.run, self.round)))
+            parts.append(members_table(statuses, self.working(statuses), width, height))
+        if others := self.positions():
+            parts.append(job_table(others))
+        self.live.update(Group(*parts, Text(self.summary(statuses))), refresh=True)
 
 
 def make_view(
@@ -206,3 +218,17 @@ def make_view(
     """The form that suits where standard output goes."""
     form = LiveView if sys.stdout.isatty() else LineView
     return form(config, run, members, num_slots, round)
+
+
+def watch(folder: Path, every_s: float = WATCH_S) -> None:
+    """`status_text`, again and again in place, until the run ends. On a terminal; elsewhere once.
+    UserError when it is no run folder."""
+    console, run = Console(), find_run(folder)
+    text = status_text(folder)
+    if not console.is_terminal:
+        print(text)
+        return
+    with Live(Text(text), console=console, auto_refresh=False) as live:
+        while is_alive(run):
+            time.sleep(every_s)
+            live.update(Text(status_text(folder)), refresh=True)

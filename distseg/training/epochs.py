@@ -138,6 +138,7 @@ def finish_row(member: Member, row: dict[str, Any], progress: Progress, epoch_s:
     total = sum(stage.schedule.epochs for stage in member.stages)
     left = (total - progress.total_epochs) * epoch_s
     row |= {"epochs": total, "eta_s": round_to(left, 1), "skipped_steps": progress.skipped_steps}
+    row["epoch_seconds"] = round_to(epoch_s)
     row["rollbacks"] = progress.rollbacks
     append_line(member.paths.metrics, row)
     score = f" score {row['score']:.4f}" if row.get("score") is not None else ""

@@ -27,6 +27,7 @@ from distseg.records.files import read_json
 from distseg.records.finished_member import is_done
 from distseg.records.manifest import Manifest
 from distseg.records.paths import MemberPaths, RoundKey, Run, is_teachers, round_number
+from distseg.records.progress import ProgressFile
 from distseg.records.tables import read_rows
 from distseg.training.averages import Ema
 
@@ -53,6 +54,7 @@ class Member:
         self.model_config, self.input_config = config.members[name], config.input_of(name)
         self.paths = paths or run.member(round, name, fold)
         self.main = accelerator.is_main_process
+        self.progress = ProgressFile(self.paths.progress if self.main else None)
         self.manifest = Manifest.read(run.train_set(round, fold))
         self.rows = self.manifest.train_rows(fold, leaky=config.teacher_flag(round) != "honest")
         self.val_rows = self.manifest.val_rows(fold)
@@ -137,6 +139,7 @@ class Member:
             self.config.task,
             self.config.predict.batch_size,
             self.workers,
+            self.progress,
         )
 
     @property

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -69,15 +70,18 @@ def train_member(config: Config, run_dir: Path, round: RoundKey, name: str, fold
                 paths.done.unlink(missing_ok=True)
             with StopSignal() as stop:
                 progress = train(member, stop)
+        began = time.perf_counter()
         score = predict_out_of_fold(
             config, paths, member.evaluator, member.manifest, member.val_rows, progress.snapshots,
             each=config.ensemble.snapshots == "search" and not is_teachers(round),
         )  # fmt: skip
         accelerator.wait_for_everyone()
+        seconds = time.perf_counter() - began
         if member.main:
             # The state is of no more use, and as large as three snapshots.
             shutil.rmtree(paths.state, ignore_errors=True)
-            mark_done(paths.done, done_record(member, progress, score))
+            member.progress.close()
+            mark_done(paths.done, done_record(member, progress, score, seconds))
             text = "without a score" if score is None else f"score {score:.4f}"
             logger.info("%s fold %d done: %s", name, fold, text)
         accelerator.wait_for_everyone()
@@ -124,12 +128,14 @@ def _take(lock: FileLock) -> None:
         raise RuntimeError(f"{folder}: another process trains this member") from None
 
 
-def done_record(member: Member, progress: Progress, score: float | None) -> dict[str, Any]:
-    """What DONE says of a member."""
+def done_record(
+    member: Member, progress: Progress, score: float | None, oof_s: float
+) -> dict[str, Any]:
+    """What DONE says of a member. oof_s: seconds that its out-of-fold prediction took."""
     accelerator = member.accelerator
     record: dict[str, Any] = {"score": score, "epochs": progress.total_epochs}
     record |= {"steps": progress.total_steps, "skipped_steps": progress.skipped_steps}
-    record |= {"seconds": epochs.round_to(progress.seconds)}
+    record |= {"seconds": epochs.round_to(progress.seconds), "oof_seconds": epochs.round_to(oof_s)}
     record |= {"member": member.name, "fold": member.fold}
     record |= {"snapshots": [s["file"] for s in progress.snapshots]}
     record |= {"trained_on": sorted(member.trained_on)}
@@ -175,6 +181,7 @@ def train(member: Member, stop: StopSignal) -> Progress:
                 if member.ema:
                     member.ema.update(stage.engine.module)
                 progress.step, progress.total_steps = step + 1, progress.total_steps + 1
+                member.progress.at("train", progress.step, stage.sampling.steps)
                 # The loop's only question to the device, which then runs out of queued work: asked
                 # no more often than `max_bad_steps` needs it, and at the end.
                 steps_done = progress.step - totals.first_step

@@ -21,7 +21,7 @@ from distseg.records.files import (
 )
 from distseg.records.paths import Run
 from distseg.run import folder, summary
-from distseg.run.status import is_alive, remaining_s, status_text
+from distseg.run.status import is_alive, status_text
 from tests.tiny import tiny_tree
 
 
@@ -114,14 +114,11 @@ def test_status(run: Run) -> None:
     assert "a_fold0" in text
     assert "running  epoch 1/2  score 0.2500  ETA 10s" in text
     assert "waiting  epoch 0/2" in text
-    assert "all members are trained in about 30s" in text  # one epoch, and another fold's two
+    assert "the run ends in about" in text
+    assert "running  epoch 1/2" in text
     mark_done(run.member(0, "a", 0).done, {"score": 0.75, "seconds": 20})
     write_json(run.member(0, "a", 1).failure, {"kind": "error", "message": "it broke"})
     text = status_text(run.folder)
     assert "round 0: 1 of 2" in text
     assert "score 0.7500" in text
     assert "error: it broke" in text
-
-
-def test_remaining_is_unknown_before_the_first_epoch() -> None:
-    assert remaining_s([], 1) is None

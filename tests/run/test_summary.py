@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import numpy as np
 
+from distseg import cli  # noqa: F401  it fills the table of commands
+from distseg.arguments import make_parser
+from distseg.config.load import load_config
 from distseg.ensemble.fit import fit_ensemble
-from distseg.records.files import read_json
+from distseg.records.files import read_json, write_json
+from distseg.records.paths import find_run
 from distseg.rounds.choose import choose_final
+from distseg.run.ending import member_lines
 from distseg.run.summary import LOSES, report
+from tests.jobs.driver import scripted
 from tests.made_run import made_config, made_run, write_data, write_two_classes
 
 
@@ -54,4 +61,37 @@ def test_an_ensemble_that_gains_says_nothing(tmp_path: Path) -> None:
     assert all(one["gain"] > 0 for one in record["scores"]["against"].values())
     choose_final(run, 0)
     text = report(config, run)
-    assert LOSES not in text and "alone" not in text
+    assert LOSES not in text and "the ensemble loses" not in text
+    best = max(record["scores"]["against"].items(), key=lambda item: item[1]["score"])
+    if len([name for name in record["scores"]["against"] if "#" not in name]) > 1:
+        assert f"the ensemble gains {best[1]['gain']:+.4f}" in text
+
+
+def test_the_end_tells_members_choices_time_rows_and_what_may_follow(trained: Path) -> None:
+    run = find_run(trained)
+    config, record = load_config(run.config), read_json(run.final)
+    lines = report(config, run).splitlines()
+    done = read_json(run.member(0, "plain", 1).done)
+    row = next(line for line in lines if line.startswith("plain") and line.split()[1] == "1")
+    assert f"{done['score']:.4f}" in row and " 2 " in row
+    for step in record["scores"]["nested"]["steps"]:
+        start = "adopted: " if step["adopted"] else "refused: "
+        assert any(line.startswith(start) and step["step"] in line for line in lines), step
+    (time,) = [line for line in lines if line.startswith("time: ")]
+    assert "training and out-of-fold prediction" in time and "test prediction" in time
+    assert any(line.startswith("the submission has 5 rows, ") for line in lines)
+    text = run.next_commands.read_text()
+    assert text.splitlines() == lines[-len(text.splitlines()) :]
+    for line in text.splitlines():
+        if line.startswith("distseg "):
+            words = shlex.split(line)[1:]
+            assert words[1] == str(run.folder) and make_parser().parse_args(words)
+
+
+def test_a_member_that_was_left_out_stands_in_the_table(tmp_path: Path) -> None:
+    run = scripted(tmp_path)
+    config = load_config(run.config)
+    write_json(run.member(0, "a", 1).failure, {"kind": "error", "message": "it broke\nhere"})
+    lines = member_lines(config, run, 0)
+    assert lines[2].split(maxsplit=2) == ["a", "1", "LEFT OUT: error: it broke"]
+    assert "LEFT OUT: waiting" in lines[3]

@@ -31,7 +31,7 @@ def test_live_table(tmp_path: Path) -> None:
         mark_done(run.member(0, "a", 0).done, {"score": 0.5})
         view.finished(jobs[0])
     shown = out.getvalue()
-    for text in ("a_fold0: started on GPU 0", "5/10", "━━━━━━━━━━··········", "0.2500", "1m05s"):
+    for text in ("a_fold0: started on GPU 0", "5/10", "━━━━━━······", "0.2500", "1m05s"):
         assert text in shown
     assert "b_fold0: LEFT OUT: error: [not markup] broke" in shown
     assert "1 of 2 members" in shown

@@ -1,0 +1,121 @@
+"""What a run has come to, as lines of text for its end: members, ensemble, choices, time, and the
+commands that may follow."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from distseg.config.schema import Config
+from distseg.functional.verdict import beaten_by
+from distseg.records.files import atomic_write, read_lines
+from distseg.records.log import counted, duration
+from distseg.records.paths import RoundKey, Run
+from distseg.run.member_status import MemberStatus, member_status
+from distseg.run.members import known_members
+
+PHASES = {"data": "data", "train": "training and out-of-fold prediction", "ensemble": "ensemble",
+          "teach": "teachers' predictions", "predict": "test prediction"}  # fmt: skip
+MOST_MEMBERS = 30  # rows of the table; the report has all
+STEPS = {
+    "simpler": "a model or a snapshot alone",
+    "simpler, with its own rules": "a model or a snapshot alone, with rules of its own",
+}
+
+
+def member_lines(config: Config, run: Run, key: RoundKey) -> list[str]:
+    """A row for each member of a round: its out-of-fold score, epochs and time."""
+    statuses = [
+        member_status(config, run, key, *member) for member in known_members(config, run, key)
+    ]
+    width = max([len("model"), *(len(status.name) for status in statuses)])
+    lines = [f"{'model':<{width}}  fold   score  epochs     time"]
+    for status in statuses[:MOST_MEMBERS]:
+        lines.append(_member_line(status, width))
+    if len(statuses) > MOST_MEMBERS:
+        lines.append(f"... {len(statuses) - MOST_MEMBERS} more, see the report")
+    return lines
+
+
+def _member_line(status: MemberStatus, width: int) -> str:
+    if status.state != "done":
+        why = status.message.splitlines()[0][:160] if status.message else status.state
+        return f"{status.name:<{width}}  {status.fold:>4}  LEFT OUT: {why}"
+    score = "      -" if status.score is None else f"{status.score:>7.4f}"
+    time = duration(status.seconds + (status.oof_seconds or 0.0))
+    return f"{status.name:<{width}}  {status.fold:>4} {score}  {status.epochs:>6}  {time:>7}"
+
+
+def gain_lines(config: Config, record: Mapping[str, Any]) -> list[str]:
+    """What the ensemble gains over the best of its models by itself; nothing where there is only
+    one, or where one is better: `summary` says that elsewhere."""
+    models = {
+        name: one
+        for name, one in record["scores"].get("against", {}).items()
+        if "#" not in name and one.get("standard_error") is not None
+    }
+    if len(models) < 2 or beaten_by(models):
+        return []
+    name, best = max(models.items(), key=lambda item: item[1]["score"])
+    return [
+        f"the ensemble gains {best['gain']:+.4f} ± {best['standard_error']:.4f} over its best "
+        f"model alone ({name}: {config.metric} {best['score']:.4f})"
+    ]
+
+
+def choice_lines(record: Mapping[str, Any]) -> list[str]:
+    """What the tuning has adopted, with the gain on held-back folds, and what it has refused."""
+    adopted, refused = [], []
+    for step in record["scores"]["nested"]["steps"]:
+        name = STEPS.get(step["step"], step["step"])
+        if step["adopted"]:
+            gain, error = step["after"] - step["before"], step.get("standard_error")
+            shown = f"{gain:+.4f}" + (f" ± {error:.4f}" if error is not None else "")
+            adopted.append(f"{name} ({shown})")
+        else:
+            refused.append(f"{name}: {step['reason']}")
+    lines = [f"adopted: {', '.join(adopted)}"] if adopted else []
+    return lines + [f"refused: {text}" for text in refused]
+
+
+def time_lines(run: Run) -> list[str]:
+    """Seconds by phase, of all starts of the run; nothing while nothing is known."""
+    from distseg.report.report import stage_seconds
+
+    seconds = stage_seconds(read_lines(run.ledger))
+    parts = [
+        f"{text} {duration(seconds[phase])}" for phase, text in PHASES.items() if seconds.get(phase)
+    ]
+    return [f"time: {', '.join(parts)}"] if parts else []
+
+
+def submission_lines(prediction: Mapping[str, Any] | None) -> list[str]:
+    """How many rows the submission has, and how many of them without an object."""
+    if not prediction:
+        return []
+    rows, empty = prediction["rows"], prediction["empty"]
+    return [f"the submission has {counted(rows, 'row')}, {empty:,} without an object"]
+
+
+def next_commands(run: Run) -> list[tuple[str, str]]:
+    """(what for, command) of what may follow, ready to paste."""
+    folder = shlex.quote(str(run.folder))
+    commands = [
+        ("masks of new images", f"distseg predict {folder} --images IMAGES --out MASKS"),
+        ("the report", f"python -m webbrowser {shlex.quote(run.report_html.resolve().as_uri())}"),
+        ("threshold, areas and weights in one search", f"distseg tune {folder} --postprocess"),
+        ("the models, to use elsewhere", f"distseg export {folder} --out MODEL"),
+    ]
+    return commands
+
+
+def next_text(run: Run) -> str:
+    """`next_commands` as text."""
+    commands = next_commands(run)
+    return "".join(f"# {what}\n{command}\n" for what, command in commands)
+
+
+def write_next(run: Run) -> None:
+    """Write next.txt of the run: the commands that may follow."""
+    atomic_write(run.next_commands, next_text(run))
