@@ -111,7 +111,9 @@ def _now(status: MemberStatus, working: bool) -> str:
     at = status.position
     if not working or status.state in ("done", "failed"):
         return status.state
-    return f"{at.phase} {at.share:.0%}" if at else "starting"
+    if at is None:  # between two epochs nothing has been told yet
+        return "train" if status.epoch else "starting"
+    return f"{at.phase} {at.share:.0%}"
 
 
 def _left(status: MemberStatus) -> str:
