@@ -10,8 +10,9 @@ ALL := $(VENV)/.installed-extras
 quickstart: $(STAMP)
 	$(BIN)/distseg run configs/quickstart.yaml
 
+# Files of tests on all cores, four at most: a whole run in a test takes up to 2 GB
 test: lint $(ALL)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 # Kills at random moments, memory over thousands of images, whole runs: about 20 minutes on 2 cores
 test-slow: $(ALL)

@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from distseg import cli
 from distseg.config.load import parse_config
 from distseg.data import read_input
+from distseg.doctor import machine
 from distseg.inference.load import load_snapshot_model
 from distseg.jobs.hardware import Gpu
 from distseg.models import check
@@ -49,6 +50,15 @@ def tree(root: Path, **data: Any) -> dict[str, Any]:
         "train": {"batch_size": 4},
         "compute": {"processes_per_job": 1},
     }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imported_once() -> Iterator[None]:
+    """`doctor` imports all packages in ten seconds: once for all tests here, not for each."""
+    found = list(machine._packages())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(machine, "_packages", lambda: iter(found))
+        yield
 
 
 @pytest.fixture
