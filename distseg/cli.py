@@ -121,16 +121,19 @@ def _plan(args: argparse.Namespace) -> int:
     return 0
 
 
-@command("inspect", CONFIG, OVERRIDES)
+@command(
+    "inspect", CONFIG, OVERRIDES,
+    arg("--out", "write inspect.html and inspect.json into this folder", type=Path, metavar="DIR"),
+    arg("--json", "print the findings as JSON", action="store_true"),
+)  # fmt: skip
 def _inspect(args: argparse.Namespace) -> int:
-    """Show what the data holds, and what is wrong with it."""
-    from distseg.data.inspect import inspect, report
-    from distseg.data.layouts import layout
+    """Show what the data holds, and what is wrong with it. Exit status 1: something serious."""
+    from distseg.run.look import look_at_data
 
     config = _check(args, None, trains=False)
-    form = layout(config.data.format)
-    print(report(config, inspect(config, form.train(config)), len(form.test(config))))
-    return 0
+    text, serious = look_at_data(config, args.out, as_json=args.json)
+    print(text)
+    return 1 if serious else 0
 
 
 @command(

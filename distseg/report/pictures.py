@@ -68,7 +68,7 @@ def pictures(
             "id": row["id"],
             "fold": row["fold"],
             "score": float(row["score"]),
-            "png": _png(
+            "png": png(
                 draw(
                     cache.image(row["id"]),
                     cache.target(row["id"]),
@@ -85,7 +85,7 @@ def pictures(
 
 def _outlined(config: Config, cache: Cache, name: str, scored: ScoredImage) -> str:
     """Base64 of an image with the outlines of its truth and masks."""
-    return _png(draw(cache.image(name), cache.target(name), scored.masks_KHW, config.task))
+    return png(draw(cache.image(name), cache.target(name), scored.masks_KHW, config.task))
 
 
 def comparison_pictures(
@@ -108,12 +108,12 @@ def comparison_pictures(
                 for run, rows in zip((first, other), lines, strict=True)
             ]
             gap = np.full((len(drawn[0]), 6, 3), 128, np.uint8)
-            png = _png(np.concatenate([drawn[0], gap, drawn[1]], axis=1))
-            found.append({**one, "group": group, "png": png})
+            both = png(np.concatenate([drawn[0], gap, drawn[1]], axis=1))
+            found.append({**one, "group": group, "png": both})
     return found
 
 
-def _png(picture_HWC: NDArray[np.uint8]) -> str:
+def png(picture_HWC: NDArray[np.uint8]) -> str:
     """Base64 of a PNG of an RGB picture, uint8 (H, W, 3)."""
     encoded = cv2.imencode(".png", picture_HWC[:, :, ::-1])[1]
     return base64.b64encode(encoded.tobytes()).decode("ascii")

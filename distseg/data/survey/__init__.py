@@ -1,0 +1,1 @@
+"""What a data set holds, image by image, and what looks wrong with it."""

@@ -1,0 +1,105 @@
+"""The page of `distseg inspect`: what a data set holds, and what looks wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distseg.config.schema import Config
+from distseg.data.formats.row import Row
+from distseg.data.read_input import read_input, reading_of
+from distseg.data.read_target import read_target
+from distseg.data.survey.findings import Finding, Surveyed
+from distseg.data.survey.measure import class_names
+from distseg.functional.drawing import draw
+from distseg.records.errors import UserError
+from distseg.records.files import atomic_write, write_json
+from distseg.report.page import environment
+from distseg.report.pictures import png
+
+MOST_SHOWN = 12  # pictures of a finding
+MOST_IDS = 200  # ids of a finding on the page; the JSON has all
+SAMPLES = 24
+CHART = (360, 120, 20)  # width, height, room for the labels below
+
+
+def write_survey(
+    folder: Path, surveyed: Surveyed, findings: Sequence[Finding], record: Mapping[str, Any],
+    train: Sequence[Row], test: Sequence[Row],
+) -> Path:  # fmt: skip
+    """inspect.html and inspect.json in `folder`; returns the page's path."""
+    write_json(folder / "inspect.json", record)
+    path = folder / "inspect.html"
+    atomic_write(path, render(surveyed, findings, record, train, test))
+    return path
+
+
+def render(
+    surveyed: Surveyed, findings: Sequence[Finding], record: Mapping[str, Any],
+    train: Sequence[Row], test: Sequence[Row],
+) -> str:  # fmt: skip
+    """The page, self-contained. train, test: the rows that were looked at, to draw some."""
+    config = surveyed.config
+    rows = {"train": {row.id: row for row in train}, "test": {row.id: row for row in test}}
+    images = {"train": surveyed.train, "test": surveyed.test}
+
+    def drawn(where: str, place: int) -> dict[str, str]:
+        one = images[where][place]
+        name = one.id if where == "train" else f"{one.id} (test)"
+        return {"id": name, "png": _picture(config, rows[where][one.id], where == "train")}
+
+    shown = [
+        {
+            "kind": finding.kind, "level": finding.level, "what": finding.what,
+            "count": len(finding.ids), "ids": list(finding.ids[:MOST_IDS]),
+            "details": list(finding.details[:MOST_IDS]),
+            "pictures": [drawn(*place) for place in finding.places[:MOST_SHOWN]],
+        }
+        for finding in findings
+    ]  # fmt: skip
+    chosen = np.linspace(0, len(surveyed.train) - 1, min(SAMPLES, len(surveyed.train)))
+    names = class_names(config)
+    return environment().get_template("survey.html").render(
+        r=record, findings=shown, names=names,
+        samples=[drawn("train", int(place)) for place in chosen],
+        areas={name: bars(record["areas"][name]) for name in names},
+        objects={name: bars(record["objects"][name]) for name in names},
+        balance=record["folds"],
+    )  # fmt: skip
+
+
+def _picture(config: Config, row: Row, labeled: bool) -> str:
+    """Base64 of the image with the outline of its mask; of a grey square where it cannot be read
+    any more."""
+    try:
+        image = read_input(row.image, reading_of(config))
+        target = np.zeros((1, *image.shape[:2]), np.uint8)
+        if labeled:
+            target = read_target(row.target, config, *image.shape[:2])
+    except (UserError, OSError, MemoryError):
+        image = np.full((32, 32, 1), 128, np.uint8)
+        target = np.zeros((1, 32, 32), np.uint8)
+    return png(draw(image, target, np.zeros_like(target), config.task))
+
+
+def bars(histogram: Mapping[str, Any]) -> dict[str, Any]:
+    """A histogram in the coordinates of an SVG: a bar a bin, of equal widths."""
+    width, height, below = CHART
+    counts, edges = histogram["counts"], histogram["edges"]
+    if not counts:
+        return {"bars": []}
+    step, top = width / len(counts), max(counts)
+    made = []
+    for number, count in enumerate(counts):
+        high = round((height - below - 14) * count / top, 1)
+        last = edges[number + 1] - 1
+        label = f"{edges[number]:,}" if last == edges[number] else f"{edges[number]:,}–{last:,}"
+        made.append({
+            "x": round(number * step + 1, 1), "y": round(height - below - high, 1),
+            "width": round(step - 2, 1), "height": high, "count": count, "label": label,
+            "from": f"{edges[number]:,}",
+        })  # fmt: skip
+    return {"bars": made, "size": (width, height), "base": height - below}
