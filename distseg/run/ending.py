@@ -91,10 +91,15 @@ def time_lines(run: Run) -> list[str]:
 
 
 def submission_lines(prediction: Mapping[str, Any] | None) -> list[str]:
-    """How many rows the submission has, and how many of them without an object."""
+    """How many rows the submission has, and how many of them without an object, where it is a
+    table that tells; or how many masks."""
     if not prediction:
         return []
-    rows, empty = prediction["rows"], prediction["empty"]
+    rows, empty = prediction["rows"], prediction.get("empty")
+    if "problem" in prediction:
+        return [f"the submission cannot be read: {prediction['problem']}"]
+    if empty is None:
+        return [f"the submission has {counted(rows, 'mask')}"]
     return [f"the submission has {counted(rows, 'row')}, {empty:,} without an object"]
 
 

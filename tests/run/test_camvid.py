@@ -52,7 +52,7 @@ def run(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     tree["members"] = {"a": small, "b": {**small, "seed": 1}}
     tree["stages"][0]["schedule"] = {"kind": "cosine", "epochs_per_cycle": 2, "warmup_epochs": 0}
     tree["ensemble"]["weights"] = "search"
-    tree["compute"]["cpu_threads"] = 1
+    tree["compute"] |= {"cpu_threads": 1, "slots": 1, "members_per_job": 2}
     (root / "camvid.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
     command = [sys.executable, "-m", "distseg", "run", "camvid.yaml", "--out", "run"]
     subprocess.run(command, cwd=root, check=True, capture_output=True)

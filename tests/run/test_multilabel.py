@@ -40,7 +40,7 @@ def test_from_severstals_files_to_rows_that_do_not_overlap(tmp_path: Path) -> No
         "ensemble": {"weights": "search"},
         "postprocess": {"threshold": "search", "min_area": "search", "min_component": "search",
                         "exclusive": True},
-        "compute": {"cpu_threads": 1, "slots": 2},
+        "compute": {"cpu_threads": 1, "members_per_job": 4},
     }  # fmt: skip
     (tmp_path / "t.yaml").write_text(yaml.safe_dump(tree))
     command = [sys.executable, "-m", "distseg", "run", "t.yaml", "--out", "run"]

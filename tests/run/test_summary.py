@@ -14,7 +14,7 @@ from distseg.ensemble.fit import fit_ensemble
 from distseg.records.files import read_json, write_json
 from distseg.records.paths import find_run
 from distseg.rounds.choose import choose_final
-from distseg.run.ending import member_lines
+from distseg.run.ending import member_lines, submission_lines
 from distseg.run.summary import LOSES, report
 from tests.jobs.driver import scripted
 from tests.made_run import made_config, made_run, write_data, write_two_classes
@@ -95,3 +95,13 @@ def test_a_member_that_was_left_out_stands_in_the_table(tmp_path: Path) -> None:
     lines = member_lines(config, run, 0)
     assert lines[2].split(maxsplit=2) == ["a", "1", "LEFT OUT: error: it broke"]
     assert "LEFT OUT: waiting" in lines[3]
+
+
+def test_what_the_submission_holds() -> None:
+    assert submission_lines(None) == []
+    assert submission_lines({"rows": 5, "empty": 2}) == [
+        "the submission has 5 rows, 2 without an object"
+    ]
+    assert submission_lines({"rows": 1}) == ["the submission has 1 mask"]
+    (line,) = submission_lines({"rows": 0, "problem": "it is torn"})
+    assert line.endswith("it is torn")
