@@ -31,9 +31,10 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# docs/config.md and configs/schema.json, from the config's models
-docs: $(STAMP)
+# docs/config.md, docs/commands.md and configs/schema.json, from the code; then the site, into site/
+docs: $(ALL)
 	$(BIN)/python docs/generate_config.py
+	$(BIN)/python -m mkdocs build --strict
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -43,7 +44,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 # Ray, DeepSpeed, ONNX and pandas, which the tests use for real
 $(ALL): $(STAMP)
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[dev,ray,deepspeed,export,pandas]"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[dev,ray,deepspeed,export,pandas,docs]"
 	touch $@
 
 clean:

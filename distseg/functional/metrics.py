@@ -25,8 +25,9 @@ def pixel_counts(pred: Array, truth: Array, valid: Array | None = None) -> Array
     """Count pixels over the last two axes; numpy arrays and torch tensors alike.
 
     Args:
-        pred, truth: bool, (..., C, H, W) or (H, W).
-        valid: bool, of the same shape or without the class axis; False pixels count nowhere.
+        pred: bool, (..., C, H, W) or (H, W).
+        truth: bool, of the same shape.
+        valid: bool, of that shape or without the class axis; False pixels count nowhere.
 
     Returns:
         int64 (..., 3): inter, pred, truth; on the masks' device.
