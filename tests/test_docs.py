@@ -58,7 +58,7 @@ def test_every_command_is_one_that_the_command_line_takes(
         if [word for word in extra if word.startswith("-") or "=" not in word]:
             wrong.append((page, command))
     assert wrong == []
-    assert {"run", "plan", "inspect", "predict", "score", "status", "export"} <= seen
+    assert {"run", "plan", "inspect", "predict", "compare", "status", "export"} <= seen
 
 
 def test_every_yaml_block_is_yaml() -> None:
