@@ -42,9 +42,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e ".[dev]"
 	touch $@
 
-# Ray, DeepSpeed, ONNX and pandas, which the tests use for real
+# Ray, DeepSpeed, ONNX, pandas, trackers and the site, which the tests use for real
 $(ALL): $(STAMP)
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[dev,ray,deepspeed,export,pandas,docs]"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[dev,ray,deepspeed,export,pandas,docs,track]"
 	touch $@
 
 clean:

@@ -206,6 +206,16 @@ def _teach(args: argparse.Namespace) -> int:
     return 0
 
 
+@command("track", RUN)
+def _track(args: argparse.Namespace) -> int:
+    """Copy the scores of a run to what its `track` names."""
+    from distseg.records.paths import find_run
+    from distseg.run.launched import track_here
+
+    track_here(find_run(args.run))
+    return 0
+
+
 @command(
     "tune", CONFIG, OVERRIDES, OUT,
     arg("--postprocess", "tune the ensemble of a finished run, CONFIG", action="store_true"),

@@ -36,6 +36,11 @@ def _is_view(mode: str) -> str:
     return mode
 
 
+Tracker = Literal[
+    "tensorboard", "wandb", "aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "trackio"
+]
+
+
 class PredictConfig(Strict):
     """How images are predicted."""
 
@@ -179,6 +184,12 @@ class Config(Strict):
         PostprocessConfig(), description="from probabilities to masks"
     )
     compute: ComputeConfig = Field(ComputeConfig(), description="how jobs use the machine")
+    track: list[Tracker] = Field(
+        default_factory=list,
+        max_length=9,
+        description="where curves and the nested score are copied to, by accelerate's trackers; "
+        "metrics.jsonl always has them. See docs/results.md",
+    )
     tune: TuneConfig | None = Field(
         None, description="what `distseg tune` searches; no other command reads it"
     )

@@ -139,6 +139,10 @@ def _extras(config: Config) -> Iterator[str]:
         yield (
             f"compute.zero: {compute.zero}: {names} is not installed: {install_hint('deepspeed')}"
         )
+    for tracker in config.track:
+        if missing((tracker,)):
+            package = tracker.replace("_", "-")
+            yield f"track: {tracker}: {tracker} is not installed: pip install {package}"
 
 
 def processes_of(config: Config, purpose: Purpose = ANY) -> int:

@@ -9,9 +9,10 @@ from typing import Any
 
 from distseg.config.schema import Config
 from distseg.functional.verdict import beaten_by
+from distseg.records.ensemble_record import is_whole, read_ensemble
 from distseg.records.files import atomic_write, read_lines
 from distseg.records.log import counted, duration
-from distseg.records.paths import RoundKey, Run
+from distseg.records.paths import RoundKey, Run, final_ensemble, rounds_on_disk
 from distseg.run.member_status import MemberStatus, member_status
 from distseg.run.members import known_members
 
@@ -101,6 +102,21 @@ def submission_lines(prediction: Mapping[str, Any] | None) -> list[str]:
     if empty is None:
         return [f"the submission has {counted(rows, 'mask')}"]
     return [f"the submission has {counted(rows, 'row')}, {empty:,} without an object"]
+
+
+def summary_numbers(run: Run) -> dict[str, float]:
+    """The numbers of a run for a tracker: the nested score with its error, models, rounds."""
+    record = final_ensemble(run)
+    final, nested = record["scores"]["final"], record["scores"]["nested"]
+    numbers = {"score": final["score"], "default_score": nested["default"]}
+    if final.get("standard_error") is not None:
+        numbers["standard_error"] = final["standard_error"]
+    numbers |= {f"model/{name}": one["tta"] for name, one in record["scores"]["members"].items()}
+    for number in rounds_on_disk(run):
+        if is_whole(run.ensemble(number)):
+            scores = read_ensemble(run.ensemble(number))["scores"]
+            numbers[f"round/{number}"] = scores["final"]["score"]
+    return {key: float(value) for key, value in numbers.items()}
 
 
 def next_commands(run: Run) -> list[tuple[str, str]]:

@@ -21,6 +21,7 @@ from distseg.records.errors import UserError, unknown
 from distseg.records.manifest import Manifest
 from distseg.records.paths import RoundKey, Run
 from distseg.records.progress import ProgressFile
+from distseg.run.ending import summary_numbers
 from distseg.run.folder import check_same, open_run, refuse_foreign, unlocked_by_mistakes
 from distseg.run.members import MemberKey
 from distseg.run.submission import made_from, submission_path
@@ -110,6 +111,16 @@ def teach_here(run: Run, round: int) -> None:
     from distseg.rounds.predict_teachers import predict_teachers
 
     predict_teachers(run.folder, load_config(run.config), round)
+
+
+def track_here(run: Run) -> None:
+    """One process: the nested score, those of models and rounds, to what `track` names."""
+    watch_launcher()
+    from distseg.training.tracking import SUMMARY, Tracking
+
+    tracking = Tracking(load_config(run.config), run, SUMMARY)
+    tracking.summarize(summary_numbers(run))
+    tracking.close()
 
 
 def predict_test_here(run: Run, round: int | None, first: int, count: int, total: int) -> None:

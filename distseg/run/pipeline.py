@@ -82,6 +82,7 @@ def _steps(config: Config, run: Run) -> int:
             return 1
         choose_final(run, last)
         tested = predict_test(config, run, executor)
+        track_scores(config, run, executor)
     text = report(config, run, score_test(config, run) if tested else {})
     print(text, flush=True)
     log.keep(logger, text)
@@ -196,6 +197,14 @@ def drop_damaged(run: Run, members: Sequence[MemberKey], number: int) -> bool:
             shutil.rmtree(paths.oof)
             dropped = True
     return dropped
+
+
+def track_scores(config: Config, run: Run, executor: Executor) -> None:
+    """Copy the run's scores to what `track` names; a tracker that fails costs the run nothing."""
+    if config.track:
+        job = Job("track", ("track", str(run.folder)), run.folder / "track.log")
+        if run_jobs(config, run, [], [job], executor):
+            logger.warning("the scores were not tracked: see %s", job.log)
 
 
 def read_score(run: Run, number: int) -> float:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from distseg.records.files import append_line, atomic_write, read_lines
 from distseg.training.member import Member
 from distseg.training.stage import Stage, StepResult
 from distseg.training.state import Progress
+from distseg.training.tracking import member_tracking
 
 logger = logging.getLogger(__name__)
 
@@ -141,12 +144,32 @@ def finish_row(member: Member, row: dict[str, Any], progress: Progress, epoch_s:
     row["epoch_seconds"] = round_to(epoch_s)
     row["rollbacks"] = progress.rollbacks
     append_line(member.paths.metrics, row)
+    if member.tracking:
+        member.tracking.log(row, row["epoch"])
     score = f" score {row['score']:.4f}" if row.get("score") is not None else ""
     logger.info(
         "%s fold %d epoch %d/%d loss %.4f%s lr %.2e %.1f images/s ETA %s",
         member.name, member.fold, row["epoch"] + 1, row["epochs"], row["loss"], score,
         row["lr"], row["images_per_s"], log.duration(row["eta_s"]),
     )  # fmt: skip
+
+
+@contextlib.contextmanager
+def tracked(member: Member) -> Iterator[None]:
+    """On the main rank: what `track` names gets the rows of metrics.jsonl while the block runs."""
+    try:
+        yield
+    finally:
+        if member.tracking:
+            member.tracking.close()
+
+
+def begin_tracking(member: Member) -> None:
+    """Within `tracked`, on the main rank, once metrics.jsonl holds what counts."""
+    if member.main and member.config.track:
+        member.tracking = member_tracking(
+            member.config, member.run, member.round, member.name, member.fold
+        )
 
 
 def truncate_metrics(member: Member, progress: Progress) -> None:

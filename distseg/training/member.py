@@ -30,6 +30,7 @@ from distseg.records.paths import MemberPaths, RoundKey, Run, is_teachers, round
 from distseg.records.progress import ProgressFile
 from distseg.records.tables import read_rows
 from distseg.training.averages import Ema
+from distseg.training.tracking import Tracking
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class Member:
         self.model_config, self.input_config = config.members[name], config.input_of(name)
         self.paths = paths or run.member(round, name, fold)
         self.main = accelerator.is_main_process
+        self.tracking: Tracking | None = None  # while it trains
         self.progress = ProgressFile(self.paths.progress if self.main else None)
         self.manifest = Manifest.read(run.train_set(round, fold))
         self.rows = self.manifest.train_rows(fold, leaky=config.teacher_flag(round) != "honest")

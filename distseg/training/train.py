@@ -68,7 +68,7 @@ def train_member(config: Config, run_dir: Path, round: RoundKey, name: str, fold
             accelerator.wait_for_everyone()  # all have looked at DONE
             if member.main:  # else it would count again with the first of the new weights
                 paths.done.unlink(missing_ok=True)
-            with StopSignal() as stop:
+            with StopSignal() as stop, epochs.tracked(member):
                 progress = train(member, stop)
         began = time.perf_counter()
         score = predict_out_of_fold(
@@ -154,6 +154,7 @@ def train(member: Member, stop: StopSignal) -> Progress:
     settings = member.config.train
     progress, saved = restore(member)
     epochs.truncate_metrics(member, progress)
+    epochs.begin_tracking(member)
 
     while progress.stage < len(member.stages):
         stage = set_up_stage(member, progress.stage)
