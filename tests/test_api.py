@@ -101,6 +101,7 @@ def test_arrays_paths_and_folders_give_the_same(trained: Path, tmp_path: Path) -
     assert len(ensemble.predict(np.stack(arrays[:3])[..., None])) == 3
 
 
+@pytest.mark.slow
 def test_ensembles_of_several_precisions_in_one_process(trained: Path, tmp_path: Path) -> None:
     """A notebook loads what it likes; each gives what `distseg predict` gives for it."""
     (tmp_path / "in").mkdir()

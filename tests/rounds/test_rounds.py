@@ -227,6 +227,7 @@ def test_pseudo_labels_are_the_teachers_masks(both: tuple[Path, Path], tmp_path:
         assert sample.soft and sample.soft_weight == 1
 
 
+@pytest.mark.slow
 def test_ratio_trains_on_two_ranks_as_on_one(
     both: tuple[Path, Path], tmp_path: Path, launch: Any
 ) -> None:

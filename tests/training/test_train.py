@@ -186,6 +186,7 @@ def test_a_members_logits_are_the_mean_of_its_snapshots(tmp_path: Path, kept: st
         assert np.allclose(mean[row], both.mean(axis=0), rtol=2e-3, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_two_ranks_freeze_an_encoder_as_one(tmp_path: Path, launch: Launch) -> None:
     """Parameters without a gradient in the first epoch, with Lookahead, which they join late."""
     optimizer = {"name": "lookahead_adamw", "lr": 1e-3, "options": {"lookahead_k": 2}}
