@@ -50,6 +50,13 @@ class Overlap(Term):
     smooth: Factor = Field(0.0, description="pixels added above and below the fraction")
 
 
+class Boundary(Term):
+    """Dice of the bands around the outlines (Cheng et al. 2021)."""
+
+    width: int = Field(2, ge=1, le=50, strict=True, description="pixels of the band to each side")
+    smooth: Factor = Field(1.0, description="pixels added below the fraction")
+
+
 class Focal(Term):
     """Focal loss (Lin et al. 2017)."""
 
@@ -96,6 +103,9 @@ class LossConfig(Sparse):
     )
     jaccard: Annotated[Overlap | None, _short(Overlap)] = Field(
         None, description="1 - IoU of each image and class"
+    )
+    boundary: Annotated[Boundary | None, _short(Boundary)] = Field(
+        None, description="1 - Dice of the bands around the outlines; beside a loss of all pixels"
     )
     focal: Annotated[Focal | None, _short(Focal)] = Field(
         None, description="cross-entropy that turns easy pixels down"

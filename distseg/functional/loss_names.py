@@ -19,6 +19,7 @@ LOSS_TASKS: dict[str, tuple[str, ...]] = {
     "bce": _SIGMOID_TASKS,
     "dice": TASKS,
     "jaccard": TASKS,
+    "boundary": TASKS,
     "focal": TASKS,
     "lovasz": _SIGMOID_TASKS,
     "lovasz_softmax": ("multiclass",),

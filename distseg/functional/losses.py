@@ -61,11 +61,18 @@ def _overlap(
     On an empty target |P & Y| is 0 for every P, so the plain ratio has no gradient at all. The
     complement (all background) has: its Jaccard loss is the mean probability.
     """
+    return _soft_sums(*_planes(logits_BCHW, target), valid_BHW)
+
+
+def _planes(logits_BCHW: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities and truth, float (B, C, H, W), of any task."""
     if target.dim() == 3:
-        probs = logits_BCHW.softmax(1)
-        truth = one_hot(target, logits_BCHW.shape[1])
-    else:
-        probs, truth = logits_BCHW.sigmoid(), target
+        return logits_BCHW.softmax(1), one_hot(target, logits_BCHW.shape[1])
+    return logits_BCHW.sigmoid(), target
+
+
+def _soft_sums(probs: Tensor, truth: Tensor, valid_BHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The sums of `_overlap`, of probabilities and truth (B, C, H, W)."""
     valid = valid_BHW[:, None].float()
     empty = (truth * valid).amax((2, 3), keepdim=True) <= 0.5
     probs = torch.where(empty, 1.0 - probs, probs) * valid
@@ -95,6 +102,32 @@ def jaccard(
     """
     inter, pred, truth = _overlap(logits_BCHW, target, valid_BHW)
     return ((pred + truth - 2 * inter) / (pred + truth - inter + smooth).clamp_min(1e-7)).mean(1)
+
+
+@per_sample
+def boundary(
+    logits_BCHW: Tensor, target: Tensor, valid_BHW: Tensor, *, width: int = 2, smooth: float = 1.0
+) -> Tensor:
+    """The Dice loss of the bands within `width` pixels of the outlines of prediction and truth, a
+    soft form of the boundary IoU (Cheng et al. 2021, arXiv 2103.16562).
+
+    A band is what dilation adds and erosion takes away, by max-pooling: the loss sees outlines
+    alone, however large the object. Ignored pixels are as those beyond the image: they make no
+    outline. An image without an outline pays for the outlines that are predicted. Add it to a loss
+    of all pixels.
+    """
+    probs, truth = (_band(one, valid_BHW, width) for one in _planes(logits_BCHW, target))
+    inter, pred, own = _soft_sums(probs, truth, valid_BHW)
+    return ((pred + own - 2 * inter) / (pred + own + smooth)).mean(1)
+
+
+def _band(planes_BCHW: Tensor, valid_BHW: Tensor, width: int) -> Tensor:
+    """Dilation less erosion by a square of 2 width + 1 pixels, of values in 0..1, by the valid
+    pixels of the square alone."""
+    size, ignored = 2 * width + 1, ~valid_BHW[:, None]
+    most = F.max_pool2d(planes_BCHW.masked_fill(ignored, 0.0), size, 1, width)
+    least = 1 - F.max_pool2d((1 - planes_BCHW).masked_fill(ignored, 0.0), size, 1, width)
+    return (most - least).masked_fill(ignored, 0.0)
 
 
 @per_sample
@@ -240,7 +273,7 @@ def lovasz_softmax(logits_BCHW: Tensor, target_BHW: Tensor, valid_BHW: Tensor) -
     return (loss_BC * present).sum(1) / present.sum(1).clamp_min(1)
 
 
-_FUNCTIONS = (bce, dice, jaccard, focal, lovasz, lovasz_softmax, cross_entropy)
+_FUNCTIONS = (bce, dice, jaccard, boundary, focal, lovasz, lovasz_softmax, cross_entropy)
 LOSSES: dict[str, LossFunction] = {f.__name__: f for f in _FUNCTIONS}
 
 

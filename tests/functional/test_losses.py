@@ -21,6 +21,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("dice", {}),
     ("dice", {"smooth": 1.0}),
     ("jaccard", {}),
+    ("boundary", {"width": 1}),
     ("focal", {}),
     ("focal", {"gamma": 0.5, "alpha": 0.25}),
     ("lovasz", {}),
@@ -30,6 +31,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
 MULTICLASS: list[tuple[str, dict[str, Any]]] = [
     ("dice", {}),
     ("jaccard", {"smooth": 1.0}),
+    ("boundary", {}),
     ("focal", {"alpha": [0.1, 0.2, 0.3, 0.4]}),
     ("cross_entropy", {"label_smoothing": 0.1, "class_weights": [1.0, 2.0, 0.5, 1.0]}),
     ("lovasz_softmax", {}),
@@ -105,6 +107,33 @@ def test_sigmoid_values_by_hand(name: str, options: Any, value: Any) -> None:
     loss = run(name, P, Y, **options)
     assert loss.shape == (1,) and loss.dtype == torch.float32
     assert loss.item() == pytest.approx(value, abs=1e-6)
+
+
+def test_the_boundary_of_a_square_by_hand() -> None:
+    """A square of 6 x 6 moved by one column: bands of 64 - 16 pixels, each cell of them 0 or 1."""
+    truth = torch.zeros(1, 1, 20, 20)
+    truth[..., 6:12, 6:12] = 1
+    moved = torch.zeros_like(truth)
+    moved[..., 6:12, 7:13] = 1
+
+    def band(mask: torch.Tensor) -> set[tuple[int, int]]:
+        inside = {tuple(place) for place in mask[0, 0].nonzero().tolist()}
+        near = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+        grown = {(r + i, c + j) for r, c in inside for i, j in near}
+        core = {(r, c) for r, c in inside if all((r + i, c + j) in inside for i, j in near)}
+        return grown - core
+
+    first, other = band(truth), band(moved)
+    assert len(first) == 48
+    expected = 1 - (2 * len(first & other) + 0) / (len(first) + len(other))
+    loss = run("boundary", 100 * (2 * moved - 1), truth, width=1, smooth=0.0)
+    assert loss.item() == pytest.approx(expected, abs=1e-5)
+    assert run("boundary", 100 * (2 * truth - 1), truth, width=1).item() == pytest.approx(0)
+    # the same shift costs a large object no less, where Dice hardly sees it
+    large = torch.zeros(1, 1, 200, 200)
+    large[..., 20:180, 20:180] = 1
+    logits = 100 * (2 * large.roll(1, -1) - 1)
+    assert run("boundary", logits, large, width=1).item() > 5 * run("dice", logits, large).item()
 
 
 def test_empty_masks_are_scored_by_the_complement() -> None:
@@ -250,7 +279,12 @@ def test_a_gradient_step_lowers_the_loss(name: str, options: Any, multiclass: bo
 
 
 @pytest.mark.parametrize(
-    ("name", "options"), [v for v in VARIANTS if v[0] != "lovasz" or v[1].get("symmetric")]
+    ("name", "options"),
+    [
+        variant
+        for variant in VARIANTS
+        if variant[0] != "boundary" and (variant[0] != "lovasz" or variant[1].get("symmetric"))
+    ],
 )
 def test_empty_masks_push_every_pixel_down(name: str, options: Any) -> None:
     # 64 x 64: a useful gradient must not fade with the size faster than a mean over pixels does
