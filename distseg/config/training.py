@@ -280,6 +280,11 @@ class TrainConfig(Strict):
     """Batches, averaging, and what happens to bad steps."""
 
     batch_size: Count = Field(16, description="images of one optimizer update, over all ranks")
+    steps_per_epoch: Count | None = Field(
+        None,
+        description="updates of an epoch, however many images there are (nnU-Net: 250): an epoch "
+        "goes on where the one before has ended; null: one pass over the train rows",
+    )
     accumulation: Count = Field(1, description="micro-batches of one update")
     clip_norm: float | None = Field(5.0, gt=0, description="gradient norm; null: no clipping")
     ema_decay: float | None = Field(

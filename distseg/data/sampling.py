@@ -51,6 +51,8 @@ class Sampling:
     """What the epochs of a stage go through.
 
     rows: rows of the Manifest; each is seen once an epoch.
+    steps_per_epoch: steps of an epoch, however many rows there are: one pass over them after
+        another, and an epoch goes on where the one before has ended. None: one pass.
     batch_size: images of one optimizer step, over all ranks and micro-batches.
     bootstrap: draw the rows with replacement, the same ones in every epoch.
     mixed: rows that take `share` (0..1) of every step, in turn, as often as the step needs them.
@@ -67,6 +69,7 @@ class Sampling:
     draw: Sequence[float] = ()
     positives: Sequence[int] = ()
     slide: Slide | None = None
+    steps_per_epoch: int | None = None
 
     def __post_init__(self) -> None:
         if not len(self.rows):
@@ -80,12 +83,13 @@ class Sampling:
     @property
     def steps(self) -> int:
         """Optimizer steps of an epoch; the last may be filled up."""
-        return -(-len(self.rows) // self.own)
+        return self.steps_per_epoch or -(-len(self.rows) // self.own)
 
     @property
     def images(self) -> int:
         """Images of an epoch that count."""
-        return self.steps * self.batch_size if len(self.mixed) else len(self.rows)
+        whole = len(self.mixed) or self.steps_per_epoch
+        return self.steps * self.batch_size if whole else len(self.rows)
 
     def in_step(self, step: int) -> int:
         """Images of a step that count, over all ranks and micro-batches: what its loss is divided
@@ -100,14 +104,15 @@ def micro_batches_of_epoch(
 
     The last step is filled from the epoch's start with items whose `counts` is False: shapes stay
     static (no new graph, no new cuDNN search), every rank has as many steps as the others, and no
-    image is left out. With mixed rows the filling counts: the share holds to the end.
+    image is left out. With mixed rows the filling counts: the share holds to the end. With a set
+    number of steps nothing is filled up.
 
     Raises:
         ValueError: batch_size is no multiple of world_size * accumulation, or the share of a
             micro-batch is no whole number of images.
     """
     _check_layout(sampling, rank, world_size, accumulation)
-    order = _order(sampling, epoch)
+    order = _rows_of_steps(sampling, epoch) if sampling.steps_per_epoch else _order(sampling, epoch)
     filled = np.resize(order, sampling.steps * sampling.own)  # repeats the order from its start
     counts = (np.arange(len(filled)) < len(order)) | bool(len(sampling.mixed))
     # What fills the last step repeats its item, number included: it is the same augmented image.
@@ -141,8 +146,21 @@ def _check_layout(sampling: Sampling, rank: int, world_size: int, accumulation: 
         )
 
 
-def _order(sampling: Sampling, epoch: int) -> np.ndarray:
-    """The rows of an epoch in their global order: drawn, balanced, then shuffled.
+def _rows_of_steps(sampling: Sampling, epoch: int) -> np.ndarray:
+    """The rows of an epoch of a set number of steps: passes over the rows, numbered from the first
+    epoch on, so that any epoch can be computed alone."""
+    num, need = len(sampling.rows), sampling.steps * sampling.own
+    first = epoch * need
+    passes = range(first // num, -(-(first + need) // num))
+    start = first - passes[0] * num
+    return np.concatenate([_order(sampling, number, epoch) for number in passes])[
+        start : start + need
+    ]
+
+
+def _order(sampling: Sampling, number: int, epoch: int | None = None) -> np.ndarray:
+    """The rows of a pass in their global order: drawn, balanced, then shuffled. number: of the
+    pass; epoch: the one that it is for, whose share of positives it has (None: the same number).
 
     The bootstrap comes first and without the epoch in its seed: what it has left out stays out of
     the whole training, whatever is drawn from the rest."""
@@ -152,10 +170,11 @@ def _order(sampling: Sampling, epoch: int) -> np.ndarray:
         chosen = np.random.default_rng([sampling.seed, _BOOTSTRAP]).choice(len(pool), len(pool))
         pool, wanted = pool[chosen], wanted[chosen] if len(wanted) else wanted
     if len(wanted):
-        pool = _drawn(sampling, pool, wanted, epoch)
+        pool = _drawn(sampling, pool, wanted, number)
     if sampling.slide:
-        pool = _balanced(sampling, pool, epoch, sampling.slide.at(epoch))
-    return np.random.default_rng([sampling.seed, _ORDER, epoch]).permutation(pool)
+        share = sampling.slide.at(number if epoch is None else epoch)
+        pool = _balanced(sampling, pool, number, share)
+    return np.random.default_rng([sampling.seed, _ORDER, number]).permutation(pool)
 
 
 def _occurrences(rows: np.ndarray) -> np.ndarray:

@@ -56,6 +56,8 @@ def member_images(
 ) -> int:
     """Images that training one member reads: train rows x epochs, at most: what rules drop is not
     known before. Pseudo-labels are counted as all test images, or what `top` leaves of them."""
+    if steps := config.train.steps_per_epoch:
+        return steps * config.batch_size_of(name) * config.epochs_of(name, key)
     missing = 2 if is_teachers(key) else 1
     share = 1 - config.data.folds.fraction if num_folds == 1 else (num_folds - missing) / num_folds
     own, extra = round(size.num_train * share), _pseudo_rows(config, size, key)

@@ -194,6 +194,7 @@ class Member:
             bootstrap=self.config.data.folds.kind == "bootstrap",
             mixed=pseudo if mixes else (),
             share=self.recipe.share,
+            steps_per_epoch=self.config.train.steps_per_epoch,
         )
 
     def hard_draw(self, rows: list[int]) -> list[float]:

@@ -203,3 +203,38 @@ def test_hard_rows_are_drawn_from_what_the_bootstrap_left() -> None:
     assert len(kept) < 40 and set(drawn) <= kept
     share = sum(row >= 20 for row in drawn) / len(drawn)
     assert share > 0.7  # 5 in 6, if half of the bootstrap's rows are hard
+
+
+def test_an_epoch_of_set_steps_goes_on_where_the_one_before_has_ended() -> None:
+    sampling = Sampling(ROWS, 4, 5, steps_per_epoch=3)  # 12 images of 11 rows
+    assert (sampling.steps, sampling.images, sampling.in_step(2)) == (3, 12, 4)
+    seen = [
+        item.row for e in range(11) for batch in micro_batches_of_epoch(sampling, e) for item in batch
+    ]
+    for start in range(0, 12 * 11, 11):  # one whole pass after another
+        assert sorted(seen[start : start + 11]) == ROWS
+    twice = micro_batches_of_epoch(sampling, 0)
+    assert twice == micro_batches_of_epoch(sampling, 0)
+    assert all(item.counts for batch in twice for item in batch)
+    again = [item for batch in twice for item in batch if item.nth == 1]
+    assert len(again) == 1  # 12 images of 11 rows: one comes twice, augmented anew
+
+
+def test_set_steps_are_the_same_for_any_ranks_and_micro_batches() -> None:
+    sampling = Sampling(ROWS, 8, 7, steps_per_epoch=5)
+    whole = steps(micro_batches_of_epoch(sampling, 2), 1)
+    ranks = [
+        micro_batches_of_epoch(sampling, 2, rank=r, world_size=2, accumulation=2) for r in range(2)
+    ]
+    assert steps([a + b for a, b in zip(*ranks, strict=True)], 2) == whole
+
+
+def test_set_steps_keep_the_share_of_positives_and_of_mixed_rows() -> None:
+    slide = Slide(0.5, 0.5, 0, 4)
+    sampling = Sampling(range(10), 4, 1, positives=[0, 1], slide=slide, steps_per_epoch=5)
+    for epoch in range(2):  # two passes an epoch, half of each from the two positives
+        rows = [i.row for b in micro_batches_of_epoch(sampling, epoch) for i in b]
+        assert sum(row < 2 for row in rows) == 10
+    mixed = Sampling(ROWS, 4, 1, mixed=range(1000, 1003), share=0.5, steps_per_epoch=3)
+    for batch in micro_batches_of_epoch(mixed, 1):
+        assert sum(item.row >= 1000 for item in batch) == 2
