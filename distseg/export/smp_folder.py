@@ -41,13 +41,21 @@ def fill_smp_folder(
             (folder / name / "README.md").write_text(
                 f"# {name}\n\nOne network of an ensemble: see the README.md two folders up.\n"
             )  # smp writes one of its own where there is none
-            net.save_pretrained(folder / name)
+            _whole(net).save_pretrained(folder / name)
             write_json(folder / name / "distseg.json", {**constants, **facts})
             channels = input_config.channels + 2 * bool(model.coordinates)
             shape = (1, channels, input_config.height, input_config.width)
             difference = _difference(net, folder / name, shape)
             written.append({"folder": name, "largest_difference": difference})
     return written
+
+
+def _whole(net: Any) -> Any:
+    """The network with the stages of its encoder that it does not use, which smp makes, and so
+    reads, always."""
+    whole = type(net)(**{**net.config, "encoder_weights": None})
+    whole.load_state_dict(net.state_dict(), strict=False)
+    return whole
 
 
 def _difference(net: Any, folder: Path, shape: tuple[int, ...]) -> float:

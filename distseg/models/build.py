@@ -29,6 +29,7 @@ from distseg.models.fcn import FCN
 from distseg.models.refinenet import RefineNet
 from distseg.models.segnet import SegNet
 from distseg.models.unet import PlainUnet, ResidualUnet
+from distseg.models.unused import put_back, take_out, unused_modules
 from distseg.models.weights import encoder_tensors, hub_name, is_timm_format, load_encoder
 from distseg.records.errors import UserError, unknown
 
@@ -88,8 +89,8 @@ def build_model(
 
     Random weights come from torch's global generator: seed it before. `size` is the canvas,
     (height, width) in pixels. `pretrained=False` takes no weights from hub or file: a snapshot
-    will be loaded. Parameters that no output depends on are frozen (smp's efficientnet has
-    some; DistributedDataParallel stops at such a parameter).
+    will be loaded. Parts that no output depends on are taken out (`models/unused.py`), and single
+    parameters frozen: DistributedDataParallel stops at such a parameter.
 
     Raises UserError: unknown encoder, tag or option; a size that the network
     cannot take; weights that cannot be had or do not fit.
@@ -108,7 +109,13 @@ def build_model(
         weights = member.encoder_weights if pretrained else None
         net = _with_weights(member, options, size, weights)
         model = SegmentationNet(net, member.coordinates)
-    unused = _unused_parameters(model, member, (2, channels, *size), num_outputs)
+    shape = (2, channels, *size)
+    unused = _unused_parameters(model, member, shape, num_outputs)
+    if taken := take_out(model, unused_modules(model, unused)):
+        try:
+            unused = _unused_parameters(model, member, shape, num_outputs)
+        except UserError:  # its forward pass calls them, though nothing comes of it
+            put_back(model, taken)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(parameter.requires_grad and name not in unused)
     return model.train()

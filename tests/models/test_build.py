@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import segmentation_models_pytorch as smp
 import timm
 import torch
 from safetensors.torch import save_file
@@ -20,6 +21,7 @@ from distseg.models.build import SegmentationNet, build_model, check_fixed_size,
 from distseg.records.errors import UserError
 from tests.tiny import ROOT
 
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # of batch normalization
 SHIPPED = sorted((ROOT / "configs").rglob("*.yaml"))
 
 
@@ -86,15 +88,41 @@ def test_encoders_of_smp_and_timm(encoder: str, channels: int) -> None:
     assert count_parameters(model) > 100_000
 
 
-@pytest.mark.parametrize(("arch", "encoder"), [("Unet", "efficientnet-b0"), ("PSPNet", "resnet18")])
-def test_parameters_that_no_output_depends_on_are_frozen(arch: str, encoder: str) -> None:
-    """DistributedDataParallel stops at a trainable parameter without a gradient."""
-    model = make(arch=arch, encoder=encoder, size=(32, 32), image_head=0.1)
-    logits, image_logits = model(torch.randn(2, 1, 32, 32))
-    (logits.sum() + image_logits.sum()).backward()
+@pytest.mark.parametrize(
+    ("arch", "encoder", "part"),
+    [
+        ("Unet", "efficientnet-b0", "net.encoder._conv_head"),
+        ("PSPNet", "resnet18", "net.encoder.layer4"),
+        ("Unet", "resnet18", ""),
+    ],
+)
+def test_parts_that_no_output_depends_on_are_taken_out(arch: str, encoder: str, part: str) -> None:
+    """DistributedDataParallel stops at a trainable parameter without a gradient; and what nobody
+    uses was saved with each snapshot, 8.4 of 11.2 million parameters of a short resnet18."""
+    model = make(arch=arch, encoder=encoder, size=(32, 32))
+    logits, _ = model(torch.randn(2, 1, 32, 32))
+    logits.sum().backward()
     trainable = {name for name, p in model.named_parameters() if p.requires_grad}
     assert trainable == {name for name, p in model.named_parameters() if p.grad is not None}
-    assert len(trainable) < len(list(model.parameters()))
+    saved = {name for name in model.state_dict() if not name.endswith(BUFFERS)}
+    assert saved == trainable
+    if part:
+        assert not list(model.get_submodule(part).parameters())
+
+
+def test_taking_out_changes_no_logit_and_takes_snapshots_that_have_more() -> None:
+    torch.manual_seed(0)
+    decoder = {"encoder_depth": 3, "decoder_channels": [16, 8, 8]}
+    model = make(encoder="resnet18", decoder=decoder).eval()
+    whole = smp.Unet("resnet18", encoder_weights=None, in_channels=1, classes=1, **decoder).eval()
+    before = {f"net.{name}": tensor for name, tensor in whole.state_dict().items()}
+    assert len(before) > len(model.state_dict())
+    model.load_state_dict(before)  # an earlier version's snapshot
+    images = torch.randn(1, 1, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(model(images)[0], whole(images))
+    with pytest.raises(RuntimeError, match="Unexpected"):
+        model.load_state_dict({**before, "net.encoder.layer9.weight": torch.ones(1)})
 
 
 def test_the_seed_decides_the_weights_and_the_trial_pass_changes_nothing() -> None:
