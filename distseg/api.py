@@ -30,14 +30,17 @@ class RunFailed(RuntimeError):
 
 
 def run(
-    config: ConfigLike, overrides: Sequence[str] = (), *, out: FolderLike | None = None
-) -> FinishedRun:
+    config: ConfigLike, overrides: Sequence[str] = (), *, out: FolderLike | None = None,
+    budget: str | None = None, weights: FolderLike | None = None,
+) -> FinishedRun:  # fmt: skip
     """Train, ensemble, predict and report: `distseg run`. Finished steps are skipped.
 
     Args:
-        config: the path of a YAML file, a name in configs/, a mapping of keys, or a Config.
+        config: the path of a YAML file, a name in configs/, a mapping of keys, or a Config; or a
+            folder of data, for which `init` writes the config into the run folder.
         overrides: `key.sub=value`, as on the command line.
         out: the run folder; runs/<name> by default.
+        budget, weights: of a folder of data, as in `init`.
 
     Raises:
         UserError: mistakes of the config or the data, all at once, before the first job.
@@ -46,12 +49,54 @@ def run(
     """
     from distseg.run import pipeline
 
+    if is_data(config):
+        from distseg.init.start import start
+
+        assert isinstance(config, str | os.PathLike)
+        config, out = start(Path(config), overrides, out, budget, weights)
+        overrides = ()
+    elif budget is not None or weights is not None:
+        raise UserError(f"{config}: --budget and --weights are for a folder of data")
     checked = checked_config(config, overrides, out=out)
     folder = folder_of(checked, out)
     status = pipeline.run(checked, folder)
     if status:
         raise RunFailed(f"{folder}: the run is not whole; see {Run(folder).log}")
     return load_run(folder)
+
+
+def init(
+    data: FolderLike, overrides: Sequence[str] = (), *, out: FolderLike | None = None,
+    budget: str | None = None, weights: FolderLike | None = None,
+) -> tuple[Path, list[str]]:  # fmt: skip
+    """Write a config that fits a folder of data, this machine and a budget: `distseg init`.
+
+    Args:
+        overrides: keys of the config that are decided already, as `key=value`.
+        out: the file to write; NAME.yaml by default, of the folder's name.
+        budget: time that a run may take, as "30m" or "1h30m"; 30 minutes by default.
+        weights: a folder of pretrained encoders, each a file NAME.safetensors.
+
+    Returns:
+        The file's path, and lines that say what it does.
+
+    Raises:
+        UserError: the data cannot be read, needs a decision, or the file is there already.
+    """
+    from distseg.init.start import init
+
+    return init(Path(data), overrides, out, budget, weights)
+
+
+def is_data(config: ConfigLike) -> bool:
+    """Whether what `run` is given is a folder of data, and no config by its path or name."""
+    if not isinstance(config, str | os.PathLike):
+        return False
+    path = Path(config)
+    try:
+        return path.is_dir() and not Run(path).config.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def checked_config(

@@ -22,7 +22,7 @@ Argument = tuple[str, dict[str, Any]]  # a name or a flag, and what argparse is 
 # By name: the function and its arguments.
 COMMANDS: dict[str, tuple[Function, tuple[Argument, ...]]] = {}
 # What the driver launches, and what a shell asks for: no commands for a person.
-HIDDEN = ("predict-test", "teach", "track", "complete")
+HIDDEN = ("predict-test", "teach", "track", "measure", "complete")
 LISTED = (  # what `distseg list` knows; run/names.py makes the lines
     "configs", "launch", "architectures", "encoders", "losses", "metrics", "augmentations",
     "optimizers",

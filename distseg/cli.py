@@ -49,6 +49,12 @@ CONFIG_HELP = "a YAML file, or a name that `distseg list configs` shows"
 CONFIG = arg("config", CONFIG_HELP, metavar="CONFIG")
 MAYBE_CONFIG = arg("config", CONFIG_HELP, metavar="CONFIG", nargs="?")
 OVERRIDES = arg("overrides", "change a key of the config", metavar="key=value", nargs="*")
+INIT = (
+    arg("--budget", "time that the run of a folder may take, as 30m or 1h30m (default: 30m)",
+        metavar="TIME"),
+    arg("--weights", "folder of pretrained encoders, NAME.safetensors each", type=Path,
+        metavar="DIR"),
+)  # fmt: skip
 OUT = arg("--out", "the run folder (default: runs/<name>)", type=Path, metavar="DIR")
 
 
@@ -99,20 +105,44 @@ def _read_run(folder: Path) -> tuple[Config, Run]:
 # -- commands -------------------------------------------------------------------------------------
 
 
-@command("run", CONFIG, OVERRIDES, OUT)
+@command(
+    "run", arg("config", f"{CONFIG_HELP}; or a folder of data", metavar="CONFIG"), OVERRIDES, OUT,
+    *INIT,
+)  # fmt: skip
 def _run(args: argparse.Namespace) -> int:
-    """Train, ensemble, predict and report. Finished steps are skipped: to resume, run it again."""
+    """Train, ensemble, predict and report. Finished steps are skipped: to resume, run it again. For
+    a folder of data, `init` writes the config first."""
     from distseg.api import RunFailed, run
 
+    options = {"budget": args.budget, "weights": args.weights}
     try:
-        run(args.config, args.overrides, out=args.out)
+        run(args.config, args.overrides, out=args.out, **options)
     except RunFailed as error:
         print(f"distseg: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-@command("plan", CONFIG, OVERRIDES, OUT)
+@command(
+    "init", arg("data", "a folder of data", type=Path, metavar="DATA_DIR"), OVERRIDES,
+    arg("-o", "the config to write (default: NAME.yaml, of the folder's name)", type=Path,
+        dest="out", metavar="FILE"),
+    *INIT,
+)  # fmt: skip
+def _init(args: argparse.Namespace) -> int:
+    """Look at a folder of data and write a config that fits it, this machine and a budget."""
+    from distseg.api import init
+
+    options = {"budget": args.budget, "weights": args.weights}
+    path, said = init(args.data, args.overrides, out=args.out, **options)
+    print("\n".join([*said, f"written: {path}; next: distseg run {path}"]))
+    return 0
+
+
+@command(
+    "plan", CONFIG, OVERRIDES, OUT,
+    arg("--measure", "train and predict a few steps of each model first", action="store_true"),
+)  # fmt: skip
 def _plan(args: argparse.Namespace) -> int:
     """Show what `run` would do: jobs, time, disk and memory."""
     from distseg.run.plan import plan
@@ -213,6 +243,16 @@ def _track(args: argparse.Namespace) -> int:
     from distseg.run.launched import track_here
 
     track_here(find_run(args.run))
+    return 0
+
+
+@command("measure", RUN, arg("--seconds", "time to take", type=float, required=True))
+def _measure(args: argparse.Namespace) -> int:
+    """Measure the models of a config; `plan --measure` and `init` start it."""
+    from distseg.records.paths import find_run
+    from distseg.run.pace import measure_here
+
+    measure_here(find_run(args.run), args.seconds)
     return 0
 
 

@@ -19,6 +19,7 @@ outcomes
 arguments api
 doctor
 tune
+init
 run
 rounds report export training ensemble submission
 inference

@@ -85,3 +85,8 @@ def leave(grace_s: float) -> None:
     with contextlib.suppress(psutil.Error):
         send_signal(psutil.Process().children(recursive=True), signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def process_age() -> float:
+    """Seconds since this process was started, its imports too."""
+    return max(0.0, time.time() - psutil.Process().create_time())

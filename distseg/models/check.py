@@ -217,12 +217,29 @@ def _weights(member: MemberConfig, weights: str, model: SegmentationNet | None) 
     except UserError as error:
         yield str(error)
         return
-    if not _is_cached(encoder, tag) and (problem := hub_problem()):
+    if not is_cached(encoder, tag) and (problem := hub_problem()):
         yield (
             f"encoder_weights: {weights!r} of {member.encoder} is not in the hub's local cache, "
             f"and {problem}. Download the weights where there is a network, and give their path "
             f"here (a local {SUFFIX} file), or null for random weights"
         )
+
+
+def weights_problem(member: MemberConfig) -> str:
+    """Why the pretrained weights that a member names cannot be had, or do not fit; else ""."""
+    try:
+        model = build_model(member, 3, 1, (128, 128), pretrained=False)
+    except UserError as error:
+        return str(error)
+    return next(_weights(member, str(member.encoder_weights), model), "")
+
+
+def timm_colors(encoder: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of the colors, 0..1, that timm's weights of tu-NAME expect."""
+    cfg = timm.models.get_pretrained_cfg(encoder.removeprefix("tu-"))
+    if cfg is None:
+        return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    return tuple(cfg.mean), tuple(cfg.std)
 
 
 def _file_problem(member: MemberConfig, path: Path, model: SegmentationNet | None) -> str:
@@ -247,7 +264,7 @@ def _misfit(member: MemberConfig, tensors: dict[str, Tensor], model: Segmentatio
     return _said(lambda: fitting(encoder, given, "")).removeprefix(": ")
 
 
-def _is_cached(encoder: str, tag: str) -> bool:
+def is_cached(encoder: str, tag: str) -> bool:
     """Whether a cache on this machine holds the weights, so that no network is needed."""
     if encoder.startswith("timm-") and _timm_is_cached(encoder.removeprefix("timm-")):
         return True  # smp takes some of these from timm

@@ -1,8 +1,8 @@
 """Parts of a network that no output depends on: taken out, so that they are not kept in memory, not
 saved and not counted.
 
-An encoder whose `encoder_depth` is under 5 keeps its last stages (smp's resnet18 8.4 of 11.2 million
-parameters), and smp's efficientnet the convolution before its classifier.
+An encoder whose `encoder_depth` is under 5 keeps its last stages (smp's resnet18 8.4 of 11.2
+million parameters), and smp's efficientnet the convolution before its classifier.
 """
 
 from __future__ import annotations

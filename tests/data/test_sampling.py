@@ -209,7 +209,10 @@ def test_an_epoch_of_set_steps_goes_on_where_the_one_before_has_ended() -> None:
     sampling = Sampling(ROWS, 4, 5, steps_per_epoch=3)  # 12 images of 11 rows
     assert (sampling.steps, sampling.images, sampling.in_step(2)) == (3, 12, 4)
     seen = [
-        item.row for e in range(11) for batch in micro_batches_of_epoch(sampling, e) for item in batch
+        item.row
+        for e in range(11)
+        for batch in micro_batches_of_epoch(sampling, e)
+        for item in batch
     ]
     for start in range(0, 12 * 11, 11):  # one whole pass after another
         assert sorted(seen[start : start + 11]) == ROWS

@@ -8,13 +8,31 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from distseg.config.schema import Config
+from distseg.data.formats.detected import Detected
 from distseg.data.formats.folder import paired
 from distseg.data.formats.row import Row, SubmissionSpec, image_files
 
 # keys of `data` that only some layouts read
 READS = ("mask_values", "mask_channel", "colors", "folder.mask_suffix", "folder.several")
+
+
+CLASSES = (
+    *("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car"),
+    *("pedestrian", "bicyclist"),
+)
+
+
+def detect(root: Path) -> Detected | None:
+    if not all((root / name).is_dir() for name in ("train", "trainannot")):
+        return None
+    data: dict[str, Any] = {"format": "camvid"}
+    if (root / "val").is_dir() and (root / "valannot").is_dir():
+        data["folds"] = {"kind": "split"}
+    keys = {"data": data, "task": "multiclass", "classes": list(CLASSES), "void": len(CLASSES)}
+    return Detected({**keys, "metric": "miou"}, "train and trainannot are there")
 
 
 def train(config: Config) -> list[Row]:

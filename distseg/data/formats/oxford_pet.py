@@ -10,11 +10,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from distseg.config.schema import Config
+from distseg.data.formats.detected import Detected
 from distseg.data.formats.row import Row, SubmissionSpec, locate
 from distseg.records.errors import UserError
 
 # keys of `data` that only some layouts read
 READS = ("border", "mask_values", "mask_channel")
+
+
+def detect(root: Path) -> Detected | None:
+    if not (root / "annotations" / "trimaps").is_dir() or not (root / "images").is_dir():
+        return None
+    if not (root / "annotations" / "trainval.txt").is_file():
+        return None
+    keys = {"data": {"format": "oxford_pet"}, "task": "binary", "classes": ["pet"]}
+    return Detected(keys, "images and annotations/trimaps are there")
 
 
 def train(config: Config) -> list[Row]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from distseg.config.schema import Config
+from distseg.data.formats.detected import Detected
 from distseg.data.formats.row import (
     Cell,
     Row,
@@ -28,6 +29,27 @@ READS = ("table",)  # keys of `data` that only some layouts read
 # the two forms, and what a submission writes into each column
 JOINED: dict[str, Cell] = {"ImageId_ClassId": "id", "EncodedPixels": "rle"}
 APART: dict[str, Cell] = {"ImageId": "id", "ClassId": "class", "EncodedPixels": "rle"}
+
+
+def detect(root: Path) -> Detected | None:
+    """With as many classes as the table has numbers."""
+    table = root / "train.csv"
+    if not (root / "train_images").is_dir() or not table.is_file():
+        return None
+    header = set(_header(table))
+    if not (header >= set(JOINED) or header >= set(APART)):
+        return None
+    joined = _is_joined(table)
+    pairs = (
+        _pair(cells, joined) for _, cells in read_table(table, [*(JOINED if joined else APART)])
+    )
+    found = {int(number) for _, number in pairs if number.isdecimal() and 1 <= int(number) <= 255}
+    names = [f"defect_{number}" for number in range(1, max(found, default=0) + 1)]
+    if not names:
+        return None
+    keys = {"data": {"format": "severstal"}, "task": "multilabel", "classes": names}
+    why = f"train_images and train.csv ({len(names)} classes) are there"
+    return Detected({**keys, "metric": "mean_dice"}, why)
 
 
 def train(config: Config) -> list[Row]:

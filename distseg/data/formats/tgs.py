@@ -7,8 +7,10 @@ Half of the mask files are 16-bit (0 and 65535), half 8-bit.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from distseg.config.schema import Config
+from distseg.data.formats.detected import Detected
 from distseg.data.formats.row import (
     Row,
     SubmissionSpec,
@@ -23,6 +25,21 @@ from distseg.records.tables import read_table
 
 # keys of `data` that only some layouts read
 READS = (*("mask_values", "mask_channel", "colors", "folder.inverted", "folder.threshold"),)
+
+
+def detect(root: Path) -> Detected | None:
+    """Of TGS itself where its table of depths is there: else others have these folders, too."""
+    folder, table = root / "train", root / "train.csv"
+    test = (root / "test" / "images").is_dir()
+    if not (folder / "images").is_dir() or not test:
+        return None
+    if not (folder / "masks").is_dir() and not table.is_file():
+        return None
+    keys: dict[str, Any] = {"data": {"format": "tgs"}, "task": "binary"}
+    if table.is_file() and (root / "depths.csv").is_file():
+        keys |= {"classes": ["salt"], "metric": "tgs"}
+    labels = "train/masks" if (folder / "masks").is_dir() else "train.csv"
+    return Detected(keys, f"train/images, {labels} and test/images are there")
 
 
 def train(config: Config) -> list[Row]:

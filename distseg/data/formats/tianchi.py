@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from distseg.config.schema import Config
+from distseg.data.formats.detected import Detected
 from distseg.data.formats.row import (
     Row,
     SubmissionSpec,
@@ -22,6 +23,13 @@ from distseg.records.errors import UserError
 from distseg.records.tables import read_cells
 
 READS = ("table",)  # keys of `data` that only some layouts read
+
+
+def detect(root: Path) -> Detected | None:
+    if not (root / "train").is_dir() or not (root / "train_mask.csv").is_file():
+        return None
+    keys = {"data": {"format": "tianchi"}, "task": "binary", "classes": ["building"]}
+    return Detected(keys, "train and train_mask.csv are there")
 
 
 def train(config: Config) -> list[Row]:

@@ -1,0 +1,275 @@
+"""How a budget of time is spent: which encoder at which size, folds, updates and snapshots.
+
+Arithmetic alone. Every way to spend the time is tried, what it takes is forecast
+(`run/forecast.py`), the updates fill what is left, and the way with the best expected score is
+taken. The expectation is a rule of thumb with few numbers, all of them here: a network learns like
+1 - exp(-images / need), sees more in more pixels, and gains a little from company.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from distseg.records.paces import Pace
+from distseg.run.forecast import Forecast, Machine, Work, forecast
+
+USED = 0.9  # share of a budget that is planned for
+MIN_UPDATES, MAX_UPDATES = 60, 40_000
+MIN_EPOCHS, MAX_EPOCHS = 6, 30
+MAX_PASSES = 150  # over the train images, of one member: more make nothing better
+NEED_PRETRAINED, NEED_SCRATCH = 2500.0, 5000.0  # images to learn 63 % of what can be learned
+DETAIL = 0.12  # exponent of the share of native pixels that a network sees
+SEEN_PIXELS = 8.0  # width of an object, as the network sees it, that is enough to see it
+CONTEXT = 0.985  # what a crop loses by seeing a part alone
+COMPANY, SNAPSHOTS = 0.03, 0.008  # gain of many members, of many snapshots
+FULL_SCORE = 1.005  # all images are scored out of fold, and thresholds rest on all of them
+EVALUATION_SHARE = 0.1  # of the time of training
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What a network sees: an input of height x width pixels.
+
+    fit: pad, resize or crop. scale: width of an object on the canvas, as a share of its width in
+    the image. predicted: pixels of the canvas on which an image is predicted, all tiles together.
+    """
+
+    height: int
+    width: int
+    fit: str
+    scale: float
+    predicted: float
+
+    @property
+    def pixels(self) -> int:
+        return self.height * self.width
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An encoder at a size. quality: its prior; pretrained: whether it has weights."""
+
+    encoder: int
+    size: Size
+    pace: Pace
+    quality: float
+    pretrained: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Folds:
+    """A division: of `num` folds, `used` are trained. share: of the images that one member trains
+    on; full: every image is validated."""
+
+    kind: str
+    num: int
+    used: int
+    share: float
+    full: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Counts and sizes that the arithmetic needs. validated: images of the data set's own
+    validation part, 0 where it has none. object_width: pixels in the image, None where unknown."""
+
+    num_train: int
+    num_test: int
+    height: int
+    width: int
+    outputs: int
+    grouped: bool = False
+    validated: int = 0
+    object_width: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """A way to spend the budget.
+
+    models: of the same encoder from different seeds. updates: of a member, in `epochs` epochs of
+    `steps_per_epoch`; the first `first_epochs` are the first stage's, the others are divided into
+    `snapshots` cycles.
+    """
+
+    candidate: Candidate
+    folds: Folds
+    models: int
+    snapshots: int
+    epochs: int
+    first_epochs: int
+    steps_per_epoch: int
+    evaluate_every: int
+    forecast: Forecast
+    expected: float
+
+    @property
+    def updates(self) -> int:
+        return self.epochs * self.steps_per_epoch
+
+    @property
+    def members(self) -> int:
+        return self.models * self.folds.used
+
+
+def spend(
+    candidates: Sequence[Candidate], data: Data, machine: Machine, seconds: float
+) -> tuple[Spent, bool]:
+    """(the best way to spend so many seconds, whether it fits). Where none fits: the shortest."""
+    assert candidates, "nothing was measured"
+    ways = [
+        way
+        for candidate, folds, models, snapshots in itertools.product(
+            candidates, divisions(data), (1, 2), (1, 2, 3)
+        )
+        for way in _filled(candidate, folds, models, snapshots, data, machine, seconds)
+    ]
+    fitting = [way for way in ways if way.forecast.seconds <= seconds * USED * 1.001]
+    if fitting:
+        return max(fitting, key=lambda way: (way.expected, -way.members)), True
+    return min(ways, key=lambda way: way.forecast.seconds), False
+
+
+def divisions(data: Data) -> Iterator[Folds]:
+    """The divisions that the data can have, the cheapest first."""
+    if data.validated:
+        yield Folds("split", 1, 1, 1 - data.validated / data.num_train, False)
+        return
+    kind = "group" if data.grouped else "stratified"
+    yield Folds("group", 5, 1, 0.8, False) if data.grouped else Folds("holdout", 1, 1, 0.8, False)
+    for num in (3, 5):
+        if data.num_train >= 4 * num:
+            yield Folds(kind, num, num, 1 - 1 / num, True)
+
+
+def _filled(
+    candidate: Candidate, folds: Folds, models: int, snapshots: int, data: Data, machine: Machine,
+    seconds: float,
+) -> Iterator[Spent]:  # fmt: skip
+    """A way whose updates fill the time; none where that leaves too few for its snapshots."""
+    per_epoch = candidate.pace.batch_size
+    train = data.num_train * folds.share
+    most = min(MAX_UPDATES, max(MIN_UPDATES, math.ceil(MAX_PASSES * train / per_epoch)))
+
+    def way(updates: float) -> Spent:
+        return _planned(candidate, folds, models, snapshots, data, machine, updates)
+
+    low, high = MIN_UPDATES, most
+    if way(low).forecast.seconds > seconds * USED:
+        if snapshots == 1:
+            yield way(low)  # the shortest there is, where nothing fits
+        return
+    while high - low > max(2, low // 100):  # the time grows with the updates
+        middle = (low + high) // 2
+        if way(middle).forecast.seconds <= seconds * USED:
+            low = middle
+        else:
+            high = middle
+    best = way(most) if way(most).forecast.seconds <= seconds * USED else way(low)
+    if snapshots == 1 or best.updates >= 300 * snapshots:
+        yield best
+
+
+def _planned(
+    candidate: Candidate, folds: Folds, models: int, snapshots: int, data: Data, machine: Machine,
+    updates: float,
+) -> Spent:  # fmt: skip
+    """The way with about so many updates of each member."""
+    pace = candidate.pace
+    epochs, first, steps = epochs_of(updates, snapshots)
+    val = data.validated or data.num_train / max(folds.num, 1 if folds.full else 5)
+    training = epochs * steps * pace.step_s
+    cycles = (epochs - first) // snapshots
+    every = evaluate_every(training, val * pace.evaluate_s, first, cycles)
+    evaluations = first // every + ((epochs - first) // every if every < cycles else snapshots)
+    work = Work("model", epochs * steps, epochs, max(1, evaluations) + 1, val, snapshots)
+    members = models * folds.used
+    foreseen = forecast(
+        [work] * members, {"model": pace}, machine, num_train=data.num_train,
+        num_test=data.num_test, pixels=data.height * data.width, outputs=data.outputs,
+    )  # fmt: skip
+    seen = epochs * steps * pace.batch_size
+    score = expected(candidate, data, seen, folds, members, snapshots)
+    return Spent(candidate, folds, models, snapshots, epochs, first, steps, every, foreseen, score)
+
+
+def epochs_of(updates: float, snapshots: int) -> tuple[int, int, int]:
+    """(epochs, those of the first stage, updates of an epoch) of about so many updates: 60 % in the
+    first stage, equal cycles in the second."""
+    epochs = max(MIN_EPOCHS, min(MAX_EPOCHS, round(updates / 50)))
+    cycle = max(1, round(0.4 * epochs / snapshots))
+    first = max(1, epochs - cycle * snapshots)
+    epochs = first + cycle * snapshots
+    return epochs, first, max(1, int(updates // epochs))
+
+
+def evaluate_every(training_s: float, evaluation_s: float, first: int, cycle: int) -> int:
+    """Epochs between two evaluations, so that they take EVALUATION_SHARE of the training at most;
+    the ends of cycles are always evaluated."""
+    affordable = max(1, int(EVALUATION_SHARE * training_s / max(evaluation_s, 1e-9)))
+    longest = max(first, cycle)
+    return max(1, min(longest, math.ceil((first + cycle) / affordable)))
+
+
+def expected(
+    candidate: Candidate, data: Data, seen: float, folds: Folds, members: int, snapshots: int
+) -> float:
+    """What to expect of a way, as a share of the best possible; only its order counts.
+
+    seen: images that each member trains on, all epochs together.
+    """
+    size = candidate.size
+    need = NEED_PRETRAINED if candidate.pretrained else NEED_SCRATCH
+    need *= min(1.0, max(0.3, (data.num_train / 1000) ** 0.3))
+    learned = 1 - math.exp(-((seen / need) ** 0.8))
+    detail = min(1.0, size.scale) ** (2 * DETAIL)
+    if size.fit == "crop":
+        detail *= CONTEXT
+    if data.object_width is not None:
+        detail *= min(1.0, data.object_width * size.scale / SEEN_PIXELS) ** 0.5
+    company = 1 + COMPANY * (1 - 1 / members) + SNAPSHOTS * (1 - 1 / snapshots)
+    share = folds.share**0.1
+    full = FULL_SCORE if folds.full else 1.0
+    return candidate.quality * detail * learned * company * share * full
+
+
+def sizes(height: int, width: int, one_size: bool, gpu: bool) -> list[Size]:
+    """Inputs that may fit images of such a size, height and width in pixels, the largest first."""
+    most = 1024 if gpu else 512
+    found: dict[tuple[int, int, str], Size] = {}
+    if one_size and max(height, width) <= 256:
+        canvas = _round_up(height), _round_up(width)
+        found[(*canvas, "pad")] = Size(*canvas, "pad", 1.0, canvas[0] * canvas[1])
+    for share in (1.0, 0.75, 0.5, 0.375, 0.25, 0.1875, 0.125):
+        high, wide = (max(32, 32 * round(side * share / 32)) for side in (height, width))
+        if max(high, wide) <= most and min(high, wide) >= min(64, _round_up(min(height, width))):
+            scale = math.sqrt(high * wide / (height * width))
+            found.setdefault((high, wide, "resize"), Size(high, wide, "resize", scale, high * wide))
+    tile = 512 if gpu else 192
+    while min(height, width) > tile and tile >= 128:
+        seen = _round_up(height) * _round_up(width) * 1.6  # tiles overlap by a quarter
+        found[(tile, tile, "crop")] = Size(tile, tile, "crop", 1.0, seen)
+        tile //= 2
+    if not found:
+        high, wide = (max(64, _round_up(min(side, most))) for side in (height, width))
+        scale = math.sqrt(high * wide / (height * width))
+        found[(high, wide, "resize")] = Size(high, wide, "resize", scale, high * wide)
+    return sorted(found.values(), key=lambda size: -size.pixels)
+
+
+def _round_up(length: int) -> int:
+    return max(32, -(-length // 32) * 32)
+
+
+def scaled(pace: Pace, measured: Size, size: Size) -> Pace:
+    """A pace at another size than the measured one: what a network computes grows with the pixels
+    that it sees."""
+    training = size.pixels / measured.pixels
+    predicting = size.predicted / measured.predicted
+    return replace(
+        pace, step_s=pace.step_s * training, evaluate_s=pace.evaluate_s * predicting,
+        predict_s=pace.predict_s * predicting, memory=int(pace.memory * max(1.0, training)),
+    )  # fmt: skip

@@ -1,0 +1,237 @@
+"""`distseg init`: look at the data, measure this machine, spend the budget, write the config."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from distseg.config.load import apply_overrides, parse_config
+from distseg.config.schema import ComputeConfig, Config
+from distseg.config.write import config_text
+from distseg.data.formats.row import plain
+from distseg.init.budget import Candidate, Data, Size, Spent, scaled, sizes, spend
+from distseg.init.encoders import Offer, at_hand
+from distseg.init.look import Facts, look
+from distseg.init.recipe import AUGMENT, LOSSES, header, recipe
+from distseg.jobs.hardware import Gpu, Slot, make_slots, num_cores, visible_gpus
+from distseg.records.errors import UserError, printable_path
+from distseg.records.files import atomic_write
+from distseg.records.log import counted, duration
+from distseg.records.paces import Pace
+from distseg.records.tables import write_table
+from distseg.run.forecast import Machine
+from distseg.run.measure import DataSize
+from distseg.run.pace import device_name, known_paces, measured_paces
+
+logger = logging.getLogger("distseg.init")
+
+DEFAULT_BUDGET_S = 1800.0
+LOOKING_SHARE, MEASURING_SHARE = 0.04, 0.07  # of the budget
+LEAST_S, MOST_S = 10.0, 60.0  # that measuring takes
+MEASURED_PIXELS = {False: 128 * 128, True: 384 * 384}  # of what is measured; True: on a GPU
+GIVEN = ("task", "classes", "void", "data", "metric", "input")  # what changes what is looked at
+MAX_SLOTS = 8
+_BUDGET = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What `init` has made. text: of the config; groups: by id, the table that it names; spent:
+    the plan; said: lines for the person."""
+
+    config: Config
+    text: str
+    groups: Mapping[str, str] | None
+    spent: Spent
+    said: list[str]
+
+
+def parse_budget(text: str) -> float:
+    """Seconds of `30m`, `1h30m`, `90s` or `45` (seconds). UserError: none of them, or no time."""
+    found = _BUDGET.fullmatch(text.strip().lower())
+    hours, minutes, seconds = (float(part or 0) for part in found.groups()) if found else (0, 0, 0)
+    total = 3600 * hours + 60 * minutes + seconds
+    if not 0 < total < 1e7:
+        raise UserError(f"--budget: {text!r}: write it as 30m, 1h30m or 90s")
+    return total
+
+
+def default_name(root: Path) -> str:
+    """A config's name of a folder's: letters, digits and `_.-` stay."""
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", plain(root.absolute().name)).strip("_.-")
+    return (name or "data")[:80]
+
+
+def make(
+    root: Path, overrides: Sequence[str] = (), *, budget: float = DEFAULT_BUDGET_S,
+    weights: Path | None = None, target: str = "my.yaml", groups: Path | None = None,
+    spent_s: float = 0.0,
+) -> Written:  # fmt: skip
+    """A config for the data of a folder.
+
+    Args:
+        overrides: keys of the config that the user decides, as `key=value`.
+        budget: seconds that a run may take.
+        weights: a folder of .safetensors files, each named by its encoder.
+        target: what the config will be called, in its first lines.
+        groups: where the table of groups will lie, if the names have groups.
+        spent_s: seconds of the budget that are gone already.
+
+    UserError: the data cannot be read, or needs a decision: each line names the key.
+    """
+    began = time.monotonic()
+    given = apply_overrides({}, [o for o in overrides if o.split(".")[0].split("=")[0] in GIVEN])
+    name = default_name(root)
+    facts = look(root, given, seconds=max(2.0, LOOKING_SHARE * budget))
+    gpus = visible_gpus()
+    offer = at_hand(bool(gpus), weights)
+    logger.info("%s", offer.said)
+    data = numbers(facts)
+    slots = _slots(gpus)
+    seconds = min(MOST_S, max(LEAST_S, MEASURING_SHARE * budget))
+    options = candidates(facts, data, offer, slots, gpus, given, seconds)
+    left = budget - spent_s - (time.monotonic() - began if spent_s else 0.0)
+    machine = Machine(len(slots), sum(slot.processes for slot in slots), members_per_job=100)
+    spent, fits = spend(options, data, machine, left)
+    encoder = offer.encoders[spent.candidate.encoder]
+    tree, why = recipe(
+        facts, data, spent, encoder, name=name, gpu=bool(gpus), slots=len(slots), groups=groups
+    )
+    tree = apply_overrides(tree, list(overrides))
+    config = parse_config(tree, printable_path(root))
+    command = _command(root, overrides, budget, weights)
+    where = device_name(slots[0], gpus) + (f", {counted(len(gpus), 'GPU')}" if gpus else "")
+    lines = header(facts, spent, offer.said, command, target, where, budget, fits)
+    grouped = facts.groups if config.data.folds.kind == "group" else None
+    return Written(config, config_text(tree, why, lines), grouped, spent, lines[2:])
+
+
+def _command(root: Path, overrides: Sequence[str], budget: float, weights: Path | None) -> str:
+    parts = ["distseg init", printable_path(root), *overrides, f"--budget {duration(budget)}"]
+    return " ".join([*parts, *([f"--weights {printable_path(weights)}"] if weights else [])])
+
+
+def numbers(facts: Facts) -> Data:
+    """The counts of the arithmetic."""
+    is_split = facts.keys["data"].get("folds", {}).get("kind") == "split"
+    return Data(
+        facts.num_train, facts.num_test, facts.height, facts.width, len(facts.keys["classes"]),
+        grouped=facts.groups is not None,
+        validated=facts.num_validated if is_split else 0,
+        object_width=facts.objects[0] if facts.objects else None,
+    )  # fmt: skip
+
+
+def _slots(gpus: list[Gpu]) -> list[Slot]:
+    """The slots of a run: a GPU each, or on a CPU two cores each, and one where there are few."""
+    cores = num_cores()
+    compute = ComputeConfig() if gpus else ComputeConfig(slots=cpu_slots(cores))
+    return make_slots(compute, gpus, cores)
+
+
+def cpu_slots(cores: int) -> int:
+    """Members that a CPU trains side by side: small nets gain little from many threads."""
+    return cores if cores <= 2 else min(MAX_SLOTS, cores // 2)
+
+
+# -- what is measured ------------------------------------------------------------------------------
+
+
+def candidates(
+    facts: Facts, data: Data, offer: Offer, slots: Sequence[Slot], gpus: list[Gpu],
+    given: Mapping[str, Any], seconds: float,
+) -> list[Candidate]:  # fmt: skip
+    """Each encoder at each size, by the pace of one size that is measured. UserError: nothing could
+    be measured."""
+    possible = _sizes(facts, bool(gpus), given.get("input", {}))
+    measured = _nearest([s for s in possible if s.fit != "crop"] or possible, bool(gpus))
+    config = measured_config(facts, offer, measured, bool(gpus))
+    size = DataSize(data.num_train, data.num_test, data.height, data.width)
+    paces = known_paces(config, size, slots[0], gpus)
+    if len(paces) < len(config.members):
+        logger.info("measuring %s for about %s", " and ".join(e.name for e in offer.encoders),
+                    duration(seconds))  # fmt: skip
+        paces |= measured_paces(config, size, slots[0], gpus, seconds)
+    found = [
+        Candidate(number, size, _scaled(paces[f"m{number}"], measured, size, facts),
+                  encoder.quality, encoder.weights is not None)
+        for number, encoder in enumerate(offer.encoders) if f"m{number}" in paces
+        for size in possible
+    ]  # fmt: skip
+    memory = min((gpu.memory for gpu in gpus), default=0)
+    fitting = [c for c in found if not memory or c.pace.memory < 0.9 * memory]
+    if not fitting:
+        raise UserError(
+            f"{facts.root}: no network could be measured on this machine; `distseg doctor` says "
+            "what is wrong with it"
+        )
+    return fitting
+
+
+def _scaled(pace: Pace, measured: Size, size: Size, facts: Facts) -> Pace:
+    """The pace at a size, with what opening the train images has taken when they were looked at."""
+    return replace(scaled(pace, measured, size), prepare_s=facts.decode_s)
+
+
+def _sizes(facts: Facts, gpu: bool, given: Mapping[str, Any]) -> list[Size]:
+    """The sizes that come into question; the one that the user has given."""
+    found = sizes(facts.height, facts.width, facts.one_size, gpu)
+    kept = [size for size in found if given.get("fit", size.fit) == size.fit]
+    if "height" in given and "width" in given:
+        height, width, fit = int(given["height"]), int(given["width"]), given.get("fit", "resize")
+        scale = 1.0 if fit != "resize" else math.sqrt(height * width / (facts.height * facts.width))
+        predicted = height * width if fit != "crop" else 1.6 * facts.height * facts.width
+        return [Size(height, width, fit, scale, predicted)]
+    return kept or found
+
+
+def _nearest(possible: Sequence[Size], gpu: bool) -> Size:
+    return min(possible, key=lambda size: abs(math.log(size.pixels / MEASURED_PIXELS[gpu])))
+
+
+def measured_config(facts: Facts, offer: Offer, size: Size, gpu: bool) -> Config:
+    """A config whose members m0, m1, ... are the encoders of an offer, at one size."""
+    shown: dict[str, Any] = {"height": size.height, "width": size.width, "fit": size.fit,
+                             "channels": facts.channels}  # fmt: skip
+    tree = {
+        **{key: value for key, value in facts.keys.items() if key != "input"},
+        "name": "measured",
+        "input": shown,
+        "augment": AUGMENT,
+        "members": {f"m{n}": {**e.member(), "encoder_weights": None}
+                    for n, e in enumerate(offer.encoders)},
+        "stages": [{"loss": LOSSES[facts.task][1]}],
+        "train": {"batch_size": batch_size(facts, size, gpu)},
+        "predict": {"tta": ["hflip"], "batch_size": 8},
+    }  # fmt: skip
+    if size.fit == "crop":
+        tree["input"] = {**shown, "foreground": 0.5, "overlap": 0.25}
+    return parse_config(tree, facts.root)
+
+
+def batch_size(facts: Facts, size: Size, gpu: bool) -> int:
+    """Images of an update: few where there are few images, or large ones for a CPU."""
+    if facts.num_train < 100:
+        return 4 if not gpu else 8
+    if gpu:
+        return 32 if facts.num_train > 2000 and size.pixels <= 384 * 384 else 16
+    return 8 if facts.num_train < 400 or size.pixels > 160 * 160 else 16
+
+
+# -- what is written -------------------------------------------------------------------------------
+
+
+def write(made: Written, path: Path, groups: Path | None) -> None:
+    """Put the config, and the table of groups that it names, on disk. UserError: one is there."""
+    for one in (path, *([groups] if groups and made.groups else [])):
+        if one.exists():
+            raise UserError(f"{printable_path(one)}: is there already; choose another name with -o")
+    if groups and made.groups:
+        write_table(groups, ("id", "group"), made.groups.items())
+    atomic_write(path, made.text)

@@ -1,0 +1,238 @@
+"""The config that a way to spend the budget becomes: its keys, and why each is so."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from distseg.init.budget import Data, Size, Spent
+from distseg.init.encoders import Encoder
+from distseg.init.look import Facts, groups_text, merged
+from distseg.records.log import counted, duration
+
+LOSSES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "binary": ({"bce": 1.0}, {"bce": 1.0, "lovasz": {"weight": 0.5, "activation": "elu"}}),
+    "multilabel": ({"bce": 1.0}, {"bce": 1.0, "lovasz": {"weight": 0.5, "activation": "elu"}}),
+    "multiclass": ({"cross_entropy": 1.0}, {"cross_entropy": 1.0, "lovasz_softmax": 0.5}),
+}
+METRICS = {"binary": "dice", "multilabel": "mean_dice", "multiclass": "miou"}
+AUGMENT: list[dict[str, Any]] = [
+    {"hflip": {"p": 0.5}},
+    {"affine": {"scale": [0.85, 1.25], "translate": 0.1, "p": 0.6}},
+    {"brightness_contrast": {"brightness": 0.15, "contrast": 0.2, "p": 0.5}},
+]
+PREDICTED = 1_500_000  # pixels that a batch of the prediction has on a CPU, and ten times on a GPU
+Why = dict[str, str]
+
+
+def recipe(
+    facts: Facts, data: Data, spent: Spent, encoder: Encoder, *, name: str, gpu: bool, slots: int,
+    groups: Path | None,
+) -> tuple[dict[str, Any], Why]:  # fmt: skip
+    """(keys of the config in the order to write them, by dotted key why).
+
+    slots: jobs at the same time. groups: the table of groups, where the names have them.
+    """
+    keys, why = facts.keys, dict(facts.why)
+    task = facts.task
+    tree: dict[str, Any] = {"name": name, "seed": 0, "task": task, "classes": keys["classes"]}
+    if keys.get("void") is not None:
+        tree["void"] = keys["void"]
+    tree["data"] = merged(keys["data"], {"folds": _folds(facts, spent, groups, why)})
+    tree["data"] = _ordered(tree["data"], ("format", "root"))
+    if facts.deep is not None:
+        low, high = facts.deep
+        why["data.levels"] = (
+            f"images have more than 8 bits (the sample holds {low:g} to {high:g}): null, the "
+            "lowest and highest value of the train images become 0 and 255"
+        )
+        tree["data"].setdefault("levels", None)
+    tree["input"] = {**_input(facts, data, spent.candidate.size, encoder, why),
+                     **keys.get("input", {})}  # fmt: skip
+    tree["metric"] = keys.get("metric", METRICS[task])
+    tree["augment"] = AUGMENT
+    why["augment"] = (
+        "what holds for most images. Pictures without an up and down (aerial, microscope): add "
+        "{vflip: {p: 0.5}} and {rot90: {p: 0.5}}; see docs/augment.md"
+    )
+    tree["members"] = _members(spent, encoder, why)
+    tree["stages"] = _stages(task, spent, encoder, why)
+    tree["train"] = _train(facts, spent, why)
+    tree["predict"] = {"tta": ["hflip"], "batch_size": _predict_batch(facts, spent, gpu)}
+    search = spent.members * spent.snapshots > 2
+    tree["ensemble"] = {"space": "logit", "weights": "search" if search else "uniform"}
+    if task != "multiclass":
+        tree["postprocess"] = {"threshold": "search", "min_area": "search"}
+        why["postprocess"] = "cut points are found on out-of-fold predictions, and scored nested"
+    tree["compute"] = _compute(spent, gpu, slots, why)
+    return tree, why
+
+
+def _ordered(tree: Mapping[str, Any], first: tuple[str, ...]) -> dict[str, Any]:
+    return {**{key: tree[key] for key in first if key in tree}, **tree}
+
+
+def _folds(facts: Facts, spent: Spent, groups: Path | None, why: Why) -> dict[str, Any]:
+    folds = spent.folds
+    told = counted(facts.num_train, "train image")
+    if folds.kind == "split":
+        why["data.folds"] = (
+            f"the data set's own validation part ({facts.num_validated} of {told}) is kept: images "
+            "of one video or patient are often nearly alike"
+        )
+        return {"kind": "split"}
+    if facts.groups is not None and groups is not None:
+        used = f"; {folds.used} of {folds.num} is trained: the budget" if not folds.full else ""
+        why["data.folds"] = (
+            f"{groups_text(facts.groups)}: what belongs together stays in one fold, or the score "
+            f"would be too good{used}. Where the names mean something else: kind: stratified"
+        )
+        found: dict[str, Any] = {"kind": "group", "column": "group", "groups": str(groups),
+                                 "num": folds.num, "seed": 0}  # fmt: skip
+        return found if folds.full else {**found, "use": [0]}
+    if folds.kind == "holdout":
+        why["data.folds"] = (
+            f"a hold-out of a fifth of {told}: in this budget few long trainings score more than "
+            "many short ones"
+        )
+        return {"kind": "holdout", "fraction": 0.2, "seed": 0}
+    why["data.folds"] = (
+        f"{folds.num} folds of {told}: every image is scored by a model that never saw it"
+    )
+    return {"kind": "stratified", "num": folds.num, "seed": 0}
+
+
+def _input(facts: Facts, data: Data, size: Size, encoder: Encoder, why: Why) -> dict[str, Any]:
+    found: dict[str, Any] = {"height": size.height, "width": size.width, "fit": size.fit}
+    native = f"{facts.height} x {facts.width}"
+    small = f"{facts.objects[0]:.0f} pixels wide" if facts.objects else ""
+    objects = f" and small objects are {small}" if small else ""
+    all_of = "all images are" if facts.one_size else "most images are"
+    if size.fit == "crop":
+        found |= {"foreground": 0.5, "overlap": 0.25}
+        why["input"] = (
+            f"fit: crop, because {all_of} {native}{objects}: stretched to what this machine trains "
+            "in the budget they would be lost. Random crops in training, half of them with an "
+            "object; blended tiles at prediction"
+        )
+    elif size.fit == "pad":
+        found["pad_mode"] = "reflect"
+        why["input"] = (
+            f"fit: pad, because {all_of} {native}: every pixel stays as it is, with a border up to "
+            f"{size.height} x {size.width}"
+        )
+    else:
+        share = "their own size" if size.scale >= 0.98 else f"{size.scale:.0%} of their size"
+        seen = (
+            f"; small objects are {small}, {facts.objects[0] * size.scale:.0f} then"
+            if facts.objects
+            else ""
+        )
+        why["input"] = (
+            f"fit: resize, because {all_of} {native}: to {share}, what the budget allows{seen}"
+        )
+    if encoder.mean is not None and encoder.std is not None and facts.channels in (1, 3):
+        mean, std = list(encoder.mean), list(encoder.std)
+        if facts.channels == 1:
+            mean, std = [sum(mean) / 3], [sum(std) / 3]
+        found |= {"mean": mean, "std": std}
+        why["input.mean"] = f"what the weights of {encoder.name} were trained with"
+    return found
+
+
+def _members(spent: Spent, encoder: Encoder, why: Why) -> dict[str, Any]:
+    short = encoder.name.removeprefix("tu-")
+    found = {f"unet_{short}": encoder.member()}
+    if spent.models > 1:
+        found[f"unet_{short}_b"] = {**encoder.member(), "seed": 1}
+    told = f", from {spent.models} seeds" if spent.models > 1 else ""
+    why["members"] = (
+        f"U-Net with {encoder.name} ({encoder.where}){told}: "
+        f"{1 / spent.candidate.pace.step_s * spent.candidate.pace.batch_size:.1f} images a second "
+        "were measured here for each job"
+    )
+    return found
+
+
+def _stages(task: str, spent: Spent, encoder: Encoder, why: Why) -> list[dict[str, Any]]:
+    first, second = LOSSES[task]
+    cycle = (spent.epochs - spent.first_epochs) // spent.snapshots
+    rate = 1e-3 if encoder.weights else 1.5e-3
+    warm = round(min(1.0, spent.first_epochs / 5), 2)
+    kept = counted(spent.snapshots, "snapshot")
+    why["stages"] = (
+        f"first a smooth loss, then one that is close to IoU; {kept} of each member, at the ends "
+        "of the learning rate's cycles"
+    )
+    optimizer: dict[str, Any] = {"name": "adamw", "lr": rate, "weight_decay": 0.01}
+    if encoder.weights:
+        optimizer["encoder_lr"] = rate / 2
+    half = {key: value / 2 if key.endswith("lr") else value for key, value in optimizer.items()}
+    return [
+        {"loss": first, "optimizer": optimizer,
+         "schedule": {"kind": "cosine", "epochs_per_cycle": spent.first_epochs,
+                      "warmup_epochs": warm, "min_lr_scale": 0.3}},
+        {"loss": second, "optimizer": half,
+         "schedule": {"kind": "cosine", "cycles": spent.snapshots, "epochs_per_cycle": cycle},
+         "keep": "cycles"},
+    ]  # fmt: skip
+
+
+def _train(facts: Facts, spent: Spent, why: Why) -> dict[str, Any]:
+    batch = spent.candidate.pace.batch_size
+    passes = spent.updates * batch / max(1.0, facts.num_train * spent.folds.share)
+    why["train"] = (
+        f"{spent.updates:,} updates of {batch} images, {passes:.1f} passes over the train images "
+        f"of a member, in {spent.epochs} epochs"
+    )
+    return {"batch_size": batch, "steps_per_epoch": spent.steps_per_epoch,
+            "evaluate_every": spent.evaluate_every}  # fmt: skip
+
+
+def _predict_batch(facts: Facts, spent: Spent, gpu: bool) -> int:
+    pixels = max(spent.candidate.size.predicted, facts.height * facts.width)
+    return max(1, min(32, int(PREDICTED * (10 if gpu else 1) / pixels)))
+
+
+def _compute(spent: Spent, gpu: bool, slots: int, why: Why) -> dict[str, Any]:
+    found: dict[str, Any] = {"executor": "local", "precision": "auto"}
+    jobs = min(slots, spent.members)
+    if not gpu and jobs > 1:
+        found["slots"] = jobs
+        why["compute"] = f"{jobs} members side by side, each on its own cores"
+    per_job = math.ceil(spent.members / max(1, jobs))
+    if per_job > 1:
+        found["members_per_job"] = per_job
+    return found
+
+
+def header(
+    facts: Facts, spent: Spent, said: str, command: str, target: str, machine: str, budget: float,
+    fits: bool,
+) -> list[str]:  # fmt: skip
+    """The first lines of the file: how to start it, where, how long, and what the data is."""
+    phases = ", ".join(f"{name} {duration(s)}" for name, s in spent.forecast.phases.items())
+    empty = f", {facts.empty:.0%} without an object" if facts.empty else ""
+    tests = f" and {counted(facts.num_test, 'test image')}" if facts.num_test else ""
+    lines = [
+        f"distseg run {target}",
+        f"Written by `{command}`.",
+        f"Hardware: {machine}. Time: about {spent.forecast.text()}: {phases}.",
+        f"Data: {counted(facts.num_train, 'train image')}{tests}, {facts.height} x {facts.width} "
+        f"pixels{'' if facts.one_size else ' in the middle'}{empty}.",
+    ]
+    if facts.sampled < facts.num_train:
+        lines.append(f"Looked at: {facts.sampled} images, spread over the set.")
+    if facts.copies or facts.bad:
+        lines.append(
+            f"{counted(facts.copies, 'image')} of these are byte-identical to another (they share "
+            f"a fold); {counted(facts.bad, 'row')} cannot be used: see `distseg inspect`."
+        )
+    if not fits:
+        lines.append(
+            f"THE BUDGET OF {duration(budget)} IS TOO SHORT for this data on this machine: this is "
+            "the shortest run that makes sense."
+        )
+    return [*lines, f"{said[0].upper()}{said[1:]}."]

@@ -1,0 +1,78 @@
+"""`distseg init DATA` and `distseg run DATA`: where the config goes, and what is kept."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from distseg.init.make import DEFAULT_BUDGET_S, default_name, make, parse_budget, write
+from distseg.records import log
+from distseg.records.errors import UserError, printable_path
+from distseg.records.files import read_json_or, write_json
+from distseg.records.paths import RUN_FOLDER, Run
+
+PathLike = str | os.PathLike[str]
+logger = logging.getLogger("distseg.init")
+
+
+def init(
+    data: Path, overrides: Sequence[str], out: PathLike | None, budget: str | None,
+    weights: PathLike | None,
+) -> tuple[Path, list[str]]:  # fmt: skip
+    """(the file that was written, lines that say what it does). UserError: see `make`."""
+    seconds = parse_budget(budget) if budget is not None else DEFAULT_BUDGET_S
+    path = Path(out) if out is not None else Path(f"{default_name(data)}.yaml")
+    groups = path.with_name(f"{path.stem}_groups.csv")
+    for one in (path, groups):
+        if one.exists():
+            raise UserError(f"{printable_path(one)}: is there already; choose another name with -o")
+    log.setup()
+    made = make(
+        data, overrides, budget=seconds, weights=None if weights is None else Path(weights),
+        target=str(path), groups=groups,
+    )  # fmt: skip
+    write(made, path, groups)
+    return path, made.said
+
+
+def start(
+    data: Path, overrides: Sequence[str], out: PathLike | None, budget: str | None,
+    weights: PathLike | None,
+) -> tuple[str, Path]:  # fmt: skip
+    """(the config of a run of a folder of data, the run folder). What was written by an earlier
+    start is taken again: to resume, the same line is run again. UserError: it was another line."""
+    began = time.monotonic()
+    seconds = parse_budget(budget) if budget is not None else DEFAULT_BUDGET_S
+    folder = Path(out) if out is not None else Path(RUN_FOLDER.format(name=default_name(data)))
+    run = Run(folder)
+    path, groups, line = run.folder / "init.yaml", run.folder / "groups.csv", folder / "init.json"
+    asked: dict[str, Any] = {
+        "data": str(data), "overrides": list(overrides), "budget_s": seconds,
+        "weights": None if weights is None else str(weights),
+    }  # fmt: skip
+    if path.is_file():
+        if read_json_or(line, {}) != asked:
+            raise UserError(
+                f"{printable_path(path)}: an earlier start has written it for another data folder, "
+                f"budget or keys; choose another folder with --out, or go on with `distseg run "
+                f"{printable_path(path)} --out {printable_path(folder)}`"
+            )
+        return str(path), folder
+    if run.config.is_file():
+        raise UserError(f"{printable_path(folder)}: holds another run; choose one with --out")
+    log.setup()
+    made = make(
+        data, overrides, budget=seconds, weights=None if weights is None else Path(weights),
+        target=f"{path} --out {folder}", groups=groups,
+        spent_s=max(1.0, time.monotonic() - began),
+    )  # fmt: skip
+    groups.unlink(missing_ok=True)  # of a start that was killed here
+    write_json(line, asked)
+    write(made, path, groups)
+    for text in made.said:
+        logger.info("%s", text)
+    return str(path), folder

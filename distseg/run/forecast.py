@@ -1,0 +1,123 @@
+"""How long a run takes, from what single steps take: arithmetic alone, for `plan` and `init`.
+
+Every term is a count of the config times a second of a measurement (`records/paces.py`). What is
+not measured, the ensemble's search and the report, is estimated from counts of pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from distseg.records.log import duration
+from distseg.records.paces import Pace
+
+# Seconds for what no measurement covers, found with runs on 2 cores of this class of machine; they
+# are a small part of a run, and the spread covers them.
+DRIVER_S = 6.0  # the driver's own imports and checks
+REPORT_S = 4.0
+ENSEMBLE_S = 4.0
+ENSEMBLE_S_PER_VALUE = 3e-8  # per out-of-fold logit of each member and snapshot
+REPORT_S_PER_IMAGE = 0.004
+SPREAD = 0.15  # what measured seconds are unsure by at least: other work, heat, disks
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one member does.
+
+    name: of its model. updates: steps of all stages, in steps of the measured size: one on a
+    quarter of the pixels counts as a quarter. epochs, evaluations: how many. val_images: that its
+    fold validates. snapshots: that it keeps.
+    """
+
+    name: str
+    updates: float
+    epochs: int
+    evaluations: int
+    val_images: float
+    snapshots: int
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """slots: jobs at the same time; ranks: processes that predict the test images together;
+    members_per_job: that a job trains in a row."""
+
+    slots: int = 1
+    ranks: int = 1
+    members_per_job: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """Seconds by phase, and how much the sum may be off, as a share."""
+
+    phases: Mapping[str, float]
+    spread: float
+
+    @property
+    def seconds(self) -> float:
+        return sum(self.phases.values())
+
+    def text(self) -> str:
+        """`4m10s (3m20s to 5m00s)`."""
+        low, high = self.seconds * (1 - self.spread), self.seconds * (1 + self.spread)
+        return f"{duration(self.seconds)} ({duration(low)} to {duration(high)})"
+
+
+def member_seconds(work: Work, pace: Pace) -> float:
+    """Training and out-of-fold prediction of a member, without the start of its process."""
+    evaluation = work.evaluations * work.val_images * pace.evaluate_s
+    # out of fold, each snapshot is counted with and without views
+    out_of_fold = work.val_images * work.snapshots * (pace.predict_s + pace.evaluate_s)
+    return work.updates * pace.step_s + work.epochs * pace.save_s + evaluation + out_of_fold
+
+
+def makespan(seconds: Iterable[float], slots: int) -> float:
+    """When the last of these jobs ends, the longest first, each on the first slot that is free."""
+    free = [0.0] * max(1, slots)
+    for length in sorted(seconds, reverse=True):
+        place = free.index(min(free))
+        free[place] += length
+    return max(free)
+
+
+def forecast(
+    works: Sequence[Work], paces: Mapping[str, Pace], machine: Machine, *,
+    num_train: int, num_test: int, pixels: int, outputs: int, prepared: bool = False,
+) -> Forecast:  # fmt: skip
+    """How long a run of these members takes.
+
+    Args:
+        paces: of each model that `works` name.
+        num_train, num_test: images. pixels: of one. outputs: logits of a pixel.
+        prepared: the train images are decoded already.
+    """
+    used = [paces[work.name] for work in works]
+    decode = max((pace.prepare_s for pace in used), default=0.0)
+    jobs = _jobs([(member_seconds(w, p), p.start_s) for w, p in zip(works, used, strict=True)],
+                 machine)  # fmt: skip
+    logits = sum(w.val_images * (w.snapshots + (w.snapshots > 1)) for w in works) * pixels * outputs
+    views = sum(work.snapshots * pace.predict_s for work, pace in zip(works, used, strict=True))
+    start = max((pace.start_s for pace in used), default=0.0)
+    test = start + num_test * views / max(1, machine.ranks) if num_test and works else 0.0
+    shown = REPORT_S_PER_IMAGE * sum(work.val_images for work in works)
+    phases = {
+        "data": DRIVER_S + (0.0 if prepared else num_train * decode),
+        "training and out-of-fold": makespan(jobs, machine.slots),
+        "ensemble": ENSEMBLE_S + ENSEMBLE_S_PER_VALUE * logits if works else 0.0,
+        "test prediction": test,
+        "report": REPORT_S + shown if works else 0.0,
+    }
+    unsure = math.sqrt(sum(pace.spread**2 for pace in used) / len(used)) if used else 0.0
+    return Forecast(phases, min(0.5, max(SPREAD, unsure / 2)))
+
+
+def _jobs(members: Sequence[tuple[float, float]], machine: Machine) -> list[float]:
+    """Seconds of each job, from (seconds, start) of its members, the longest first in a row."""
+    size = min(machine.members_per_job, math.ceil(len(members) / max(1, machine.slots)))
+    ordered = sorted(members, reverse=True)
+    groups = [ordered[i : i + size] for i in range(0, len(ordered), max(1, size))]
+    return [sum(s for s, _ in group) + max(start for _, start in group) for group in groups]

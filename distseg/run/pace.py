@@ -1,0 +1,198 @@
+"""Measuring the models of a config: in a process of its own, as a job would run, on a few images.
+
+What is found is kept in the user's cache (`records/paces.py`), by all that it depends on, so that
+`plan` and `init` need not measure again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from distseg.config.data import FoldsConfig
+from distseg.config.load import dump_config, load_config
+from distseg.config.schema import Config
+from distseg.config.training import RoundConfig, StageConfig
+from distseg.jobs.guard import process_age
+from distseg.jobs.hardware import Gpu, Slot
+from distseg.jobs.job import Job, watch_launcher
+from distseg.jobs.local import LocalExecutor
+from distseg.records.errors import UserError
+from distseg.records.files import append_line, atomic_write, read_lines
+from distseg.records.paces import Pace, parse_pace, read_paces, write_paces
+from distseg.records.paths import Run
+from distseg.run.measure import DataSize
+
+logger = logging.getLogger("distseg.run")
+RESULTS = "paces.jsonl"
+GRACE_S = 20.0  # beyond its time, that a measurement may take to come to an end
+MIN_IMAGES, MAX_IMAGES = 12, 160
+MAX_VALUES = 48_000_000  # pixels of the images that a measurement decodes
+
+
+def measure(config: Config, size: DataSize, slot: Slot, seconds: float) -> dict[str, Pace]:
+    """The pace of each model of a config on a slot; those that could not be measured are missing.
+
+    seconds: about what it may take in all. Nothing is fetched: weights are random.
+    """
+    with tempfile.TemporaryDirectory(prefix="distseg-measure-") as scratch:
+        run = Run(Path(scratch))
+        one = replace(slot, processes=1, devices=slot.devices[:1])
+        atomic_write(run.config, dump_config(measuring(config, size, slot.processes)))
+        job = Job("measure", ("measure", str(run.folder), "--seconds", f"{seconds:.1f}"),
+                  run.folder / "measure.log")  # fmt: skip
+        handle = LocalExecutor(run, [one]).start(job, one)
+        deadline = time.monotonic() + seconds + GRACE_S
+        try:
+            while handle.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.05)
+        finally:
+            handle.kill()
+        found = {}
+        for line in read_lines(run.folder / RESULTS):
+            pace = parse_pace(line)
+            if pace is not None and str(line.get("name")) in config.members:
+                found[str(line["name"])] = pace
+            elif "problem" in line:
+                logger.warning("%s: not measured: %s", line.get("name"), line["problem"])
+        if not found and job.log.is_file():
+            tail = job.log.read_text(errors="replace").strip().splitlines()[-1:]
+            logger.warning("nothing could be measured: %s", " ".join(tail))
+    return found
+
+
+def measuring(config: Config, size: DataSize, ranks: int = 1) -> Config:
+    """The config of a measurement: a few images, one fold, weights at random, an epoch that is long
+    enough; a rank's share of a batch."""
+    batches = [config.batch_size_of(name) for name in config.members]
+    limit = max(MIN_IMAGES, min(MAX_IMAGES, 2 * max(batches)))
+    limit = max(4, min(limit, MAX_VALUES // max(1, size.height * size.width)))
+    data = config.data.model_copy(
+        update={"limit": limit, "folds": FoldsConfig(kind="holdout", fraction=0.25),
+                "allow_bad": True, "strict": False, "cache_dir": None}
+    )  # fmt: skip
+    if data.format == "synthetic":
+        made = data.synthetic.model_copy(update={"num_train": limit, "num_test": 1})
+        data = data.model_copy(update={"synthetic": made})
+    members = {
+        name: member.model_copy(
+            update={
+                "encoder_weights": None,
+                "folds": None,
+                "stages": None if member.stages is None else _plain(member.stages),
+                "batch_size": max(1, config.batch_size_of(name) // ranks),
+            }
+        )
+        for name, member in config.members.items()
+    }
+    train = config.train.model_copy(update={"steps_per_epoch": 100})
+    compute = config.compute.model_copy(update={"executor": "local"})
+    return config.model_copy(
+        update={"data": data, "members": members, "train": train, "compute": compute,
+                "stages": _plain(config.stages), "rounds": [RoundConfig()], "tune": None}
+    )  # fmt: skip
+
+
+def _plain(stages: list[StageConfig]) -> list[StageConfig]:
+    """Stages that any few images can train."""
+    return [stage.model_copy(update={"positive_share": None, "rows": None}) for stage in stages]
+
+
+def measure_here(run: Run, seconds: float) -> None:
+    """What the job of `measure` does: a line of RESULTS for each model, as soon as it is known."""
+    watch_launcher()
+    began = time.perf_counter() - process_age()
+    from distseg.data.inspect import inspect
+    from distseg.data.layouts import layout
+    from distseg.data.prepare import prepare
+    from distseg.training.pace import measure_member
+
+    config = load_config(run.config)
+    config = prepare(config, run)
+    rows = layout(config.data.format).train(config)
+    mark = time.perf_counter()
+    inspect(config, rows)
+    prepare_s = (time.perf_counter() - mark) / max(1, len(rows))
+    imports = time.perf_counter() - began
+    for number, name in enumerate(config.members):
+        left = max(0.0, began + seconds - time.perf_counter()) / (len(config.members) - number)
+        try:
+            pace = measure_member(config, run, name, left, prepare_s)
+        except Exception as error:  # noqa: BLE001 (one model's failure must not hide the others')
+            problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            append_line(run.folder / RESULTS, {"name": name, "problem": problem[:300]})
+            continue
+        record = asdict(replace(pace, start_s=pace.start_s + imports))
+        append_line(run.folder / RESULTS, {"name": name, **record})
+
+
+# -- what is known ---------------------------------------------------------------------------------
+
+
+def known_paces(config: Config, size: DataSize, slot: Slot, gpus: list[Gpu]) -> dict[str, Pace]:
+    """Paces of a config's models that this machine has shown before."""
+    every = read_paces()
+    keys = {name: pace_key(config, name, size, slot, gpus) for name in config.members}
+    return {name: every[key] for name, key in keys.items() if key in every}
+
+
+def measured_paces(
+    config: Config, size: DataSize, slot: Slot, gpus: list[Gpu], seconds: float
+) -> dict[str, Pace]:
+    """Measure all models of a config, and remember what was found."""
+    found = measure(config, size, slot, seconds)
+    keys = {name: pace_key(config, name, size, slot, gpus) for name in found}
+    write_paces({keys[name]: pace for name, pace in found.items()})
+    return found
+
+
+def pace_key(config: Config, name: str, size: DataSize, slot: Slot, gpus: list[Gpu]) -> str:
+    """A hash of all that a pace depends on: the network, its input and batch, the images' size,
+    augmentation, precision, this machine, and the version of torch."""
+    member = config.members[name].model_dump(
+        mode="json", exclude={"encoder_weights", "folds", "stages", "input", "batch_size", "seed"}
+    )
+    shown = config.input_of(name).model_dump(
+        mode="json", exclude={"mean", "std", "pad_mode", "normalize"}
+    )
+    compute = config.compute.model_dump(
+        mode="json", include={"precision", "channels_last", "compile", "workers"}
+    )
+    augment = [one.model_dump(mode="json") for one in config.augment]
+    losses = [stage.loss.model_dump(mode="json") for stage in config.stages_of(name)[-1:]]
+    parts: Mapping[str, Any] = {
+        "member": member, "input": shown, "outputs": config.num_outputs, "task": config.task,
+        "batch": config.batch_size_of(name) // slot.processes, "compute": compute,
+        "accumulation": config.train.accumulation, "ema": config.train.ema_decay,
+        "augment": augment, "loss": losses, "tta": config.predict.tta,
+        "images": [config.predict.batch_size, size.height, size.width],
+        "threads": slot.threads, "device": device_name(slot, gpus), "torch": _torch_version(),
+    }  # fmt: skip
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def device_name(slot: Slot, gpus: list[Gpu]) -> str:
+    """The GPU's name, or the CPU's with its cores."""
+    if slot.devices:
+        return next((gpu.name for gpu in gpus if gpu.device == slot.devices[0]), "GPU")
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(errors="replace").splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()} x {os.cpu_count()}"
+
+
+def _torch_version() -> str:
+    try:
+        return metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        raise UserError("torch is not installed") from None

@@ -1,0 +1,111 @@
+"""How fast a model trains, is evaluated and predicts here: a few real steps, timed."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
+
+import torch
+
+from distseg.config.schema import Config
+from distseg.distributed import Accelerator, make_accelerator
+from distseg.records.paces import Pace
+from distseg.records.paths import MemberPaths, Run
+from distseg.training.member import Member
+from distseg.training.stage import Stage, begin_epoch, set_up_stage, train_step
+from distseg.training.state import Progress, save
+
+WARM_UP = 2  # steps that are not counted: memory is taken, kernels are searched
+MIN_STEPS, MAX_STEPS = 3, 60
+TRAINING_SHARE = 0.6  # of the time of a model; the rest evaluates and predicts
+
+
+def measure_member(config: Config, run: Run, name: str, seconds: float, prepare_s: float) -> Pace:
+    """Train, evaluate and predict with model `name` of a prepared run, on throw-away weights.
+
+    One process. seconds: about what it may take; three steps and a batch are taken in any case.
+    prepare_s: see `Pace`. torch.OutOfMemoryError: the batch does not fit.
+    """
+    began = time.perf_counter()
+    plain = config.compute.model_copy(update={"zero": 0})
+    config = config.model_copy(update={"compute": plain})
+    accelerator = make_accelerator(config)
+    if accelerator.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    with tempfile.TemporaryDirectory() as scratch:
+        paths = MemberPaths(Path(scratch))
+        member = Member(config, run, 0, name, 0, accelerator, paths)
+        stage = set_up_stage(member, len(member.stages) - 1)
+        times = step_times(member, stage, began, seconds * TRAINING_SHARE)
+        start_s = times.pop(0)
+        mark = time.perf_counter()
+        save(member, Progress(), stage.engine.state())
+        save_s = time.perf_counter() - mark
+        left = max(0.0, began + seconds - time.perf_counter())
+        evaluate_s, predict_s = _evaluation(member, config.predict.tta, left)
+        saved = sum(t.numel() * t.element_size() for t in member.model.state_dict().values())
+        stage.engine.close()
+    accelerator.free_memory()
+    middle = statistics.median(times)
+    return Pace(
+        batch_size=member.batch_size, step_s=middle, spread=statistics.pstdev(times) / middle,
+        evaluate_s=evaluate_s, predict_s=predict_s, save_s=save_s, start_s=start_s,
+        prepare_s=prepare_s, memory=_peak(accelerator), saved=saved,
+    )  # fmt: skip
+
+
+def step_times(member: Member, stage: Stage, began: float, seconds: float) -> list[float]:
+    """Seconds from `began` to the end of the warm-up, and then of each step."""
+    found: list[float] = []
+    mark = began
+    for number in count():
+        epoch, step = divmod(number, stage.sampling.steps)
+        if step == 0:
+            begin_epoch(stage, epoch=stage.config.freeze_encoder)
+            batches = stage.batches.epoch(epoch)
+        train_step(member, stage, batches, epoch=epoch, step=step, lr_factor=0.1)
+        _wait(member.accelerator)
+        now = time.perf_counter()
+        if number >= WARM_UP - 1:
+            found.append(now - mark)
+            mark = now
+        enough = len(found) > MIN_STEPS and now - began > seconds
+        if enough or len(found) > MAX_STEPS:
+            return found
+    raise AssertionError
+
+
+def _evaluation(member: Member, tta: Sequence[str], seconds: float) -> tuple[float, float]:
+    """Seconds an image takes to be evaluated and to be predicted with all views, from one batch or
+    more."""
+    model, evaluator = member.model.eval(), member.evaluator
+    predictor = evaluator.predictor([model])
+    spent, images = {"plain": 0.0, "views": 0.0}, 0
+    began = time.perf_counter()
+    for positions, canvas, sizes in evaluator.stream():
+        for kind, views in (("plain", []), ("views", tta)):
+            mark = time.perf_counter()
+            natives = predictor.native_logits(canvas, sizes, list(views))
+            evaluator.count(natives, positions)
+            _wait(member.accelerator)
+            spent[kind] += time.perf_counter() - mark
+        images += len(positions)
+        if time.perf_counter() - began > seconds:
+            break
+    return spent["plain"] / max(1, images), spent["views"] / max(1, images)
+
+
+def _wait(accelerator: Accelerator) -> None:
+    if accelerator.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _peak(accelerator: Accelerator) -> int:
+    if accelerator.device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
