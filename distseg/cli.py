@@ -147,7 +147,7 @@ def _plan(args: argparse.Namespace) -> int:
     """Show what `run` would do: jobs, time, disk and memory."""
     from distseg.run.plan import plan
 
-    print(plan(*_check_for_run(args)))
+    print(plan(*_check_for_run(args), measure=args.measure))
     return 0
 
 

@@ -74,7 +74,9 @@ class Folds:
 @dataclass(frozen=True, slots=True)
 class Data:
     """Counts and sizes that the arithmetic needs. validated: images of the data set's own
-    validation part, 0 where it has none. object_width: pixels in the image, None where unknown."""
+    validation part, 0 where it has none. object_widths: of small objects and of the middle one,
+    pixels in the image; None where unknown.
+    """
 
     num_train: int
     num_test: int
@@ -83,7 +85,7 @@ class Data:
     outputs: int
     grouped: bool = False
     validated: int = 0
-    object_width: float | None = None
+    object_widths: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,8 +230,11 @@ def expected(
     detail = min(1.0, size.scale) ** (2 * DETAIL)
     if size.fit == "crop":
         detail *= CONTEXT
-    if data.object_width is not None:
-        detail *= min(1.0, data.object_width * size.scale / SEEN_PIXELS) ** 0.5
+    if data.object_widths is not None:
+        small, middle = data.object_widths
+        detail *= min(1.0, small * size.scale / SEEN_PIXELS) ** 0.5
+        if size.fit == "crop":  # a crop inside an object does not show where it ends
+            detail *= min(1.0, size.width / (2 * middle)) ** 0.3
     company = 1 + COMPANY * (1 - 1 / members) + SNAPSHOTS * (1 - 1 / snapshots)
     share = folds.share**0.1
     full = FULL_SCORE if folds.full else 1.0

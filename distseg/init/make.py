@@ -124,7 +124,7 @@ def numbers(facts: Facts) -> Data:
         facts.num_train, facts.num_test, facts.height, facts.width, len(facts.keys["classes"]),
         grouped=facts.groups is not None,
         validated=facts.num_validated if is_split else 0,
-        object_width=facts.objects[0] if facts.objects else None,
+        object_widths=facts.objects,
     )  # fmt: skip
 
 

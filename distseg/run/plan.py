@@ -13,6 +13,7 @@ from distseg.jobs.hardware import Slot, make_slots, num_cores, visible_gpus
 from distseg.jobs.job import Job, train_job
 from distseg.records.finished_member import is_done
 from distseg.records.log import counted, duration
+from distseg.records.paces import Pace
 from distseg.records.paths import RoundKey, Run, is_teachers, member_id, round_number
 from distseg.run.measure import DataSize, ModelSize, data_size, model_sizes
 from distseg.run.members import (
@@ -23,8 +24,12 @@ from distseg.run.members import (
     round_keys,
     shown_paces,
 )
+from distseg.run.pace import known_paces, measured_paces
+from distseg.run.work import measured_lines
 
 Item = TypeVar("Item")
+NO_PACES: Mapping[str, Pace] = {}
+MEASURE_S = 40.0  # that measuring takes; a process starts before, and models are counted after
 PROCESS_BYTES = 700 << 20  # a Python with torch, timm, smp and albumentations imported, measured
 
 
@@ -158,16 +163,23 @@ def memory_bytes(config: Config, models: Mapping[str, ModelSize], slot: Slot) ->
     return needed
 
 
-def plan(config: Config, run: Run) -> str:
-    """What `distseg plan` prints, for this machine. Builds each model once, to count it."""
-    slots = make_slots(config.compute, visible_gpus(), num_cores())
-    return plan_text(config, run, slots, data_size(config, run), model_sizes(config))
+def plan(config: Config, run: Run, *, measure: bool = False) -> str:
+    """What `distseg plan` prints, for this machine. Builds each model once, to count it; with
+    `measure` it trains and predicts a few steps of each, about MEASURE_S."""
+    gpus, size = visible_gpus(), data_size(config, run)
+    slots = make_slots(config.compute, gpus, num_cores())
+    if measure:
+        paces = measured_paces(config, size, slots[0], gpus, MEASURE_S)
+    else:
+        paces = known_paces(config, size, slots[0], gpus)
+    return plan_text(config, run, slots, size, model_sizes(config), paces)
 
 
 def plan_text(
-    config: Config, run: Run, slots: Sequence[Slot], size: DataSize, models: Mapping[str, ModelSize]
-) -> str:
-    """The plan for a machine with these slots, from counts and sizes alone."""
+    config: Config, run: Run, slots: Sequence[Slot], size: DataSize,
+    models: Mapping[str, ModelSize], paces: Mapping[str, Pace] = NO_PACES,
+) -> str:  # fmt: skip
+    """The plan for a machine with these slots, from counts and sizes. paces: what is measured."""
     planned = {key: known_members(config, run, key) for key in round_keys(config, run)}
     num_folds = (
         1 if config.data.folds.kind in ("holdout", "split") else len(known_folds(config, run))
@@ -189,7 +201,7 @@ def plan_text(
     lines += [
         f"{counted(len(jobs), 'job')} to start, "
         f"{counted(total - sum(len(j.members) for j in jobs), 'member')} done already",
-        *_time_lines(config, run, planned, jobs, slots, size, num_folds),
+        *_time_lines(config, run, planned, jobs, slots, size, num_folds, paces),
         "",
         *_disk_lines(config, run, planned, slots, size, models, num_folds),
         *_memory_lines(config, slots, models),
@@ -232,13 +244,29 @@ def _member_lines(
 def _time_lines(
     config: Config, run: Run, planned: Mapping[RoundKey, Sequence[MemberKey]],
     jobs: Sequence[Job], slots: Sequence[Slot], size: DataSize, num_folds: int,
+    paces: Mapping[str, Pace],
 ) -> list[str]:  # fmt: skip
     pace = shown_paces(config, run, planned)
     todo = [(job.round, name) for job in jobs for name, _ in job.members]
     needed = [(name, member_images(config, name, size, num_folds, key)) for key, name in todo]
     lines = [f"{counted(sum(images for _, images in needed), 'image')} to train on"]
+    if todo and all(name in paces for name, _ in needed):
+        work = [(key, name, images) for (key, _), (name, images) in zip(todo, needed, strict=True)]
+        return [
+            *lines,
+            *measured_lines(
+                config, work, size, slots, paces, num_folds, prepared=run.truth.is_file()
+            ),
+        ]
     if not todo or any(name not in pace for name, _ in needed):
-        return [*lines, *(["time: unknown until the first epoch of each model"] if todo else [])]
+        return [
+            *lines,
+            *(
+                ["time: unknown until the first epoch of each model; --measure finds out"]
+                if todo
+                else []
+            ),
+        ]
     seconds = sum(images / pace[name] for name, images in needed)
     gpus = f", {seconds / 3600 * config.compute.gpus_per_job:.2f} GPU-hours" * bool(
         slots[0].devices

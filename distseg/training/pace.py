@@ -87,7 +87,7 @@ def _evaluation(member: Member, tta: Sequence[str], seconds: float) -> tuple[flo
     predictor = evaluator.predictor([model])
     spent, images = {"plain": 0.0, "views": 0.0}, 0
     began = time.perf_counter()
-    for positions, canvas, sizes in evaluator.stream():
+    for positions, canvas, sizes in evaluator.stream("measuring"):
         for kind, views in (("plain", []), ("views", tta)):
             mark = time.perf_counter()
             natives = predictor.native_logits(canvas, sizes, list(views))

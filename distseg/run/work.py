@@ -1,0 +1,85 @@
+"""What the members of a config do, in counts: what `forecast` multiplies with measured seconds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from distseg.config.schema import Config
+from distseg.config.training import StageConfig
+from distseg.jobs.hardware import Slot
+from distseg.records.log import duration
+from distseg.records.paces import Pace
+from distseg.records.paths import RoundKey
+from distseg.run.forecast import Forecast, Machine, Work, forecast
+from distseg.run.measure import DataSize
+
+Todo = tuple[RoundKey, str, int]  # round and model of a member, images that it trains on
+
+
+def work_of(config: Config, name: str, images: int, val_images: float, key: RoundKey = 0) -> Work:
+    """What a member of model `name` does in a round.
+
+    images: that it trains on, over all epochs; see `plan.member_images`. val_images: of its fold.
+    """
+    stages, size = config.stages_of(name, key), config.input_of(name)
+    epochs = sum(stage.schedule.epochs for stage in stages)
+    pixels = sum(
+        stage.schedule.epochs * math.prod(stage.input_size or (size.height, size.width))
+        for stage in stages
+    )
+    share = pixels / (epochs * size.height * size.width)
+    updates = math.ceil(images / config.batch_size_of(name)) * share
+    every = config.train.evaluate_every
+    evaluations = sum(evaluations_of(stage, every) for stage in stages)
+    last = stages[-1]
+    kept = {"cycles": last.schedule.cycles, "top_k": last.top_k}.get(last.keep, 1)
+    return Work(name, updates, epochs, evaluations, val_images, 1 if last.swa else kept)
+
+
+def evaluations_of(stage: StageConfig, every: int) -> int:
+    """How often a stage is evaluated: every so many epochs, and at the ends of cycles."""
+    cycle, epochs = stage.schedule.epochs_per_cycle, stage.schedule.epochs
+    return epochs // every + epochs // cycle - epochs // math.lcm(every, cycle)
+
+
+def val_images(config: Config, size: DataSize, num_folds: int) -> float:
+    """Images that a fold validates, as far as the config tells."""
+    if num_folds > 1:
+        return size.num_train / num_folds
+    return size.num_train * config.data.folds.fraction
+
+
+def config_forecast(
+    config: Config, todo: Iterable[Todo], size: DataSize, slots: Sequence[Slot],
+    paces: Mapping[str, Pace], num_folds: int, *, prepared: bool,
+) -> Forecast:  # fmt: skip
+    """How long a run takes whose members `todo` are not done. paces: of every model of them."""
+    held = val_images(config, size, num_folds)
+    works = [work_of(config, name, images, held, key) for key, name, images in todo]
+    machine = Machine(
+        len(slots), sum(slot.processes for slot in slots), config.compute.members_per_job
+    )
+    return forecast(
+        works, paces, machine, num_train=size.num_train, num_test=size.num_test,
+        pixels=size.height * size.width, outputs=config.num_outputs, prepared=prepared,
+    )  # fmt: skip
+
+
+def measured_lines(
+    config: Config, todo: Sequence[Todo], size: DataSize, slots: Sequence[Slot],
+    paces: Mapping[str, Pace], num_folds: int, *, prepared: bool,
+) -> list[str]:  # fmt: skip
+    """What `plan` says of time and memory where all models are measured."""
+    found = config_forecast(config, todo, size, slots, paces, num_folds, prepared=prepared)
+    lines = [f"time: about {found.text()}, as measured on this machine"]
+    lines += [f"  {name:<30} {duration(seconds):>9}" for name, seconds in found.phases.items()]
+    for name in dict.fromkeys(name for _, name, _ in todo):
+        pace = paces[name]
+        rate = pace.batch_size / pace.step_s
+        lines.append(
+            f"  {name}: {rate:.1f} images/s, {1 / max(pace.predict_s, 1e-9):.1f} predicted a "
+            f"second, {pace.memory / 1e9:.1f} GB at the highest, a snapshot of "
+            f"{pace.saved / 1e6:.1f} MB"
+        )
+    return lines

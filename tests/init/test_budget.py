@@ -1,0 +1,162 @@
+"""distseg.init.budget and run.forecast: arithmetic, with values counted by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from distseg.init.budget import (
+    MAX_PASSES,
+    USED,
+    Candidate,
+    Data,
+    Folds,
+    Size,
+    divisions,
+    epochs_of,
+    evaluate_every,
+    expected,
+    scaled,
+    sizes,
+    spend,
+)
+from distseg.records.paces import Pace
+from distseg.run.forecast import (
+    DRIVER_S,
+    ENSEMBLE_S,
+    ENSEMBLE_S_PER_VALUE,
+    REPORT_S,
+    REPORT_S_PER_IMAGE,
+    Machine,
+    Work,
+    forecast,
+    makespan,
+    member_seconds,
+)
+
+PACE = Pace(
+    batch_size=8, step_s=0.25, spread=0.1, evaluate_s=0.01, predict_s=0.02, save_s=0.1,
+    start_s=5.0, prepare_s=0.001, memory=10**9, saved=10**7,
+)  # fmt: skip
+DATA = Data(num_train=1000, num_test=500, height=128, width=128, outputs=1)
+TWO = Machine(slots=2, ranks=2, members_per_job=100)
+
+
+def candidates(data: Data = DATA, pace: Pace = PACE, *, one_size: bool = True) -> list[Candidate]:
+    """Of one encoder, measured at 128 x 128."""
+    measured = Size(128, 128, "resize", 1.0, 128 * 128)
+    return [
+        Candidate(0, size, scaled(pace, measured, size), 1.0, True)
+        for size in sizes(data.height, data.width, one_size, gpu=False)
+    ]
+
+
+def test_a_member_takes_what_its_counts_say() -> None:
+    work = Work("a", updates=100, epochs=4, evaluations=2, val_images=50, snapshots=3)
+    # 100 x .25 + 4 x .1 + 2 x 50 x .01 + 50 x 3 x (.02 + .01)
+    assert member_seconds(work, PACE) == pytest.approx(25 + 0.4 + 1 + 4.5)
+
+
+def test_the_last_job_ends_as_the_longest_first_says() -> None:
+    assert makespan([3, 3, 2, 2, 2], 2) == 7  # 3+2+2 and 3+2
+    assert makespan([], 2) == 0 and makespan([4], 3) == 4
+
+
+def test_a_run_is_the_sum_of_its_phases() -> None:
+    work = Work("a", 100, 4, 2, 50, 3)
+    found = forecast(
+        [work, work, work], {"a": PACE}, TWO, num_train=1000, num_test=500, pixels=100, outputs=2
+    )
+    assert found.phases["data"] == pytest.approx(DRIVER_S + 1.0)
+    # two members in a row on one slot, one on the other; each job starts once
+    assert found.phases["training and out-of-fold"] == pytest.approx(2 * 30.9 + 5)
+    values = 3 * 50 * 4 * 100 * 2  # of each snapshot, and of their mean
+    assert found.phases["ensemble"] == pytest.approx(ENSEMBLE_S + values * ENSEMBLE_S_PER_VALUE)
+    assert found.phases["test prediction"] == pytest.approx(5 + 500 * 3 * 3 * 0.02 / 2)
+    assert found.phases["report"] == pytest.approx(REPORT_S + REPORT_S_PER_IMAGE * 150)
+    assert found.seconds == pytest.approx(sum(found.phases.values()))
+    done = forecast([], {}, TWO, num_train=9, num_test=9, pixels=1, outputs=1, prepared=True)
+    assert done.seconds == pytest.approx(DRIVER_S)
+
+
+@pytest.mark.parametrize("minutes", [2, 5, 15, 60, 600])
+def test_what_is_planned_fits_the_budget_and_fills_it_where_that_helps(minutes: int) -> None:
+    spent, fits = spend(candidates(), DATA, TWO, 60.0 * minutes)
+    assert fits and spent.forecast.seconds <= 60 * minutes * USED * 1.001
+    batch = spent.candidate.pace.batch_size
+    passes = spent.updates * batch / (DATA.num_train * spent.folds.share)
+    assert passes <= MAX_PASSES * 1.02
+    if passes < 0.9 * MAX_PASSES:  # more would have been worth it
+        assert spent.forecast.seconds > 0.8 * 60 * minutes * USED
+
+
+def test_more_time_is_worth_more_and_a_faster_machine_too() -> None:
+    scores = [spend(candidates(), DATA, TWO, 60.0 * m)[0].expected for m in (2, 5, 15, 60)]
+    assert scores == sorted(scores) and scores[0] < scores[-1]
+    fast = replace(PACE, step_s=0.02, predict_s=0.002, evaluate_s=0.001)
+    assert spend(candidates(pace=fast), DATA, TWO, 300.0)[0].expected > scores[1]
+
+
+def test_more_time_buys_pixels_folds_and_members() -> None:
+    short = spend(candidates(), DATA, TWO, 120.0)[0]
+    long = spend(candidates(), DATA, TWO, 7200.0)[0]
+    assert short.folds.used * short.models < long.folds.used * long.models
+    assert short.candidate.size.pixels <= long.candidate.size.pixels == 128 * 128
+    assert long.folds.full
+
+
+def test_a_budget_that_is_too_short_gives_the_shortest_run_and_says_so() -> None:
+    slow = replace(PACE, step_s=5.0)
+    spent, fits = spend(candidates(pace=slow), DATA, TWO, 60.0)
+    assert not fits and spent.members == 1 and spent.snapshots == 1
+    assert spent.candidate.size.pixels == min(c.size.pixels for c in candidates(pace=slow))
+
+
+def test_the_data_set_s_own_division_and_groups_are_kept() -> None:
+    own = list(divisions(replace(DATA, validated=200)))
+    assert own == [Folds("split", 1, 1, 0.8, False)]
+    grouped = list(divisions(replace(DATA, grouped=True)))
+    assert {folds.kind for folds in grouped} == {"group"}
+    few = list(divisions(replace(DATA, num_train=10)))
+    assert [folds.kind for folds in few] == ["holdout"]
+
+
+def test_small_objects_in_large_images_are_cropped_and_large_ones_are_not() -> None:
+    large = Data(num_train=100, num_test=0, height=2000, width=2000, outputs=1)
+    tiny = replace(large, object_widths=(14.0, 20.0))
+    assert spend(candidates(tiny), tiny, TWO, 3600.0)[0].candidate.size.fit == "crop"
+    huge = replace(large, object_widths=(300.0, 700.0))
+    assert spend(candidates(huge), huge, TWO, 900.0)[0].candidate.size.fit == "resize"
+
+
+def test_sizes_are_multiples_of_32_and_keep_the_shape() -> None:
+    found = sizes(360, 480, True, gpu=False)
+    assert all(s.height % 32 == 0 == s.width % 32 for s in found)
+    assert any((s.height, s.width) == (192, 256) or s.scale > 0.9 for s in found)
+    assert max(s.width for s in found) <= 512 and {"resize", "crop"} == {s.fit for s in found}
+    small = sizes(101, 101, True, gpu=False)
+    assert (small[0].height, small[0].fit) == (128, "pad")
+    assert sizes(40, 40, False, gpu=False)  # something, for any size
+    assert sizes(3000, 200, False, gpu=True)
+
+
+def test_epochs_and_evaluations_follow_from_updates() -> None:
+    for updates, snapshots in ((60, 1), (300, 1), (900, 3), (20_000, 2)):
+        epochs, first, steps = epochs_of(updates, snapshots)
+        assert (epochs - first) % snapshots == 0 and 0 < first < epochs
+        assert 0.8 * updates <= epochs * steps <= updates or steps == 1
+    assert evaluate_every(100.0, 0.001, 10, 5) == 1  # it costs nothing: each epoch
+    assert evaluate_every(100.0, 5.0, 10, 5) == 8  # two of them are a tenth of the training
+    assert evaluate_every(1.0, 5.0, 10, 5) == 10  # the ends of stages alone
+
+
+def test_what_is_expected_grows_with_all_that_helps() -> None:
+    held, full = Folds("holdout", 1, 1, 0.8, False), Folds("stratified", 5, 5, 0.8, True)
+    here = candidates()[0]
+    base = expected(here, DATA, 5000, held, 1, 1)
+    assert expected(here, DATA, 20_000, held, 1, 1) > base
+    assert expected(here, DATA, 5000, held, 2, 1) > base
+    assert expected(here, DATA, 5000, held, 1, 2) > base
+    assert expected(here, DATA, 5000, full, 1, 1) > base
+    assert expected(replace(here, pretrained=False), DATA, 5000, held, 1, 1) < base
