@@ -17,31 +17,29 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from distseg.config.load import parse_config
 from distseg.config.schema import Config
 from distseg.data.cache import mask_files
 from distseg.data.detect import detect
 from distseg.data.formats.row import Row
-from distseg.data.image_file import Decoded, decode, image_size, open_file
+from distseg.data.image_file import image_size
 from distseg.data.inspect import Checked, inspect, with_levels
 from distseg.data.layouts import layout
-from distseg.data.read_input import deep_range
 from distseg.data.threads import in_threads
 from distseg.functional.metrics import VOID
+from distseg.init.channels import MAX_IMAGES, find_channels, try_decode
 from distseg.init.labels import Labels, Values, decide, mask_values
 from distseg.records.errors import UserError
 from distseg.records.log import counted
 
 MAX_HEADERS = 4000
 MAX_MASKS = 1500  # whose values are counted
-MAX_IMAGES = 64  # whose channels are compared
 MAX_ROWS = 500  # that are opened as the run will open them
 MIN_ROWS = 24
+MAX_OBJECTS = 120  # rows whose objects are measured
 MAX_VALUES = 64_000_000  # pixels that they may have together
 _NUMBERED = re.compile(r"^(.*\D)[_\-. ][A-Za-z]{0,8}\d+$|^(.+?)[_\-. ][A-Za-z]{0,8}\d+$")
-_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa", "RGBA;16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +109,7 @@ def look(root: Path, given: Mapping[str, Any], seconds: float = 20.0) -> Facts:
     sizes_test = [size for row in spread(test, MAX_HEADERS) if (size := _size(row))]
     if not sizes:
         raise UserError(f"{root}: no train image can be read; see `distseg inspect`")
-    channels, deep, why_channels = _channels(rows, config)
+    channels, deep, why_channels = find_channels(spread(rows, MAX_IMAGES), config)
     labels = _labels(rows, found, str(root), config)
     found = merged(merged(labels.keys, found), {"input": {"channels": channels}})
     began = time.perf_counter()
@@ -186,68 +184,6 @@ def _size(row: Row) -> tuple[int, int] | None:
 # -- pixels ---------------------------------------------------------------------------------------
 
 
-def _channels(
-    rows: Sequence[Row], config: Config
-) -> tuple[int, tuple[float, float] | None, dict[str, str]]:
-    """(channels, range of values over 8 bits, why). UserError: alpha that varies, which only a
-    person can judge."""
-    if "channels" in config.input.model_fields_set:
-        return config.input.channels, _range(rows), {}
-    seen: Counter[tuple[int, bool]] = Counter()
-    for result in in_threads(_kind, spread(rows, MAX_IMAGES)):
-        if result is not None:
-            seen[result[:2]] += 1
-            if result[2] and not config.data.drop_alpha:
-                raise UserError(
-                    f"{result[3]}: its alpha channel varies. Say input.channels={result[0] + 1} to "
-                    "read it, or data.drop_alpha=true"
-                )
-    kinds = {number for number, _ in seen}
-    if not kinds <= {1, 3}:
-        return max(kinds), _range(rows), {"input.channels": "as the files have them"}
-    gray = all(is_gray for _, is_gray in seen)
-    told = "all images are gray" if gray else "images have colors"
-    return 1 if gray else 3, _range(rows), {"input.channels": told}
-
-
-def _kind(row: Row) -> tuple[int, bool, bool, str] | None:
-    """(channels without alpha, whether they are equal, whether alpha varies, path)."""
-    decoded = _decoded(row.image)
-    if decoded is None:
-        return None
-    image = decoded.pixels
-    if isinstance(image, Image.Image):
-        alpha = np.asarray(image.getchannel("A")) if image.mode in ("LA", "RGBA") else None
-        varies = alpha is not None and bool((alpha != alpha[0, 0]).any())
-        if image.mode in ("P", "CMYK", "YCbCr", "RGB", "RGBA", "PA"):
-            array = np.asarray(image.convert("RGB"))
-            return 3, bool((array == array[..., :1]).all()), varies, decoded.path
-        return 1, True, varies, decoded.path
-    num = 1 if image.ndim == 2 else image.shape[2]
-    has_alpha = decoded.mode in _ALPHA
-    varies = has_alpha and bool((image[..., -1] != image[0, 0, -1]).any())
-    return num - has_alpha, num - has_alpha == 1, varies, decoded.path
-
-
-def _decoded(path: str) -> Decoded | None:
-    try:
-        with open_file(path) as file:
-            return decode(file, path)
-    except (UserError, OSError, MemoryError):
-        return None  # the check of the row says so
-
-
-def _range(rows: Sequence[Row]) -> tuple[float, float] | None:
-    """Lowest and highest value, where images have more than 8 bits."""
-
-    def measure(row: Row) -> tuple[float, float, bool] | None:
-        decoded = _decoded(row.image)
-        return None if decoded is None else deep_range(decoded)
-
-    found = [one for one in in_threads(measure, spread(rows, MAX_IMAGES // 4)) if one]
-    return (min(o[0] for o in found), max(o[1] for o in found)) if found else None
-
-
 def _labels(rows: Sequence[Row], given: Mapping[str, Any], root: str, config: Config) -> Labels:
     """What the masks mean; of RLEs, and layouts with a meaning of their own, the layout says."""
     if config.data.format in ("oxford_pet", "synthetic"):
@@ -276,7 +212,7 @@ def _sample(
     most = max(MIN_ROWS, min(MAX_ROWS, MAX_VALUES // max(1, pixels)))
     began = time.perf_counter()
     probe = spread(rows, 8)
-    for _ in in_threads(lambda row: _decoded(row.image), probe):
+    for _ in in_threads(lambda row: try_decode(row.image), probe):
         pass
     each = (time.perf_counter() - began) / len(probe)
     return spread(rows, max(MIN_ROWS, min(most, int(seconds / max(1e-4, 2 * each)))))
@@ -286,9 +222,12 @@ def _opened(config: Config, sample: Sequence[Row]) -> tuple[Checked, tuple[float
     """The rows as the run will check them, and the widths of their objects. UserError as the run
     would raise it."""
     widths: list[float] = []
+    looked: list[str] = []
 
-    def measure(_name: str, _image: NDArray[np.uint8], target_KHW: NDArray[np.uint8]) -> None:
-        widths.extend(object_widths(target_KHW, config.task))
+    def measure(name: str, _image: NDArray[np.uint8], target_KHW: NDArray[np.uint8]) -> None:
+        if len(looked) < MAX_OBJECTS:
+            looked.append(name)
+            widths.extend(object_widths(target_KHW, config.task))
 
     checked = inspect(config, sample, measure)
     if not widths:

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import platform
+import statistics
 import tempfile
 import time
 from collections.abc import Mapping
@@ -24,18 +25,21 @@ from distseg.config.load import dump_config, load_config
 from distseg.config.schema import Config
 from distseg.config.training import RoundConfig, StageConfig
 from distseg.jobs.guard import process_age
-from distseg.jobs.hardware import Gpu, Slot
+from distseg.jobs.hardware import Gpu, Slot, make_slots, num_cores, visible_gpus
 from distseg.jobs.job import Job, watch_launcher
 from distseg.jobs.local import LocalExecutor
 from distseg.records.errors import UserError
-from distseg.records.files import append_line, atomic_write, read_lines
+from distseg.records.files import append_line, atomic_write, read_json_or, read_lines
+from distseg.records.manifest import Manifest
 from distseg.records.paces import Pace, parse_pace, read_paces, write_paces
 from distseg.records.paths import Run
-from distseg.run.measure import DataSize
+from distseg.run.measure import DataSize, data_size
+from distseg.run.members import known_members
 
 logger = logging.getLogger("distseg.run")
 RESULTS = "paces.jsonl"
 GRACE_S = 20.0  # beyond its time, that a measurement may take to come to an end
+SAVE_S, START_S = 0.2, 8.0  # what a run does not write down of its jobs
 MIN_IMAGES, MAX_IMAGES = 12, 160
 MAX_VALUES = 48_000_000  # pixels of the images that a measurement decodes
 
@@ -153,6 +157,46 @@ def measured_paces(
     found = measure(config, size, slot, seconds)
     keys = {name: pace_key(config, name, size, slot, gpus) for name in found}
     write_paces({keys[name]: pace for name, pace in found.items()})
+    return found
+
+
+def remember(config: Config, run: Run) -> None:
+    """Keep what a run on this machine has shown of models that are not measured, for `plan`."""
+    if config.compute.executor != "local":
+        return
+    gpus = visible_gpus()
+    slots, size = make_slots(config.compute, gpus, num_cores()), data_size(config, run)
+    known = known_paces(config, size, slots[0], gpus)
+    shown = {n: p for n, p in shown_by(config, run).items() if n not in known}
+    write_paces({pace_key(config, n, size, slots[0], gpus): pace for n, pace in shown.items()})
+
+
+def shown_by(config: Config, run: Run) -> dict[str, Pace]:
+    """The pace of each model that a finished member of round 0 has shown."""
+    manifest, found = Manifest.read(run.truth), dict[str, Pace]()
+    for name, fold in known_members(config, run):
+        paths = run.member(0, name, fold)
+        rows, done = read_lines(paths.metrics), read_json_or(paths.done, {})
+        val, kept = len(manifest.val_rows(fold)), done.get("snapshots") or []
+        rates = [row["images_per_s"] for row in rows if row.get("images_per_s")]
+        if name in found or not (rates and val and kept):
+            continue
+        scored = [
+            (row.get("epoch_seconds", 0.0) - row.get("seconds", 0.0)) / val
+            for row in rows
+            if row.get("score") is not None
+        ]
+        evaluate = max(0.0, statistics.median(scored)) if scored else 0.0
+        both = done.get("oof_seconds", 0.0) / (val * len(kept))
+        pace = Pace(
+            batch_size=config.batch_size_of(name),
+            step_s=config.batch_size_of(name) / statistics.median(rates),
+            spread=statistics.pstdev(rates) / statistics.mean(rates),
+            evaluate_s=evaluate, predict_s=max(evaluate, both - evaluate), save_s=SAVE_S,
+            start_s=START_S, prepare_s=0.0, memory=0,
+            saved=sum(done.get("files", {}).get(str(file), 0) for file in kept[:1]),
+        )  # fmt: skip
+        found |= {name: pace} if parse_pace(asdict(pace)) else {}
     return found
 
 

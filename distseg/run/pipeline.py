@@ -34,6 +34,7 @@ from distseg.run.folder import (
     unlocked_by_mistakes,
 )
 from distseg.run.members import MemberKey, known_members
+from distseg.run.pace import remember
 from distseg.run.submission import predict_test, score_test, written_at
 from distseg.run.summary import report
 
@@ -83,6 +84,7 @@ def _steps(config: Config, run: Run) -> int:
         choose_final(run, last)
         tested = predict_test(config, run, executor)
         track_scores(config, run, executor)
+    remember(config, run)
     text = report(config, run, score_test(config, run) if tested else {})
     print(text, flush=True)
     log.keep(logger, text)

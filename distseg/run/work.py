@@ -72,14 +72,14 @@ def measured_lines(
 ) -> list[str]:  # fmt: skip
     """What `plan` says of time and memory where all models are measured."""
     found = config_forecast(config, todo, size, slots, paces, num_folds, prepared=prepared)
-    lines = [f"time: about {found.text()}, as measured on this machine"]
+    lines = [f"time: about {found.text()}, by what this machine has shown"]
     lines += [f"  {name:<30} {duration(seconds):>9}" for name, seconds in found.phases.items()]
     for name in dict.fromkeys(name for _, name, _ in todo):
         pace = paces[name]
         rate = pace.batch_size / pace.step_s
+        memory = f", {pace.memory / 1e9:.1f} GB at the highest" if pace.memory else ""
         lines.append(
-            f"  {name}: {rate:.1f} images/s, {1 / max(pace.predict_s, 1e-9):.1f} predicted a "
-            f"second, {pace.memory / 1e9:.1f} GB at the highest, a snapshot of "
-            f"{pace.saved / 1e6:.1f} MB"
+            f"  {name}: {rate:.1f} images/s in training, {1 / max(pace.predict_s, 1e-9):.1f} in "
+            f"prediction{memory}, a snapshot of {pace.saved / 1e6:.1f} MB"
         )
     return lines

@@ -1,0 +1,289 @@
+"""distseg.init: from folders of each kind to configs that load, and say what they should."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from numpy.typing import NDArray
+from PIL import Image
+
+from distseg.config.load import load_config
+from distseg.config.schema import Config
+from distseg.data.detect import detect
+from distseg.data.layouts import layout
+from distseg.data.read_target import read_target
+from distseg.init.look import groups_of, look, typical_widths
+from distseg.init.make import Written, default_name, make, parse_budget, write
+from distseg.init.start import start
+from distseg.records.errors import UserError
+from distseg.records.paces import Pace
+from distseg.run.check import mistakes
+from tests.init.made_sets import as_255, as_colors, as_index, folder
+
+PACE = Pace(
+    batch_size=4, step_s=0.1, spread=0.1, evaluate_s=0.01, predict_s=0.02, save_s=0.1,
+    start_s=5.0, prepare_s=0.001, memory=10**9, saved=10**7,
+)  # fmt: skip
+Make = Callable[..., tuple[Config, Written]]
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Make:
+    """What `init` writes on a machine whose pace is known, read again from the file."""
+    known: dict[str, Pace] = {"m0": PACE, "m1": PACE}
+    monkeypatch.setattr("distseg.init.make.known_paces", lambda *_: known)
+    monkeypatch.setattr("distseg.init.make.visible_gpus", list)
+
+    def call(root: Path, *overrides: str, **options: Any) -> tuple[Config, Written]:
+        path, groups = tmp_path / "my.yaml", tmp_path / "my_groups.csv"
+        found = make(root, overrides, target=str(path), groups=groups, **{"budget": 600} | options)
+        write(found, path, groups)
+        config = load_config(path)
+        assert config == found.config
+        return config, found
+
+    return call
+
+
+def test_a_binary_folder(made: Make, tmp_path: Path) -> None:
+    root = folder(tmp_path / "set", num=24, tests=3)
+    config, written = made(root)
+    assert (config.task, config.classes, config.metric) == ("binary", ["object"], "dice")
+    assert (config.data.format, config.data.root) == ("folder", str(root))
+    assert config.data.folder.test_images == "test_images"
+    assert (config.input.fit, config.input.channels) == ("pad", 1)  # 48 x 64: as they are
+    assert (config.input.height, config.input.width) == (64, 64)
+    assert [s.loss.terms.keys() for s in config.stages] == [{"bce"}, {"bce", "lovasz"}]
+    assert config.train.steps_per_epoch and config.train.batch_size == 4
+    assert config.postprocess.threshold == "search"
+    text = written.text
+    assert "# fit: pad, because all images are 48 x 64" in text
+    assert "24 train images and 3 test images" in text and "\n# Hardware: " in text
+    assert all(len(line) <= 100 for line in text.splitlines() if line.startswith("#"))
+    assert not mistakes(config)  # this machine can run it as it is
+
+
+def test_multiclass_index_masks(made: Make, tmp_path: Path) -> None:
+    config, _ = made(folder(tmp_path / "set", as_index))
+    assert config.task == "multiclass" and config.metric == "miou"
+    assert config.classes == ["background", "class_1", "class_2"]
+    assert [s.loss.terms.keys() for s in config.stages] == [
+        {"cross_entropy"}, {"cross_entropy", "lovasz_softmax"},
+    ]  # fmt: skip
+    assert config.postprocess.threshold == 0.5  # multiclass has none to search
+
+
+def test_two_class_color_masks_are_read_as_they_are(made: Make, tmp_path: Path) -> None:
+    config, _ = made(folder(tmp_path / "set", as_colors))
+    assert config.task == "multiclass"
+    assert set(config.classes[1:]) == {"red", "green"} and config.classes[0] == "background"
+    for number, row in enumerate(layout("folder").train(config)):
+        target = read_target(row.target, config, 48, 64)[0]
+        shown = np.asarray(Image.open(row.target.removeprefix("file:")))
+        for place, name in enumerate(config.classes):
+            color = {"background": (0, 0, 0), "red": (255, 0, 0), "green": (0, 255, 0)}[name]
+            assert ((target == place) == (shown == color).all(axis=2)).all(), number
+
+
+def twelve_bits(array: NDArray[np.uint8]) -> NDArray:
+    return array.astype(np.uint16) * 16
+
+
+def test_images_of_12_bits(made: Make, tmp_path: Path) -> None:
+    config, written = made(folder(tmp_path / "set", image=twelve_bits))
+    assert config.data.levels is None and config.input.channels == 1
+    assert "images have more than 8 bits (the sample holds 0 to 3184)" in written.text
+
+
+def test_tiny_objects_in_large_images(made: Make, tmp_path: Path) -> None:
+    root = folder(tmp_path / "set", num=8, size=(900, 1000), objects=(12, 6))
+    config, written = made(root, budget=1800)
+    size = config.input
+    assert size.fit == "crop" and size.foreground > 0 and size.overlap is not None
+    assert size.height < 900 and size.height % 32 == 0
+    assert "fit: crop, because all images are 900 x 1000 and small objects are 12" in written.text
+    assert config.predict.batch_size == 1
+
+
+def test_masks_with_a_suffix_beside_their_images(made: Make, tmp_path: Path) -> None:
+    root = folder(tmp_path / "set", places=("train", "train"), suffix="_mask")
+    config, _ = made(root)
+    assert config.data.folder.mask_suffix == "_mask"
+    assert len(layout("folder").train(config)) == 12
+
+
+def test_a_jpeg_s_noise_gets_its_threshold(made: Make, tmp_path: Path) -> None:
+    config, written = made(folder(tmp_path / "set", extension=".jpg"))
+    assert config.data.folder.threshold == 127 and config.task == "binary"
+    assert "noise of a lossy file" in written.text
+
+
+def test_groups_in_names_become_folds(made: Make, tmp_path: Path) -> None:
+    root = folder(tmp_path / "set", num=30)
+    for place in ("images", "masks"):
+        for number, path in enumerate(sorted((root / place).iterdir())):
+            path.rename(path.with_name(f"patient{number // 5:02d}_slice{number % 5}.png"))
+    config, _ = made(root)
+    folds = config.data.folds
+    assert (folds.kind, folds.column) == ("group", "group") and folds.groups is not None
+    table = Path(folds.groups).read_text().splitlines()
+    assert table[:2] == ["id,group", "patient00_slice0,patient00"] and len(table) == 31
+    assert not mistakes(config)
+
+
+@pytest.mark.parametrize(
+    ("names", "groups"),
+    [
+        ([f"p{i // 4:02d}_{i % 4}" for i in range(40)], 10),
+        ([f"image_{i}" for i in range(40)], 0),  # a word before a number only counts
+        ([f"breed{'ab'[i % 2]}_{i}" for i in range(40)], 0),  # two of them are no groups
+        ([f"{i * 7919:08x}" for i in range(40)], 0),
+        ([f"beagle_{i}" if i % 2 else f"poodle_{i}" for i in range(40)], 0),
+    ],
+)
+def test_groups_are_found_where_the_names_have_them(names: list[str], groups: int) -> None:
+    found = groups_of(names)
+    assert len(set((found or {}).values())) == groups
+
+
+def test_objects_are_as_wide_as_most_of_their_pixels_say() -> None:
+    assert typical_widths([2.0] * 10 + [100.0] * 10) == (100.0, 100.0)  # crumbs hide nothing
+    assert typical_widths([10.0] * 50 + [30.0] * 50) == (10.0, 30.0)
+
+
+def gray_128(mask: NDArray[np.bool_], number: int) -> NDArray:
+    return (mask * (128 if number % 2 else 255)).astype(np.uint8)
+
+
+def one_two(mask: NDArray[np.bool_], _number: int) -> NDArray:
+    return (mask + 1).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("mask", "told", "answer"),
+    [
+        (gray_128, "task=multiclass", ("task=multiclass",)),
+        (one_two, "data.mask_values", ("data.mask_values={1: 0, 2: 1}",)),
+    ],
+)
+def test_what_needs_a_person_is_refused_and_then_taken(
+    made: Make, tmp_path: Path, mask: Any, told: str, answer: tuple[str, ...]
+) -> None:
+    root = folder(tmp_path / "set", mask)
+    with pytest.raises(UserError) as error:
+        made(root)
+    assert told in str(error.value)
+    config, _ = made(root, *answer)
+    assert config.data.mask_values is not None
+
+
+def test_keys_that_are_given_stand_in_the_config(made: Make, tmp_path: Path) -> None:
+    root = folder(tmp_path / "set")
+    config, _ = made(
+        root, "classes=[cell]", "stages.0.optimizer.lr=0.01", "input.height=96", "input.width=64",
+        "metric=iou", "name=other",
+    )  # fmt: skip
+    assert (config.classes, config.metric, config.name) == (["cell"], "iou", "other")
+    assert config.stages[0].optimizer.lr == 0.01
+    assert (config.input.height, config.input.width, config.input.fit) == (96, 64, "resize")
+
+
+def test_a_budget_that_is_too_short_is_said(made: Make, tmp_path: Path) -> None:
+    _, written = made(folder(tmp_path / "set"), budget=3)
+    assert "THE BUDGET OF 3s IS TOO SHORT" in written.text
+
+
+def test_nothing_is_written_over(made: Make, tmp_path: Path) -> None:
+    root = folder(tmp_path / "set")
+    made(root)
+    with pytest.raises(UserError, match="is there already"):
+        made(root)
+
+
+def test_a_run_of_a_folder_takes_the_config_of_its_first_start(
+    made: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, out = folder(tmp_path / "set", num=30), tmp_path / "run"
+    path, run = start(root, ["seed=3"], out, "10m", None)
+    assert run == out and load_config(path).seed == 3
+    text = Path(path).read_text()
+    monkeypatch.setattr("distseg.init.make.known_paces", lambda *_: pytest.fail("made again"))
+    assert start(root, ["seed=3"], out, "10m", None) == (path, out)
+    assert Path(path).read_text() == text
+    with pytest.raises(UserError, match="an earlier start has written it for another"):
+        start(root, ["seed=4"], out, "10m", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("30m", 1800), ("1h30m", 5400), ("90s", 90), ("45", 45), ("1.5h", 5400)]
+)
+def test_budgets(text: str, seconds: float) -> None:
+    assert parse_budget(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-5m", "0", "5 m", "1e9h", "m30"])
+def test_what_is_no_budget_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="30m, 1h30m or 90s"):
+        parse_budget(text)
+
+
+def test_names_of_folders_become_names_of_configs(tmp_path: Path) -> None:
+    assert default_name(Path("/data/my set (2)")) == "my_set_2"
+    assert default_name(Path("/data/...")) == "data"
+
+
+def test_a_folder_that_no_layout_knows_is_refused_with_what_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "stuff").mkdir()
+    with pytest.raises(UserError, match=r"no layout is recognized \(it holds stuff\).*images"):
+        detect(tmp_path)
+    with pytest.raises(UserError, match="no such folder"):
+        detect(tmp_path / "stuf")
+
+
+def test_class_folders_are_a_mask_each(made: Make, tmp_path: Path) -> None:
+    root = folder(tmp_path / "set")
+    for name in ("crack", "hole"):
+        (root / "masks" / name).mkdir()
+    for path in sorted((root / "masks").glob("*.png")):
+        for name in ("crack", "hole"):
+            Image.open(path).save(root / "masks" / name / path.name)
+        path.unlink()
+    config, _ = made(root)
+    assert (config.task, config.classes) == ("multilabel", ["crack", "hole"])
+
+
+def test_comments_hold_whatever_a_name_says(made: Make, tmp_path: Path) -> None:
+    root = folder(tmp_path / "a\nevil: [1")
+    _, written = made(root)
+    assert yaml.safe_load(written.text)["data"]["root"] == str(root)
+
+
+REAL: Mapping[str, Mapping[str, Any]] = {
+    "tgs": {"task": "binary", "classes": ["salt"], "metric": "tgs", "channels": 1},
+    "camvid": {"task": "multiclass", "void": 11, "kind": "split", "channels": 3},
+    "oxford_pet": {"task": "binary", "classes": ["pet"], "channels": 3},
+    "severstal": {"task": "multilabel", "channels": 1},
+    "tianchi": {"task": "binary", "classes": ["building"], "channels": 3},
+}
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", list(REAL))
+def test_real_sets(made: Make, data_root: Path, name: str) -> None:
+    config, _ = made(data_root / name)
+    assert config.data.format == name
+    found = {**config.model_dump(), "kind": config.data.folds.kind}
+    found["channels"] = config.input.channels
+    for key, value in REAL[name].items():
+        assert found[key] == value
+
+
+def test_what_is_looked_at_is_bounded(tmp_path: Path) -> None:
+    root = folder(tmp_path / "set", as_255, num=40)
+    facts = look(root, {}, seconds=0.0)
+    assert facts.sampled == 24 and facts.num_train == 40  # spread over the set
