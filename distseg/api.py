@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distseg.config.find import find_config
+from distseg.config.find import config_names, find_config
 from distseg.config.load import Read, apply_overrides, load_tree, read_tree
 from distseg.config.schema import Config
 from distseg.records.errors import UserError
@@ -94,7 +94,9 @@ def is_data(config: ConfigLike) -> bool:
         return False
     path = Path(config)
     try:
-        return path.is_dir() and not Run(path).config.is_file()
+        if not path.is_dir() or Run(path).config.is_file():
+            return False
+        return os.fspath(config) not in config_names()
     except (OSError, ValueError):
         return False
 

@@ -112,6 +112,7 @@ def look(root: Path, given: Mapping[str, Any], seconds: float = 20.0) -> Facts:
     channels, deep, why_channels = find_channels(spread(rows, MAX_IMAGES), config)
     labels = _labels(rows, found, str(root), config)
     found = merged(merged(labels.keys, found), {"input": {"channels": channels}})
+    found = {"task": "binary", "classes": ["object"], **found}
     began = time.perf_counter()
     sample = _sample(rows, sizes, found, seconds)
     config = stub(found, limited=len(sample) < len(rows))

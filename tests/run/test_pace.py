@@ -1,0 +1,120 @@
+"""Measuring: a real process that trains a few steps; and what a plan makes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from distseg.config.load import parse_config
+from distseg.config.schema import Config
+from distseg.jobs.hardware import Slot
+from distseg.records.files import append_line, mark_done
+from distseg.records.manifest import Manifest, Sample
+from distseg.records.paces import Pace, read_paces
+from distseg.records.paths import Run
+from distseg.run.measure import DataSize, ModelSize
+from distseg.run.pace import known_paces, measured_paces, measuring, pace_key, remember, shown_by
+from distseg.run.plan import plan_text
+from distseg.run.work import evaluations_of, work_of
+from tests.tiny import tiny_tree
+
+SIZE = DataSize(37, 5, 32, 32)
+SLOT = Slot(0, (), 1, 1)
+PACE = Pace(8, 0.5, 0.1, 0.01, 0.02, 0.1, 5.0, 0.001, 10**9, 10**7)
+
+
+def config_of(**changes: object) -> Config:
+    return parse_config(tiny_tree(**changes), "test")
+
+
+def test_a_measurement_is_real_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DISTSEG_PACES")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    tree = tiny_tree()
+    tree["members"]["wrong"] = dict(tree["members"]["a"])
+    tree["members"]["wrong"]["decoder"] = {"encoder_depth": 3, "decoder_channels": [8]}
+    config = parse_config(tree, "test")
+    assert known_paces(config, SIZE, SLOT, []) == {}
+    found = measured_paces(config, SIZE, SLOT, [], 1.0)
+    assert set(found) == {"a"}  # the other one hides nothing
+    pace = found["a"]
+    assert pace.batch_size == 8 and 0 < pace.step_s < 60 and pace.start_s > 0
+    assert pace.evaluate_s > 0 and pace.predict_s > 0 and pace.memory > 10**7
+    assert known_paces(config, SIZE, SLOT, []) == found
+    text = plan_text(
+        parse_config(tiny_tree(), "test"), Run(tmp_path / "run"), [SLOT], SIZE,
+        {"a": ModelSize(1000, 4000)}, found,
+    )  # fmt: skip
+    assert "time: about" in text and "test prediction" in text and "GB at the highest" in text
+
+
+def test_what_is_measured_are_few_images_without_what_needs_many() -> None:
+    config = config_of(data={"format": "folder", "root": "x", "strict": True})
+    stages = [s.model_copy(update={"positive_share": (0.5, 0.5)}) for s in config.stages]
+    config = config.model_copy(update={"stages": stages})
+    small = measuring(config, DataSize(10_000, 10, 4000, 4000))
+    assert small.data.limit == 4 and not small.data.strict and small.data.allow_bad
+    assert small.data.folds.kind == "holdout" and small.stages[0].positive_share is None
+    assert measuring(config, SIZE, ranks=4).batch_size_of("a") == 2
+    assert measuring(config, SIZE).data.limit == 16
+
+
+def test_the_key_holds_what_a_pace_depends_on() -> None:
+    def key(size: DataSize = SIZE, slot: Slot = SLOT, **changes: object) -> str:
+        return pace_key(config_of(**changes), "a", size, slot, [])
+
+    first = key()
+    assert key(name="other", seed=7, rounds=[{"kind": "supervised"}] * 2) == first
+    assert key(DataSize(9000, 1, 32, 32)) == first  # how many images there are is counted apart
+    assert key(DataSize(37, 5, 64, 32)) != first
+    assert key(slot=Slot(0, (), 1, 2)) != first
+    assert key(train={"batch_size": 4}) != first
+    assert key(compute={"precision": "bf16"}) != first
+    assert key(input={"height": 64, "width": 32, "channels": 1}) != first
+    assert key(augment=[]) != first
+
+
+def test_work_counts_what_a_config_says() -> None:
+    stage = {
+        "loss": {"bce": 1.0},
+        "schedule": {"kind": "cosine", "cycles": 2, "epochs_per_cycle": 6},
+    }
+    config = config_of(
+        input={"height": 64, "width": 64, "channels": 1, "fit": "resize"},
+        stages=[{**stage, "input_size": [32, 32]}, {**stage, "keep": "cycles"}],
+        train={"batch_size": 8, "evaluate_every": 4},
+    )
+    work = work_of(config, "a", images=480, val_images=10)
+    # 60 updates, half of them on a quarter of the pixels
+    assert work.updates == pytest.approx(60 * (0.5 * 0.25 + 0.5))
+    assert (work.epochs, work.snapshots, work.val_images) == (24, 2, 10)
+    assert evaluations_of(config.stages[0], 4) == 4  # epochs 4, 6, 8 and 12
+    assert work.evaluations == 8
+
+
+def test_what_a_run_has_shown_is_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DISTSEG_PACES")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    config, run = config_of(compute={}), Run(tmp_path / "run")
+    rows = [
+        Sample(f"{i}", f"{i}.png", "file:m.png", fold=i % 2, height=32, width=32) for i in range(40)
+    ]
+    Manifest(rows).write(run.truth)
+    Manifest(rows[:3]).write(run.data / "test.csv")
+    assert shown_by(config, run) == {}
+    paths = run.member(0, "a", 0)
+    append_line(paths.metrics, {"epoch": 0, "images_per_s": 16.0, "seconds": 2.0,
+                                "epoch_seconds": 3.0, "score": 0.5})  # fmt: skip
+    mark_done(paths.done, {"snapshots": ["s.safetensors", "t.safetensors"], "oof_seconds": 6.0,
+                           "files": {"s.safetensors": 1000}})  # fmt: skip
+    pace = shown_by(config, run)["a"]
+    assert (pace.batch_size, pace.step_s, pace.saved) == (8, 0.5, 1000)
+    assert pace.evaluate_s == pytest.approx(1 / 20)  # a second for 20 images
+    assert pace.predict_s == pytest.approx(6 / 40 - 1 / 20)  # 20 images, two snapshots
+    remember(config, run)
+    monkeypatch.setattr("distseg.run.pace.shown_by", lambda *_: {"a": PACE})
+    remember(config, run)  # what is known stays
+    assert list(read_paces().values()) == [pace]
