@@ -7,7 +7,6 @@ Half of the mask files are 16-bit (0 and 65535), half 8-bit.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from distseg.config.schema import Config
 from distseg.data.formats.detected import Detected
@@ -28,16 +27,13 @@ READS = (*("mask_values", "mask_channel", "colors", "folder.inverted", "folder.t
 
 
 def detect(root: Path) -> Detected | None:
-    """Of TGS itself where its table of depths is there: else others have these folders, too."""
+    """By its tables: others have folders of these names, too, and a validation part beside them."""
     folder, table = root / "train", root / "train.csv"
-    test = (root / "test" / "images").is_dir()
-    if not (folder / "images").is_dir() or not test:
+    if not (folder / "images").is_dir() or not (root / "test" / "images").is_dir():
         return None
-    if not (folder / "masks").is_dir() and not table.is_file():
+    if not all((root / name).is_file() for name in ("train.csv", "depths.csv")):
         return None
-    keys: dict[str, Any] = {"data": {"format": "tgs"}, "task": "binary"}
-    if table.is_file() and (root / "depths.csv").is_file():
-        keys |= {"classes": ["salt"], "metric": "tgs"}
+    keys = {"data": {"format": "tgs"}, "task": "binary", "classes": ["salt"], "metric": "tgs"}
     labels = "train/masks" if (folder / "masks").is_dir() else "train.csv"
     return Detected(keys, f"train/images, {labels} and test/images are there")
 
