@@ -28,7 +28,7 @@ READS = (*("mask_values", "mask_channel", "colors", "folder.inverted", "folder.t
 
 def detect(root: Path) -> Detected | None:
     """By its tables: others have folders of these names, too, and a validation part beside them."""
-    folder, table = root / "train", root / "train.csv"
+    folder = root / "train"
     if not (folder / "images").is_dir() or not (root / "test" / "images").is_dir():
         return None
     if not all((root / name).is_file() for name in ("train.csv", "depths.csv")):
