@@ -38,7 +38,7 @@ from distseg.run.members import known_members
 
 logger = logging.getLogger("distseg.run")
 RESULTS = "paces.jsonl"
-GRACE_S = 60.0  # beyond its time, that a measurement may take: imports on a busy machine
+GRACE_S = 120.0  # beyond its time, that a measurement may take: imports on a busy machine
 SAVE_S, START_S = 0.2, 8.0  # what a run does not write down of its jobs
 MIN_IMAGES, MAX_IMAGES = 12, 160
 MAX_VALUES = 48_000_000  # pixels of the images that a measurement decodes
