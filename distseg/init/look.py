@@ -110,7 +110,7 @@ def look(root: Path, given: Mapping[str, Any], seconds: float = 20.0) -> Facts:
     if not sizes:
         raise UserError(f"{root}: no train image can be read; see `distseg inspect`")
     channels, deep, why_channels = find_channels(spread(rows, MAX_IMAGES), config)
-    labels = _labels(rows, found, str(root), config)
+    labels = _labels(spread(rows, _most_masks(sizes)), found, str(root), config)
     found = merged(merged(labels.keys, found), {"input": {"channels": channels}})
     found = {"task": "binary", "classes": ["object"], **found}
     began = time.perf_counter()
@@ -191,7 +191,7 @@ def _labels(rows: Sequence[Row], given: Mapping[str, Any], root: str, config: Co
         return Labels({})
     paths = [
         path
-        for row in spread(rows, MAX_MASKS)
+        for row in rows
         if row.target.startswith("file:") and "|" not in row.target
         for path in mask_files(row.target)
     ]
@@ -205,12 +205,21 @@ def _labels(rows: Sequence[Row], given: Mapping[str, Any], root: str, config: Co
     return decide(Values.joined(in_threads(read, paths)), given, root)
 
 
+def _most_masks(sizes: Sequence[tuple[int, int]]) -> int:
+    """Masks whose values are counted: fewer where they are large."""
+    return max(MIN_ROWS, min(MAX_MASKS, 8 * MAX_VALUES // max(1, _middle(sizes))))
+
+
+def _middle(sizes: Sequence[tuple[int, int]]) -> int:
+    """Pixels of the middle one of the images."""
+    return sorted(height * width for height, width in sizes)[len(sizes) // 2]
+
+
 def _sample(
     rows: Sequence[Row], sizes: Sequence[tuple[int, int]], found: Mapping[str, Any], seconds: float
 ) -> list[Row]:
     """As many rows as can be opened in the time, by the pace of a few of them."""
-    pixels = sorted(height * width for height, width in sizes)[len(sizes) // 2]
-    most = max(MIN_ROWS, min(MAX_ROWS, MAX_VALUES // max(1, pixels)))
+    most = max(MIN_ROWS, min(MAX_ROWS, MAX_VALUES // max(1, _middle(sizes))))
     began = time.perf_counter()
     probe = spread(rows, 8)
     for _ in in_threads(lambda row: try_decode(row.image), probe):

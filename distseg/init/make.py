@@ -91,7 +91,6 @@ def make(
     facts = look(root, given, seconds=max(2.0, LOOKING_SHARE * budget))
     gpus = visible_gpus()
     offer = at_hand(bool(gpus), weights)
-    logger.info("%s", offer.said)
     data = numbers(facts)
     slots = _slots(gpus)
     seconds = min(MOST_S, max(LEAST_S, MEASURING_SHARE * budget))

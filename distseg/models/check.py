@@ -231,7 +231,22 @@ def weights_problem(member: MemberConfig) -> str:
         model = build_model(member, 3, 1, (128, 128), pretrained=False)
     except UserError as error:
         return str(error)
-    return next(_weights(member, str(member.encoder_weights), model), "")
+    weights = str(member.encoder_weights)
+    problem = next(_weights(member, weights, model), "")
+    is_timm = member.encoder.startswith("tu-") and weights.endswith(SUFFIX)
+    return problem or (_timm_misfit(member.encoder, Path(weights)) if is_timm else "")
+
+
+def _timm_misfit(encoder: str, path: Path) -> str:
+    """Why a file is not one of timm's model, by the names of its tensors: timm itself takes what
+    there is. A few may be missing: what the encoder leaves out."""
+    with safe_open(str(path), framework="pt") as file, torch.device("meta"):
+        given = {name.removeprefix("model.") for name in file.keys()}  # noqa: SIM118
+        own = timm.create_model(encoder.removeprefix("tu-"), num_classes=0).state_dict()
+    lacking = [n for n in own if n not in given and not n.endswith("num_batches_tracked")]
+    if 5 * len(lacking) <= len(own):
+        return ""
+    return f"the file does not fit {encoder}: {len(lacking)} of {len(own)} entries are missing"
 
 
 def timm_colors(encoder: str) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -12,8 +12,8 @@ from typing import Any
 class _Room(ModuleType):
     """This folder, callable."""
 
-    def __call__(self, config: Any, overrides: Sequence[str] = (), *, out: Any = None) -> Any:
-        return import_module("distseg.api").run(config, overrides, out=out)
+    def __call__(self, config: Any, overrides: Sequence[str] = (), **options: Any) -> Any:
+        return import_module("distseg.api").run(config, overrides, **options)
 
 
 sys.modules[__name__].__class__ = _Room

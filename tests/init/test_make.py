@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import segmentation_models_pytorch as smp
+import torch
 import yaml
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors.torch import save_file
 
 from distseg.config.load import load_config
 from distseg.config.schema import Config
 from distseg.data.detect import detect
 from distseg.data.layouts import layout
 from distseg.data.read_target import read_target
+from distseg.init.encoders import LARGE, LARGE_SCRATCH
 from distseg.init.look import groups_of, look, typical_widths
 from distseg.init.make import Written, default_name, make, parse_budget, write
 from distseg.init.start import start
+from distseg.jobs.hardware import Gpu
 from distseg.records.errors import UserError
 from distseg.records.paces import Pace
 from distseg.run.check import mistakes
@@ -261,6 +267,48 @@ def test_comments_hold_whatever_a_name_says(made: Make, tmp_path: Path) -> None:
     root = folder(tmp_path / "a\nevil: [1")
     _, written = made(root)
     assert yaml.safe_load(written.text)["data"]["root"] == str(root)
+
+
+def test_a_machine_with_gpus_gets_larger_networks_and_inputs(
+    made: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpus = [Gpu("0", "H100", 80 << 30), Gpu("1", "H100", 80 << 30)]
+    monkeypatch.setattr("distseg.init.make.visible_gpus", lambda: gpus)
+    fast = replace(PACE, batch_size=16, step_s=0.05, evaluate_s=0.002, predict_s=0.004)
+    monkeypatch.setattr("distseg.init.make.known_paces", lambda *_: {"m0": fast, "m1": fast})
+    root = folder(tmp_path / "set", num=30, size=(400, 400), objects=(40, 3))
+    config, written = made(root, budget=3600)
+    assert config.input.height > 256 and config.compute.slots is None
+    assert "2 GPUs" in written.text and not mistakes(config)
+    assert next(iter(config.members.values())).encoder in {
+        one.name for one in LARGE_SCRATCH + LARGE
+    }
+    small = replace(fast, memory=79 << 30)  # measured at 384 x 384: what is larger does not fit
+    monkeypatch.setattr("distseg.init.make.known_paces", lambda *_: {"m0": small, "m1": small})
+    (tmp_path / "my.yaml").unlink()
+    with pytest.raises(UserError, match="no network could be measured"):
+        made(root)
+
+
+def test_weights_of_a_folder_are_taken_by_their_names(made: Make, tmp_path: Path) -> None:
+    weights, root = tmp_path / "weights", folder(tmp_path / "set")
+    weights.mkdir()
+    with pytest.raises(UserError, match=r"it holds no .safetensors file. A file is named by"):
+        made(root, weights=weights)
+    encoder = smp.encoders.get_encoder("resnet18", weights=None)
+    save_file(encoder.state_dict(), weights / "resnet18.safetensors")
+    save_file({"a": torch.ones(1)}, weights / "resnet34.safetensors")
+    save_file({"a": torch.ones(1)}, weights / "what.safetensors")
+    config, written = made(root, weights=weights)
+    (member, *_) = config.members.values()
+    assert member.encoder == "resnet18" and str(member.encoder_weights).endswith(
+        "resnet18.safetensors"
+    )
+    assert config.stages[0].optimizer.encoder_lr is not None  # what is trained moves less
+    assert not mistakes(config) and "U-Net with resnet18 (resnet18.safetensors)" in written.text
+    (weights / "resnet18.safetensors").unlink()
+    with pytest.raises(UserError, match=r"resnet34.safetensors: .*does not fit|what.safetensors"):
+        made(root, weights=weights)
 
 
 REAL: Mapping[str, Mapping[str, Any]] = {
