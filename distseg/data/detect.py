@@ -10,7 +10,10 @@ import os
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
+from distseg.config.load import parse_config
+from distseg.data.cache import mask_files
 from distseg.data.formats.detected import Detected
 from distseg.data.formats.row import IMAGE_SUFFIXES
 from distseg.data.layouts import FORMATS
@@ -36,7 +39,7 @@ def detect(root: Path) -> Detected:
         look = getattr(module, "detect", None)
         if look is not None and (found := look(root)) is not None:
             return found
-    if (found := _pairs(root)) is not None:
+    if (found := _by_names(root) or _pairs(root)) is not None:
         return found
     inside = ", ".join(sorted(p.name for p in islice(root.iterdir(), 12))) or "nothing"
     raise UserError(
@@ -44,6 +47,27 @@ def detect(root: Path) -> Detected:
         "the same names belong into two folders, `images` and `masks`; else say where they are: "
         "data.format=folder data.folder.images=DIR data.folder.masks=DIR"
     )
+
+
+def _by_names(root: Path) -> Detected | None:
+    """What the layout `folder` finds without a key of its own."""
+    tree: dict[str, Any] = {"data": {"format": "folder", "root": str(root)}}
+    config = parse_config({"name": "any", "members": {"any": {}}, **tree}, str(root))
+    try:
+        rows, tests = FORMATS["folder"].train(config), FORMATS["folder"].test(config)
+    except UserError:
+        return None
+    good = [row for row in rows if row.target and not row.problem]
+    if not good or 2 * len(good) < len(rows):
+        return None
+    keys: dict[str, Any] = {"format": "folder"}
+    if any(row.validates for row in good):
+        keys["folds"] = {"kind": "split"}
+    if not tests and (test := next((t for t in TESTS if _stems(root / t)), None)):
+        keys["folder"] = {"test_images": test}
+    pair = (good[0].image, mask_files(good[0].target)[0])
+    image, mask = (os.path.relpath(path, root) for path in pair)
+    return Detected({"data": keys}, f"{image} and {mask} belong together, and so on")
 
 
 def _pairs(root: Path) -> Detected | None:
