@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from distseg.config.load import parse_config
 from distseg.data.detect import detect
+from distseg.data.layouts import layout
 from distseg.records.errors import UserError
 from tests.init.made_sets import folder
 
@@ -53,8 +55,11 @@ def test_a_table_says_how_many_classes_there_are(tmp_path: Path, table: str) -> 
 
 @pytest.mark.parametrize("places", [("imgs", "labels"), ("train/Images", "train/Masks")])
 def test_folders_of_other_names(tmp_path: Path, places: tuple[str, str]) -> None:
-    found = detect(folder(tmp_path / "set", num=3, places=places)).keys["data"]["folder"]
-    assert (found["images"], found["masks"]) == places
+    root = folder(tmp_path / "set", num=3, places=places)
+    data = {**detect(root).keys["data"], "root": str(root)}
+    config = parse_config({"name": "any", "members": {"any": {}}, "data": data}, "any")
+    rows = layout("folder").train(config)
+    assert [row.problem for row in rows] == [""] * 3 and all(row.target for row in rows)
 
 
 def test_what_is_no_data_set(tmp_path: Path) -> None:
