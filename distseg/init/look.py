@@ -114,7 +114,7 @@ def look(root: Path, given: Mapping[str, Any], seconds: float = 20.0) -> Facts:
     found = merged(merged(labels.keys, found), {"input": {"channels": channels}})
     found = {"task": "binary", "classes": ["object"], **found}
     began = time.perf_counter()
-    sample = _sample(rows, sizes, found, seconds)
+    sample = _sample(rows, sizes, seconds)
     config = stub(found, limited=len(sample) < len(rows))
     if deep is not None:
         config = with_levels(config, sample)
@@ -215,9 +215,7 @@ def _middle(sizes: Sequence[tuple[int, int]]) -> int:
     return sorted(height * width for height, width in sizes)[len(sizes) // 2]
 
 
-def _sample(
-    rows: Sequence[Row], sizes: Sequence[tuple[int, int]], found: Mapping[str, Any], seconds: float
-) -> list[Row]:
+def _sample(rows: Sequence[Row], sizes: Sequence[tuple[int, int]], seconds: float) -> list[Row]:
     """As many rows as can be opened in the time, by the pace of a few of them."""
     most = max(MIN_ROWS, min(MAX_ROWS, MAX_VALUES // max(1, _middle(sizes))))
     began = time.perf_counter()

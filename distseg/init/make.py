@@ -100,15 +100,25 @@ def make(
     spent, fits = spend(options, data, machine, left)
     encoder = offer.encoders[spent.candidate.encoder]
     tree, why = recipe(
-        facts, data, spent, encoder, name=name, gpu=bool(gpus), slots=len(slots), groups=groups
+        facts, spent, encoder, name=name, gpu=bool(gpus), slots=len(slots), groups=groups
     )
-    tree = apply_overrides(tree, list(overrides))
+    tree, why = apply_overrides(tree, list(overrides)), with_given(why, overrides)
     config = parse_config(tree, printable_path(root))
     command = _command(root, overrides, budget, weights)
     where = device_name(slots[0], gpus) + (f", {counted(len(gpus), 'GPU')}" if gpus else "")
     lines = header(facts, spent, offer.said, command, target, where, budget, fits)
     grouped = facts.groups if config.data.folds.kind == "group" else None
     return Written(config, config_text(tree, why, lines), grouped, spent, lines[2:])
+
+
+def with_given(why: Mapping[str, str], overrides: Sequence[str]) -> dict[str, str]:
+    """The reasons, where what the user has decided has none but that."""
+    keys = [text.partition("=")[0] for text in overrides]
+
+    def is_given(path: str) -> bool:
+        return any(f"{key}.".startswith(f"{path}.") or path.startswith(f"{key}.") for key in keys)
+
+    return {path: "as given" if is_given(path) else text for path, text in why.items()}
 
 
 def _command(root: Path, overrides: Sequence[str], budget: float, weights: Path | None) -> str:

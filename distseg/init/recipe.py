@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distseg.init.budget import Data, Size, Spent
+from distseg.init.budget import Size, Spent
 from distseg.init.encoders import Encoder
 from distseg.init.look import Facts, groups_text, merged
 from distseg.records.log import counted, duration
@@ -28,7 +28,7 @@ Why = dict[str, str]
 
 
 def recipe(
-    facts: Facts, data: Data, spent: Spent, encoder: Encoder, *, name: str, gpu: bool, slots: int,
+    facts: Facts, spent: Spent, encoder: Encoder, *, name: str, gpu: bool, slots: int,
     groups: Path | None,
 ) -> tuple[dict[str, Any], Why]:  # fmt: skip
     """(keys of the config in the order to write them, by dotted key why).
@@ -49,7 +49,7 @@ def recipe(
             "lowest and highest value of the train images become 0 and 255"
         )
         tree["data"].setdefault("levels", None)
-    tree["input"] = {**_input(facts, data, spent.candidate.size, encoder, why),
+    tree["input"] = {**_input(facts, spent.candidate.size, encoder, why),
                      **keys.get("input", {})}  # fmt: skip
     tree["metric"] = keys.get("metric", METRICS[task])
     tree["augment"] = AUGMENT
@@ -104,7 +104,7 @@ def _folds(facts: Facts, spent: Spent, groups: Path | None, why: Why) -> dict[st
     return {"kind": "stratified", "num": folds.num, "seed": 0}
 
 
-def _input(facts: Facts, data: Data, size: Size, encoder: Encoder, why: Why) -> dict[str, Any]:
+def _input(facts: Facts, size: Size, encoder: Encoder, why: Why) -> dict[str, Any]:
     found: dict[str, Any] = {"height": size.height, "width": size.width, "fit": size.fit}
     native = f"{facts.height} x {facts.width}"
     small = f"{facts.objects[0]:.0f} pixels wide" if facts.objects else ""

@@ -190,13 +190,14 @@ def test_what_needs_a_person_is_refused_and_then_taken(
 
 def test_keys_that_are_given_stand_in_the_config(made: Make, tmp_path: Path) -> None:
     root = folder(tmp_path / "set")
-    config, _ = made(
+    config, written = made(
         root, "classes=[cell]", "stages.0.optimizer.lr=0.01", "input.height=96", "input.width=64",
         "metric=iou", "name=other",
     )  # fmt: skip
     assert (config.classes, config.metric, config.name) == (["cell"], "iou", "other")
     assert config.stages[0].optimizer.lr == 0.01
     assert (config.input.height, config.input.width, config.input.fit) == (96, 64, "resize")
+    assert "# as given\ninput:" in written.text and "what the budget allows" not in written.text
 
 
 def test_a_budget_that_is_too_short_is_said(made: Make, tmp_path: Path) -> None:
