@@ -23,11 +23,11 @@ from distseg.jobs.hardware import Gpu, Slot, make_slots, num_cores, visible_gpus
 from distseg.records.errors import UserError, printable_path
 from distseg.records.files import atomic_write
 from distseg.records.log import counted, duration
-from distseg.records.paces import Pace
+from distseg.records.paces import Pace, write_paces
 from distseg.records.tables import write_table
 from distseg.run.forecast import Machine
 from distseg.run.measure import DataSize
-from distseg.run.pace import device_name, known_paces, measured_paces
+from distseg.run.pace import device_name, known_paces, measured_paces, pace_key
 
 logger = logging.getLogger("distseg.init")
 
@@ -104,11 +104,28 @@ def make(
     )
     tree, why = apply_overrides(tree, list(overrides)), with_given(why, overrides)
     config = parse_config(tree, printable_path(root))
+    keep_paces(config, data, spent, gpus)
     command = _command(root, overrides, budget, weights)
     where = device_name(slots[0], gpus) + (f", {counted(len(gpus), 'GPU')}" if gpus else "")
     lines = header(facts, spent, offer.said, command, target, where, budget, fits)
     grouped = facts.groups if config.data.folds.kind == "group" else None
     return Written(config, config_text(tree, why, lines), grouped, spent, lines[2:])
+
+
+def keep_paces(config: Config, data: Data, spent: Spent, gpus: list[Gpu]) -> None:
+    """Let `plan` know what was measured, at the size that was chosen."""
+    size = DataSize(data.num_train, data.num_test, data.height, data.width)
+    slot = make_slots(config.compute, gpus, num_cores())[0]
+    known = known_paces(config, size, slot, gpus)
+    new = {name: spent.candidate.pace for name in config.members if name not in known}
+    batches = {name: config.batch_size_of(name) for name in new}
+    write_paces(
+        {
+            pace_key(config, name, size, slot, gpus): pace
+            for name, pace in new.items()
+            if batches[name] == pace.batch_size  # the user may have given another
+        }
+    )
 
 
 def with_given(why: Mapping[str, str], overrides: Sequence[str]) -> dict[str, str]:

@@ -28,7 +28,9 @@ from distseg.init.start import start
 from distseg.jobs.hardware import Gpu
 from distseg.records.errors import UserError
 from distseg.records.paces import Pace
+from distseg.records.paths import Run
 from distseg.run.check import mistakes
+from distseg.run.plan import plan
 from tests.init.made_sets import as_255, as_colors, as_index, folder
 
 PACE = Pace(
@@ -198,6 +200,16 @@ def test_keys_that_are_given_stand_in_the_config(made: Make, tmp_path: Path) -> 
     assert config.stages[0].optimizer.lr == 0.01
     assert (config.input.height, config.input.width, config.input.fit) == (96, 64, "resize")
     assert "# as given\ninput:" in written.text and "what the budget allows" not in written.text
+
+
+def test_plan_knows_what_init_has_measured(
+    made: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DISTSEG_PACES")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    config, written = made(folder(tmp_path / "set", tests=2))
+    text = plan(config, Run(tmp_path / "run"))
+    assert "by what this machine has shown" in text and written.spent.forecast.text() in text
 
 
 def test_a_budget_that_is_too_short_is_said(made: Make, tmp_path: Path) -> None:
