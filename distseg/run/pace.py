@@ -153,11 +153,15 @@ def known_paces(config: Config, size: DataSize, slot: Slot, gpus: list[Gpu]) -> 
 def measured_paces(
     config: Config, size: DataSize, slot: Slot, gpus: list[Gpu], seconds: float
 ) -> dict[str, Pace]:
-    """Measure all models of a config, and remember what was found."""
-    found = measure(config, size, slot, seconds)
-    keys = {name: pace_key(config, name, size, slot, gpus) for name in found}
-    write_paces({keys[name]: pace for name, pace in found.items()})
-    return found
+    """Measure the models of a config, those once that differ in nothing that matters (a seed), and
+    remember what was found."""
+    keys = {name: pace_key(config, name, size, slot, gpus) for name in config.members}
+    first = {key: name for name, key in reversed(keys.items())}
+    members = {name: config.members[name] for name in config.members if name in first.values()}
+    measured = measure(config.model_copy(update={"members": members}), size, slot, seconds)
+    found = {keys[name]: pace for name, pace in measured.items()}
+    write_paces(found)
+    return {name: found[key] for name, key in keys.items() if key in found}
 
 
 def remember(config: Config, run: Run) -> None:

@@ -32,12 +32,14 @@ def test_a_measurement_is_real_and_kept(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.delenv("DISTSEG_PACES")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     tree = tiny_tree()
+    tree["members"]["twin"] = {**tree["members"]["a"], "seed": 1}
     tree["members"]["wrong"] = dict(tree["members"]["a"])
     tree["members"]["wrong"]["decoder"] = {"encoder_depth": 3, "decoder_channels": [8]}
     config = parse_config(tree, "test")
     assert known_paces(config, SIZE, SLOT, []) == {}
     found = measured_paces(config, SIZE, SLOT, [], 1.0)
-    assert set(found) == {"a"}  # the other one hides nothing
+    assert set(found) == {"a", "twin"}  # the one that cannot be built hides nothing
+    assert found["twin"] is found["a"]  # from another seed: measured once
     pace = found["a"]
     assert pace.batch_size == 8 and 0 < pace.step_s < 60 and pace.start_s > 0
     assert pace.evaluate_s > 0 and pace.predict_s > 0 and pace.memory > 10**7
