@@ -40,7 +40,8 @@ def run(
             folder of data, for which `init` writes the config into the run folder.
         overrides: `key.sub=value`, as on the command line.
         out: the run folder; runs/<name> by default.
-        budget, weights: of a folder of data, as in `init`.
+        budget: of a folder of data, as in `init`.
+        weights: of a folder of data, as in `init`.
 
     Raises:
         UserError: mistakes of the config or the data, all at once, before the first job.
