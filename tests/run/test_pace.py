@@ -6,15 +6,24 @@ from pathlib import Path
 
 import pytest
 
-from distseg.config.load import parse_config
+from distseg.config.load import dump_config, parse_config
 from distseg.config.schema import Config
 from distseg.jobs.hardware import Slot
-from distseg.records.files import append_line, mark_done
+from distseg.records.files import append_line, atomic_write, mark_done, read_lines
 from distseg.records.manifest import Manifest, Sample
-from distseg.records.paces import Pace, read_paces
+from distseg.records.paces import Pace, parse_pace, read_paces
 from distseg.records.paths import Run
 from distseg.run.measure import DataSize, ModelSize
-from distseg.run.pace import known_paces, measured_paces, measuring, pace_key, remember, shown_by
+from distseg.run.pace import (
+    RESULTS,
+    known_paces,
+    measure_here,
+    measured_paces,
+    measuring,
+    pace_key,
+    remember,
+    shown_by,
+)
 from distseg.run.plan import plan_text
 from distseg.run.work import evaluations_of, work_of
 from tests.tiny import tiny_tree
@@ -28,27 +37,44 @@ def config_of(**changes: object) -> Config:
     return parse_config(tiny_tree(**changes), "test")
 
 
-def test_a_measurement_is_real_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("DISTSEG_PACES")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+def trees() -> Config:
+    """A model, its twin of another seed, and one that cannot be built."""
     tree = tiny_tree()
     tree["members"]["twin"] = {**tree["members"]["a"], "seed": 1}
     tree["members"]["wrong"] = dict(tree["members"]["a"])
     tree["members"]["wrong"]["decoder"] = {"encoder_depth": 3, "decoder_channels": [8]}
-    config = parse_config(tree, "test")
-    assert known_paces(config, SIZE, SLOT, []) == {}
-    found = measured_paces(config, SIZE, SLOT, [], 1.0)
-    assert set(found) == {"a", "twin"}  # the one that cannot be built hides nothing
-    assert found["twin"] is found["a"]  # from another seed: measured once
-    pace = found["a"]
-    assert pace.batch_size == 8 and 0 < pace.step_s < 60 and pace.start_s > 0
-    assert pace.evaluate_s > 0 and pace.predict_s > 0 and pace.memory > 10**7
-    assert known_paces(config, SIZE, SLOT, []) == found
+    return parse_config(tree, "test")
+
+
+def test_a_measurement_trains_evaluates_and_predicts(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    atomic_write(run.config, dump_config(measuring(trees(), SIZE)))
+    measure_here(run, 0.0)
+    lines = {line["name"]: line for line in read_lines(run.folder / RESULTS)}
+    assert "UserError" in lines["wrong"]["problem"]  # and hides nothing of the others
+    pace = parse_pace(lines["a"])
+    assert pace is not None and pace.batch_size == 8 and 0 < pace.step_s < 60
+    assert pace.evaluate_s > 0 and pace.predict_s > 0 and pace.memory > 10**7 and pace.saved > 0
+    assert pace.start_s > 0 and pace.save_s > 0 and pace.prepare_s > 0
     text = plan_text(
-        parse_config(tiny_tree(), "test"), Run(tmp_path / "run"), [SLOT], SIZE,
-        {"a": ModelSize(1000, 4000)}, found,
+        config_of(), Run(tmp_path / "other"), [SLOT], SIZE, {"a": ModelSize(1000, 4000)},
+        {"a": pace},
     )  # fmt: skip
     assert "time: about" in text and "test prediction" in text and "GB at the highest" in text
+
+
+@pytest.mark.slow
+def test_a_process_of_its_own_measures_and_what_it_finds_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DISTSEG_PACES")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    config = trees()
+    assert known_paces(config, SIZE, SLOT, []) == {}
+    found = measured_paces(config, SIZE, SLOT, [], 1.0)
+    assert set(found) == {"a", "twin"}
+    assert found["twin"] is found["a"]  # from another seed: measured once
+    assert known_paces(config, SIZE, SLOT, []) == found
 
 
 def test_what_is_measured_are_few_images_without_what_needs_many() -> None:
