@@ -179,11 +179,12 @@ def candidates(
     measured = _nearest([s for s in possible if s.fit != "crop"] or possible, bool(gpus))
     config = measured_config(facts, offer, measured, bool(gpus))
     size = DataSize(data.num_train, data.num_test, data.height, data.width)
+    logger.info("measuring %s for about %s", " and ".join(e.name for e in offer.encoders),
+                duration(seconds))  # fmt: skip
+    # Each time anew: who else works on this machine decides, too. What was found before is for
+    # where that fails.
     paces = known_paces(config, size, slots[0], gpus)
-    if len(paces) < len(config.members):
-        logger.info("measuring %s for about %s", " and ".join(e.name for e in offer.encoders),
-                    duration(seconds))  # fmt: skip
-        paces |= measured_paces(config, size, slots[0], gpus, seconds)
+    paces |= measured_paces(config, size, slots[0], gpus, seconds)
     found = [
         Candidate(number, size, _scaled(paces[f"m{number}"], measured, size, facts),
                   encoder.quality, encoder.weights is not None)

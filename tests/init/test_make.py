@@ -44,7 +44,7 @@ Make = Callable[..., tuple[Config, Written]]
 def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Make:
     """What `init` writes on a machine whose pace is known, read again from the file."""
     known: dict[str, Pace] = {"m0": PACE, "m1": PACE}
-    monkeypatch.setattr("distseg.init.make.known_paces", lambda *_: known)
+    monkeypatch.setattr("distseg.init.make.measured_paces", lambda *_: known)
     monkeypatch.setattr("distseg.init.make.visible_gpus", list)
 
     def call(root: Path, *overrides: str, **options: Any) -> tuple[Config, Written]:
@@ -231,7 +231,7 @@ def test_a_run_of_a_folder_takes_the_config_of_its_first_start(
     path, run = start(root, ["seed=3"], out, "10m", None)
     assert run == out and load_config(path).seed == 3
     text = Path(path).read_text()
-    monkeypatch.setattr("distseg.init.make.known_paces", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr("distseg.init.make.measured_paces", lambda *_: pytest.fail("made again"))
     assert start(root, ["seed=3"], out, "10m", None) == (path, out)
     assert Path(path).read_text() == text
     with pytest.raises(UserError, match="an earlier start has written it for another"):
@@ -288,7 +288,7 @@ def test_a_machine_with_gpus_gets_larger_networks_and_inputs(
     gpus = [Gpu("0", "H100", 80 << 30), Gpu("1", "H100", 80 << 30)]
     monkeypatch.setattr("distseg.init.make.visible_gpus", lambda: gpus)
     fast = replace(PACE, batch_size=16, step_s=0.05, evaluate_s=0.002, predict_s=0.004)
-    monkeypatch.setattr("distseg.init.make.known_paces", lambda *_: {"m0": fast, "m1": fast})
+    monkeypatch.setattr("distseg.init.make.measured_paces", lambda *_: {"m0": fast, "m1": fast})
     root = folder(tmp_path / "set", num=30, size=(400, 400), objects=(40, 3))
     config, written = made(root, budget=3600)
     assert config.input.height > 256 and config.compute.slots is None
@@ -297,7 +297,7 @@ def test_a_machine_with_gpus_gets_larger_networks_and_inputs(
         one.name for one in LARGE_SCRATCH + LARGE
     }
     small = replace(fast, memory=79 << 30)  # measured at 384 x 384: what is larger does not fit
-    monkeypatch.setattr("distseg.init.make.known_paces", lambda *_: {"m0": small, "m1": small})
+    monkeypatch.setattr("distseg.init.make.measured_paces", lambda *_: {"m0": small, "m1": small})
     (tmp_path / "my.yaml").unlink()
     with pytest.raises(UserError, match="no network could be measured"):
         made(root)
