@@ -4,8 +4,7 @@ later rounds, test prediction. By what the run itself has shown; arithmetic alon
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distseg.config.schema import Config
@@ -13,13 +12,13 @@ from distseg.functional.tta_names import num_passes
 from distseg.records.files import read_lines
 from distseg.records.manifest import Manifest
 from distseg.records.paths import RoundKey, Run, is_teachers
+from distseg.run.forecast import ENSEMBLE_S, ENSEMBLE_S_PER_VALUE, REPORT_S, makespan
 from distseg.run.member_status import MemberStatus, member_status
 from distseg.run.members import known_members, round_keys
 from distseg.run.plan import num_snapshots
 
 JOB_START_S = 8.0  # until a job has shown how long it takes to its first step: imports, weights
 FORWARD_SHARE = 1 / 3  # of a training step's time, until an evaluation has shown it
-ENSEMBLE_S = 5e-7  # a pixel, class and model, until a round has shown it
 LEAST_SHARE = 0.02  # of a first epoch, before which its pace says nothing
 
 
@@ -56,7 +55,7 @@ class Remaining:
             members = known_members(self.config, self.run, later)
             waiting = [member_status(self.config, self.run, later, *member) for member in members]
             total += self._training(later, waiting, start) + self._after(later, start)
-        return total + self.predict_s(key) + (start if self.num_test else 0.0)
+        return total + self.predict_s(key) + (start if self.num_test else 0.0) + REPORT_S
 
     def predict_s(self, key: RoundKey) -> float:
         """The forward passes of the test prediction, by the ensemble of all members."""
@@ -114,13 +113,13 @@ class Remaining:
         if is_teachers(key) or not self.train:
             return 0.0
         number = int(key)
-        models = len(self.config.members)
+        kept = sum(num_snapshots(self.config, name, key) + 1 for name in self.config.members)
         pixels = sum(sample.height * sample.width for sample in self.train)
         fitted = [
             line["seconds"] for line in read_lines(self.run.ledger)
             if line.get("event") == "ensemble" and isinstance(line.get("seconds"), int | float)
         ]  # fmt: skip
-        guess = pixels * self.config.num_outputs * models * ENSEMBLE_S
+        guess = ENSEMBLE_S + ENSEMBLE_S_PER_VALUE * pixels * self.config.num_outputs * kept
         if self.run.ensemble(number).is_file():
             return 0.0
         seconds = fitted[-1] if fitted else guess
@@ -158,12 +157,3 @@ def _epoch_s(statuses: Sequence[MemberStatus]) -> float | None:
         if position and position.phase == "train" and position.share >= LEAST_SHARE:
             return position.seconds / position.share
     return None
-
-
-def makespan(work: Iterable[float], slots: int) -> float:
-    """When the last piece of work ends, each given to the first slot that is free, longest first:
-    as the scheduler does."""
-    free = [0.0] * max(1, slots)
-    for seconds in sorted(work, reverse=True):
-        heapq.heapreplace(free, free[0] + seconds)
-    return max(free)
