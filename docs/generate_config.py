@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from distseg import cli
 from distseg.arguments import HIDDEN
-from distseg.config import augment, data, losses, member, schema, training, tune
+from distseg.config import augment, data, layouts, losses, member, schema, training, tune
 from distseg.config.load import json_schema
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,6 +23,8 @@ SECTIONS = {
     "data": data.DataConfig,
     "data.folds": data.FoldsConfig,
     "data.folder": data.FolderConfig,
+    "data.csv": layouts.CsvConfig,
+    "data.coco": layouts.CocoConfig,
     "data.synthetic": data.SyntheticConfig,
     "input": data.InputConfig,
     "augment[]": augment.AugmentConfig,
@@ -37,6 +39,7 @@ SECTIONS = {
     "predict": schema.PredictConfig,
     "ensemble": schema.EnsembleConfig,
     "postprocess": schema.PostprocessConfig,
+    "submission": schema.SubmissionConfig,
     "compute": schema.ComputeConfig,
     "tune": tune.TuneConfig,
     "tune.space.KEY": tune.DistributionConfig,

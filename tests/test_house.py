@@ -30,6 +30,7 @@ PACKAGES = {
     "pydantic": ("config/",),
     "yaml": ("config/",),
     "jinja2": ("report/", "export/"),
+    "pycocotools": ("data/shapes",),
     "onnx": ("export/",),
     "onnxruntime": ("export/",),
     "safetensors": ("models/",),

@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from distseg.config.data import NO_BOOL, Chance, OneOf, Strict
+from distseg.config.fields import NO_BOOL, Chance, OneOf, Strict
 
 Range = tuple[float, float]
 SYMMETRIC = "[low, high]; one number s is short for [-s, s]"

@@ -3,84 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field
 
+from distseg.config.fields import Color, Count, Name, Positive, Probability, Strict, changed_keys
+from distseg.config.layouts import CocoConfig, CsvConfig
 
-def _no_bool(value: Any) -> Any:
-    """pydantic reads true as 1.0; where options are numbers that is a mistake."""
-    if isinstance(value, bool):
-        raise ValueError("needs a number, not true or false")
-    return value
-
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
-# Limits stand before it in an Annotated, or the JSON schema loses them.
-NO_BOOL = BeforeValidator(_no_bool)
-Chance = Annotated[float, Field(ge=0, le=1), NO_BOOL]
-Probability = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1, le=10**9)]
-Byte = Annotated[int, Field(ge=0, le=255), NO_BOOL]
-Color = tuple[Byte, Byte, Byte]  # red, green, blue
 # Decoded, such a picture takes 0.4 GB; some satellite and tissue scans need more, and say so.
 MAX_PIXELS = 100_000_000
-
-
-class Strict(BaseModel):
-    """A frozen model that refuses keys that it does not have."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
-    )
-
-
-def changed_keys(model: Strict) -> set[str]:
-    """Keys that are not at their defaults: what somebody has asked for, also in a config.yaml of a
-    run, where a program has written out every key."""
-    fields = type(model).model_fields
-    defaults = {key: field.get_default(call_default_factory=True) for key, field in fields.items()}
-    return {key for key in fields if getattr(model, key) != defaults[key]}
-
-
-class Sparse(Strict):
-    """A model that is written without the keys that are null."""
-
-    @model_serializer(mode="wrap")
-    def _without_null(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {key: value for key, value in dump(self).items() if value is not None}
-
-
-class OneOf(Sparse):
-    """A mapping of exactly one key. An empty value means the defaults: `{hflip: null}`."""
-
-    model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
-    example: ClassVar[str]  # how a user writes one
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_key(cls, value: Any) -> Any:
-        if isinstance(value, cls):
-            return value
-        if not isinstance(value, dict) or len(value) != 1:
-            raise ValueError(f"write it as {cls.example}")
-        ((key, options),) = value.items()
-        return {key: {} if options is None else options}
-
-    @property
-    def given(self) -> tuple[str, Any]:
-        """(key, value) of the one key that is given."""
-        found = [(key, getattr(self, key)) for key in type(self).model_fields]
-        return next((key, value) for key, value in found if value is not None)
 
 
 class FoldsConfig(Strict):
@@ -147,11 +78,13 @@ class DataConfig(Strict):
     """Where the data is and what it may look like."""
 
     format: Literal[
-        "tgs", "severstal", "tianchi", "oxford_pet", "camvid", "folder", "synthetic"
-    ] = Field("folder", description="layout of the files: a file of data/formats/")
+        "tgs", "severstal", "tianchi", "oxford_pet", "camvid", "table", "coco", "folder",
+        "synthetic",
+    ] = Field("folder", description="layout of the files: a file of data/formats/")  # fmt: skip
     root: str = Field(".", description="folder of the data set, relative to where you start")
     table: str | None = Field(
-        None, description="severstal, tianchi: the train table, instead of the usual name"
+        None,
+        description="severstal, tianchi, table: the train table; null: its usual name",
     )
     depths: str | None = Field(
         None,
@@ -196,7 +129,14 @@ class DataConfig(Strict):
         "holds one of the classes",
     )
     folds: FoldsConfig = Field(FoldsConfig(), description="how the train set is divided")
+    overlap: Literal["refuse", "class"] = Field(
+        "refuse",
+        description="multiclass, where objects of two classes share a pixel: refuse, or the class "
+        "that stands later in `classes` covers the other",
+    )
     folder: FolderConfig = Field(FolderConfig(), description="format: folder: where its files lie")
+    csv: CsvConfig = Field(CsvConfig(), description="format: table: its files and columns")
+    coco: CocoConfig = Field(CocoConfig(), description="format: coco: its files and categories")
     synthetic: SyntheticConfig = Field(
         SyntheticConfig(), description="format: synthetic: what is made"
     )
@@ -224,6 +164,16 @@ class DataConfig(Strict):
         if self.mask_values is None and self.format == "oxford_pet":
             return {1: 1, 2: 0, 3: {"pet": 1, "background": 0, "ignore": 255}[self.border]}
         return self.mask_values
+
+
+# The kinds of `fit` that read a key; an image that is smaller than its crop gets a border, too.
+FIT_KEYS: dict[str, tuple[str, ...]] = {
+    "scale_to": ("pad",),
+    "pad_mode": ("pad", "crop"),
+    "random_offset": ("pad", "crop"),
+    "foreground": ("crop",),
+    "overlap": ("crop",),
+}
 
 
 class InputConfig(Strict):
@@ -269,9 +219,10 @@ class InputConfig(Strict):
 
     def mistakes(self, where: str) -> Iterator[str]:
         """What these keys cannot be together, a line each; `where` is this section's key."""
-        for key, value in (("foreground", self.foreground or None), ("overlap", self.overlap)):
-            if value is not None and self.fit != "crop":
-                yield f"{where}.{key}: {value}: needs input.fit: crop, not {self.fit}"
+        for key in sorted(changed_keys(self) & FIT_KEYS.keys()):
+            if self.fit not in FIT_KEYS[key]:
+                value, fits = getattr(self, key), " or ".join(FIT_KEYS[key])
+                yield f"{where}.{key}: {value}: needs input.fit: {fits}, not {self.fit}"
         if self.overlap is not None and (self.height % 32 or self.width % 32):
             yield (
                 f"{where}.overlap: tiles of {self.height} x {self.width} pixels: they begin at "

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import pydantic
 import yaml
 
-from distseg.config.data import Strict
+from distseg.config.fields import Strict
 from distseg.config.messages import Keys, explain
 from distseg.config.schema import Config
 from distseg.config.validate import mistakes

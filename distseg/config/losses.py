@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from distseg.config.data import NO_BOOL, Chance, Sparse, Strict
+from distseg.config.fields import NO_BOOL, Chance, Sparse, Strict
 
 Factor = Annotated[float, Field(ge=0, allow_inf_nan=False), NO_BOOL]
 

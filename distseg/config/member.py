@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from distseg.config.data import Count, InputConfig, Strict
+from distseg.config.data import InputConfig
+from distseg.config.fields import Count, Strict
 from distseg.config.training import StageConfig
 from distseg.records.errors import unknown_line
 

@@ -12,14 +12,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from distseg.config.augment import AugmentConfig
-from distseg.config.data import (
-    Count,
-    DataConfig,
-    InputConfig,
-    Name,
-    Probability,
-    Strict,
-)
+from distseg.config.data import DataConfig, InputConfig
+from distseg.config.fields import Count, Name, Probability, Strict
 from distseg.config.member import MemberConfig
 from distseg.config.training import (
     RoundConfig,
@@ -71,6 +65,16 @@ class EnsembleConfig(Strict):
         "search",
         description="search: a snapshot may weigh by itself, for which the out-of-fold logits of "
         "each are kept on disk; all: a model is always the mean of its snapshots",
+    )
+
+
+class SubmissionConfig(Strict):
+    """The submission's form, beside what the layout of the data says."""
+
+    per_object: bool = Field(
+        False,
+        description="a table of RLEs has a row for each connected object (8 neighbors) of an image "
+        "and class, and one row where there is none",
     )
 
 
@@ -183,6 +187,7 @@ class Config(Strict):
     postprocess: PostprocessConfig = Field(
         PostprocessConfig(), description="from probabilities to masks"
     )
+    submission: SubmissionConfig = Field(SubmissionConfig(), description="what is handed in")
     compute: ComputeConfig = Field(ComputeConfig(), description="how jobs use the machine")
     track: list[Tracker] = Field(
         default_factory=list,

@@ -8,7 +8,16 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from distseg.config.augment import AugmentConfig
-from distseg.config.data import NO_BOOL, Chance, Count, Name, Positive, Probability, Sparse, Strict
+from distseg.config.fields import (
+    NO_BOOL,
+    Chance,
+    Count,
+    Name,
+    Positive,
+    Probability,
+    Sparse,
+    Strict,
+)
 from distseg.config.losses import LossConfig
 
 CYCLIC = ("cosine", "onecycle")  # kinds of schedules with cycles

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from distseg.config.data import Count, Name, Positive, Strict
+from distseg.config.fields import Count, Name, Positive, Strict
 
 KINDS = ("uniform", "loguniform", "quniform", "randint", "choice")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from distseg.config.data import FoldsConfig
+from distseg.config.kinds import kind_mistakes
 from distseg.config.labels import label_mistakes
 from distseg.config.member import MemberConfig
 from distseg.config.schema import Config
@@ -31,6 +32,7 @@ def mistakes(config: Config) -> list[str]:
     found = [
         *_classes(config),
         *label_mistakes(config),
+        *kind_mistakes(config),
         *_folds(config),
         *_postprocess(config),
         *_members(config),
@@ -66,12 +68,6 @@ def _classes(config: Config) -> Iterator[str]:
 
 def _folds(config: Config) -> Iterator[str]:
     folds = config.data.folds
-    if folds.kind in ("stratified", "group", "bootstrap") and folds.num < 2:
-        yield f"data.folds.num: {folds.num}: needs 2 or more (or kind: holdout)"
-    if folds.kind == "group" and not (folds.column and folds.groups):
-        yield "data.folds: kind group needs `column` and `groups` (a CSV with id)"
-    if folds.kind == "file" and not folds.path:
-        yield "data.folds: kind file needs `path` (a CSV with id,fold)"
     num = num_folds(folds)
     if num is None:
         return

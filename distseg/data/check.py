@@ -13,14 +13,15 @@ from typing import TypeVar
 
 import numpy as np
 
-from distseg.config.data import Strict, changed_keys
+from distseg.config.fields import Strict, changed_keys
 from distseg.config.schema import Config
 from distseg.config.validate import named_folds
 from distseg.data.depths import load_depths
 from distseg.data.folds import divide, find_file, read_groups
+from distseg.data.formats import table
 from distseg.data.formats.row import Row
 from distseg.data.inspect import is_good
-from distseg.data.layouts import FORMATS, layout
+from distseg.data.layouts import FORMATS, layout, submission_of
 from distseg.records.errors import UserError
 from distseg.records.files import path_problem
 from distseg.records.paths import Run
@@ -28,7 +29,8 @@ from distseg.records.tables import read_rows, read_table
 
 T = TypeVar("T")
 SOME_LAYOUTS = (
-    *("table", "border", "mask_values", "mask_channel", "colors", "folder", "synthetic"),
+    *("table", "border", "mask_values", "mask_channel", "colors", "overlap"),
+    *("folder", "csv", "coco", "synthetic"),
 )
 
 
@@ -86,11 +88,32 @@ def _unread_keys(config: Config) -> Iterator[str]:
         keys += [f"folder.{key}" for key in sorted(changed_keys(data.folder))]
         for key in keys:
             yield f"data.{key}: is for mask files; without train/masks, train.csv is read"
+    if form == "table":
+        yield from _unread_of_table(config)
     if form == "folder" and data.folder.submission == "masks":
         for key in sorted(changed_keys(data.folder) & {"rle_order", "rle_base", "rle_empty"}):
             yield f"data.folder.{key}: is for data.folder.submission: rle, not masks"
     if data.mask_values is not None and form == "oxford_pet" and "border" in changed_keys(data):
         yield "data.border: data.mask_values says already what the border counts as"
+
+
+def _unread_of_table(config: Config) -> Iterator[str]:
+    """Keys for mask files, where the table holds RLEs, and the other way round."""
+    try:
+        holds_rles = table.has_rles(config)
+    except (UserError, OSError):  # whoever lists its rows says so
+        return
+    data = config.data
+    if not holds_rles:
+        for key in sorted(changed_keys(data.csv) & {"unlisted"}):
+            yield f"data.csv.{key}: is for a table of RLEs; this one holds paths of masks"
+        return
+    keys = sorted(changed_keys(data) & {"mask_values", "mask_channel", "colors"})
+    keys += [f"folder.{key}" for key in sorted(changed_keys(data.folder))]
+    for key in keys:
+        yield f"data.{key}: is for mask files; the table holds RLEs"
+    if config.void is not None:
+        yield f"void: {config.void}: is for mask files; the table holds RLEs"
 
 
 def _unread(key: str, value: object, reads: Sequence[str]) -> list[str]:
@@ -195,7 +218,7 @@ def _test_rows(config: Config, lines: list[str]) -> int | None:
     root = Path(config.data.root)
     named = options.test_masks is None or not path_problem(root / options.test_masks, "folder")
     if rows and named:  # a folder that is not there has a line of its own
-        _attempt(lines, lambda: form.submission(config))
+        _attempt(lines, lambda: submission_of(config))
         _attempt(lines, lambda: form.test_truth(config))
     return len(rows)
 

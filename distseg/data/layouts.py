@@ -3,10 +3,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import ModuleType
 
-from distseg.data.formats import camvid, folder, oxford_pet, severstal, synthetic, tgs, tianchi
-from distseg.records.errors import unknown
+from distseg.config.schema import Config
+from distseg.data.formats import (
+    camvid,
+    coco,
+    folder,
+    oxford_pet,
+    severstal,
+    synthetic,
+    table,
+    tgs,
+    tianchi,
+)
+from distseg.data.formats.row import SubmissionSpec
+from distseg.records.errors import UserError, unknown
 
 FORMATS: dict[str, ModuleType] = {
     "tgs": tgs,
@@ -14,9 +27,22 @@ FORMATS: dict[str, ModuleType] = {
     "tianchi": tianchi,
     "oxford_pet": oxford_pet,
     "camvid": camvid,
+    "table": table,
+    "coco": coco,
     "folder": folder,
     "synthetic": synthetic,
 }
+
+
+def submission_of(config: Config) -> SubmissionSpec:
+    """The form of the submission: the layout's, with what the config's `submission` says."""
+    spec = layout(config.data.format).submission(config)
+    per_object = config.submission.per_object
+    if per_object and spec.kind != "rle":
+        raise UserError(
+            "submission.per_object: true: is for a table of RLEs, and the submission is masks"
+        )
+    return replace(spec, per_object=per_object)
 
 
 def layout(name: str) -> ModuleType:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from distseg.config.schema import Config
 from distseg.data.mask_file import BadMask, Coding, MaskFile, read_mask
+from distseg.data.shapes import draw_shapes
 from distseg.functional import rle
 from distseg.functional.metrics import VOID
 from distseg.records.errors import UserError
@@ -45,8 +46,8 @@ def open_target(target: str, config: Config, height: int, width: int) -> Target:
     num = len(config.classes) if config.task == "multilabel" else 1
     if not target:
         return Target(np.full((num, height, width), VOID, dtype=np.uint8))
-    if kind == "rle":
-        return Target(_from_rle(value, config, height, width))
+    if kind == "shapes" or kind in rle.TARGET_KINDS:
+        return Target(_from_text(kind, value, config, height, width))
     assert kind == "file", target
     if "|" in value:
         return _from_files(value.split("|"), config, height, width)
@@ -163,27 +164,47 @@ def _from_files(paths: list[str], config: Config, height: int, width: int) -> Ta
     return Target(stacked, tuple(codings))
 
 
-def _from_rle(text: str, config: Config, height: int, width: int) -> NDArray[np.uint8]:
-    """(K, H, W) from one RLE per class (column-major, from 1), or several that are joined by ";",
-    whose union counts. Multiclass: a pixel that no RLE covers is class 0, and of several the last
-    class counts."""
-    codes = text.split("|")
-    if len(codes) != len(config.classes):
-        raise UserError(f"{len(codes)} RLEs for {len(config.classes)} classes")
+def _from_text(kind: str, value: str, config: Config, height: int, width: int) -> NDArray[np.uint8]:
+    """(K, H, W) from one RLE per class, or several that are joined by ";", whose union counts; or
+    from shapes, which have pixels that count nowhere, too. UserError: what is no RLE, or a pixel of
+    a multiclass set that is of two classes."""
+    num = len(config.classes) + (kind == "shapes")
+    codes = value.split("|")
+    if len(codes) != num:
+        raise UserError(f"{len(codes)} RLEs for {num} classes")
     try:
-        planes = np.stack([_union(code.split(";"), height, width) for code in codes])
+        if kind == "shapes":
+            *planes, void = draw_shapes(value, height, width)
+        else:
+            planes = [_union(code.split(";"), kind, height, width) for code in codes]
+            void = np.zeros((height, width), np.uint8)
     except ValueError as error:
-        raise UserError(f"bad RLE: {error}") from None
-    if config.task != "multiclass":
-        return planes
-    index = np.zeros((1, height, width), dtype=np.uint8)
+        raise UserError(f"bad {'labels' if kind == 'shapes' else 'RLE'}: {error}") from None
+    labels = _highest(planes, config)[None] if config.task == "multiclass" else np.stack(planes)
+    return np.where(void > 0, VOID, labels).astype(np.uint8)
+
+
+def _highest(planes: Sequence[NDArray[np.uint8]], config: Config) -> NDArray[np.uint8]:
+    """Class indices (H, W): a pixel that no plane covers is class 0, and of several the last class
+    counts where the config says so."""
+    index, taken = np.zeros(planes[0].shape, np.uint8), np.zeros(planes[0].shape, np.bool_)
     for number, plane in enumerate(planes):
-        index[0][plane > 0] = number
+        twice = taken & (plane > 0)
+        if config.data.overlap == "refuse" and twice.any():
+            other = config.classes[index[twice][0]]
+            raise UserError(
+                f"{int(twice.sum())} pixels are of {other} and of {config.classes[number]}, and "
+                "task: multiclass has one class a pixel; data.overlap: class lets the one that "
+                "stands later in classes cover the other"
+            )
+        index[plane > 0] = number
+        taken |= plane > 0
     return index
 
 
-def _union(codes: Sequence[str], height: int, width: int) -> NDArray[np.uint8]:
+def _union(codes: Sequence[str], kind: str, height: int, width: int) -> NDArray[np.uint8]:
+    order, base = rle.TARGET_KINDS[kind]
     plane = np.zeros((height, width), np.uint8)
     for code in codes:
-        plane |= rle.decode(code, height, width)
+        plane |= rle.decode(code, height, width, order=order, base=base)
     return plane

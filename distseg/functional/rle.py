@@ -17,12 +17,24 @@ from distseg.functional.naming import unknown_name
 
 Order = Literal["column", "row"]
 
+# what stands before the RLEs of a Manifest's target: how they count pixels
+TARGET_KINDS: dict[str, tuple[Order, Literal[0, 1]]] = {
+    "rle": ("column", 1),
+    "rle_from_0": ("column", 0),
+    "rle_rows": ("row", 1),
+    "rle_rows_from_0": ("row", 0),
+}
 _NUMPY_ORDER: dict[str, Literal["F", "C"]] = {"column": "F", "row": "C"}
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _TOKEN = re.compile(r"\S+")
 _MAX_DIGITS = 18  # a longer number cannot be a pixel, and would overflow int64
 _ONE = rf"[+-]?[0-9]{{1,{_MAX_DIGITS - 1}}}"
 _INTEGERS = re.compile(rf"{_ONE}(?:\s+{_ONE})*+")
+
+
+def target_kind(order: Order, base: Literal[0, 1]) -> str:
+    """The kind of a Manifest's target whose RLEs count pixels so."""
+    return next(kind for kind, value in TARGET_KINDS.items() if value == (order, base))
 
 
 def encode(
@@ -51,6 +63,27 @@ def encode(
     starts, ends = edges[0::2], edges[1::2]
     runs = np.stack([starts + base, ends - starts], axis=1)
     return " ".join(map(str, runs.ravel().tolist()))
+
+
+def encode_labels(
+    labels_HW: NDArray, *, order: Order = "column", base: Literal[0, 1] = 1
+) -> list[str]:
+    """Encode each object of an image of labels by itself: 0 is the background, every other number
+    an object.
+
+    Returns:
+        One text for each number that the image holds, ascending; what `encode` gives for it.
+    """
+    _check_options(order, base)
+    flat = np.zeros(labels_HW.size + 2, dtype=np.int64)
+    flat[1:-1] = labels_HW.ravel(order=_NUMPY_ORDER[order])
+    edges = np.flatnonzero(np.diff(flat))
+    starts, lengths, numbers = edges[:-1], np.diff(edges), flat[edges[:-1] + 1]
+    objects = np.flatnonzero(numbers)
+    objects = objects[np.argsort(numbers[objects], kind="stable")]
+    runs = np.stack([starts[objects] + base, lengths[objects]], axis=1)
+    cuts = np.flatnonzero(np.diff(numbers[objects])) + 1
+    return [" ".join(map(str, own.ravel().tolist())) for own in np.split(runs, cuts) if own.size]
 
 
 def decode(

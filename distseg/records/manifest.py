@@ -20,7 +20,8 @@ ORIGINS = ("labeled", "pseudo", "distilled")
 class Sample:
     """One row.
 
-    target: "" (none), "file:PATH" (mask image) or "rle:R" (one RLE per class, joined by "|").
+    target: "" (none), "file:PATH" (mask image), "rle:R" (one RLE per class, joined by "|"; from 0
+    or along the rows: functional/rle.py, TARGET_KINDS) or "shapes:S" (data/shapes.py).
     fold: 0..k-1, or -1: trained on in every fold, validated in none.
     weight: factor of the sample's loss, >= 0.
     teacher_folds: folds that the models behind a made label, or behind the choice of this row

@@ -127,12 +127,12 @@ def predict_test_here(run: Run, round: int | None, first: int, count: int, total
     """All ranks: shares `first` to `first + count - 1` of `total` of the test images into
     folders beside the submission, divided over however many ranks this launch has."""
     watch_launcher()
-    from distseg.data.layouts import layout
+    from distseg.data.layouts import submission_of
     from distseg.inference.predict import predict_test
     from distseg.submission.write import ShareWriter, share_path
 
     config = load_config(run.config)
-    spec = layout(config.data.format).submission(config)
+    spec = submission_of(config)
     path = submission_path(run, spec.kind, round)
     source = run.final if round is None else run.ensemble(round)
     rank, world = (int(os.environ.get(n, d)) for n, d in (("RANK", "0"), ("WORLD_SIZE", "1")))

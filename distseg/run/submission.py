@@ -35,10 +35,10 @@ def predict_test(
     """
     if not Manifest.read(run.data / "test.csv"):
         return None
-    from distseg.data.layouts import layout
+    from distseg.data.layouts import submission_of
     from distseg.submission.write import merge_shares
 
-    spec = layout(config.data.format).submission(config)
+    spec = submission_of(config)
     path = submission_path(run, spec.kind, number)
     source = run.final if number is None else run.ensemble(number)
     if path.exists() and path.stat().st_mtime_ns >= made_from(run, source):
@@ -72,12 +72,12 @@ def submission_problem(spec: SubmissionSpec, path: Path) -> str:
     from distseg.submission.read import open_masks
 
     try:
-        found = set(open_masks(path).keys)
+        found = set(open_masks(path, per_object=spec.per_object).keys)
     except UserError as error:
         return str(error)
     if spec.kind == "masks":
         return ""
-    classes = [f"_{class_id}" for class_id in spec.class_ids] if spec.class_ids else [""]
+    classes = [f"_{one}" for one in spec.class_ids if one] if spec.class_ids else [""]
     missing = [n for name in spec.ids for c in classes if (n := f"{name}{c}") not in found]
     return f"it has no {missing[0]!r}; {len(missing)} such" if missing else ""
 
@@ -134,11 +134,10 @@ def submission_path(run: Run, kind: str, number: int | None = None) -> Path:
 
 def score_test(config: Config, run: Run) -> dict[str, Any]:
     """The submission against the truth, where the data set has it; else nothing."""
-    from distseg.data.layouts import layout
+    from distseg.data.layouts import layout, submission_of
     from distseg.submission.score import score_rows
 
-    form = layout(config.data.format)
-    truth, spec = form.test_truth(config), form.submission(config)
+    truth, spec = layout(config.data.format).test_truth(config), submission_of(config)
     path = submission_path(run, spec.kind)
     if truth is None or not path.exists():
         return {}
@@ -153,7 +152,7 @@ def prediction_record(run: Run) -> dict[str, Any] | None:
     if path is None:
         return None
     try:
-        source = open_masks(path)
+        source = open_masks(path, per_object=True)
     except UserError as error:
         return {"path": path.name, "rows": 0, "problem": str(error)}
     record: dict[str, Any] = {"path": path.name, "rows": len(source.keys)}

@@ -37,7 +37,8 @@ _NAME = re.compile(r"[A-Za-z_][\w .-]*")
 class RleTable:
     """A CSV or TSV, with a header or without: id and RLE, or id, class and RLE.
 
-    rows: line number and RLE by key; the key of a row with a class is `ID_CLASS`.
+    rows: line number and RLE by key; the key of a row with a class is `ID_CLASS`. per_object:
+        several rows of a key are a union, and their RLEs are joined by ";".
     pairs: (id, class) by key, where a row is one class of an image.
     sparse: with a class column, a pair without a row is a pair without an object.
     """
@@ -47,6 +48,7 @@ class RleTable:
     rows: dict[str, tuple[int, str]] = field(default_factory=dict)
     pairs: dict[str, tuple[str, str]] = field(default_factory=dict)
     sparse: bool = False
+    per_object: bool = False
 
     @property
     def keys(self) -> list[str]:
@@ -61,8 +63,11 @@ class RleTable:
         if key not in self.rows and self.sparse:
             return np.zeros((height, width), dtype=np.uint8)
         line, text = self.rows[key]
+        mask = np.zeros((height, width), np.uint8)
         try:
-            return rle.decode(text, height, width, **self.options)
+            for own in text.split(";"):
+                mask |= rle.decode(own, height, width, **self.options)
+            return mask
         except ValueError as error:
             raise UserError(
                 f"{self.path}, line {line}: {key!r}, of {height}x{width}: {error}; {VALID_RLE}"
@@ -99,13 +104,17 @@ class MaskFolder:
 MaskSource = RleTable | MaskFolder
 
 
-def open_masks(path: Path, *, order: str = "column", base: int = 1, empty: str = "") -> MaskSource:
-    """Masks of a table or a folder, by key. UserError: nothing usable there."""
+def open_masks(
+    path: Path, *, order: str = "column", base: int = 1, empty: str = "", per_object: bool = False
+) -> MaskSource:
+    """Masks of a table or a folder, by key. per_object: several rows of a key are a union.
+    UserError: nothing usable there."""
     if not path.exists():
         raise UserError(f"{path}: there is no such file or folder")
     if path.is_dir():
         return _open_folder(path)
-    table = RleTable(path, {"order": order, "base": base, "empty": empty})
+    options = {"order": order, "base": base, "empty": empty}
+    table = RleTable(path, options, per_object=per_object)
     lines = read_cells(path, "\t,;")
     line, first = next(lines, (0, []))
     if not first:
@@ -176,6 +185,10 @@ def _add(
     if not all(names):
         raise UserError(f"{table.path}, line {line}: the id is empty")
     key = "_".join(names)
+    if key in table.rows and table.per_object:
+        first_line, before = table.rows[key]
+        table.rows[key] = (first_line, f"{before};{text}")
+        return
     if key in table.rows:
         first = table.rows[key][0]
         raise UserError(

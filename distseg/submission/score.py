@@ -82,7 +82,9 @@ def score_rows(
 ) -> dict[str, Any]:
     """Score the run's own submission against rows of known truth; rows without are not counted,
     nor, with a warning, those whose image or truth cannot be read."""
-    source = open_masks(path, order=spec.order, base=spec.base, empty=spec.empty)
+    source = open_masks(
+        path, order=spec.order, base=spec.base, empty=spec.empty, per_object=spec.per_object
+    )
     counts = []
     for row in truth:
         if row.problem or not row.target:

@@ -38,8 +38,9 @@ def share_path(path: Path, number: int, total: int) -> Path:
 class ShareWriter:
     """Share number share[0] of share[1] of a submission: a folder beside `path`, whole once closed.
 
-    kind "rle": encodings go to rows.jsonl; kind "masks": ID.png of 0/255 for binary, of the class
-    index for multiclass, and CLASS/ID.png of 0/255 for multilabel.
+    kind "rle": encodings go to rows.jsonl, one for each object where the spec says so; kind
+    "masks": ID.png of 0/255 for binary, of the class index for multiclass, and CLASS/ID.png of
+    0/255 for multilabel.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class ShareWriter:
             "crc": _crc(plane_HW),
         }
         if self.spec.kind == "rle":
-            row["rle"] = rle.encode(plane_HW, **_rle_options(self.spec))
+            row["rles"] = _encoded(self.spec, plane_HW)
         else:
             scale = 1 if self.task == "multiclass" else 255
             _write_png(self.temporary / f"{key}.png", plane_HW * np.uint8(scale))
@@ -176,7 +177,8 @@ def _write_table(spec: SubmissionSpec, path: Path, places: dict[str, list[_Place
     with table_writer(path, header, spec.separator) as write_row:
         for name in spec.ids:
             for place in places[name]:
-                write_row(_cells(spec, name, place.key, place.row()["rle"]))
+                for text in place.row()["rles"]:
+                    write_row(_cells(spec, name, place.key, text))
 
 
 def _verify_table(spec: SubmissionSpec, path: Path, places: dict[str, list[_Place]]) -> None:
@@ -185,11 +187,16 @@ def _verify_table(spec: SubmissionSpec, path: Path, places: dict[str, list[_Plac
     rows = (cells for _, cells in read_cells(path, spec.separator))
     if spec.header:
         assert next(rows) == list(spec.columns), f"{path}: the header was not written"
-    for (name, place), cells in zip(expected, rows, strict=True):
-        text = cells[spec.cells.index("rle")]
-        mask = rle.decode(text, *place.size, **_rle_options(spec))
-        same = cells == _cells(spec, name, place.key, text) and _crc(mask) == place.crc
-        assert same, f"{path}: {place.key} reads back wrong"
+    for name, place in expected:
+        mask, same = np.zeros(place.size, np.uint8), True
+        for _ in place.row()["rles"]:
+            cells = next(rows, [""] * len(spec.cells))
+            text = cells[spec.cells.index("rle")]
+            own = rle.decode(text, *place.size, **_rle_options(spec))
+            same = same and cells == _cells(spec, name, place.key, text) and not (mask & own).any()
+            mask |= own
+        assert same and _crc(mask) == place.crc, f"{path}: {place.key} reads back wrong"
+    assert next(rows, None) is None, f"{path}: has more rows than were written"
 
 
 def _cells(spec: SubmissionSpec, name: str, key: str, text: str) -> list[str]:
@@ -222,9 +229,19 @@ def _planes(
         yield name, mask_CHW[0]
         return
     for number, class_id in enumerate(spec.class_ids):
+        if not class_id:
+            continue
         plane = mask_CHW[0] == number if task == "multiclass" else mask_CHW[number]
         key = f"{name}_{class_id}" if spec.kind == "rle" else f"{class_id}/{name}"
         yield key, plane.astype(np.uint8)
+
+
+def _encoded(spec: SubmissionSpec, plane_HW: Mask) -> list[str]:
+    """The RLE of a mask; `per_object`: that of each of its objects, where it has one."""
+    if spec.per_object and plane_HW.any():
+        _, labels = cv2.connectedComponents(plane_HW, connectivity=8)
+        return rle.encode_labels(labels, order=spec.order, base=spec.base)
+    return [rle.encode(plane_HW, **_rle_options(spec))]
 
 
 def _rle_options(spec: SubmissionSpec) -> dict[str, Any]:

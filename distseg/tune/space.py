@@ -9,7 +9,7 @@ import copy
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from distseg.config.data import Strict
+from distseg.config.fields import Strict
 from distseg.config.load import parse_config, set_key
 from distseg.config.schema import Config
 from distseg.config.tune import DistributionConfig, TuneConfig

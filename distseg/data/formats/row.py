@@ -25,8 +25,9 @@ class Row:
     """One image as the layout lists it, before anything was opened.
 
     target: "" (none), "file:PATH" (multilabel: "file:A|B", one path per class, empty where there
-    is none), or "rle:R" (one RLE per class, joined by "|"). Several paths or RLEs that are joined
-    by ";" are one mask, their union.
+    is none), or "rle:R" (one RLE per class, joined by "|"; from 0 or along the rows: the other
+    TARGET_KINDS of functional/rle.py). Several paths or RLEs that are joined by ";" are one mask,
+    their union. "shapes:S": data/shapes.py.
     validates: whether it belongs to the data set's own validation part (folds.kind: split).
     problem: why the row is known to be bad before its files are read; "" when it is not.
     height, width: native size in pixels; 0 while it is not known.
@@ -52,7 +53,9 @@ class SubmissionSpec:
     order, base: how an RLE counts pixels: down the columns or along the rows, from 0 or from 1.
     empty: what an empty mask is written as.
     class_ids: for several classes, what each is called; the table has a row per image and class.
-        Without a cell "class" the class is appended to the id, as `ID_CLASS`.
+        Without a cell "class" the class is appended to the id, as `ID_CLASS`. A class called ""
+        has no rows: the background of a table that has none.
+    per_object: whether a table of RLEs has a row for each connected object.
     """
 
     kind: Literal["rle", "masks"] = "rle"
@@ -65,6 +68,7 @@ class SubmissionSpec:
     base: Literal[0, 1] = 1
     empty: str = ""
     class_ids: tuple[str, ...] | None = None
+    per_object: bool = False
 
 
 def locate(folder: Path, name: str) -> tuple[Path, str]:

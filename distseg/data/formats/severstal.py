@@ -25,7 +25,7 @@ from distseg.data.formats.row import (
 from distseg.records.errors import UserError
 from distseg.records.tables import read_cells, read_table
 
-READS = ("table",)  # keys of `data` that only some layouts read
+READS = ("table", "overlap")  # keys of `data` that only some layouts read
 # the two forms, and what a submission writes into each column
 JOINED: dict[str, Cell] = {"ImageId_ClassId": "id", "EncodedPixels": "rle"}
 APART: dict[str, Cell] = {"ImageId": "id", "ClassId": "class", "EncodedPixels": "rle"}

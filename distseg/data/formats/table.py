@@ -1,0 +1,221 @@
+"""Any table of RLEs, or of paths of masks: a line for each image, image and class, or object.
+
+What its columns hold, where the images lie and how its RLEs count are found from the files where
+that is sure, and are else refused with the key of `data.csv` to write. Airbus ships, Severstal,
+TGS, clouds, nerves and the like are such tables. An image's id is what the table calls it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from distseg.config.schema import Config
+from distseg.data.columns import Form, is_empty, is_path
+from distseg.data.formats.row import Cell, Row, SubmissionSpec
+from distseg.data.places import Images
+from distseg.data.table_files import (
+    convention,
+    listing_of,
+    mask_files,
+    sample_form,
+    sample_path,
+    sample_rows,
+    test_images,
+    train_folders,
+)
+from distseg.data.table_rows import Entry, Listing, class_ids_of
+from distseg.functional.rle import target_kind
+from distseg.records.errors import UserError
+
+# keys of `data` that only some layouts read
+READS = (
+    *("table", "csv", "overlap", "mask_values", "mask_channel", "colors"),
+    *("folder.inverted", "folder.threshold"),
+)
+
+
+def train(config: Config) -> list[Row]:
+    """A row for each image of the table, in its order, and for each image beside them that the
+    table does not name, as `data.csv.unlisted` says; these are then sorted together by id."""
+    listing = listing_of(config)
+    images = Images.of(train_folders(config, listing))
+    kind = "file:" if listing.is_paths else f"{target_kind(*convention(config, listing, images))}:"
+    masks = mask_files(config, listing) if listing.is_paths else None
+    rows, used = [], set[Path]()
+    for name, entry in listing.entries.items():
+        path, problem = images.find(name)
+        problem = problem and f"{listing.form.path.name}, line {entry.line}: {problem}"
+        texts, odd = _texts(config, listing, name, entry, masks)
+        problem = problem or entry.problem or odd
+        used |= {path} if path else set()
+        shown = path if path and not problem else listing.form.path
+        rows.append(Row(name, str(shown), kind + "|".join(texts), problem=problem))
+    left = [path for path in images.names.values() if path not in used]
+    tests = {row.image for row in test(config)} if left else set()
+    left = [path for path in left if str(path) not in tests]
+    others = list(_unlisted(config, listing, left, kind))
+    if others and not others[0].problem:
+        rows = sorted([*rows, *others], key=lambda row: row.id)
+    else:
+        rows += others
+    return rows[: config.data.limit]
+
+
+def _texts(
+    config: Config, listing: Listing, name: str, entry: Entry, masks: Images | None
+) -> tuple[list[str], str]:
+    """The target of an image, one text a class, and what is wrong with it."""
+    table, problem = listing.form.path.name, ""
+    lacking = [
+        class_id
+        for number, class_id in enumerate(listing.class_ids)
+        if class_id and number not in entry.cells
+    ]
+    complete = listing.has_empty_classes and config.data.csv.unlisted != "empty"
+    if lacking and complete and not entry.is_whole:
+        problem = f"{table}: no row of {name} for class {lacking[0]}; each class has one"
+    texts = []
+    for number in range(_num_texts(config, listing)):
+        cells = entry.cells.get(number, [])
+        if masks is not None:
+            cells, odd = _paths(masks, cells)
+            problem = problem or (odd and f"{table}, line {entry.line}: {odd}")
+            if not cells and len(listing.class_ids) == 1 and not problem:
+                problem = (
+                    f"{table}, line {entry.line}: the path of the mask is empty, and whether that "
+                    "means no object is not known; write one of an empty mask"
+                )
+        texts.append(";".join(cells))
+    return texts, problem
+
+
+def _num_texts(config: Config, listing: Listing) -> int:
+    """One a class; of files without a class, one that holds all classes."""
+    has_classes = listing.form.class_ is not None or listing.form.joined
+    if listing.is_paths and has_classes and config.task == "multiclass":
+        raise UserError(f"{listing.form.path}: a mask file for each class is for task: multilabel")
+    return len(config.classes) if has_classes or not listing.is_paths else 1
+
+
+def _paths(masks: Images, cells: Sequence[str]) -> tuple[list[str], str]:
+    found = []
+    for cell in cells:
+        path, problem = masks.find(cell)
+        if path is not None and ("|" in str(path) or ";" in str(path)):
+            problem = "the mask's path has a '|' or ';', which separate paths here"
+        if problem:
+            return [], problem
+        found.append(str(path))
+    return found, ""
+
+
+def _unlisted(config: Config, listing: Listing, paths: Sequence[Path], kind: str) -> Iterator[Row]:
+    """A row for each image that the table does not name: with a problem, or without an object."""
+    meaning, table = config.data.csv.unlisted, listing.form.path
+    if not paths or meaning == "leave_out":
+        return
+    if meaning is None and not listing.empties:
+        raise UserError(
+            f"data.csv.unlisted: {table.name} has no row for an empty mask and does not name "
+            f"{len(paths)} images of {paths[0].parent}, as {paths[0].name}: write empty where they "
+            "have no object, or leave_out"
+        )
+    if meaning == "empty" and listing.is_paths:
+        raise UserError("data.csv.unlisted: empty: is for a table of RLEs, not of paths of masks")
+    suffixed = any(is_path(name) for name in listing.entries)
+    problem = "" if meaning == "empty" else f"an image that {table.name} does not name"
+    for path in paths:
+        name = path.name if suffixed else path.stem
+        yield Row(name, str(path), kind + "|" * (len(config.classes) - 1), problem=problem)
+
+
+# -- test images and submission -------------------------------------------------------------------
+
+
+def test(config: Config) -> list[Row]:
+    """In the sample submission's order; every image of the test folder where there is none."""
+    sample, images = sample_path(config), test_images(config)
+    if images is None:
+        return []
+    if sample is None:
+        suffixed = any(is_path(name) for name in listing_of(config).entries)
+        found = [Row(p.name if suffixed else p.stem, str(p)) for p in images.names.values()]
+        return found[: config.data.limit]
+    rows = []
+    for name, (line, _) in sample_rows(config, sample).items():
+        path, problem = images.find(name)
+        if path is None and "no image" not in problem:
+            raise UserError(f"{sample}, line {line}: {problem}")
+        shown = path or images.folders[0] / name
+        rows.append(Row(name, str(shown), problem="" if path else "no such image"))
+    return rows[: config.data.limit]
+
+
+def submission(config: Config) -> SubmissionSpec:
+    """In the form of the sample submission, else in that of the train table."""
+    ids, listing, sample = [row.id for row in test(config)], listing_of(config), sample_path(config)
+    if sample is None and listing.is_paths:
+        return SubmissionSpec("masks", ids=ids, class_ids=_mask_classes(config))
+    form = sample_form(config, sample) if sample else listing.form
+    roles: dict[str, Cell] = {form.image: "id", form.mask: "rle"}
+    if form.class_ is not None:
+        roles[form.class_] = "class"
+    columns = form.names if sample else tuple(name for name in form.names if name in roles)
+    if "{" in form.image or (sample and len(roles) < len(columns)):
+        odd = [name for name in columns if name not in roles] or [form.image]
+        raise UserError(
+            f"{form.path}: what a submission has in the column {odd[0]} is not known; valid: "
+            "image, class and RLE. Name a sample submission of these with data.csv.sample"
+        )
+    has_classes = form.joined or form.class_ is not None
+    order, base = convention(config, listing, Images.of(train_folders(config, listing)))
+    return SubmissionSpec(
+        columns=columns, cells=tuple(roles[name] for name in columns), separator=form.separator,
+        header=form.header, ids=ids, order=order, base=base,
+        empty=_empty(config, form, listing), class_ids=_classes(config, form, listing, has_classes),
+    )  # fmt: skip
+
+
+def _empty(config: Config, form: Form, listing: Listing) -> str:
+    """What an empty mask is written as: the config's, the sample's, or the train table's."""
+    if config.data.csv.empty is not None:
+        return config.data.csv.empty
+    own = dict.fromkeys(c[form.mask] for _, c in form.lines() if is_empty(c[form.mask]))
+    tokens = list(own or listing.empties)
+    if len(tokens) == 1:
+        return tokens[0]
+    told = (
+        f"has {' and '.join(map(repr, tokens[:3]))}" if tokens else "has no row without an object"
+    )
+    raise UserError(
+        f"data.csv.empty: {form.path}: what a mask without an object is written as is not known: "
+        f'the table {told}; write it, as "" or "-1"'
+    )
+
+
+def _classes(
+    config: Config, form: Form, listing: Listing, has_classes: bool
+) -> tuple[str, ...] | None:
+    if has_classes:
+        named = listing.form.class_ is not None or listing.form.joined
+        return listing.class_ids if named else class_ids_of((), config)
+    if len(config.classes) > 1:
+        raise UserError(
+            f"{form.path}: no column is known to hold the class, and the config has "
+            f"{len(config.classes)} classes; write data.csv.class_column"
+        )
+    return None
+
+
+def _mask_classes(config: Config) -> tuple[str, ...] | None:
+    return tuple(config.classes) if len(config.classes) > 1 else None
+
+
+def test_truth(config: Config) -> list[Row] | None:
+    return None
+
+
+def has_rles(config: Config) -> bool:
+    """Whether the table holds RLEs, and no paths of mask files."""
+    return not listing_of(config).is_paths

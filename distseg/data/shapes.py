@@ -1,0 +1,63 @@
+"""Objects of a target as polygons and run lengths, drawn at the size that they were made for.
+
+A target `shapes:HEIGHTxWIDTH:A|B|VOID` has a text for each class and one for the pixels that count
+nowhere. In it stand objects, joined by ";": an RLE (column-major, from 1) or `poly x y x y ...`, in
+pixels from the upper left corner of the image. Polygons are drawn as COCO draws them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco
+
+from distseg.functional import rle
+
+POLYGON = "poly "
+_MERGED = 64  # run lengths that are joined at once: each is gone through as often
+
+
+def shapes_target(height: int, width: int, objects: Sequence[Sequence[str]]) -> str:
+    """The target of an image; objects: those of each class, and last those that count nowhere."""
+    return f"shapes:{height}x{width}:" + "|".join(";".join(one) for one in objects)
+
+
+def draw_shapes(value: str, height: int, width: int) -> list[NDArray[np.uint8]]:
+    """A uint8 (H, W) of 0 and 1 for each class, and for the pixels that count nowhere.
+
+    value: a target without its kind.
+    ValueError: it was made for another size, or a shape is none.
+    """
+    size, _, texts = value.partition(":")
+    if size != f"{height}x{width}":
+        turned = size == f"{width}x{height}"
+        hint = ": EXIF turns the picture, but not its labels" if turned else ""
+        raise ValueError(f"the labels are for {size}, the image is {height}x{width}{hint}")
+    return [_union(text, height, width) for text in texts.split("|")]
+
+
+def _union(text: str, height: int, width: int) -> NDArray[np.uint8]:
+    plane = np.zeros((height, width), np.uint8)
+    polygons: list[Any] = []
+    for shape in text.split(";"):
+        if shape.startswith(POLYGON):
+            polygons += coco.frPyObjects([_corners(shape, height, width)], height, width)
+        else:
+            plane |= rle.decode(shape, height, width)
+    while len(polygons) > 1:
+        groups = [polygons[i : i + _MERGED] for i in range(0, len(polygons), _MERGED)]
+        polygons = [coco.merge(group) for group in groups]
+    return plane | coco.decode(polygons[0]) if polygons else plane
+
+
+def _corners(shape: str, height: int, width: int) -> list[float]:
+    """x and y of each corner, moved into the image: what draws them takes what it is given."""
+    corners = np.array(shape.removeprefix(POLYGON).split(" "), np.float64)
+    if len(corners) < 6 or len(corners) % 2 or not np.isfinite(corners).all():
+        raise ValueError(f"{shape[:40]!r} is no polygon")
+    corners[::2] = corners[::2].clip(0, width)
+    corners[1::2] = corners[1::2].clip(0, height)
+    return corners.tolist()
