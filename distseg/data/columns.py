@@ -73,6 +73,22 @@ class Form:
         parts = {name: cells[name] for name in _PLACES.findall(self.image)}
         return _PLACES.sub(lambda m: parts[m[1]], self.image) if all(parts.values()) else ""
 
+    def parts(self, cells: dict[str, str], classes: Sequence[str] = ()) -> tuple[str, str]:
+        """Image and class of a row. A class of these names may hold a _ itself."""
+        name = self.image_of(cells)
+        if self.joined:
+            return split_joined(name, classes)
+        return name, cells[self.class_] if self.class_ else ""
+
+
+def split_joined(cell: str, classes: Sequence[str]) -> tuple[str, str]:
+    """`a.jpg_1` as image and class; the name of a class may hold a _ itself."""
+    for name in sorted(classes, key=len, reverse=True):
+        if cell.endswith(f"_{name}"):
+            return cell.removesuffix(f"_{name}"), name
+    image, _, value = cell.rpartition("_")
+    return image, value
+
 
 def is_empty(cell: str) -> bool:
     """Whether a cell stands for a mask without an object."""

@@ -73,7 +73,7 @@ class Images:
             path, problem = locate_inside(folder, name)
             if problem:
                 return None, problem
-            if path.is_file():
+            if is_there(path):
                 return path, ""
         return None, f"no image {name[:80]!r} in {_listed(self.folders)}"
 
@@ -145,9 +145,7 @@ def _parents(root: Path, names: Sequence[str], key: str) -> list[Path]:
     """The folder that paths of a table begin in: `root`, or one in it."""
     folders = [root.absolute(), *image_folders(root), *_above(image_folders(root), root)]
     hits = {
-        folder: sum(
-            (folder / name).is_file() for name in names if not locate_inside(folder, name)[1]
-        )
+        folder: sum(is_there(folder / name) for name in names if not locate_inside(folder, name)[1])
         for folder in dict.fromkeys(folders)
     }
     most = max(hits.values(), default=0)
@@ -174,6 +172,14 @@ def test_folders(root: Path, without: Sequence[Path]) -> list[Path]:
         if not _NO_IMAGES.search(folder.name)
     ]
     return found if len(found) == 1 else []
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is such a file; a name that cannot be is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _is_test(folder: Path, root: Path) -> bool:

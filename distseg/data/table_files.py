@@ -13,7 +13,7 @@ from distseg.data.columns import SEPARATORS, Form, is_empty, read_form
 from distseg.data.convention import Base, Order, find_base, find_order
 from distseg.data.image_file import image_size
 from distseg.data.places import Images, folders_of, given_folders, holds_any, test_folders
-from distseg.data.table_rows import Listing, read_listing, split_joined
+from distseg.data.table_rows import Listing, read_listing
 from distseg.records.errors import UserError
 from distseg.records.files import path_problem
 from distseg.records.tables import read_cells
@@ -28,7 +28,7 @@ def table_path(config: Config) -> Path:
     if config.data.table is not None:
         return root / config.data.table
     found, errors = [], []
-    for path in _tables(root, sample=False):
+    for path in tables_of(root, sample=False):
         try:
             read_form(path, config.data.csv)
             found.append(path)
@@ -45,7 +45,8 @@ def table_path(config: Config) -> Path:
     )
 
 
-def _tables(root: Path, *, sample: bool) -> list[Path]:
+def tables_of(root: Path, *, sample: bool) -> list[Path]:
+    """The tables in a folder that are sample submissions by their names, or those that are not."""
     if problem := path_problem(root, "folder"):
         raise UserError(f"data.root: {root}: {problem}")
     return sorted(
@@ -63,7 +64,7 @@ def sample_path(config: Config) -> Path | None:
         if problem := path_problem(root / given):
             raise UserError(f"data.csv.sample: {root / given}: {problem}")
         return root / given
-    found = [path for path in _tables(root, sample=True) if path.stat().st_size]
+    found = [path for path in tables_of(root, sample=True) if path.stat().st_size]
     if len(found) > 1:
         names = " and ".join(path.name for path in found)
         raise UserError(f"data.csv.sample: {names} may be the sample submission; name it")
@@ -133,9 +134,7 @@ def sample_rows(config: Config, sample: Path) -> dict[str, tuple[int, str]]:
     there for a mask."""
     form, rows = sample_form(config, sample), dict[str, tuple[int, str]]()
     for line, cells in form.lines():
-        name = form.image_of(cells)
-        if form.joined:
-            name = split_joined(name, config.classes)[0]
+        name, _ = form.parts(cells, config.classes)
         if not name:
             raise UserError(f"{sample}, line {line}: the image is empty")
         rows.setdefault(name, (line, cells[form.mask]))

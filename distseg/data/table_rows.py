@@ -8,6 +8,7 @@ from pathlib import Path
 
 from distseg.config.schema import Config
 from distseg.data.columns import Form, is_empty, is_path, read_form
+from distseg.functional.naming import as_name
 from distseg.records.errors import UserError
 
 
@@ -49,7 +50,10 @@ def read_listing(path: Path, config: Config) -> Listing:
             f"{path}: no column is known to hold the class, and the config has "
             f"{len(config.classes)} classes; write data.csv.class_column"
         )
-    split = [(line, _split(form, cells, config.classes)) for line, cells in form.lines()]
+    split = [
+        (line, (*form.parts(cells, config.classes), cells[form.mask]))
+        for line, cells in form.lines()
+    ]
     if not split:
         raise UserError(f"{path}: has no rows")
     values = list(dict.fromkeys(value for _, (_, value, _) in split if value))
@@ -67,30 +71,18 @@ def _is_of_paths(form: Form) -> bool:
     return is_path(next((text for text in texts if not is_empty(text)), ""))
 
 
-def _split(form: Form, cells: dict[str, str], classes: Sequence[str]) -> tuple[str, str, str]:
-    """(image, class, mask) of a line."""
-    name, text = form.image_of(cells), cells[form.mask]
-    if form.joined:
-        return *split_joined(name, classes), text
-    return name, cells[form.class_] if form.class_ else "", text
-
-
-def split_joined(cell: str, classes: Sequence[str]) -> tuple[str, str]:
-    """`a.jpg_1` as image and class; the name of a class may hold a _ itself."""
-    for name in sorted(classes, key=len, reverse=True):
-        if cell.endswith(f"_{name}"):
-            return cell.removesuffix(f"_{name}"), name
-    image, _, value = cell.rpartition("_")
-    return image, value
-
-
 def class_ids_of(values: Sequence[str], config: Config) -> tuple[str, ...]:
-    """How a table writes each class, from the values that it has: the name, or its number. The
-    background of a multiclass set that it does not name is "": no object has it."""
+    """How a table writes each class, from the values that it has: its name (a config writes
+    `large_bowel` for `large bowel`), or its number. The background of a multiclass set that it does
+    not name is "": no object has it."""
     classes = config.classes
-    if any(value in classes for value in values) or not values:
-        absent = config.task == "multiclass" and classes[0] not in values
-        return ("" if absent else classes[0], *classes[1:])
+    spelled = {as_name(value): value for value in reversed(values)}
+    spelled |= {value: value for value in values}
+    if any(name in spelled for name in classes) or not values:
+        ids = [spelled.get(name, name) for name in classes]
+        if config.task == "multiclass" and classes[0] not in spelled:
+            ids[0] = ""
+        return tuple(ids)
     if config.task == "binary" and len(values) == 1:
         return (values[0],)
     first = config.data.csv.first_class

@@ -1,10 +1,16 @@
 """One way to say that a name is unknown: the nearest valid one, then all of them."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
 LONGEST = 200  # characters of a name
 MOST = 40  # names that a message lists
+
+
+def as_name(text: str) -> str:
+    """A text of a data set as a config may write it: `traffic light` becomes `traffic_light`."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", text).strip("_.-")[:80]
 
 
 def nearest(value: object, valid: Iterable[object]) -> str | None:

@@ -11,9 +11,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from distseg.config.data import MAX_PIXELS
 from distseg.config.schema import Config
 from distseg.data.coco_file import CocoFile, Id, Picture, read_coco
+from distseg.data.formats.detected import Detected
 from distseg.data.formats.row import Row, SubmissionSpec
 from distseg.data.places import (
     DEPTH,
@@ -22,9 +25,11 @@ from distseg.data.places import (
     folders_of,
     given_folders,
     image_folders,
+    is_there,
     test_folders,
 )
 from distseg.data.shapes import shapes_target
+from distseg.functional.naming import as_name
 from distseg.records.errors import UserError, unknown
 from distseg.records.files import path_problem
 
@@ -32,6 +37,44 @@ READS = ("coco", "overlap")  # keys of `data` that only some layouts read
 PARTS = ("train", "val", "test")
 # what COCO's own folder holds beside the objects
 _OTHER_LABELS = ("captions", "person_keypoints", "stuff", "panoptic")
+
+
+def detect(root: Path) -> Detected | None:
+    """A JSON with images and objects: its categories are the classes."""
+    try:
+        path = _found(root).get("train")
+        coco = read_coco(path, MAX_PIXELS) if path else None
+    except UserError:
+        return None
+    if path is None or coco is None or not coco.used:
+        return None
+    names = [
+        as_name(coco.categories[own]) or str(own) for own in coco.categories if own in coco.used
+    ]
+    keys: dict[str, Any] = {"data": {"format": "coco"}, "task": "multilabel", "classes": names}
+    if len(names) == 1:
+        keys["task"] = "binary"
+    if "val" in _found(root):
+        keys["data"]["folds"] = {"kind": "split"}
+    return Detected(keys, f"{path.name} has the images and objects of COCO")
+
+
+def has_split(config: Config) -> bool:
+    """Whether the data set has a validation part of its own."""
+    try:
+        return "val" in _files(config)
+    except (UserError, OSError):
+        return False  # whoever lists the rows says what is wrong
+
+
+def said(config: Config) -> list[str]:
+    """The JSON files that were found, with the number of their images and objects."""
+    lines = []
+    for part, path in _files(config).items():
+        coco = read_coco(path, config.data.max_pixels)
+        shapes = sum(len(s) for one in coco.pictures for s in (*one.shapes.values(), one.crowd))
+        lines.append(f"{part}: {path} ({len(coco.pictures)} images, {shapes} shapes)")
+    return lines
 
 
 def train(config: Config) -> list[Row]:
@@ -135,7 +178,7 @@ def _images(config: Config, path: Path, part: str, pictures: Sequence[Picture]) 
     names = [picture.file_name for picture in pictures]
     called = [f for f in image_folders(root) if _part_of(f.relative_to(root.absolute())) == part]
     for folder in (path.parent.absolute(), *called):
-        if all((folder / name).is_file() for name in names[:PROBED]):
+        if all(is_there(folder / name) for name in names[:PROBED]):
             return Images.of([folder])
     return Images.of(folders_of(root, names, f"data.coco.{key}"))
 
@@ -171,7 +214,7 @@ def _rows(config: Config, path: Path, part: str, *, labels: bool = True) -> list
 def _names(files: Sequence[str]) -> list[str]:
     """Ids: the files' names without suffixes, where these are all different."""
     flat = [name.replace("/", "_") for name in files]
-    short = [str(Path(name).with_suffix("")) for name in flat]
+    short = [name.removesuffix(Path(name).suffix) for name in flat]
     return short if len(set(short)) == len(short) else flat
 
 
@@ -189,23 +232,28 @@ def _classes(config: Config, coco: CocoFile) -> dict[Id, int]:
     """The class of each category. UserError: a class that is no category, or objects of one that is
     no class."""
     names, classes = list(coco.categories.values()), config.classes
-    used = [name for own, name in coco.categories.items() if own in coco.used]
     known = {name: number for number, name in enumerate(classes)}
-    lacking = [name for name in classes if name not in names]
+    places = {own: _place(own, name, known) for own, name in coco.categories.items()}
+    used = [own for own in coco.categories if own in coco.used]
+    lacking = [name for number, name in enumerate(classes) if number not in places.values()]
     if config.task == "binary" and lacking and len(used) == 1:
-        known, lacking = {used[0]: 0}, []  # whatever it is called
+        places[used[0]], lacking = 0, []  # whatever it is called
     if config.task == "multiclass" and lacking[:1] == classes[:1]:
         del lacking[0]  # the background
     if lacking:
-        raise unknown("category", lacking[0], names, f"classes: {coco.path}: ")
-    others = [name for name in used if name not in known]
+        raise unknown("category", lacking[0], map(as_name, names), f"classes: {coco.path}: ")
+    others = [coco.categories[own] for own in used if places[own] is None]
     meaning = config.data.coco.other_categories
     if others and meaning == "refuse":
         raise UserError(
             f"classes: {coco.path}: has objects of {', '.join(others[:8])}, which are no classes; "
             "add them, or write data.coco.other_categories: background or void"
         )
-    places = {own: known.get(name, len(classes)) for own, name in coco.categories.items()}
-    return {
-        own: place for own, place in places.items() if place < len(classes) or meaning == "void"
-    }
+    void = len(classes) if meaning == "void" else None
+    found = {own: void if place is None else place for own, place in places.items()}
+    return {own: place for own, place in found.items() if place is not None}
+
+
+def _place(own: Id, name: str, known: dict[str, int]) -> int | None:
+    """The class of a category: by its name, as it is or as a config may write it, or by its id."""
+    return next((known[one] for one in (name, as_name(name), str(own)) if one in known), None)

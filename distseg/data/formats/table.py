@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from distseg.config.layouts import CsvConfig
 from distseg.config.schema import Config
-from distseg.data.columns import Form, is_empty, is_path
+from distseg.data.columns import Form, is_empty, is_path, read_form
+from distseg.data.formats.detected import Detected
 from distseg.data.formats.row import Cell, Row, SubmissionSpec
-from distseg.data.places import Images
+from distseg.data.places import Images, folders_of
 from distseg.data.table_files import (
     convention,
     listing_of,
@@ -21,10 +23,12 @@ from distseg.data.table_files import (
     sample_form,
     sample_path,
     sample_rows,
+    tables_of,
     test_images,
     train_folders,
 )
 from distseg.data.table_rows import Entry, Listing, class_ids_of
+from distseg.functional.naming import as_name
 from distseg.functional.rle import target_kind
 from distseg.records.errors import UserError
 
@@ -33,6 +37,38 @@ READS = (
     *("table", "csv", "overlap", "mask_values", "mask_channel", "colors"),
     *("folder.inverted", "folder.threshold"),
 )
+
+
+def detect(root: Path) -> Detected | None:
+    """A table of the masks of images that are there, too."""
+    for path in tables_of(root, sample=False):
+        try:
+            form = read_form(path, CsvConfig())
+            lines = [form.parts(cells) for _, cells in form.lines()]
+            folders_of(root, (name for name, _ in lines), "data.csv.images")
+        except UserError:
+            continue
+        names = list(dict.fromkeys(value for _, value in lines if value))
+        if all(name.isdecimal() for name in names):
+            names = [f"class_{name}" for name in sorted(names, key=int)]
+        classes = [as_name(name) for name in names] or ["object"]
+        keys = {"task": "multilabel" if names[1:] else "binary", "classes": classes}
+        return Detected({"data": {"format": "table"}, **keys}, f"{path.name} holds masks of images")
+    return None
+
+
+def said(config: Config) -> list[str]:
+    """What of the table's form was found: its columns, and how its RLEs count."""
+    listing = listing_of(config)
+    form = listing.form
+    columns = [f"image in {form.image}", f"mask in {form.mask}"]
+    columns += [f"class in {form.class_}"] if form.class_ else []
+    line = f"{form.path.name}: {', '.join(columns)}" + (" with the class" if form.joined else "")
+    if not listing.is_paths:
+        order, base = convention(config, listing, Images.of(train_folders(config, listing)))
+        line += f"; RLEs count {'down the columns' if order == 'column' else 'along the rows'}"
+        line += f" from {base}"
+    return [line]
 
 
 def train(config: Config) -> list[Row]:

@@ -391,3 +391,47 @@ def test_keys_that_the_table_does_not_need_are_mistakes(
     assert TABLE.submission(named) == TABLE.submission(found)
     with pytest.raises(UserError, match=r"image_column .*'ImageID'\. Did you mean 'ImageId'"):
         TABLE.train(made.config(tmp_path, csv={"image_column": "ImageID"}))
+
+
+DETECTED: dict[str, tuple[str, list[str]]] = {
+    "airbus": ("binary", ["object"]),
+    "severstal_like": ("multilabel", ["class_1", "class_2", "class_3", "class_4"]),
+    "clouds": ("multilabel", list(table_sets.CLOUDS)),
+    "nerve": ("binary", ["object"]),
+    "rows_from_0": ("multilabel", ["large", "small"]),
+    "mask_paths": ("binary", ["object"]),
+}
+
+
+@pytest.mark.parametrize("name", DETECTED)
+def test_a_folder_with_a_table_is_detected(made: Any, name: str) -> None:
+    """With its task and classes; what it finds is said."""
+    root, found = made(name)
+    detected = TABLE.detect(root)
+    task, classes = DETECTED[name]
+    assert detected.keys == {"data": {"format": "table"}, "task": task, "classes": classes}
+    rows = TABLE.train(table_config(root, task, classes))
+    assert rows == TABLE.train(found.config(root)) and not any(row.problem for row in rows)
+    (said,) = TABLE.said(found.config(root))
+    assert ("RLEs count" in said) == (name != "mask_paths")
+    if name == "rows_from_0":
+        assert said == (
+            "train.csv: image in id, mask in segmentation, class in class; RLEs count along the "
+            "rows from 0"
+        )
+
+
+def test_a_folder_without_a_table_is_not_detected(tmp_path: Path) -> None:
+    assert TABLE.detect(tmp_path) is None
+    SETS["airbus"](tmp_path)
+    shutil.rmtree(tmp_path / "train_v2")
+    assert TABLE.detect(tmp_path) is None
+
+
+def test_a_class_is_found_by_the_name_that_a_config_may_write(tmp_path: Path) -> None:
+    table_sets.joined(tmp_path, "Image_Label", ["large bowel", "small bowel"], ["a", "b"])
+    config = table_config(tmp_path, "multilabel", ["large_bowel", "small_bowel"])
+    assert TABLE.submission(config).class_ids == ("large bowel", "small bowel")
+    row = TABLE.train(config)[0]
+    wanted = table_sets._by_class(0, 2)
+    assert np.array_equal(read_target(row.target, config, HEIGHT, WIDTH), wanted)
