@@ -105,9 +105,14 @@ def _unread_of_table(config: Config) -> Iterator[str]:
         return
     data = config.data
     if not holds_rles:
-        for key in sorted(changed_keys(data.csv) & {"unlisted"}):
+        unread = {"unlisted"}
+        if table.sample_path(config) is None:  # the submission is masks, too
+            unread |= {"order", "base", "empty"}
+        for key in sorted(changed_keys(data.csv) & unread):
             yield f"data.csv.{key}: is for a table of RLEs; this one holds paths of masks"
         return
+    if data.csv.masks is not None:
+        yield "data.csv.masks: is for a table of paths of masks; this one holds RLEs"
     keys = sorted(changed_keys(data) & {"mask_values", "mask_channel", "colors"})
     keys += [f"folder.{key}" for key in sorted(changed_keys(data.folder))]
     for key in keys:

@@ -1,9 +1,10 @@
 """How the RLEs of a table count pixels, as far as they say it themselves.
 
 The base: no run starts at 0 where pixels count from 1, and none ends behind the last pixel where
-they count from 0. The order: an object crosses neighboring lines at about the same place, so that
-one run starts about one line behind the run before it; how long a line is says which way it goes.
-Square images do not say it.
+they count from 0. One run alone tells, unless it is a mistake; then the runs at the edges of the
+images say something else. The order: an object crosses neighboring lines at about the same place,
+so that one run starts about one line behind the run before it; how long a line is says which way it
+goes. Square images do not say it.
 """
 
 from __future__ import annotations
@@ -25,11 +26,13 @@ LEAST = 8  # such pairs of runs
 SURE = 4  # times as many as for the other order
 
 
-def find_base(texts: Sequence[str], size: Size) -> Base | None:
+def find_base(texts: Sequence[str], size: Size, order: Order | None) -> Base | None:
     """The number of the first pixel; None where no run tells.
 
-    size: of the image of texts[i]; asked of those alone that end last.
-    ValueError: some runs say 0 and others say 1; the message has one of each.
+    size: of the image of texts[i]; asked of those alone that end last, and of the first ones.
+    order: as it is known, for a second look: objects at the edge of the image begin and end with a
+        line, which must not speak against the one run that tells.
+    ValueError: some runs say 0 and others say 1; the message has one of them.
     """
     zero = next((text for text in texts if _first(text) == 0), None)
     beyond = None
@@ -41,7 +44,30 @@ def find_base(texts: Sequence[str], size: Size) -> Base | None:
             break
     if zero is not None and beyond is not None:
         raise ValueError(f"{zero[:30]!r} starts at 0, and {beyond[-30:]!r} ends at the last pixel")
-    return 0 if zero is not None else 1 if beyond is not None else None
+    if zero is None and beyond is None:
+        return None
+    from_0, from_1 = _at_edges(texts, size, order)
+    if zero is not None and from_1 > LEAST + 2 * from_0:
+        raise ValueError(f"{zero[:30]!r} starts at 0, and the runs at the edges count from 1")
+    if beyond is not None and from_0 > LEAST + 2 * from_1:
+        raise ValueError(
+            f"{beyond[-30:]!r} ends at the last pixel, and the runs at the edges count from 0"
+        )
+    return 0 if zero is not None else 1
+
+
+def _at_edges(texts: Sequence[str], size: Size, order: Order | None) -> tuple[int, int]:
+    """How many runs begin or end with a line, if pixels count from 0 and if they count from 1."""
+    counts = [0, 0]
+    for place, text in enumerate(texts[:LOOKED] if order is not None else ()):
+        found, numbers = size(place), _numbers(text)
+        if found is None or numbers is None:
+            continue
+        line = found[0] if order == "column" else found[1]
+        edges = np.concatenate([numbers[::2], numbers[::2] + numbers[1::2]]) % line
+        counts[0] += int((edges == 0).sum())
+        counts[1] += int((edges == 1).sum())
+    return counts[0], counts[1]
 
 
 def find_order(texts: Sequence[str], size: Size) -> Order | None:

@@ -13,7 +13,7 @@ from distseg.records.errors import UserError
 from distseg.records.files import path_problem
 
 DEPTH = 3  # folders below data.root that are looked into
-MOST_FOLDERS = 1000
+MOST_FOLDERS = 10_000  # one for each image, in some sets
 PROBED = 200  # names that decide which folder is meant
 _NO_IMAGES = re.compile(r"mask|label|annot|segm|ground|gt$|trimap", re.IGNORECASE)
 _TEST = re.compile(r"(?<![a-z])test", re.IGNORECASE)
@@ -113,32 +113,36 @@ def folders_of(
 
     UserError: there is none, or several could be meant; `key` says which.
     """
-    probed = list(dict.fromkeys(names))[:PROBED]
+    known = list(dict.fromkeys(names))
+    probed = known[:PROBED]
     if any("/" in name for name in probed):
         return _parents(root, probed, key)
-    wanted = {plain(name) for name in probed}
-    hits: dict[Path, set[str]] = {}
-    for folder in image_folders(root):
-        held = {plain(name) for path in _images_in(folder) for name in (path.name, path.stem)}
-        if found := wanted & held:
-            hits[folder] = found
-    likely = {
-        folder: held
-        for folder, held in hits.items()
-        if masks == bool(_NO_IMAGES.search(folder.name))
-    }
-    chosen = likely or hits
+    chosen = _hits(image_folders(root), probed, masks)
     if not chosen:
         raise UserError(f"{key}: no folder of {root} holds the image {probed[0]!r}; name it")
     most = max(len(held) for held in chosen.values())
     full = [folder for folder, held in chosen.items() if len(held) == most]
     if len(full) > 1 and len(own := [f for f in full if _is_test(f, root) == test]) == 1:
         return own
-    if len(full) == 1 and (most == len(wanted) or len(chosen) == 1):
+    if len(full) == 1 and (most == len(probed) or len(chosen) == 1):
         return full
+    chosen = _hits(image_folders(root), known, masks)
     if sum(map(len, chosen.values())) == len(set().union(*chosen.values())):
         return list(chosen)  # each holds others of them
     raise UserError(f"{key}: {_listed(chosen)} hold images of these names; say which is meant")
+
+
+def _hits(folders: Sequence[Path], names: Sequence[str], masks: bool) -> dict[Path, set[str]]:
+    """Which of the names each folder holds: of those alone that are called as what they hold, where
+    there are such."""
+    wanted = {plain(name) for name in names}
+    hits = {}
+    for folder in folders:
+        held = {plain(name) for path in _images_in(folder) for name in (path.name, path.stem)}
+        if found := wanted & held:
+            hits[folder] = found
+    likely = {f: held for f, held in hits.items() if masks == bool(_NO_IMAGES.search(f.name))}
+    return likely or hits
 
 
 def _parents(root: Path, names: Sequence[str], key: str) -> list[Path]:

@@ -183,7 +183,7 @@ def convention(config: Config, listing: Listing, images: Images) -> tuple[Order,
     order = order or find_order(texts, size)
     if base is None:
         try:
-            base = find_base(texts, size)
+            base = find_base(texts, size, order)
         except ValueError as error:
             raise UserError(f"data.csv.base: {table}: {error}; write 0 or 1") from None
     lines = []

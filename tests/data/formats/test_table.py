@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from distseg.cli import main
 from distseg.config.schema import Config
+from distseg.data.convention import find_base, find_order
 from distseg.data.inspect import inspect
 from distseg.data.layouts import layout, submission_of
 from distseg.data.read_target import read_target
@@ -391,6 +393,60 @@ def test_keys_that_the_table_does_not_need_are_mistakes(
     assert TABLE.submission(named) == TABLE.submission(found)
     with pytest.raises(UserError, match=r"image_column .*'ImageID'\. Did you mean 'ImageId'"):
         TABLE.train(made.config(tmp_path, csv={"image_column": "ImageID"}))
+
+
+def test_a_folder_for_each_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """stage1_train/ID/images/ID.png, as DSB2018 has it: more folders than names are probed."""
+    monkeypatch.setattr("distseg.data.places.PROBED", 2)
+    made = SETS["airbus"](tmp_path)
+    for path in list((tmp_path / "train_v2").iterdir()):
+        own = tmp_path / "stage1_train" / path.stem / "images"
+        own.mkdir(parents=True)
+        table_sets.image(tmp_path / "stage1_train" / path.stem / "masks" / path.name, 99)
+        path.rename(own / path.name)
+    config = made.config(tmp_path)
+    rows = TABLE.train(config)
+    assert [row.id for row in rows] == list(made.truth) and not any(row.problem for row in rows)
+    assert {Path(row.image).parent.name for row in rows} == {"images"}
+
+
+@pytest.mark.parametrize("base", [0, 1])
+@pytest.mark.parametrize("order", ["column", "row"])
+def test_order_and_base_are_found_or_not_said(order: str, base: int) -> None:
+    """Of many random sets none is taken for another order or base."""
+    rng, told = np.random.default_rng(base), []
+    for _ in range(60):
+        height, width = rng.integers(12, 60, 2).tolist()
+        texts = []
+        for _ in range(12):
+            mask = np.zeros((height, width), np.uint8)
+            y, x = int(rng.integers(height)), int(rng.integers(width))
+            mask[y : y + int(rng.integers(1, 30)), x : x + int(rng.integers(1, 30))] = 1
+            texts.append(table_sets.runs(mask, order, base))
+        found = find_order(texts, partial(_size, (height, width)))
+        assert found in (None, order)
+        known = find_base(texts, partial(_size, (height, width)), found)
+        assert known in (None, base)
+        told.append(found is not None)
+    assert sum(told) > 30
+
+
+def _size(size: tuple[int, int], place: int) -> tuple[int, int]:
+    return size
+
+
+@pytest.mark.parametrize("base", [0, 1])
+def test_one_run_does_not_say_another_base_than_the_edges(base: int) -> None:
+    """A number that is wrong in one row would move every mask by a pixel."""
+    texts = [table_sets.runs(table_sets.box(0, 5, n, n + 4), "column", base) for n in range(12)]
+    size = partial(_size, (HEIGHT, WIDTH))
+    assert find_base(texts[1:], size, "column") is None
+    wrong = "0 3" if base else f"{HEIGHT * WIDTH} 1"
+    with pytest.raises(ValueError, match=f"the runs at the edges count from {base}"):
+        find_base([*texts[1:], wrong], size, "column")
+    right = table_sets.runs(table_sets.box(10, HEIGHT, 30, WIDTH) + table_sets.box(0, 2, 0, 3),
+                            "column", base)  # fmt: skip
+    assert find_base([*texts[1:], right], size, "column") == base
 
 
 DETECTED: dict[str, tuple[str, list[str]]] = {
