@@ -17,6 +17,7 @@ from distseg.data.fit import Fit
 from distseg.data.formats.row import Row
 from distseg.data.image_file import BadFile, decode, file_hash, open_file
 from distseg.data.judge import EXCLUDED, Bad, Held, judge, judge_values, values_text
+from distseg.data.layouts import said
 from distseg.data.mask_file import BadMask
 from distseg.data.passed_over import passed_over
 from distseg.data.read_input import deep_range, reading_of, to_input
@@ -263,6 +264,7 @@ def report(config: Config, checked: Checked, num_test: int = 0) -> str:
     source = f"{config.data.format} {config.data.root}"
     lines = [
         f"{source}: {len(rows)} train images, {num_test} test images",
+        *(f"found: {line}" for line in said(config)),
         f"sizes (height x width): {_top(sizes)}",
         f"file modes: {_top(Counter(f.mode for f in facts))}; read as {config.input.channels} "
         "channel(s) of 8 bits",

@@ -50,3 +50,9 @@ def layout(name: str) -> ModuleType:
     if name not in FORMATS:
         raise unknown("format", name, FORMATS, "data.format: ")
     return FORMATS[name]
+
+
+def said(config: Config) -> list[str]:
+    """What a layout has found by the names of its files, a line each."""
+    form = layout(config.data.format)
+    return list(form.said(config)) if hasattr(form, "said") else []

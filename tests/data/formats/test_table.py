@@ -14,6 +14,7 @@ import pytest
 
 from distseg.cli import main
 from distseg.config.schema import Config
+from distseg.data.cache import cache_key
 from distseg.data.convention import find_base, find_order
 from distseg.data.inspect import inspect
 from distseg.data.layouts import layout, submission_of
@@ -358,7 +359,8 @@ def test_objects_of_two_classes_in_one_pixel(tmp_path: Path) -> None:
     checked = inspect(config, TABLE.train(config))
     assert [bad[0] for bad in checked.quarantine] == ["m0.jpg"]
     assert "pixels are of car and of road" in checked.quarantine[0][2]
-    config = table_config(tmp_path, "multiclass", classes, overlap="class")
+    refused, config = config, table_config(tmp_path, "multiclass", classes, overlap="class")
+    assert cache_key(refused, []) != cache_key(config, [])
     rows = {row.id: row for row in inspect(config, TABLE.train(config)).good}
     target = read_target(rows["m0.jpg"].target, config, HEIGHT, WIDTH)
     expected = np.where(pixels("1 100", HEIGHT, WIDTH) > 0, 2, table_sets._by_class(0, 2)[0])
