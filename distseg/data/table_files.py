@@ -164,6 +164,12 @@ def test_images(config: Config) -> Images | None:
 def convention(config: Config, listing: Listing, images: Images) -> tuple[Order, Base]:
     """Order and base of the RLEs, as the config says or as those of the table and of the sample
     submission say it themselves. UserError: none does."""
+    if listing.counted is None:
+        listing.counted = _convention(config, listing, images)
+    return listing.counted
+
+
+def _convention(config: Config, listing: Listing, images: Images) -> tuple[Order, Base]:
     options, table = config.data.csv, listing.form.path
     order: Order | None = options.order
     base: Base | None = options.base

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from distseg.config.schema import Config
 from distseg.data.columns import Form, is_empty, is_path, read_form
+from distseg.data.convention import Base, Order
 from distseg.functional.naming import as_name
 from distseg.records.errors import UserError
 
@@ -31,7 +32,8 @@ class Entry:
 class Listing:
     """A table, read. empties: what it writes for a mask without an object, as it is written.
     class_ids: how it writes each of the config's classes; "" where it cannot name one.
-    is_paths: its masks are files, not RLEs. has_empty_classes: it has lines for empty classes."""
+    is_paths: its masks are files, not RLEs. has_empty_classes: it has lines for empty classes.
+    counted: order and base of its RLEs, once they are known."""
 
     form: Form
     class_ids: tuple[str, ...]
@@ -39,6 +41,7 @@ class Listing:
     empties: dict[str, None] = field(default_factory=dict)
     is_paths: bool = False
     has_empty_classes: bool = False
+    counted: tuple[Order, Base] | None = None
 
 
 def read_listing(path: Path, config: Config) -> Listing:

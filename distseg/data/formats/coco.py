@@ -195,10 +195,16 @@ def _rows(config: Config, path: Path, part: str, *, labels: bool = True) -> list
         raise UserError(f"{path}: it has no list `annotations`, so no labels")
     images = _images(config, path, part, coco.pictures)
     places = _classes(config, coco) if labels else {}
-    rows = []
+    rows, used = [], dict[Path, list[str]]()
+    for picture in coco.pictures:
+        if (file := images.find(picture.file_name)[0]) is not None:
+            used.setdefault(file, []).append(picture.file_name)
     names = _names([picture.file_name for picture in coco.pictures])
     for name, picture in zip(names, coco.pictures, strict=True):
         file, problem = images.find(picture.file_name)
+        if file is not None and len(used[file]) > 1:  # its objects are divided among them
+            first, second = used[file][:2]
+            problem = f"{file.name} is called {first!r} and {second!r}; give it one name"
         problem = problem or (picture.problem if labels else "")
         rows.append(
             Row(

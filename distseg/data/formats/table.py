@@ -78,13 +78,20 @@ def train(config: Config) -> list[Row]:
     images = Images.of(train_folders(config, listing))
     kind = "file:" if listing.is_paths else f"{target_kind(*convention(config, listing, images))}:"
     masks = mask_files(config, listing) if listing.is_paths else None
-    rows, used = [], set[Path]()
+    found = {name: images.find(name) for name in listing.entries}
+    used: dict[Path, list[str]] = {}
+    for name, (path, _) in found.items():
+        if path is not None:
+            used.setdefault(path, []).append(name)
+    rows = []
     for name, entry in listing.entries.items():
-        path, problem = images.find(name)
+        path, problem = found[name]
+        if path is not None and len(used[path]) > 1:  # its objects are divided among them
+            first, second = used[path][:2]
+            problem = f"{path.name} is called {first!r} and {second!r}; give it one name"
         problem = problem and f"{listing.form.path.name}, line {entry.line}: {problem}"
         texts, odd = _texts(config, listing, name, entry, masks)
         problem = problem or entry.problem or odd
-        used |= {path} if path else set()
         shown = path if path and not problem else listing.form.path
         rows.append(Row(name, str(shown), kind + "|".join(texts), problem=problem))
     left = [path for path in images.names.values() if path not in used]
@@ -111,13 +118,13 @@ def _texts(
     complete = listing.has_empty_classes and config.data.csv.unlisted != "empty"
     if lacking and complete and not entry.is_whole:
         problem = f"{table}: no row of {name} for class {lacking[0]}; each class has one"
-    texts = []
-    for number in range(_num_texts(config, listing)):
+    texts, num = [], _num_texts(config, listing)
+    for number in range(num):
         cells = entry.cells.get(number, [])
         if masks is not None:
             cells, odd = _paths(masks, cells)
             problem = problem or (odd and f"{table}, line {entry.line}: {odd}")
-            if not cells and len(listing.class_ids) == 1 and not problem:
+            if not cells and num == 1 and not problem:
                 problem = (
                     f"{table}, line {entry.line}: the path of the mask is empty, and whether that "
                     "means no object is not known; write one of an empty mask"

@@ -446,6 +446,16 @@ def test_a_file_name_never_leaves_its_folder(tmp_path: Path, name: str) -> None:
     assert all(Path(row.image).is_relative_to(root) for row in COCO.train(config))
 
 
+def test_an_image_with_two_names_is_set_aside(tmp_path: Path) -> None:
+    """Its objects would be divided among two rows."""
+    pictures(tmp_path / "images", TRAIN)
+    content = tree([*TRAIN, "t1"], OBJECTS)
+    write(tmp_path / "all.json", content)
+    problems = {row.id: row.problem for row in COCO.train(config_of(tmp_path)) if row.problem}
+    assert len(problems) == 2
+    assert all("t1.png is called 't1.png' and 't1'" in one for one in problems.values())
+
+
 def test_which_file_and_which_folder_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -338,6 +338,26 @@ def test_a_bad_row_is_set_aside_by_its_line(tmp_path: Path, line: str) -> None:
     assert [row.id for row in checked.good] == [one for one in made.truth if one != name]
 
 
+def test_an_image_with_two_names_is_set_aside(tmp_path: Path) -> None:
+    """Its objects would be divided among two rows."""
+    made = SETS["airbus"](tmp_path)
+    with (tmp_path / SHIPS).open("a") as file:
+        file.write("1,1 2\n")
+    rows = TABLE.train(made.config(tmp_path))
+    problems = {row.id: row.problem for row in rows if row.problem}
+    assert problems.keys() == {"1.jpg", "1"}
+    assert all("1.jpg is called '1.jpg' and '1'" in one for one in problems.values())
+
+
+def test_an_empty_path_of_a_mask_is_no_empty_mask(tmp_path: Path) -> None:
+    SETS["mask_paths"](tmp_path)
+    _edit("data/mask/0_0.png", "")(tmp_path)
+    rows = TABLE.train(table_config(tmp_path))
+    assert [row.id for row in rows if "path of the mask is empty" in row.problem] == [rows[0].id]
+    rows = TABLE.train(table_config(tmp_path, "multilabel", ("a", "b")))
+    assert [row.id for row in rows if "path of the mask is empty" in row.problem] == [rows[0].id]
+
+
 def test_a_class_that_is_none_and_a_class_that_lacks(tmp_path: Path) -> None:
     made = SETS["severstal_like"](tmp_path)
     _edit("i0.jpg_1,", "i0.jpg_9,")(tmp_path)
