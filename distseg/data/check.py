@@ -105,11 +105,9 @@ def _unread_of_table(config: Config) -> Iterator[str]:
         return
     data = config.data
     if not holds_rles:
-        unread = {"unlisted"}
         if table.sample_path(config) is None:  # the submission is masks, too
-            unread |= {"order", "base", "empty"}
-        for key in sorted(changed_keys(data.csv) & unread):
-            yield f"data.csv.{key}: is for a table of RLEs; this one holds paths of masks"
+            for key in sorted(changed_keys(data.csv) & {"order", "base", "empty"}):
+                yield f"data.csv.{key}: is for a table of RLEs; this one holds paths of masks"
         return
     if data.csv.masks is not None:
         yield "data.csv.masks: is for a table of paths of masks; this one holds RLEs"

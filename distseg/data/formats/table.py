@@ -158,7 +158,7 @@ def _unlisted(config: Config, listing: Listing, paths: Sequence[Path], kind: str
     meaning, table = config.data.csv.unlisted, listing.form.path
     if not paths or meaning == "leave_out":
         return
-    if meaning is None and not listing.empties:
+    if meaning is None and not listing.empties and not listing.is_paths:
         raise UserError(
             f"data.csv.unlisted: {table.name} has no row for an empty mask and does not name "
             f"{len(paths)} images of {paths[0].parent}, as {paths[0].name}: write empty where they "
@@ -242,7 +242,15 @@ def _classes(
 ) -> tuple[str, ...] | None:
     if has_classes:
         named = listing.form.class_ is not None or listing.form.joined
-        return listing.class_ids if named else class_ids_of((), config)
+        ids = listing.class_ids if named else class_ids_of((), config)
+        written = (form.parts(cells, config.classes)[1] for _, cells in form.lines())
+        odd = next((one for one in written if one and one not in ids), None)
+        if odd is not None and form is not listing.form:
+            raise UserError(
+                f"{form.path}: has the class {odd[:40]!r}; those of {listing.form.path.name} are "
+                f"{', '.join(filter(None, ids))}"
+            )
+        return ids
     if len(config.classes) > 1:
         raise UserError(
             f"{form.path}: no column is known to hold the class, and the config has "

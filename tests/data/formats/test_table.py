@@ -338,6 +338,25 @@ def test_a_bad_row_is_set_aside_by_its_line(tmp_path: Path, line: str) -> None:
     assert [row.id for row in checked.good] == [one for one in made.truth if one != name]
 
 
+def test_an_image_that_a_table_of_paths_does_not_name_has_no_label(tmp_path: Path) -> None:
+    SETS["mask_names"](tmp_path)
+    table_sets.image(tmp_path / "images" / "9.png", 9)
+    config = partial(table_config, tmp_path, "multilabel", ("x", "y"))
+    rows = TABLE.train(config())
+    assert [row.id for row in rows if row.problem] == ["9.png"]
+    rows = TABLE.train(config(csv={"unlisted": "leave_out"}))
+    assert len(rows) == 6 and not any(row.problem for row in rows)
+    with pytest.raises(UserError, match="is for a table of RLEs, not of paths"):
+        TABLE.train(config(csv={"unlisted": "empty"}))
+
+
+def test_a_sample_with_other_classes_is_refused(tmp_path: Path) -> None:
+    made = SETS["severstal_like"](tmp_path)
+    _edit("z.jpg_4,", "z.jpg_five,", "sample_submission.csv")(tmp_path)
+    with pytest.raises(UserError, match=r"class 'five'; those of train\.csv are 1, 2, 3, 4"):
+        TABLE.submission(made.config(tmp_path))
+
+
 def test_an_image_with_two_names_is_set_aside(tmp_path: Path) -> None:
     """Its objects would be divided among two rows."""
     made = SETS["airbus"](tmp_path)
