@@ -19,6 +19,7 @@ from distseg.config.load import parse_config
 from distseg.config.schema import Config
 from distseg.data import coco_file
 from distseg.data.coco_file import read_coco
+from distseg.data.detect import detect
 from distseg.data.folds import assign_folds
 from distseg.data.formats.row import Row
 from distseg.data.inspect import inspect
@@ -487,7 +488,7 @@ def test_a_folder_with_a_json_is_detected(tmp_path: Path) -> None:
     assert COCO.detect(tmp_path) is None
     whole(tmp_path)
     keys = {"data": {"format": "coco", "folds": {"kind": "split"}}, "task": "multilabel"}
-    assert COCO.detect(tmp_path).keys == {**keys, "classes": ["cat", "dog"]}
+    assert detect(tmp_path).keys == {**keys, "classes": ["cat", "dog"]}
     config = config_of(tmp_path)
     assert COCO.has_split(config)
     assert [line.split(":")[0] for line in COCO.said(config)] == ["test", "train", "val"]

@@ -16,6 +16,7 @@ from distseg.cli import main
 from distseg.config.schema import Config
 from distseg.data.cache import cache_key
 from distseg.data.convention import find_base, find_order
+from distseg.data.detect import detect
 from distseg.data.inspect import inspect
 from distseg.data.layouts import layout, submission_of
 from distseg.data.read_target import read_target
@@ -507,6 +508,7 @@ def test_a_folder_with_a_table_is_detected(made: Any, name: str) -> None:
     detected = TABLE.detect(root)
     task, classes = DETECTED[name]
     assert detected.keys == {"data": {"format": "table"}, "task": task, "classes": classes}
+    assert (detect(root) == detected) == (name != "severstal_like")  # which has a layout of its own
     rows = TABLE.train(table_config(root, task, classes))
     assert rows == TABLE.train(found.config(root)) and not any(row.problem for row in rows)
     (said,) = TABLE.said(found.config(root))
