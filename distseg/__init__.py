@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 # Where each name lives. Strings, since to import any file is to import this one first.
 _FUNCTIONS = {
     **dict.fromkeys(("load_run", "load_ensemble", "predict_folder", "export_run"), "distseg.api"),
-    **dict.fromkeys(("compare_runs", "RunFailed"), "distseg.api"),
+    **dict.fromkeys(("compare_runs", "score_submission", "RunFailed"), "distseg.api"),
     "UserError": "distseg.records.errors",
 }
 _MODULES = {

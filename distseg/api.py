@@ -112,10 +112,13 @@ def checked_config(
     out, default: as `folder_of`; default None: the command writes to no folder. purpose: see
     `distseg.run.check.Purpose`.
     """
+    from distseg.data.layouts import OWN_SPLIT, with_own_split
     from distseg.run.check import Purpose, refuse
     from distseg.tune.space import sweep_mistakes
 
     read, where = read_config(config, overrides)
+    if read.config and with_own_split(read.config) is not read.config:
+        read, where = read_config(config, [*overrides, OWN_SPLIT])
     extra: list[str] = []
     tried: Tried = {}
     if read.config and default is not None:
@@ -156,18 +159,66 @@ def load_ensemble(folder: FolderLike) -> Ensemble:
 
 
 def predict_folder(
-    run: FolderLike, images: FolderLike, out: FolderLike, *, rle: FolderLike | None = None
-) -> list[tuple[str, str]]:
-    """A PNG mask of each image of the folder `images` into the folder `out`, and an RLE table into
-    the file `rle`: `distseg predict`.
+    run: FolderLike, images: FolderLike | Sequence[FolderLike], out: FolderLike, *,
+    rle: FolderLike | None = None, values: str = "data",
+    probabilities: FolderLike | None = None, overlays: FolderLike | None = None,
+) -> list[tuple[str, str]]:  # fmt: skip
+    """A PNG mask of each image of `images` into the folder `out`: `distseg predict`.
+
+    Args:
+        images: a folder with all below it, an image file, a glob, or several of them. A mask lies
+            in `out` as its image lies below the folder that was named.
+        rle: a file that gets a table of RLEs.
+        values: of the masks: data: those of the data set's own masks; 255: 0 and 255; index: 0 and
+            1, or class numbers.
+        probabilities: a folder that gets ID.npy, float16 (C, H, W), before thresholds and rules.
+        overlays: a folder that gets ID.png, the image with its masks in color.
 
     Returns:
-        (id, reason) of images that could not be read; each has an empty mask.
-    """
-    from distseg.inference.predict import predict_folder
+        (id, reason) of images that could not be read; they have no mask.
 
-    table = None if rle is None else Path(rle)
-    return predict_folder(Path(run), Path(images), Path(out), rle_path=table)
+    Raises:
+        UserError: no images, or something would be written over an image or another's file.
+    """
+    from distseg.inference.predict_files import predict_files
+
+    table, probs, drawn = (
+        None if path is None else Path(path) for path in (rle, probabilities, overlays)
+    )
+    found = predict_files(
+        Path(run), images, Path(out), table, values=values, probabilities=probs, overlays=drawn
+    )
+    return found.broken
+
+
+def score_submission(
+    submission: FolderLike, truth: FolderLike, *, run: FolderLike | None = None,
+    metric: str | None = None, **options: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """A submission against the truth, each a table of RLEs or a folder of masks: `distseg score`.
+
+    Args:
+        run: a run folder, or an exported ensemble, whose config says what the masks mean, and
+            which metric counts.
+        metric: by its name; that of the run by default. Needed without a run.
+        options: values, images, height, width with a run, see `score_with_run` of
+            distseg.submission.score_run; without, see distseg.submission.score.
+
+    Returns:
+        score, metric, standard_error, per_class and per_image.
+
+    Raises:
+        UserError: ids that do not match, masks that mean nothing, or an option that is not read.
+    """
+    from distseg.submission.score import score_submission
+    from distseg.submission.score_run import score_with_run
+
+    pair = Path(submission), Path(truth)
+    if run is not None:
+        return score_with_run(*pair, Path(run), metric=metric, **options)
+    if metric is None:
+        raise UserError("score: needs --metric NAME, or --run RUN")
+    return score_submission(*pair, metric, **options)
 
 
 def export_run(

@@ -64,8 +64,13 @@ OUT = arg("--out", "the run folder (default: runs/<name>)", type=Path, metavar="
 def _load(args: argparse.Namespace) -> Config:
     from distseg.config.find import find_config
     from distseg.config.load import load_config
+    from distseg.data.layouts import OWN_SPLIT, with_own_split
 
-    return load_config(find_config(args.config), args.overrides)
+    path = find_config(args.config)
+    config = load_config(path, args.overrides)
+    if with_own_split(config) is config:
+        return config
+    return load_config(path, [*args.overrides, OWN_SPLIT])
 
 
 def _folder(args: argparse.Namespace, default: str, config: Config) -> Path:

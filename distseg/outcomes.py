@@ -11,20 +11,38 @@ import sys
 from pathlib import Path
 
 from distseg.arguments import RUN, arg, command
+from distseg.records.errors import UserError
 
 
 @command(
     "predict", RUN,
-    arg("--images", "folder of images", type=Path, required=True, metavar="DIR"),
+    arg("--images", "an image, a folder with all below it, or a glob", type=Path, required=True,
+        metavar="PATH", nargs="+"),
     arg("--out", "folder for the masks, PNG", type=Path, required=True, metavar="DIR"),
     arg("--rle", "write a table of RLEs too", type=Path, metavar="FILE"),
+    arg("--values", "of the masks: those of the data set's own masks (default); 0 and 255; 0 and 1 "
+        "or class numbers", choices=["data", "255", "index"], default="data"),
+    arg("--probabilities", "write them too, .npy (default: OUT_probabilities)", type=Path,
+        metavar="DIR", nargs="?", const=Path()),
+    arg("--overlay", "write images with their masks too (default: OUT_overlay)", type=Path,
+        metavar="DIR", nargs="?", const=Path()),
 )  # fmt: skip
 def _predict(args: argparse.Namespace) -> int:
-    """Predict new images with the ensemble of a finished run: masks, and a table of RLEs."""
-    from distseg.api import predict_folder
+    """Predict new images with the ensemble of a finished run: masks, and what is asked for."""
+    from distseg.inference.predict_files import predict_files
 
-    predict_folder(args.run, args.images, args.out, rle=args.rle)
-    return 0
+    beside = {
+        name: args.out.with_name(f"{args.out.resolve().name}_{name}") if path == Path() else path
+        for name in ("probabilities", "overlay")
+        for path in (getattr(args, name),)
+    }
+    found = predict_files(
+        args.run, args.images, args.out, args.rle, values=args.values,
+        probabilities=beside["probabilities"], overlays=beside["overlay"],
+    )  # fmt: skip
+    if found.is_first:
+        print(found.line)
+    return 0 if found.written else 1
 
 
 @command(
@@ -61,23 +79,34 @@ def _export(args: argparse.Namespace) -> int:
     "score",
     arg("submission", "CSV or folder of masks", type=Path, metavar="SUBMISSION"),
     arg("truth", "CSV or folder of masks", type=Path, metavar="TRUTH"),
-    arg("--metric", "name of the metric, such as dice", required=True, metavar="NAME"),
+    arg("--run", "a run, whose config says what the masks mean, and the metric", type=Path,
+        metavar="RUN"),
+    arg("--metric", "name of the metric, such as dice (default: the run's)", metavar="NAME"),
+    arg("--values", "with --run, of the submission's masks: see predict (default: as its folder "
+        "says, or the data's)", choices=["data", "255", "index"]),
     arg("--images", "folder of the images, whose sizes RLE masks have", type=Path, metavar="DIR"),
     arg("--height", "pixels of every RLE mask, instead of --images", type=int),
     arg("--width", "pixels of every RLE mask, instead of --images", type=int),
     arg("--num-classes", "masks hold this many class indices", type=int, metavar="N"),
     arg("--void", "value of the truth's pixels that do not count", type=int, metavar="N"),
-    arg("--order", "how RLEs count (default: column)", choices=["column", "row"], default="column"),
-    arg("--base", "number of the first pixel (default: 1)", type=int, choices=[0, 1], default=1),
-    arg("--empty", "an RLE without an object (default: nothing)", default="", metavar="TEXT"),
+    arg("--order", "how RLEs count (default: column)", choices=["column", "row"]),
+    arg("--base", "number of the first pixel (default: 1)", type=int, choices=[0, 1]),
+    arg("--empty", "an RLE without an object (default: nothing)", metavar="TEXT"),
 )  # fmt: skip
 def _score(args: argparse.Namespace) -> int:
-    """Score a submission against the truth."""
-    from distseg.submission.score import score_submission
+    """Score a submission against the truth; with --run, by what the run's config says."""
+    from distseg.api import score_submission
 
-    options = ("images", "height", "width", "num_classes", "void", "order", "base", "empty")
-    given = {name: getattr(args, name) for name in options}
-    record = score_submission(args.submission, args.truth, args.metric, **given)
+    names = ("images", "height", "width", "values", "num_classes", "void", "order", "base", "empty")
+    given = {name: value for name in names if (value := getattr(args, name)) is not None}
+    wrong = [n for n in ("num_classes", "void", "order", "base", "empty") if n in given]
+    if args.run is not None and wrong:
+        raise UserError(f"score: --{wrong[0].replace('_', '-')}: --run says it already")
+    if args.run is None and "values" in given:
+        raise UserError("score: --values: needs --run RUN")
+    record = score_submission(
+        args.submission, args.truth, run=args.run, metric=args.metric, **given
+    )
     print(json.dumps(record, indent=2))
     return 0
 

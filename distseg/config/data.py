@@ -39,12 +39,35 @@ class FoldsConfig(Strict):
     strata_column: str = Field("z", description="the numeric column of `strata`")
 
 
-class FolderConfig(Strict):
-    """Layout of `data.format: folder`, relative to data.root."""
+# A folder, of which one part may be `{id}`: a folder for each image.
+Folder = Annotated[str, Field(pattern=r"^([^{}]*\{id\})?[^{}]*$")]
+FilePattern = Annotated[str, Field(pattern=r"^[^/{}]*\{id\}[^/{}]*$")]
 
-    images: str = Field("images", description="folder of the train images")
-    masks: str = Field("masks", description="folder of the masks: same stem as the image")
-    test_images: str | None = Field("test_images", description="folder of images to predict")
+
+class FolderConfig(Strict):
+    """Layout of `data.format: folder`, relative to data.root. What is not written here is found by
+    the names of the folders and files where these leave no doubt (docs/data.md)."""
+
+    images: Folder = Field("images", description="folder of the train images")
+    masks: Folder = Field(
+        "masks",
+        description="folder of the masks: same stem as the image; with `{id}`, as in "
+        "`stage1_train/{id}/masks`, a folder of one mask per object for each image",
+    )
+    val_images: Folder | None = Field(
+        None, description="folder of the data set's own validation part (folds.kind: split)"
+    )
+    val_masks: Folder | None = Field(None, description="folder of its masks")
+    test_images: Folder | None = Field("test_images", description="folder of images to predict")
+    image: FilePattern | None = Field(
+        None,
+        description="how images are named, such as `{id}_training.tif`; null: all count, and "
+        "the id is the stem",
+    )
+    mask: FilePattern | None = Field(
+        None, description="how masks are named, such as `{id}_manual1.gif`; null: see mask_suffix"
+    )
+    test_image: FilePattern | None = Field(None, description="how test images are named, as image")
     mask_suffix: str = Field("", description="what a mask's stem has after the image's stem")
     several: Literal["refuse", "union"] = Field(
         "refuse",

@@ -56,15 +56,20 @@ class BadFile(UserError):
 class Decoded:
     """What a file holds, before it is an image or a mask.
 
-    mode: Pillow's mode of the file, with ";16" for colors of 16 bits; or "npy".
+    mode: Pillow's mode of the file, with ";16" for colors of 16 bits, or with ";N pages"; or "npy".
     pixels: a Pillow image; for colors of 16 bits an array (H, W, C) of uint16, for a TIFF with a
-        fourth channel that has no name (mode "RGBX") of uint8; for a .npy file a mapped array
-        (H, W) or (H, W, C) of any dtype.
+        fourth channel that has no name (mode "RGBX") of uint8; for N pages an array (H, W, N); for
+        a .npy file a mapped array (H, W) or (H, W, C), or see `is_channels_first`, of any dtype.
     """
 
     path: str
     mode: str
     pixels: Image.Image | NDArray
+
+    @property
+    def is_stack(self) -> bool:
+        """Whether it is pages of a TIFF, as channels."""
+        return self.mode.endswith(" pages")
 
 
 @contextlib.contextmanager
@@ -90,9 +95,11 @@ def decode(file: BufferedReader, path: str | Path, max_pixels: int = MAX_PIXELS)
             check_pixels(image.height, image.width, path, max_pixels)
             pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
             if pages > 1:  # a camera's MPO holds the picture and its preview
-                raise BadFile(path, f"has {pages} pages; give each page a file of its own")
+                return _stack(image, path, pages)
             mode, turn = image.mode, _orientation(image)
-            if _is_deep_color(image):
+            if image.format == "JPEG2000":
+                _check_jpeg_2000(file, image, path)
+            if _is_deep_color(file, image):
                 return Decoded(str(path), f"{mode};16", _by_cv2(file, image, turn))
             if _has_more_channels(image):
                 return Decoded(str(path), "RGBX", _by_cv2(file, image, turn))
@@ -105,12 +112,43 @@ def decode(file: BufferedReader, path: str | Path, max_pixels: int = MAX_PIXELS)
         raise _unreadable(path, error) from None
 
 
-def image_size(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+def _stack(image: Image.Image, path: str | Path, pages: int) -> Decoded:
+    """The pages of a TIFF as the channels of one picture. BadFile: they are no channels."""
+    told = f"has {pages} pages"
+    if image.format != "TIFF":
+        raise BadFile(path, f"{told}; give each page a file of its own")
+    if pages > MAX_CHANNELS:
+        raise BadFile(path, f"{told}; an image has at most {MAX_CHANNELS} channels")
+    first, planes = (image.size, image.mode), []
+    for number in range(pages):
+        image.seek(number)
+        if (image.size, image.mode) != first or not _is_gray(image):
+            size, mode = image.size, image.mode
+            raise BadFile(
+                path,
+                f"{told}, and page {number + 1} is {size[1]}x{size[0]} of mode {mode}: pages are "
+                "channels where all are gray and of one size; give each page a file of its own",
+            )
+        planes.append(np.asarray(image.convert("L") if image.mode == "1" else image))
+    return Decoded(str(path), f"{first[1]};{pages} pages", np.stack(planes, axis=2))
+
+
+def _is_gray(image: Image.Image) -> bool:
+    return image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;")
+
+
+def image_size(
+    path: str | Path, max_pixels: int = MAX_PIXELS, channels: int | None = None
+) -> tuple[int, int]:
     """(height, width) in pixels from the file's header, without decoding; BadFile without one, or
-    for more than `max_pixels`: an empty mask of that size would fill the memory."""
+    for more than `max_pixels`: an empty mask of that size would fill the memory.
+
+    channels: of the image, where they are known; see `is_channels_first`.
+    """
     with open_file(path) as file:
         if _is_array(path):
-            height, width = _read_header(file, path).shape[:2]
+            shape = _read_header(file, path).shape
+            height, width = shape[1:] if is_channels_first(shape, channels) else shape[:2]
         else:
             try:
                 with Image.open(file, formats=FORMATS) as image:
@@ -149,15 +187,38 @@ def _orientation(image: Image.Image) -> int:
     return found if found in _TURNS else 1
 
 
-def _is_deep_color(image: Image.Image) -> bool:
+def _is_deep_color(file: BufferedReader, image: Image.Image) -> bool:
     """Whether a file has colors of more than 8 bits, of which Pillow keeps the upper 8."""
     tiles = getattr(image, "tile", [])
     if len(image.getbands()) == 1 or not tiles:
         return False
+    if image.format == "JPEG2000":
+        return max(_jpeg_2000_depths(file), default=0) > 8
     arguments = tiles[0].args
     raw, *rest = arguments if isinstance(arguments, tuple) else (arguments,)
     is_ppm = tiles[0].codec_name.startswith("ppm") and rest
     return ";16" in str(raw) or bool(is_ppm and int(rest[0]) > 255)
+
+
+def _check_jpeg_2000(file: BufferedReader, image: Image.Image, path: str | Path) -> None:
+    """BadFile for what no decoder here keeps whole: more than 16 bits, or numbers below 0."""
+    depths = _jpeg_2000_depths(file)
+    if not depths or max(depths) > 16:
+        raise BadFile(path, f"JPEG 2000 of {max(depths, default=0)} bits; at most 16 are read")
+    if min(depths) < 0:
+        raise BadFile(path, "JPEG 2000 of numbers below 0 is not read; write it as TIFF or .npy")
+
+
+def _jpeg_2000_depths(file: BufferedReader) -> list[int]:
+    """Bits of each channel by the marker SIZ of the code stream (ISO/IEC 15444-1, A.5.1); below 0
+    for signed numbers; [] where the marker is not found."""
+    file.seek(0)
+    head = file.read(1 << 16)  # boxes of a JP2 file stand before it; they are short
+    start = head.find(b"\xff\x4f\xff\x51")
+    sizes = head[start + 4 :] if start >= 0 else b""
+    num = int.from_bytes(sizes[36:38], "big")
+    bits = sizes[38 : 38 + 3 * num : 3]
+    return [-((one & 127) + 1) if one & 128 else one + 1 for one in bits]
 
 
 def _has_more_channels(image: Image.Image) -> bool:
@@ -192,7 +253,7 @@ def _is_array(path: str | Path) -> bool:
 class _Header(NamedTuple):
     """What a .npy file says of its array, before its values."""
 
-    shape: tuple[int, ...]  # (H, W) or (H, W, C)
+    shape: tuple[int, ...]  # (H, W), (H, W, C) or (C, H, W)
     is_fortran: bool
     dtype: np.dtype
 
@@ -206,8 +267,9 @@ def _read_header(file: BufferedReader, path: str | Path) -> _Header:
         header = _Header(*read(file))
     except (OSError, ValueError, EOFError) as error:
         raise _no_array(path, error) from None
-    channels = header.shape[2] if len(header.shape) == 3 else 1
-    if len(header.shape) not in (2, 3) or min(header.shape) < 1 or channels > MAX_CHANNELS:
+    is_plane = len(header.shape) == 2
+    is_stack = len(header.shape) == 3 and min(header.shape[0], header.shape[2]) <= MAX_CHANNELS
+    if not (is_plane or is_stack) or min(header.shape) < 1:
         raise BadFile(path, f"an array of shape {_short(str(header.shape))} is no image")
     if header.dtype.kind not in "biuf":  # objects would be unpickled
         raise BadFile(path, f"an array of type {header.dtype} is no image")
@@ -218,12 +280,20 @@ def _map_array(file: BufferedReader, path: str | Path, max_pixels: int) -> NDArr
     """The array of a .npy file, mapped: a file may claim any size, so nothing is allocated here.
     (`np.load` maps a path only, which would open the file twice more.)"""
     shape, is_fortran, dtype = _read_header(file, path)
-    check_pixels(shape[0], shape[1], path, max_pixels)
+    is_last = len(shape) == 2 or shape[2] <= MAX_CHANNELS
+    height, width = shape[:2] if is_last else shape[1:]
+    check_pixels(height, width, path, max_pixels)
     order: Literal["F", "C"] = "F" if is_fortran else "C"
     try:
         return np.memmap(file, dtype, "r", offset=file.tell(), shape=shape, order=order)
     except (OSError, ValueError, OverflowError) as error:
         raise _no_array(path, error) from None
+
+
+def is_channels_first(shape: tuple[int, ...], channels: int | None) -> bool:
+    """Whether an array is (C, H, W), and not (H, W, C): its first side is the number of channels
+    that the input has, and its last is not. Nothing else tells the two apart."""
+    return len(shape) == 3 and shape[0] == channels != shape[2]
 
 
 def _no_array(path: str | Path, error: Exception) -> BadFile:

@@ -20,7 +20,13 @@ from distseg.data.judge import EXCLUDED, Bad, Held, judge, judge_values, values_
 from distseg.data.layouts import said
 from distseg.data.mask_file import BadMask
 from distseg.data.passed_over import passed_over
-from distseg.data.read_input import deep_range, reading_of, to_input
+from distseg.data.read_input import (
+    deep_range,
+    how_read,
+    image_channels,
+    reading_of,
+    to_input,
+)
 from distseg.data.read_target import ALL, open_target
 from distseg.data.threads import in_threads
 from distseg.functional.metrics import VOID
@@ -32,7 +38,7 @@ class Facts:
     """What the files of a good row hold.
 
     sha1: of the image file's bytes.
-    mode: Pillow's mode of the image file, or "npy".
+    mode: Pillow's mode of the image file, or "npy", and what of it is taken for channels.
     content: SHA-1 of the pixels of image and target, as training sees them.
     coverage: share of each class among the pixels that are not void, 0..1.
     constant: whether all pixels of the image have one value.
@@ -222,7 +228,8 @@ def _open(config: Config, row: Row) -> _Good:
     if constant and config.data.exclude_constant:
         raise BadFile(row.image, f"all pixels are {image[0, 0].tolist()} {EXCLUDED}")
     coverage = _coverage(target.planes, config)
-    facts = Facts(sha1, _content(image, target.planes), decoded.mode, coverage, constant)
+    mode = how_read(decoded, image_channels(config))
+    facts = Facts(sha1, _content(image, target.planes), mode, coverage, constant)
     sized = replace(row, height=height, width=width)
     return _Good(sized, facts, image, target.planes, target.codings)
 

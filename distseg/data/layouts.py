@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from types import ModuleType
+from typing import Any
 
 from distseg.config.schema import Config
 from distseg.data.formats import (
@@ -32,6 +33,7 @@ FORMATS: dict[str, ModuleType] = {
     "folder": folder,
     "synthetic": synthetic,
 }
+OWN_SPLIT = "data.folds.kind=split"  # what `with_own_split` writes
 
 
 def submission_of(config: Config) -> SubmissionSpec:
@@ -52,7 +54,28 @@ def layout(name: str) -> ModuleType:
     return FORMATS[name]
 
 
+def rle_options(config: Config) -> dict[str, Any]:
+    """How the RLEs of a data set count pixels: order, base and empty of `functional.rle`."""
+    if config.data.format == "table":
+        spec = submission_of(config)
+        return {"order": spec.order, "base": spec.base, "empty": spec.empty}
+    options = config.data.folder  # its defaults are the convention of the layouts without the keys
+    return {"order": options.rle_order, "base": options.rle_base, "empty": options.rle_empty}
+
+
 def said(config: Config) -> list[str]:
     """What a layout has found by the names of its files, a line each."""
     form = layout(config.data.format)
     return list(form.said(config)) if hasattr(form, "said") else []
+
+
+def with_own_split(config: Config) -> Config:
+    """The config, where the data set's own validation part makes the folds: it has one, and nobody
+    has written `data.folds.kind`."""
+    form, folds = layout(config.data.format), config.data.folds
+    if "kind" in folds.model_fields_set or not hasattr(form, "has_split"):
+        return config
+    if not form.has_split(config):
+        return config
+    data = config.data.model_copy(update={"folds": folds.model_copy(update={"kind": "split"})})
+    return config.model_copy(update={"data": data})

@@ -76,6 +76,9 @@ def read_mask(
     """
     with open_file(path) as file:
         decoded = decode(file, path, max_pixels)
+    if decoded.is_stack:
+        pages = decoded.pixels.shape[-1]  # type: ignore[union-attr]
+        raise BadFile(path, f"has {pages} pages; a mask is one: give each page a file of its own")
     palette: dict[int, Color] = {}
     if colors is not None:
         labels = _named(decoded, colors)

@@ -30,9 +30,11 @@ from distseg.data.depths import load_depths
 from distseg.data.formats.row import Row
 from distseg.data.image_file import image_size
 from distseg.data.inspect import Checked, NeedsLevels, inspect, with_levels
-from distseg.data.layouts import layout
+from distseg.data.layouts import layout, said, with_own_split
 from distseg.data.listed import Listed
+from distseg.data.mask_values import write_values
 from distseg.data.passed_over import passed_over
+from distseg.data.read_input import image_channels
 from distseg.data.threads import in_threads
 from distseg.records.errors import UserError, printable
 from distseg.records.files import atomic_write, read_json, read_json_or, write_json
@@ -51,14 +53,15 @@ def prepare(config: Config, run: Run) -> Config:
     A folds.csv that exists is kept as it is, and checked: that is how a user replaces it.
 
     Returns:
-        The config with `data.levels` as the train images have it; run.config is written anew where
-        that is new.
+        The config with `data.levels` as the train images have it, and with the data set's own split
+        (`with_own_split`); run.config is written anew where levels are new.
 
     Raises:
         UserError: no usable data, a folds.csv that does not fit, or data that changed under members
             that were trained on it.
     """
     check_settings(config)
+    config = with_own_split(config)
     with FileLock(_made(run.data) / ".lock"):
         statistics = run.data / "statistics.json"
         known = read_json_or(statistics, {}) if run.truth.is_file() else {}
@@ -133,6 +136,7 @@ def _prepare(
     _refuse_other_rows(run, manifest, digest)
     write_table(run.data / "quarantine.csv", ("id", "file", "reason"), checked.quarantine)
     write_table(run.data / "files.csv", ("id", "content"), _contents(checked).items())
+    write_values(config, checked.held, run.data)
     table = folds.balance(config, divided, checked.coverage)
     folds.write_balance(run.data / "balance.csv", table)
     manifest.write(run.truth)
@@ -150,6 +154,8 @@ def _prepare(
             "%d rows are left out, see %s; the first: %s: %s",
             len(checked.quarantine), run.data / "quarantine.csv", file, reason,
         )  # fmt: skip
+    for line in said(config):
+        logger.info("%s", printable(line))
     for line in passed_over(config):
         logger.warning("%s", printable(line))
     return config.data.levels
@@ -257,12 +263,16 @@ def _measured(config: Config, rows: Sequence[Row]) -> list[Row]:
 
     def measure(row: Row) -> Row:
         try:
-            height, width = (0, 0) if row.problem else image_size(row.image, config.data.max_pixels)
+            height, width = (0, 0) if row.problem else _size(config, row)
         except UserError:
             height, width = 0, 0
         return replace(row, height=height, width=width)
 
     return list(in_threads(measure, rows))
+
+
+def _size(config: Config, row: Row) -> tuple[int, int]:
+    return image_size(row.image, config.data.max_pixels, image_channels(config))
 
 
 def _key(config: Config, run: Run) -> str:

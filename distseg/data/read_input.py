@@ -13,7 +13,14 @@ from PIL import Image
 from distseg.config.data import MAX_PIXELS
 from distseg.config.schema import Config
 from distseg.data.depths import Depths, load_depths
-from distseg.data.image_file import BadFile, Decoded, decode, open_file
+from distseg.data.image_file import (
+    BadFile,
+    Decoded,
+    check_pixels,
+    decode,
+    is_channels_first,
+    open_file,
+)
 
 Pixels = NDArray | Image.Image
 Levels = tuple[float, float]  # the values that become 0 and 255
@@ -45,6 +52,19 @@ def reading_of(config: Config) -> Reading:
     data = config.data
     depths = load_depths(config)
     return Reading(config.input.channels, depths, data.levels, data.drop_alpha, data.max_pixels)
+
+
+def image_channels(config: Config) -> int:
+    """The channels that an image file has: those of the input, without the depth."""
+    return config.input.channels - (config.data.depths is not None)
+
+
+def how_read(decoded: Decoded, channels: int) -> str:
+    """The mode of a file, and what of it is taken for channels. channels: `image_channels`."""
+    shape = decoded.pixels.shape if isinstance(decoded.pixels, np.ndarray) else ()
+    if is_channels_first(shape, channels):
+        return f"npy, {channels} channels first"
+    return f"{decoded.mode} as channels" if decoded.is_stack else decoded.mode
 
 
 def read_input(path: str | Path, reading: Reading) -> NDArray[np.uint8]:
@@ -79,8 +99,9 @@ def to_input(decoded: Decoded, reading: Reading) -> NDArray[np.uint8]:
     Values of more than 8 bits are scaled by `reading.levels`; gray becomes color by repetition,
     and color gray by the luma of ITU-R 601. No channel is made up, and none is lost: alpha is
     dropped where it is the same all over, and is read with 4 channels (2 beside gray). A .npy file
-    holds (H, W) or (H, W, channels); it is the only file for other numbers of channels. With
-    depths the last channel is constant: the depth of the file's stem.
+    holds (H, W), (H, W, channels) or (channels, H, W), and the gray pages of a TIFF are channels;
+    these are the only files for other numbers of channels. With depths the last channel is
+    constant: the depth of the file's stem.
 
     BadFile: another number of channels, values that are no image, or a stem without a depth.
     """
@@ -113,7 +134,7 @@ def deep_range(decoded: Decoded) -> tuple[float, float, bool] | None:
 def _image(decoded: Decoded, reading: Reading) -> NDArray[np.uint8]:
     """uint8 (H, W, channels), C-contiguous."""
     channels = reading.channels
-    array, has_alpha = _own_channels(decoded, reading.levels)
+    array, has_alpha = _own_channels(decoded, reading)
     num = array.shape[2] - has_alpha
     if has_alpha and channels in (1, 3):
         alpha = array[..., -1]
@@ -126,16 +147,19 @@ def _image(decoded: Decoded, reading: Reading) -> NDArray[np.uint8]:
         array = array[..., :-1]
     if array.shape[2] == 1 and channels == 3:
         array = np.repeat(array, 3, axis=2)
-    elif array.shape[2] == 3 and channels == 1 and decoded.mode != "npy":
+    elif array.shape[2] == 3 and channels == 1 and not _is_array(decoded):
         array = np.asarray(Image.fromarray(np.ascontiguousarray(array)).convert("L"))[..., None]
     if array.shape[2] != channels:
-        raise BadFile(decoded.path, f"has {array.shape[2]} channels; input.channels is {channels}")
+        what = "pages, which are channels" if decoded.is_stack else "channels"
+        raise BadFile(decoded.path, f"has {array.shape[2]} {what}; input.channels is {channels}")
     return np.ascontiguousarray(array)
 
 
-def _own_channels(decoded: Decoded, levels: Levels | None) -> tuple[NDArray[np.uint8], bool]:
+def _own_channels(decoded: Decoded, reading: Reading) -> tuple[NDArray[np.uint8], bool]:
     """The channels that the file itself has, uint8 (H, W, C), and whether the last is alpha."""
-    image, path = decoded.pixels, decoded.path
+    image, path, levels = decoded.pixels, decoded.path, reading.levels
+    if decoded.mode == "npy":
+        image = _channels_last(np.asarray(image), path, reading)
     if isinstance(image, Image.Image) and image.mode not in _GRAY_16:
         has_alpha = decoded.mode in _ALPHA or "transparency" in image.info
         array = np.asarray(_plain(image, path, has_alpha))
@@ -143,6 +167,19 @@ def _own_channels(decoded: Decoded, levels: Levels | None) -> tuple[NDArray[np.u
         has_alpha = decoded.mode in _ALPHA
         array = _to_8_bit(np.asarray(image), path, levels)
     return (array[:, :, None] if array.ndim == 2 else array), has_alpha
+
+
+def _is_array(decoded: Decoded) -> bool:
+    """Whether the channels are those of an array, and not red, green and blue."""
+    return decoded.mode == "npy" or decoded.is_stack
+
+
+def _channels_last(array: NDArray, path: str, reading: Reading) -> NDArray:
+    """(H, W) or (H, W, C), of what may be (C, H, W). BadFile: it is larger than it seemed."""
+    if not is_channels_first(array.shape, reading.channels):
+        return array
+    check_pixels(array.shape[1], array.shape[2], path, reading.max_pixels)
+    return np.moveaxis(array, 0, 2)
 
 
 def _plain(image: Image.Image, path: str, has_alpha: bool) -> Image.Image:

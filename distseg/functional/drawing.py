@@ -13,6 +13,11 @@ from distseg.functional.metrics import VOID
 
 PICTURE_SIDE = 240  # pixels of the longer side
 TRUTH_RGB, PREDICTION_RGB = (0, 190, 110), (255, 60, 150)
+# By class (Okabe and Ito 2008): told apart by those, too, who see no red or green.
+CLASS_RGB = (
+    *((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66)),
+    *((0, 114, 178), (213, 94, 0), (204, 121, 167)),
+)
 
 
 def draw(
@@ -36,6 +41,23 @@ def draw(
     return canvas
 
 
+def overlay(
+    image_HWC: NDArray[np.uint8], masks_KHW: NDArray[np.uint8], task: str
+) -> NDArray[np.uint8]:
+    """An image with its masks, RGB uint8 (H, W, 3) at the image's size: each class in a color of
+    its own, half transparent, with its outline. The first three channels are shown, or the first
+    alone."""
+    color = image_HWC[:, :, :3] if image_HWC.shape[2] >= 3 else image_HWC[:, :, :1].repeat(3, 2)
+    canvas = np.ascontiguousarray(color)
+    for number, plane in _numbered_planes(masks_KHW, task):
+        rgb = np.array(CLASS_RGB[number % len(CLASS_RGB)], np.uint8)
+        mixed = (canvas.astype(np.uint16) + rgb) // 2
+        canvas = np.where(plane[:, :, None] > 0, mixed, canvas).astype(np.uint8)
+        outlines = cv2.findContours(plane, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)[0]
+        cv2.drawContours(canvas, outlines, -1, rgb.tolist(), 1)
+    return canvas
+
+
 def sheet(tiles: Sequence[Mapping[str, Any]], columns: int = 6) -> bytes:
     """PNG of pictures in rows. A tile: image, target, masks, task (see `draw`), and lines of
     text under it."""
@@ -56,8 +78,15 @@ def sheet(tiles: Sequence[Mapping[str, Any]], columns: int = 6) -> bytes:
 
 
 def _planes(values_KHW: NDArray[np.uint8], task: str) -> list[NDArray[np.uint8]]:
-    """One 0/1 mask per class; of class indices all but the first, which is the background."""
+    return [plane for _, plane in _numbered_planes(values_KHW, task)]
+
+
+def _numbered_planes(
+    values_KHW: NDArray[np.uint8], task: str
+) -> list[tuple[int, NDArray[np.uint8]]]:
+    """A number and a 0/1 mask per class; of class indices all but the first, which is the
+    background."""
     if task == "multiclass":
-        present = np.unique(values_KHW[0])
-        return [(values_KHW[0] == k).astype(np.uint8) for k in present if 0 < k < VOID]
-    return [(plane == 1).astype(np.uint8) for plane in values_KHW]
+        present = [int(k) for k in np.unique(values_KHW[0]) if 0 < k < VOID]
+        return [(k - 1, (values_KHW[0] == k).astype(np.uint8)) for k in present]
+    return [(k, (plane == 1).astype(np.uint8)) for k, plane in enumerate(values_KHW)]

@@ -18,14 +18,14 @@ from PIL import Image
 
 from distseg.config.schema import Config
 from distseg.data.dataset import ImagePixels
-from distseg.data.read_input import Pixels
+from distseg.data.image_file import is_channels_first
+from distseg.data.read_input import Pixels, image_channels
 from distseg.distributed import one_process
 from distseg.functional.combine import to_probabilities
+from distseg.inference.inputs import find_images, image_sample
 from distseg.inference.predict import (
     LoadedEnsemble,
     finished_masks,
-    image_sample,
-    image_samples,
     logit_batches,
     open_ensemble,
 )
@@ -83,8 +83,9 @@ class Ensemble:
         """The predictions of images, in their order.
 
         Args:
-            images: a folder, an image file, an array (H, W) or (H, W, C), a Pillow image; or
-                several of them: a list, an array (N, H, W, C), or a mapping from ids.
+            images: a folder with all below it, an image file, a glob, an array (H, W) or
+                (H, W, C), a Pillow image; or several of them: a list, an array (N, H, W, C), or a
+                mapping from ids.
 
         All predictions are in memory at once: for thousands of images take `stream`.
 
@@ -100,7 +101,7 @@ class Ensemble:
         return (prediction for _, prediction in self._numbered(images))
 
     def _numbered(self, images: Images) -> Iterator[tuple[int, Prediction]]:
-        rows = _rows(images)
+        rows = _rows(images, self.config)
         for indices, arrays, reasons in logit_batches(
             self._loaded, self.config, rows, self._process
         ):
@@ -125,22 +126,22 @@ class Ensemble:
         )
 
 
-def _rows(images: Images) -> list[Sample | ImagePixels]:
+def _rows(images: Images, config: Config) -> list[Sample | ImagePixels]:
     """Each image as a row to predict."""
+    channels = image_channels(config)
     if isinstance(images, str | os.PathLike):
-        path = Path(images)
-        return list(image_samples(path)[0]) if not path.is_file() else [image_sample(path)]
+        return list(find_images(images, config.data.max_pixels, channels).samples)
     if isinstance(images, Mapping):
-        return [_row(str(name), image) for name, image in images.items()]
+        return [_row(str(name), image, channels) for name, image in images.items()]
     if isinstance(images, Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4):
         images = [images]
-    return [_row(None, image, number) for number, image in enumerate(images)]
+    return [_row(None, image, channels, number) for number, image in enumerate(images)]
 
 
-def _row(name: str | None, image: Any, number: int = 0) -> Sample | ImagePixels:
+def _row(name: str | None, image: Any, channels: int, number: int = 0) -> Sample | ImagePixels:
     """One image. UserError: it is neither a path nor pixels."""
     if isinstance(image, str | os.PathLike):
-        sample = image_sample(Path(image))
+        sample = image_sample(Path(image), channels=channels)
         return sample if name is None else Sample(
             name, sample.image, height=sample.height, width=sample.width
         )  # fmt: skip
@@ -148,7 +149,8 @@ def _row(name: str | None, image: Any, number: int = 0) -> Sample | ImagePixels:
     if isinstance(image, Image.Image):
         return ImagePixels(own, image, image.height, image.width)
     if isinstance(image, np.ndarray):
-        height, width = image.shape[:2] if image.ndim in (2, 3) else (0, 0)
+        sides = image.shape[1:] if is_channels_first(image.shape, channels) else image.shape[:2]
+        height, width = sides if image.ndim in (2, 3) else (0, 0)
         return ImagePixels(own, image, height, width)
     raise UserError(
         f"image {own}: {type(image).__name__} is no image; valid: a NumPy array (H, W) or "

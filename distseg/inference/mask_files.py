@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from distseg.config.schema import Config
+from distseg.data.layouts import rle_options
+from distseg.data.mask_values import MaskValues, usual_values
 from distseg.functional.rle import encode
 from distseg.records.files import atomic_write
 from distseg.records.tables import WriteRow, table_writer
@@ -22,39 +26,82 @@ class MaskSink(Protocol):
     def add(self, name: str, mask_CHW: np.ndarray) -> None:
         """mask_CHW: uint8 (C, H, W) of 0 and 1; multiclass: (1, H, W) of class numbers."""
 
+    def leave_out(self, name: str, mask_CHW: np.ndarray, *, is_sized: bool) -> str:
+        """An image that cannot be read; returns what becomes of it.
+
+        mask_CHW: without an object. is_sized: whether its size is that of the image.
+        """
+
 
 class MaskFiles:
-    """Masks as PNG files: 0 and 255 in FOLDER/ID.png, with several labels in
-    FOLDER/LABEL/ID.png; class numbers for multiclass."""
+    """Masks as PNG files in FOLDER/ID.png, with several labels in FOLDER/LABEL/ID.png, in given
+    values. An image that cannot be read has no file, and in the table nothing in its row.
 
-    def __init__(self, config: Config, folder: Path, write_row: WriteRow | None) -> None:
-        self.folder, self.write_row = folder, write_row
+    written: the images that have a mask.
+    """
+
+    def __init__(
+        self, config: Config, folder: Path, values: MaskValues, write_row: WriteRow | None
+    ) -> None:
+        self.folder, self.values, self.write_row = folder, values, write_row
         self.labels = config.classes if config.task == "multilabel" else []
-        self.scale = np.uint8(1 if config.task == "multiclass" else 255)
+        self.names = [] if config.task == "binary" else config.classes
+        self.is_indexed = config.task == "multiclass"
+        self.rle: dict[str, Any] = rle_options(config)
+        self.written = 0
 
     def add(self, name: str, mask_CHW: np.ndarray) -> None:
-        for label, plane in zip(self.labels or [""], mask_CHW, strict=True):
+        for number, (label, plane) in enumerate(zip(self.labels or [""], mask_CHW, strict=True)):
             path = self.folder / label / f"{name}.png"
-            ok, png = cv2.imencode(".png", plane * self.scale)
-            assert ok, "cv2 encodes any uint8 array"
-            atomic_write(path, png.tobytes())
-            if self.write_row is not None:
-                names = (name, label) if self.labels else (name,)
-                self.write_row((*names, encode(plane)))
+            atomic_write(path, png(self.values.pixels(plane, number)))
+        self._row(name, mask_CHW)
+        self.written += 1
+
+    def leave_out(self, name: str, mask_CHW: np.ndarray, *, is_sized: bool) -> str:
+        self._row(name, np.zeros_like(mask_CHW[:, :1, :1]), is_read=False)
+        return "gets no mask"
+
+    def _row(self, name: str, mask_CHW: np.ndarray, *, is_read: bool = True) -> None:
+        if self.write_row is None:
+            return
+        planes = mask_CHW
+        if self.is_indexed:
+            classes = np.arange(len(self.names))[:, None, None]
+            planes = (mask_CHW == classes) & is_read
+        for label, plane in zip(self.names or [""], planes, strict=True):
+            self.write_row((name, *([label] if label else []), encode(plane, **self.rle)))
+
+
+def png(pixels: NDArray) -> bytes:
+    """A PNG of uint8 or uint16 (H, W), or of colors, uint8 (H, W, 3), red first."""
+    ok, data = cv2.imencode(".png", pixels[..., ::-1] if pixels.ndim == 3 else pixels)
+    assert ok, "cv2 encodes any such array"
+    return bytes(data.tobytes())
+
+
+def write_array(path: Path, array: NDArray) -> None:
+    """A .npy file, whole or not at all."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    atomic_write(path, buffer.getvalue())
 
 
 def table_header(config: Config) -> tuple[str, ...]:
     """The first line of the table of RLEs."""
-    return ("id", "class", "rle") if config.task == "multilabel" else ("id", "rle")
+    return ("id", "rle") if config.task == "binary" else ("id", "class", "rle")
 
 
 @contextlib.contextmanager
-def mask_files(config: Config, folder: Path, rle_path: Path | None) -> Iterator[MaskFiles]:
+def mask_files(
+    config: Config, folder: Path, rle_path: Path | None, values: MaskValues | None = None
+) -> Iterator[MaskFiles]:
     """Masks into `folder`, and with `rle_path` a table `id,rle` (`id,class,rle` with several
-    labels) that is put in place when the block ends without an error."""
+    classes), whose RLEs count as those of the data set, that is put in place when the block ends
+    without an error. values: `usual_values` by default."""
     folder.mkdir(parents=True, exist_ok=True)
+    values = usual_values(config) if values is None else values
     if rle_path is None:
-        yield MaskFiles(config, folder, None)
+        yield MaskFiles(config, folder, values, None)
         return
     with table_writer(rle_path, table_header(config)) as write_row:
-        yield MaskFiles(config, folder, write_row)
+        yield MaskFiles(config, folder, values, write_row)

@@ -20,25 +20,21 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from distseg.config.data import MAX_PIXELS
 from distseg.config.load import load_config
 from distseg.config.schema import Config
 from distseg.data.dataset import ImageFiles, ImagePixels
 from distseg.data.fit import Fit
-from distseg.data.formats.row import image_files, locate
-from distseg.data.image_file import image_size
 from distseg.data.loader import canvas_batches
-from distseg.data.passed_over import left_out
 from distseg.data.read_input import reading_of
 from distseg.distributed import OneProcess, default_workers, make_accelerator
 from distseg.functional.combine import from_space, highest_only, to_space
 from distseg.functional.postprocess import to_masks
 from distseg.inference.forward import Predictor
+from distseg.inference.inputs import Broken
 from distseg.inference.load import decode_batches, load_predictor
-from distseg.inference.mask_files import MaskSink, mask_files, table_header
-from distseg.inference.outputs import mark, refuse_overwriting
+from distseg.inference.mask_files import MaskSink
 from distseg.records.ensemble_record import read_ensemble
-from distseg.records.errors import Damaged, UserError, printable, printable_path
+from distseg.records.errors import Damaged, UserError
 from distseg.records.manifest import Manifest, Sample
 from distseg.records.paths import Run, final_ensemble, find_run
 from distseg.records.progress import ProgressFile
@@ -47,8 +43,7 @@ logger = logging.getLogger(__name__)
 
 NOTHING = -1e4  # the logit of a broken image's every class, under every threshold
 WAITING = 4  # batches between the device and the thread that writes: what bounds the memory
-
-Broken = list[tuple[str, str]]  # (id, reason) of images that could not be read
+Extra = Callable[[Sample, np.ndarray, np.ndarray], None]  # see `predict_images`
 
 
 @dataclass(frozen=True)
@@ -155,29 +150,35 @@ def predict_images(
     accelerator: Accelerator,
     share: tuple[int, int],
     progress: ProgressFile | None = None,
+    extra: Extra | None = None,
 ) -> Broken:
     """Share number share[0] of share[1] of `rows` through an ensemble into `sink`.
 
-    record: of ensemble.json. A broken image gets an empty mask of the size its file claims (the
-    config's input size if unknown), a warning, and a place in what is returned.
+    record: of ensemble.json. An image that cannot be read is left to the sink, with a warning, and
+    has a place in what is returned. extra: gets each other row, its logits (C, H, W) and its masks.
     """
     ensemble = LoadedEnsemble.load(config, run_dir, record, accelerator)
     rows = list(rows)[share[0] :: share[1]]
 
-    def finish(item: tuple[Sequence[int], Sequence[np.ndarray]]) -> None:
-        for index, logits in zip(*item, strict=True):
-            sink.add(rows[index].id, finished_masks(config, record, logits))
+    def finish(item: tuple[Sequence[int], Sequence[np.ndarray], Sequence[str]]) -> None:
+        for index, logits, reason in zip(*item, strict=True):
+            row, masks = rows[index], finished_masks(config, record, logits)
+            if reason:
+                outcome = sink.leave_out(row.id, masks, is_sized=row.height > 0)
+                logger.warning("%s: %s", reason, outcome)
+                continue
+            sink.add(row.id, masks)
+            if extra is not None:
+                extra(row, logits, masks)
 
     broken: Broken = []
     done, progress = 0, progress or ProgressFile(None)
     background = Background(finish)
     progress.at("predict", 0, len(rows))
     for indices, arrays, reasons in logit_batches(ensemble, config, rows, accelerator):
-        background.put((indices, arrays))
-        for index, reason in zip(indices, reasons, strict=True):
-            if reason:
-                broken.append((rows[index].id, reason))
-                logger.warning("%s: gets an empty mask", reason)
+        background.put((indices, arrays, reasons))
+        found = zip(indices, reasons, strict=True)
+        broken += [(rows[index].id, reason) for index, reason in found if reason]
         done += len(indices)
         progress.at("predict", done, len(rows))
     background.close()
@@ -259,37 +260,6 @@ def predict_test(
     return broken
 
 
-def predict_folder(
-    run_dir: Path, images_dir: Path, out_dir: Path, rle_path: Path | None = None
-) -> Broken:
-    """Masks of all images of a folder as PNG files, and an RLE table when asked; see
-    `mask_files`. All ranks: each takes its share. Files that are no images of the folder (pipes,
-    links that leave it, names that no table can hold) get no mask; they come last in what is
-    returned.
-
-    UserError: no images, outputs that would overwrite something, or a table of several ranks."""
-    run, config, record = open_ensemble(Path(run_dir))
-    images_dir, out_dir = Path(images_dir), Path(out_dir)
-    samples, odd = image_samples(images_dir, config.data.max_pixels)
-    for line in left_out(images_dir.absolute(), {sample.image for sample in samples}):
-        logger.warning("%s", printable(line))
-    accelerator = make_accelerator(config)
-    if rle_path is not None and accelerator.num_processes > 1:
-        raise UserError("--rle: one process writes the table; launch `distseg predict` alone")
-    share = (accelerator.process_index, accelerator.num_processes)
-    table = None if rle_path is None else Path(rle_path)
-    labels = config.classes if config.task == "multilabel" else []
-    names = [sample.id for sample in samples]
-    root = Path(config.data.root)
-    header = table_header(config)
-    refuse_overwriting(images_dir, root, names, out_dir, labels, table, header)
-    accelerator.wait_for_everyone()  # no rank may take another's masks for somebody else's
-    with mask_files(config, out_dir, table) as sink:
-        mark(out_dir, images_dir, run.folder)
-        broken = predict_images(config, run.folder, record, samples, sink, accelerator, share)
-    return broken + odd
-
-
 def open_ensemble(folder: Path) -> tuple[Run, Config, dict[str, Any]]:
     """The run that a folder holds, its config and the record of its final ensemble; an ensemble
     that was exported is such a folder too. UserError: there is none."""
@@ -299,32 +269,3 @@ def open_ensemble(folder: Path) -> tuple[Run, Config, dict[str, Any]]:
         data = config.data.model_copy(update={"root": str(folder)})
         config = config.model_copy(update={"data": data})
     return run, config, final_ensemble(run)
-
-
-def image_samples(folder: Path, max_pixels: int = MAX_PIXELS) -> tuple[list[Sample], Broken]:
-    """(The images of a folder, by name. What looks like one and is none, and why; it is logged.)
-    UserError for none, or a stem twice."""
-    samples: list[Sample] = []
-    odd: Broken = []
-    for path in image_files(folder, "--images"):
-        problem = locate(path.parent, path.name)[1]
-        if not problem and not path.is_file():
-            problem = "is no file"
-        if problem:
-            odd.append((printable_path(path.name), printable(problem)))
-            logger.warning("%s: %s: gets no mask", *odd[-1])
-        else:
-            samples.append(image_sample(path, max_pixels))
-    if not samples:
-        name, problem = odd[0]
-        raise UserError(f"{folder}: no image here can be used (--images): {name}: {problem}")
-    return list(Manifest(samples)), odd
-
-
-def image_sample(path: Path, max_pixels: int = MAX_PIXELS) -> Sample:
-    """An image file as a row without a label: its id is the file's stem."""
-    try:
-        height, width = image_size(path, max_pixels)
-    except UserError:
-        height, width = 0, 0  # decoding will say what is wrong with it
-    return Sample(path.stem, str(path), height=height, width=width)

@@ -55,13 +55,14 @@ def data_size(config: Config, run: Run) -> DataSize:
 def _listed_size(config: Config) -> DataSize:
     from distseg.data.image_file import image_size
     from distseg.data.layouts import layout
+    from distseg.data.read_input import image_channels
     from distseg.records.errors import UserError
 
     form = layout(config.data.format)
     train = [row for row in form.train(config) if not row.problem]
     for row in train:
         try:
-            height, width = image_size(row.image)
+            height, width = image_size(row.image, config.data.max_pixels, image_channels(config))
         except (UserError, OSError):
             continue  # `inspect` is the one to complain
         return DataSize(len(train), len(form.test(config)), height, width)

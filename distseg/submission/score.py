@@ -14,6 +14,7 @@ from distseg.config.data import MAX_PIXELS
 from distseg.config.schema import Config
 from distseg.data.formats.row import Row, SubmissionSpec, image_files
 from distseg.data.image_file import image_size
+from distseg.data.read_input import image_channels
 from distseg.data.read_target import read_target
 from distseg.functional.bootstrap import standard_error
 from distseg.functional.metrics import METRICS, VOID, count_masks, summarize
@@ -90,7 +91,7 @@ def score_rows(
         if row.problem or not row.target:
             continue
         try:
-            size = image_size(row.image, config.data.max_pixels)
+            size = image_size(row.image, config.data.max_pixels, image_channels(config))
             target = read_target(row.target, config, *size)
         except UserError as error:
             logger.warning("%s: not scored: %s", row.id, error)
@@ -121,16 +122,48 @@ def _keys(spec: SubmissionSpec, task: str, name: str) -> list[str]:
 def _same_keys(submission: MaskSource, truth: MaskSource) -> list[str]:
     """All keys, in the truth's order; a key on one side only is a mistake, except that tables
     with a class column leave out pairs without an object."""
-    given, wanted = set(submission.keys), set(truth.keys)
-    missing = [key for key in truth.keys if key not in given and not submission.sparse]
-    extra = [key for key in submission.keys if key not in wanted and not truth.sparse]
-    for keys, side, other in ((missing, submission, truth), (extra, truth, submission)):
+    return same_ids(
+        submission.path, submission.keys, truth.path, truth.keys,
+        sparse=(submission.sparse, truth.sparse),
+    )  # fmt: skip
+
+
+def same_ids(
+    submission: Path, given: Sequence[str], truth: Path, wanted: Sequence[str],
+    sparse: tuple[bool, bool] = (False, False),
+) -> list[str]:  # fmt: skip
+    """All ids, in the truth's order. UserError: one is on one side only. sparse: whether each side
+    leaves out what has no object."""
+    both = set(given) & set(wanted)
+    missing = [key for key in wanted if key not in both and not sparse[0]]
+    extra = [key for key in given if key not in both and not sparse[1]]
+    for keys, side, other, total in (
+        (missing, submission, truth, len(wanted)), (extra, truth, submission, len(given)),
+    ):  # fmt: skip
         if keys:
             raise UserError(
-                f"{side.path}: has no {keys[0]!r}, which {other.path} has; {len(keys)} such of "
-                f"{len(other.keys)} ids"
+                f"{side}: has no {keys[0]!r}, which {other} has; {len(keys)} such of {total} ids"
             )
-    return list(dict.fromkeys([*truth.keys, *submission.keys]))
+    return list(dict.fromkeys([*wanted, *given]))
+
+
+def fixed_size(height: int | None, width: int | None) -> tuple[int, int] | None:
+    """The size that --height and --width give; UserError for one of them, or a wrong one."""
+    if (height is None) != (width is None) or min(height or 1, width or 1) < 1:
+        raise UserError(f"--height {height} --width {width}: valid: both, each 1 or more")
+    if height is None or width is None:
+        return None
+    if height * width > MAX_PIXELS:
+        raise UserError(f"--height {height} --width {width}: more than {MAX_PIXELS:,} pixels")
+    return height, width
+
+
+def image_paths(folder: Path | None) -> dict[str, Path]:
+    """The image files of a folder, by stem and by name; none without a folder."""
+    files: dict[str, Path] = {}
+    for path in image_files(folder, "--images") if folder else []:
+        files |= {path.stem: path, path.name: path}
+    return files
 
 
 class _Sizes:
@@ -140,15 +173,8 @@ class _Sizes:
         self, sources: Sequence[MaskSource], images: Path | None, height: int | None,
         width: int | None,
     ) -> None:  # fmt: skip
-        if (height is None) != (width is None) or min(height or 1, width or 1) < 1:
-            raise UserError(f"--height {height} --width {width}: valid: both, each 1 or more")
-        if height and width and height * width > MAX_PIXELS:
-            raise UserError(f"--height {height} --width {width}: more than {MAX_PIXELS:,} pixels")
         self.sources, self.images = sources, images
-        self.fixed = None if height is None or width is None else (height, width)
-        self.files: dict[str, Path] = {}
-        for path in image_files(images, "--images") if images else []:
-            self.files |= {path.stem: path, path.name: path}
+        self.fixed, self.files = fixed_size(height, width), image_paths(images)
 
     def of(self, key: str) -> tuple[int, int]:
         """(height, width) of the mask of a key. UserError: it cannot be known."""

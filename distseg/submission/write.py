@@ -23,6 +23,7 @@ from PIL import Image
 
 from distseg.data.formats.row import SubmissionSpec, locate
 from distseg.functional import rle
+from distseg.functional.metrics import VOID
 from distseg.records.errors import UserError
 from distseg.records.files import begin_folder, put_folder, whole_folder
 from distseg.records.tables import read_cells, table_writer
@@ -69,6 +70,19 @@ class ShareWriter:
         self.seen.add(name)
         for key, plane in _planes(self.spec, self.task, name, mask_CHW):
             self.write(name, key, plane)
+
+    def leave_out(self, name: str, mask_CHW: Mask, *, is_sized: bool) -> str:
+        """An image that cannot be read; returns what becomes of it. An RLE without an object has
+        no size, and so its row is right whatever the image's; a mask has one, and where it is not
+        known (`is_sized`), there is no file. Otherwise as `add`."""
+        if is_sized or self.spec.kind == "rle":
+            nothing = np.uint8(VOID if self.task == "multiclass" else 0)  # not even background
+            self.add(name, mask_CHW if is_sized else np.full_like(mask_CHW[:, :1, :1], nothing))
+            return "gets an empty mask"
+        assert name in self.known and name not in self.seen
+        self.seen.add(name)
+        self.rows.write(json.dumps({"id": name, "key": "", "size": [0, 0], "crc": 0}) + "\n")
+        return "its size is not known: it has no mask in the submission"
 
     def write(self, name: str, key: str, plane_HW: Mask) -> None:
         """One mask: the file `key`.png, or an encoding in its row."""
@@ -208,7 +222,7 @@ def _cells(spec: SubmissionSpec, name: str, key: str, text: str) -> list[str]:
 
 
 def _join_masks(folder: Path, places: dict[str, list[_Place]], task: str) -> None:
-    for place in (place for found in places.values() for place in found):
+    for place in (place for found in places.values() for place in found if place.key):
         target = folder / f"{place.key}.png"
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(place.share / f"{place.key}.png", target)

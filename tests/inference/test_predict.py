@@ -17,7 +17,7 @@ import torch
 
 from distseg.ensemble.fit import fit_ensemble
 from distseg.functional.rle import decode
-from distseg.inference.predict import predict_folder
+from distseg.inference.predict_files import predict_files
 from distseg.records.errors import UserError
 from distseg.records.manifest import Manifest
 from distseg.records.paths import Run
@@ -56,13 +56,18 @@ def make_images(folder: Path, count: int, size: int = 32) -> None:
 def test_masks_and_rle_agree_and_broken_images_are_named(run: Run, tmp_path: Path) -> None:
     make_images(tmp_path / "in", 5)
     (tmp_path / "in" / "broken.png").write_bytes(b"\x89PNG not really")
-    broken = predict_folder(run.folder, tmp_path / "in", tmp_path / "out", tmp_path / "rle.csv")
+    broken = predict_files(
+        run.folder, tmp_path / "in", tmp_path / "out", tmp_path / "rle.csv"
+    ).broken
     assert [name for name, _ in broken] == ["broken"]
     lines = (tmp_path / "rle.csv").read_text().splitlines()
     assert lines[0] == "id,rle"
-    assert len(lines) == 1 + 6
+    assert len(lines) == 1 + 6 and "broken," in lines
+    assert not (tmp_path / "out" / "broken.png").exists(), "of a size that nobody knows"
     for line in lines[1:]:
         name, rle = line.split(",")
+        if name == "broken":
+            continue
         mask = np.asarray(cv2.imread(str(tmp_path / "out" / f"{name}.png"), cv2.IMREAD_UNCHANGED))
         assert np.array_equal(mask > 0, decode(rle, *mask.shape) > 0)
         assert set(np.unique(mask)) <= {0, 255}
@@ -71,7 +76,7 @@ def test_masks_and_rle_agree_and_broken_images_are_named(run: Run, tmp_path: Pat
 def test_other_sizes_come_back_at_their_own_size(run: Run, tmp_path: Path) -> None:
     make_images(tmp_path / "in", 1, 32)
     cv2.imwrite(str(tmp_path / "in" / "wide.png"), np.zeros((20, 30), np.uint8))
-    predict_folder(run.folder, tmp_path / "in", tmp_path / "out")
+    predict_files(run.folder, tmp_path / "in", tmp_path / "out")
     assert np.asarray(cv2.imread(str(tmp_path / "out" / "wide.png"), 0)).shape == (20, 30)
 
 
@@ -80,7 +85,9 @@ def test_larger_images_and_broken_ones_go_beside_the_others(run: Run, tmp_path: 
     make_images(tmp_path / "in", 3, 32)
     cv2.imwrite(str(tmp_path / "in" / "large.png"), np.zeros((50, 70), np.uint8))
     (tmp_path / "in" / "a,b.png").write_bytes(b"no image")
-    broken = predict_folder(run.folder, tmp_path / "in", tmp_path / "out", tmp_path / "rle.csv")
+    broken = predict_files(
+        run.folder, tmp_path / "in", tmp_path / "out", tmp_path / "rle.csv"
+    ).broken
     assert [name for name, _ in broken] == ["a,b"]
     assert np.asarray(cv2.imread(str(tmp_path / "out" / "large.png"), 0)).shape == (50, 70)
     with (tmp_path / "rle.csv").open(newline="") as file:
@@ -108,18 +115,18 @@ def test_shares_go_to_however_many_ranks_there_are(run: Run, first: int, count: 
 
 def test_no_images_is_the_users_mistake(run: Run, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
-        predict_folder(run.folder, tmp_path / "absent", tmp_path / "out")
+        predict_files(run.folder, tmp_path / "absent", tmp_path / "out")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no image files"):
-        predict_folder(run.folder, tmp_path / "empty", tmp_path / "out")
+        predict_files(run.folder, tmp_path / "empty", tmp_path / "out")
 
 
 MEASURE = """
 import resource, sys, torch
 from pathlib import Path
 torch.set_num_threads(2)
-from distseg.inference.predict import predict_folder
-predict_folder(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[3] + ".csv"))
+from distseg.inference.predict_files import predict_files
+predict_files(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[3] + ".csv"))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 

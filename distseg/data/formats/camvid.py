@@ -13,7 +13,8 @@ from typing import Any
 from distseg.config.schema import Config
 from distseg.data.formats.detected import Detected
 from distseg.data.formats.folder import paired
-from distseg.data.formats.row import Row, SubmissionSpec, image_files
+from distseg.data.formats.names import Found
+from distseg.data.formats.row import Row, SubmissionSpec, image_files, locate
 
 # keys of `data` that only some layouts read
 READS = ("mask_values", "mask_channel", "colors", "folder.mask_suffix", "folder.several")
@@ -49,8 +50,9 @@ def train(config: Config) -> list[Row]:
 
 def _split(config: Config, name: str) -> list[Row]:
     root = Path(config.data.root)
-    images = image_files(root / name, f"{name} of camvid")
-    return paired(config, images, root / f"{name}annot")[: config.data.limit]
+    paths = image_files(root / name, f"{name} of camvid")
+    images = [Found(path.stem, [path], locate(path.parent, path.name)[1]) for path in paths]
+    return paired(config, config.data.folder, images, f"{name}annot")[: config.data.limit]
 
 
 def test(config: Config) -> list[Row]:

@@ -1,36 +1,64 @@
-"""A folder of images and a folder of masks of the same stem. Masks are binary, or hold one class
-index per pixel; multilabel may have a folder of binary masks per class: masks/CLASS/STEM.png."""
+"""A folder of images and a folder of masks of the same name. Masks are binary, or hold one class
+index per pixel; multilabel may have a folder of binary masks per class: masks/CLASS/STEM.png.
+
+Other arrangements are found by their names (`arrangement`), or said by keys of `data.folder`: names
+with something before or behind, train, validation and test parts, a folder for each image.
+"""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from distseg.config.data import FolderConfig
 from distseg.config.schema import Config
-from distseg.data.formats.row import Row, SubmissionSpec, image_files, locate, plain
+from distseg.data.formats.arrangement import arranged
+from distseg.data.formats.names import ID, Found, Name, files_in, has_images
+from distseg.data.formats.row import Row, SubmissionSpec, locate, plain
 from distseg.records.errors import UserError, unknown
 
 # keys of `data` that only some layouts read
 READS = ("mask_values", "mask_channel", "colors", "folder")
-_NUMBER = re.compile(r"[_\-. ]?\d+$")
+Table = dict[str, list[Path]]  # masks by the plain id of their image
+
+
+def found(config: Config) -> FolderConfig:
+    """Where the files lie and how they are named, with what is found by their names."""
+    return arranged(Path(config.data.root), config.data.folder)
 
 
 def train(config: Config) -> list[Row]:
-    root, options = Path(config.data.root), config.data.folder
-    images = image_files(root / options.images, "data.folder.images")
-    shared = (root / options.images).resolve() == (root / options.masks).resolve()
-    if options.mask_suffix and shared:
-        images = [path for path in images if not path.stem.endswith(options.mask_suffix)]
-    return paired(config, images, root / options.masks)[: config.data.limit]
+    options = found(config)
+    rows = _part(config, options, options.images, options.masks, "images")
+    if options.val_images is None:
+        return rows
+    if options.val_masks is None:
+        raise UserError("data.folder.val_images: needs val_masks, the folder of their masks")
+    val = _part(config, options, options.val_images, options.val_masks, "val_images")
+    taken = {plain(row.id) for row in rows}
+    if any(plain(row.id) in taken for row in val):  # parts that each count from 1
+        val = [replace(row, id=f"val_{row.id}") for row in val]
+    return rows + [replace(row, validates=True) for row in val]
+
+
+def _part(config: Config, options: FolderConfig, images: str, masks: str, key: str) -> list[Row]:
+    root, name = Path(config.data.root), _image_name(options)
+    listed = files_in(root, images, name, key)
+    shared = (root / images).resolve() == (root / masks).resolve()
+    own = _mask_name(options)
+    if shared and own.text != ID:
+        listed = [one for one in listed if own.id_in(one.paths[0].name) is None]
+    return paired(config, options, listed, masks)[: config.data.limit]
 
 
 def test(config: Config) -> list[Row]:
-    options = config.data.folder
-    if options.test_images is None or not (Path(config.data.root) / options.test_images).is_dir():
+    options = found(config)
+    if options.test_images is None or not _is_there(config, options.test_images):
         return []  # a data set may have nothing to predict yet
-    paths = _test_images(config)
-    return [Row(path.stem, str(path), problem=locate(path.parent, path.name)[1]) for path in paths]
+    return [
+        Row(one.id, str(one.paths[0]), problem=one.problem) for one in _test_images(config, options)
+    ]
 
 
 def submission(config: Config) -> SubmissionSpec:
@@ -45,99 +73,189 @@ def submission(config: Config) -> SubmissionSpec:
 
 
 def test_truth(config: Config) -> list[Row] | None:
-    options = config.data.folder
+    options = found(config)
     if options.test_masks is None or options.test_images is None:
         return None
-    return paired(config, _test_images(config), Path(config.data.root) / options.test_masks)
+    return paired(config, options, _test_images(config, options), options.test_masks)
 
 
-def _test_images(config: Config) -> list[Path]:
-    """The test images, by name. UserError for two of one stem, which is the id in a submission."""
-    assert config.data.folder.test_images is not None
-    folder = Path(config.data.root) / config.data.folder.test_images
-    first: dict[str, Path] = {}
-    for path in image_files(folder, "data.folder.test_images"):
-        other = first.setdefault(path.stem, path)
-        if other is not path:
-            raise UserError(
-                f"{path}: has the stem of {other.name}, which is the id; give each its own"
-            )
-    return list(first.values())[: config.data.limit]
+def said(config: Config) -> list[str]:
+    """What of the arrangement goes beyond a folder of images and one of masks of the same names,
+    with counts and an example: so that whoever did not write it sees what was found."""
+    options, rows = found(config), [row for row in train(config) if not row.problem]
+    lines = []
+    first = next((row for row in rows if row.target), None)
+    if first is not None and (options.image or options.mask or options.mask_suffix):
+        mask = Path(first.target.removeprefix("file:").replace("|", ";").strip(";").split(";")[0])
+        image = f"images as {options.image}, " if options.image else ""
+        lines.append(
+            f"{image}masks as {_mask_name(options).text}: of {Path(first.image).name} (id "
+            f"{first.id}) it is {mask.name}"
+        )
+    if ID in options.masks:
+        objects = sum(row.target.count(";") + 1 for row in rows)
+        lines.append(
+            f"{objects} masks of {len(rows)} images in {options.masks}, one per object: joined; "
+            "the Manifest names each"
+        )
+    if options.val_images is not None:
+        held = sum(row.validates for row in rows)
+        kind = config.data.folds.kind
+        use = "they validate" if kind == "split" else f"divided with the others, kind: {kind}"
+        lines.append(
+            f"{len(rows) - held} images in {options.images}, {held} in {options.val_images} "
+            f"(data.folds.kind: split): {use}"
+        )
+    if options.test_images not in (None, "test_images"):
+        lines.append(f"test images in {options.test_images}: {len(test(config))}")
+    return lines
 
 
-def paired(config: Config, images: list[Path], folder: Path) -> list[Row]:
-    """A row for each image, and a row with a problem for each mask that has no image."""
+def has_split(config: Config) -> bool:
+    """Whether the files are divided already: there is a validation part."""
+    try:
+        return found(config).val_images is not None
+    except (UserError, OSError):
+        return False  # whoever lists the rows says what is wrong
+
+
+def image_id(config: Config, name: str) -> str:
+    """The id of an image of the data set by the name of its file, with or without its suffix; by
+    the pattern of train images or of test images."""
     options = config.data.folder
-    stems = {plain(path.stem) for path in images}
-    per_class = _class_folders(config, folder)
-    tables = {
-        path: _by_stem(path, options, stems)
-        for path in per_class or [folder]
-        if path.is_dir() or not per_class
-    }
-    masks = [tables.get(path, {}) for path in per_class or [folder]]
-    first: dict[str, Path] = {}
+    patterns = [Name(text) for text in (options.test_image, options.image) if text is not None]
+    ids = (pattern.id_in(f"{name}.png") for pattern in patterns)
+    return next((one for one in ids if one is not None), name)
+
+
+def _is_there(config: Config, folder: str) -> bool:
+    return (Path(config.data.root) / folder.partition(ID)[0]).is_dir()
+
+
+def _image_name(options: FolderConfig) -> Name | None:
+    return None if options.image is None else Name(options.image)
+
+
+def _mask_name(options: FolderConfig) -> Name:
+    return Name(options.mask or f"{ID}{options.mask_suffix}")
+
+
+def _test_images(config: Config, options: FolderConfig) -> list[Found]:
+    """The test images, by name. UserError for two of one id."""
+    assert options.test_images is not None
+    name = None if options.test_image is None else Name(options.test_image)
+    first: dict[str, Found] = {}
+    for one in files_in(Path(config.data.root), options.test_images, name, "test_images"):
+        other = first.setdefault(one.id, one)
+        if other is not one:
+            raise UserError(
+                f"{one.paths[0]}: has the stem of {other.paths[0].name}, which is the id; give "
+                "each its own"
+            )
+    return [_alone(one) for one in first.values()][: config.data.limit]
+
+
+def _alone(image: Found) -> Found:
+    """An image, with a problem where a folder for it holds several."""
+    if len(image.paths) == 1 or image.problem:
+        return image
+    names = ", ".join(path.name for path in image.paths[:3])
+    return replace(image, problem=f"{len(image.paths)} images of one id: {names}")
+
+
+def paired(config: Config, options: FolderConfig, images: Sequence[Found], masks: str) -> list[Row]:
+    """A row for each image, and a row with a problem for each mask that has no image. masks: their
+    folder, below data.root."""
+    ids = {plain(one.id) for one in images}
+    where = Path(config.data.root) / masks
+    tables, problems = _tables(config, options, masks, ids)
+    first: dict[str, Found] = {}
     rows: dict[str, Row] = {}
-    for path in images:
-        stem = plain(path.stem)
-        other = first.setdefault(stem, path)
-        rows[stem] = _row(path, masks, folder, options)
-        if other is not path:  # which of them the mask belongs to is not known
-            problem = f"id {path.stem!r} is already that of {other.name}: neither is used"
-            rows[stem] = Row(path.stem, str(path), problem=problem)
-    orphans = {
-        stem: paths[0] for table in masks for stem, paths in table.items() if stem not in stems
-    }
+    for one in map(_alone, images):
+        own = plain(one.id)
+        other = first.setdefault(own, one)
+        problem = one.problem or problems.get(own, "")
+        rows[own] = _row(replace(one, problem=problem), tables, where, options)
+        if other is not one:  # which of them the mask belongs to is not known
+            problem = f"id {one.id!r} is already that of {other.paths[0].name}: neither is used"
+            rows[own] = Row(one.id, str(one.paths[0]), problem=problem)
+    orphans = {own: paths[0] for table in tables for own, paths in table.items() if own not in ids}
     return list(rows.values()) + [
-        Row(stem, str(path), problem="a mask without an image") for stem, path in orphans.items()
+        Row(own, str(path), problem="a mask without an image") for own, path in orphans.items()
     ]
+
+
+def _tables(
+    config: Config, options: FolderConfig, masks: str, ids: set[str]
+) -> tuple[list[Table], dict[str, str]]:
+    """(The masks of each class, or one table for all; why those of an id may not be used.)"""
+    root = Path(config.data.root)
+    if ID in masks:
+        listed = files_in(root, masks, None, "masks")
+        problems = {plain(one.id): one.problem for one in listed if one.problem}
+        return [{plain(one.id): one.paths for one in listed}], problems
+    per_class = _class_folders(config, root / masks)
+    name = _mask_name(options)
+    if not per_class:
+        return [_by_id(root, masks, name, ids)], {}
+    there = [f"{masks}/{one.name}" if one.is_dir() else "" for one in per_class]
+    return [_by_id(root, folder, name, ids) if folder else {} for folder in there], {}
+
+
+def _by_id(root: Path, folder: str, name: Name, ids: set[str]) -> Table:
+    """The mask files of a folder, by the id of their image."""
+    table: Table = {}
+    for one in files_in(root, folder, None, "masks"):
+        own = name.id_of_several(plain(one.paths[0].name), ids)
+        if own is not None:
+            table.setdefault(own, []).extend(one.paths)
+    return table
 
 
 def _class_folders(config: Config, folder: Path) -> list[Path]:
     """A folder of masks for each class; [] where there are none. UserError: the masks' folder has
-    one that is no class, as where its name is in another case."""
-    if config.task != "multilabel" or not folder.is_dir():
+    one that is no class, as where its name is in another case; or they are for another task."""
+    if not folder.is_dir():
         return []
     inside = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+    if config.task != "multilabel":
+        if inside and not has_images(folder) and any(has_images(folder / one) for one in inside):
+            raise UserError(
+                f"{folder}: no masks here, but folders of masks, {', '.join(inside[:8])}: where "
+                f"they are classes, task: multilabel and classes: [{', '.join(inside)}]; else say "
+                "with data.folder.masks which of them counts"
+            )
+        return []
     for name in inside:
         if name not in config.classes:
             raise unknown("class", name, config.classes, f"{folder / name}: ")
     return [folder / name for name in config.classes] if inside else []
 
 
-def _by_stem(folder: Path, options: FolderConfig, stems: set[str]) -> dict[str, list[Path]]:
-    """The mask files of a folder, by the stem of their image. One with a number behind its name
-    (a_mask_1, a_1_mask) is a further mask of its image, unless an image has that name."""
-    table: dict[str, list[Path]] = {}
-    for path in image_files(folder, "data.folder.masks"):
-        name = plain(path.stem)
-        first = name.removesuffix(options.mask_suffix)
-        unnumbered = _NUMBER.sub("", first)
-        base = unnumbered.removesuffix(options.mask_suffix)
-        if first not in stems and unnumbered != first and base in stems:
-            table.setdefault(base, []).append(path)
-        elif name.endswith(options.mask_suffix):
-            table.setdefault(first, []).append(path)
-    return table
+def _row(image: Found, tables: list[Table], where: Path, options: FolderConfig) -> Row:
+    masks = [table.get(plain(image.id), []) for table in tables]
+    problem = image.problem
+    if not any(masks):
+        problem = problem or f"no mask of this stem in {where}"
+    is_union = options.several == "union" or ID in options.masks
+    for paths in masks:
+        problem = problem or _problem(paths, is_union)
+    target = "file:" + "|".join(";".join(map(str, paths)) for paths in masks)
+    return Row(image.id, str(image.paths[0]), target if any(masks) else "", problem=problem)
 
 
-def _row(
-    path: Path, masks: list[dict[str, list[Path]]], folder: Path, options: FolderConfig
-) -> Row:
-    found = [table.get(plain(path.stem), []) for table in masks]
-    problem = locate(path.parent, path.name)[1]
-    if not any(found):
-        problem = problem or f"no mask of this stem in {folder}"
-    for paths in found:
-        stems = {plain(mask.stem) for mask in paths}
-        if len(paths) > 1 and (options.several == "refuse" or len(stems) < len(paths)):
-            count = "two" if len(paths) == 2 else len(paths)
-            hint = "; data.folder.several: union joins them" if len(stems) == len(paths) else ""
-            names = " and ".join(mask.name for mask in paths[:3])
-            problem = problem or f"{count} masks: {names}{hint}"
-        for mask in paths:
-            problem = problem or locate(mask.parent, mask.name)[1]
-            if "|" in str(mask) or ";" in str(mask):
-                problem = problem or "the mask's path has a '|' or ';', which separate paths here"
-    target = "file:" + "|".join(";".join(map(str, paths)) for paths in found)
-    return Row(path.stem, str(path), target if any(found) else "", problem=problem)
+def _problem(paths: Iterable[Path], is_union: bool) -> str:
+    """Why the masks of one image, and one class, may not be used."""
+    paths = list(paths)
+    stems = {plain(mask.stem) for mask in paths}
+    if len(paths) > 1 and (not is_union or len(stems) < len(paths)):
+        count = "two" if len(paths) == 2 else len(paths)
+        hint = "; data.folder.several: union joins them" if len(stems) == len(paths) else ""
+        names = " and ".join(mask.name for mask in paths[:3])
+        return f"{count} masks: {names}{hint}"
+    for mask in paths:
+        if problem := locate(mask.parent, mask.name)[1]:
+            return problem
+        if "|" in str(mask) or ";" in str(mask):
+            return "the mask's path has a '|' or ';', which separate paths here"
+    return ""

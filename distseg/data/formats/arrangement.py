@@ -1,0 +1,246 @@
+"""How a folder's files are arranged, found by their names where these leave no doubt.
+
+What is found becomes keys of `data.folder`, as if somebody had written them; keys that somebody has
+written are left as they are. Where names leave a doubt, UserError says which keys to write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import product, takewhile
+from pathlib import Path
+
+from distseg.config.data import FolderConfig, changed_keys
+from distseg.data.formats.names import ID, Name, has_images, is_image
+from distseg.data.formats.row import plain
+from distseg.records.errors import UserError
+
+TRAIN, VAL, TEST = ("train", "training"), ("val", "valid", "validation"), ("test", "testing")
+IMAGES = ("images", "image", "imgs", "img")
+MASKS = (
+    *("masks", "mask", "labels", "label", "annotations", "annotation", "gt", "ground_truth"),
+    *("groundtruth", "targets", "segmentations"),
+)
+# How the name of a part and that of a kind of file make a folder.
+STYLES = ("{part}/{kind}", "{kind}/{part}", "{part}_{kind}", "{kind}_{part}")
+DIGITS = "0123456789"
+LOOKED_AT = 20  # masks whose names are searched for those of images; all are compared with a find
+PLACES = ("images", "masks", "val_images", "val_masks")
+NAMES = ("image", "mask", "mask_suffix")
+
+
+def arranged(root: Path, options: FolderConfig) -> FolderConfig:
+    """The options with what is found. Nothing is opened, only listed."""
+    if not root.is_dir():
+        return options
+    written = changed_keys(options)
+    found: dict[str, str] = {}
+    if not written & set(PLACES) and not has_images(root / options.images):
+        found = _parts(root) or _folder_per_image(root)
+        found = {key: folder for key, folder in found.items() if key not in written}
+    options = options.model_copy(update=found)
+    if not written & set(NAMES):
+        options = options.model_copy(update=_names(root, options))
+    return options
+
+
+# -- where -----------------------------------------------------------------------------------------
+
+
+def _parts(root: Path) -> dict[str, str]:
+    """The folders of a train, a validation and a test part; {} where there is no train part."""
+    found = [
+        (style, part, image, mask, images, masks)
+        for style, part, image, mask in product(STYLES, TRAIN, IMAGES, MASKS)
+        if (images := _folder(root, style, part, image)) and has_images(root / images)
+        if (masks := _folder(root, style, part, mask)) and _holds_masks(root / masks)
+    ]
+    if len(found) > 1:
+        places = "; ".join(f"{images} and {masks}" for *_, images, masks in found)
+        raise UserError(
+            f"{root}: several folders of train images and masks: {places}; say which, with "
+            "data.folder.images and data.folder.masks"
+        )
+    if not found:
+        return {}
+    style, _, image, mask, images, masks = found[0]
+    keys = {"images": images, "masks": masks}
+    for key, parts in (("val", VAL), ("test", TEST)):
+        own = [(p, one) for p in parts if (one := _folder(root, style, p, image))]
+        own = [(part, one) for part, one in own if has_images(root / one)]
+        if len(own) > 1:
+            names = ", ".join(one for _, one in own)
+            raise UserError(f"{root}: {names}: say with data.folder.{key}_images which counts")
+        for part, one in own:
+            keys[f"{key}_images"] = one
+            labels = _folder(root, style, part, mask)
+            if labels and _holds_masks(root / labels):
+                keys[f"{key}_masks"] = labels
+            elif key == "val":
+                raise UserError(
+                    f"{root / one}: no folder of masks beside it, as {masks} beside {images}; say "
+                    "with data.folder.val_images and val_masks where they lie, or move it away"
+                )
+    return keys
+
+
+def _folder(root: Path, style: str, part: str, kind: str) -> str | None:
+    """The folder of that name below `root`, as it is written there; None without one."""
+    place: list[str] = []
+    for wanted in style.format(part=part, kind=kind).split("/"):
+        above = root.joinpath(*place)
+        names = sorted(p.name for p in above.iterdir() if p.is_dir())
+        exact = [name for name in names if name == wanted]
+        close = exact or [name for name in names if name.lower() == wanted]
+        if not close:
+            return None
+        place.append(close[0])
+    return "/".join(place)
+
+
+def _holds_masks(folder: Path) -> bool:
+    """Whether images lie in a folder, or in folders of it, as where there is one per class."""
+    return has_images(folder) or any(has_images(path) for path in _folders(folder))
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+
+
+def _folder_per_image(root: Path) -> dict[str, str]:
+    """The folders of `PART/{id}/images` and `PART/{id}/masks`; {} where there are none."""
+    labeled: list[str] = []
+    plain_ones: list[str] = []
+    for part in [root, *_folders(root)]:
+        inside = _folders(part)[:LOOKED_AT]
+        with_images = [one for one in inside if has_images(one / "images")]
+        with_masks = [one for one in with_images if has_images(one / "masks")]
+        if with_images and len(with_images) * 2 > len(inside):
+            prefix = "" if part == root else f"{part.name}/"
+            (labeled if with_masks else plain_ones).append(f"{prefix}{ID}")
+    val = [one for one in labeled if one.split("/")[0].lower() in VAL]
+    train = [one for one in labeled if one not in val]
+    if not train:
+        return {}
+    for key, ones in (("", train), ("val_", val), ("test_", plain_ones)):
+        if len(ones) > 1:
+            names = ", ".join(f"{one}/images" for one in ones)
+            raise UserError(f"{root}: {names}: say with data.folder.{key}images which counts")
+    keys = {"images": f"{train[0]}/images", "masks": f"{train[0]}/masks"}
+    keys |= {f"val_{what}": f"{one}/{what}" for one in val for what in ("images", "masks")}
+    return {**keys, "test_images": f"{plain_ones[0]}/images"} if plain_ones else keys
+
+
+# -- how they are named ----------------------------------------------------------------------------
+
+
+def _names(root: Path, options: FolderConfig) -> dict[str, str]:
+    """`image` and `mask`, where masks are named by something that all have before or behind the
+    name of their image; {} where they are named as their images."""
+    if ID in options.images + options.masks:
+        return {}
+    images, masks = _stems(root / options.images), _mask_stems(root / options.masks)
+    if not images or not masks:
+        return {}  # whoever lists them says so
+    if (root / options.images).resolve() == (root / options.masks).resolve():
+        return {"mask": _beside(root / options.masks, images)}
+    same = Name(ID)
+    if any(same.id_of_several(f"{stem}.png", images) in images for stem in masks):
+        return {}
+    found = _around(images, masks)
+    if len(found) == 1:
+        return {"mask": found[0]}
+    apart = _cores(images, masks) if not found else None
+    if apart:
+        return {"image": apart[0], "mask": apart[1]}
+    raise UserError(
+        f"{root / options.masks}: no mask has the name of an image: {_some(masks)}; images: "
+        f"{_some(images)}; say with data.folder.mask, and data.folder.image, how they are named, "
+        f"as {{id}}_mask.png"
+    )
+
+
+def _stems(folder: Path) -> set[str]:
+    if not folder.is_dir():
+        return set()
+    return {plain(path.stem) for path in folder.iterdir() if is_image(path)}
+
+
+def _mask_stems(folder: Path) -> set[str]:
+    if not folder.is_dir():
+        return set()
+    return _stems(folder).union(*(_stems(one) for one in _folders(folder)))
+
+
+def _some(stems: set[str]) -> str:
+    shown = sorted(stems)[:3]
+    return ", ".join(shown) + ", ..." * (len(stems) > len(shown))
+
+
+def _around(images: set[str], masks: set[str]) -> list[str]:
+    """Patterns of all masks in which the id is that of an image, for as many as there are: the best
+    of them, or several that are as good."""
+    some = sorted(masks)[:LOOKED_AT]
+    candidates = {pattern for mask in some for pattern in _patterns(mask, images)}
+    scores = {}
+    for pattern in candidates:
+        name = Name(pattern)
+        ids = [name.id_of_several(f"{mask}.png", images) for mask in masks]
+        num = sum(one in images for one in ids)
+        if None not in ids and num * 2 > len(masks):
+            scores[pattern] = num
+    best = max(scores.values(), default=0)
+    return sorted(pattern for pattern, num in scores.items() if num == best)
+
+
+def _patterns(mask: str, images: set[str]) -> Iterator[str]:
+    for start in range(len(mask)):
+        for end in range(start + 1, len(mask) + 1):
+            if mask[start:end] in images:
+                yield f"{mask[:start]}{ID}{mask[end:]}"
+
+
+def _beside(folder: Path, stems: set[str]) -> str:
+    """The pattern of the masks among images and masks of one folder."""
+    ordered = sorted(stems)
+    for pattern in sorted({one for stem in ordered for one in _patterns(stem, stems)} - {ID}):
+        name = Name(pattern)
+        owners = [name.id_in(f"{stem}.png") for stem in ordered]
+        images = {owner for owner in owners if owner in stems}
+        if len(images) * 2 == len(stems):
+            return pattern
+    raise UserError(
+        f"{folder}: images and masks lie in one folder, and which is which is not known: "
+        f"{_some(stems)}; say with data.folder.mask, as {{id}}_mask.png"
+    )
+
+
+def _cores(images: set[str], masks: set[str]) -> tuple[str, str] | None:
+    """Patterns of images and of masks, by what all of each begin and end with, where what is left
+    is the same for both."""
+    patterns = []
+    for stems in (images, masks):
+        if len(stems) < 2:
+            return None
+        before, after = _common(sorted(stems))
+        patterns.append(f"{before}{ID}{after}")
+    ids = [
+        {Name(pattern).id_in(f"{stem}.png") for stem in stems}
+        for pattern, stems in zip(patterns, (images, masks), strict=True)
+    ]
+    both = ids[0] & ids[1]
+    is_sure = None not in ids[0] | ids[1] and len(both) * 2 > max(len(images), len(masks))
+    return (patterns[0], patterns[1]) if is_sure else None
+
+
+def _common(stems: Sequence[str]) -> tuple[str, str]:
+    """What all stems begin and end with, without digits next to what differs: these are its."""
+    before = _beginning(stems).rstrip(DIGITS)
+    rest = [stem[len(before) :] for stem in stems]
+    after = _beginning([stem[::-1] for stem in rest])[::-1].lstrip(DIGITS)
+    return before, after
+
+
+def _beginning(names: Sequence[str]) -> str:
+    first, last = min(names), max(names)  # what these two share, all that lie between share too
+    return "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last)))  # noqa: B905

@@ -1,0 +1,122 @@
+"""Which part of a file's name, or of a folder's, is the id of its image: `{id}_training.tif`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from distseg.data.formats.row import IMAGE_SUFFIXES, image_files, locate, plain
+from distseg.records.errors import UserError
+
+ID = "{id}"
+_NUMBER = re.compile(r"[_\-. ]?\d+$")
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A pattern with one `{id}`. With the suffix of an image it stands for the whole name, with
+    none, or with `.*`, for that before the suffix."""
+
+    text: str
+
+    def id_in(self, name: str) -> str | None:
+        """The id in a file's name; None where it is not named so."""
+        before, _, after = plain(self.text.removesuffix(".*")).partition(ID)
+        path = PurePosixPath(plain(name))
+        suffix = PurePosixPath(f"x{after}").suffix.lower()
+        if suffix in IMAGE_SUFFIXES:
+            if path.suffix.lower() != suffix:
+                return None
+            after = after[: -len(suffix)]
+        return _between(path.stem, before, after)
+
+    def id_in_folder(self, name: str) -> str | None:
+        """The same for the name of a folder, which has no suffix."""
+        before, _, after = plain(self.text).partition(ID)
+        return _between(plain(name), before, after)
+
+    def id_of_several(self, name: str, ids: set[str]) -> str | None:
+        """The id in the name of a mask. A number behind it (a_mask_1, a_1_mask) says that it is a
+        further mask of its image, unless an image has that name."""
+        found = self.id_in(name)
+        if found in ids:
+            return found
+        path = PurePosixPath(name)
+        unnumbered = self.id_in(_NUMBER.sub("", path.stem) + path.suffix)
+        for one in (unnumbered, found and _NUMBER.sub("", found)):
+            if one in ids:
+                return one
+        return found
+
+
+def _between(name: str, before: str, after: str) -> str | None:
+    is_one = name.startswith(before) and name.endswith(after)
+    return name[len(before) : len(name) - len(after)] or None if is_one else None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The files of one image, or of its masks. problem: why they may not be used."""
+
+    id: str
+    paths: list[Path]
+    problem: str = ""
+
+
+def files_in(root: Path, folder: str, name: Name | None, key: str) -> list[Found]:
+    """The files of a folder, one a `Found`, by name; or, where the folder has an `{id}`, all files
+    of each folder of that name together.
+
+    name: what is not named so is left out; None: the id is the stem. UserError: there is none.
+    """
+    if ID in folder:
+        return list(_per_folder(root, folder, key))
+    files = image_files(root / folder, f"data.folder.{key}")
+    found = [
+        Found(own, [path], locate(path.parent, path.name)[1])
+        for path in files
+        if (own := path.stem if name is None else name.id_in(path.name)) is not None
+    ]
+    if not found:
+        assert name is not None
+        raise UserError(
+            f"{root / folder}: none of {len(files)} files is named {name.text}: {files[0].name}, "
+            "...; look at data.folder.image, test_image and mask"
+        )
+    return found
+
+
+def _per_folder(root: Path, folder: str, key: str) -> list[Found]:
+    parts = PurePosixPath(folder).parts
+    place = next(n for n, part in enumerate(parts) if ID in part)
+    above, name = root.joinpath(*parts[:place]).absolute(), Name(parts[place])
+    if not above.is_dir():
+        raise UserError(f"{above}: no such folder (data.folder.{key})")
+    found = []
+    for path in sorted(above.iterdir()):
+        own = name.id_in_folder(path.name) if path.is_dir() and path.name[0] != "." else None
+        if own is None:
+            continue
+        inside = path.joinpath(*parts[place + 1 :])
+        problem = locate(above, path.name)[1]
+        files = [] if problem or not inside.is_dir() else [
+            one for one in sorted(inside.iterdir()) if is_image(one)
+        ]  # fmt: skip
+        problems = [problem, *(locate(one.parent, one.name)[1] for one in files)]
+        if not files:
+            problems.append(f"no image files in {inside}")
+        found.append(Found(own, files or [inside], next((one for one in problems if one), "")))
+    if not found:
+        raise UserError(f"{above}: no folder named {parts[place]} here (data.folder.{key})")
+    return found
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file's name is that of an image."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "."
+
+
+def has_images(folder: Path) -> bool:
+    """Whether files of images lie in a folder itself."""
+    return folder.is_dir() and any(is_image(path) and path.is_file() for path in folder.iterdir())
