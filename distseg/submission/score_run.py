@@ -56,7 +56,7 @@ def score_with_run(
         raise unknown("metric", metric, METRICS, "--metric: ")
     guess, real = open_sides(config, submission, truth)
     ids = same_ids(submission, list(guess.targets), truth, list(real.targets))
-    sizes = _Sizes(run, config, (guess, real), images, fixed_size(height, width))
+    sizes = _Sizes(run, config, (real, guess), images, fixed_size(height, width))
     ways = _ways(config, run, guess, values)
     counts, held = [], []
     for name in ids:
@@ -103,14 +103,15 @@ def _written(config: Config, values: MaskValues) -> Config:
     colors = {color: label for color, label in plane.items() if isinstance(color, tuple)}
     numbers = {value: label for value, label in plane.items() if isinstance(value, int)}
     same = all(one == values.planes[0] for one in values.planes)
+    is_inverted = not same and values.planes[0][0] != 0
     update: dict[str, Any] = {"mask_values": numbers or None, "colors": None}
     if colors:  # a name for each label, as a config has them
         first = 0 if config.task == "multiclass" else 1
         names = dict(enumerate(config.classes, start=first))
         update["colors"] = {names.get(n, "background"): color for color, n in colors.items()}
-    elif set(plane) == {0, 255} or not same:  # 0 and one other value, whatever it is
+    elif plane == {0: 0, 255: 1} or not same:  # 0 and one other value, whatever it is
         update["mask_values"] = None
-    kept = config.data.folder.model_copy(update={"threshold": 0, "inverted": False})
+    kept = config.data.folder.model_copy(update={"threshold": 0, "inverted": is_inverted})
     data = config.data.model_copy(
         update={**update, "folder": kept, "mask_channel": "auto", "format": "folder"}
     )
@@ -123,8 +124,7 @@ def _agreed(side: Side, ways: Sequence[tuple[str, Config]], name: str, size: Siz
     for kind, config in ways:
         try:
             planes, held = replace(side, config=config).planes(name, *size)
-            if kind != "255":
-                _judge_guess(config, side.path, held)
+            _judge_guess(config, side.path, held)
             found[kind] = planes
         except UserError as error:
             errors.append(error)

@@ -163,7 +163,7 @@ def _truth_files(config: Config, path: Path, known: set[str]) -> dict[str, str]:
     for key, target in _files(config, path).items():
         above, slash, last = key.rpartition("/")
         ids = {name.removeprefix(f"{above}{slash}") for name in known}
-        own = Name(pattern).id_of_several(f"{last}.png", ids)
+        own = Name(pattern).of_stems.id_of_several(f"{last}.png", ids)
         planes = target.removeprefix("file:").split("|")
         first = next(plane for plane in planes if plane)
         if own is None:

@@ -61,7 +61,7 @@ def test_pages_of_gray_are_channels(tmp_path: Path) -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_jpeg_2000_keeps_16_bits(tmp_path: Path, channels: int) -> None:
     """Pillow keeps 8 bits of its colors."""
-    values = np.dstack([gray(s).astype(np.uint16) * 250 + s for s in range(channels)])
+    values = np.dstack([gray(s, 64, 64).astype(np.uint16) * 250 + s for s in range(channels)])
     path = tmp_path / "a.jp2"
     options = [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000]
     assert cv2.imwrite(str(path), values[..., ::-1].squeeze(), options)

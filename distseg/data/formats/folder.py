@@ -120,12 +120,13 @@ def has_split(config: Config) -> bool:
 
 
 def image_id(config: Config, name: str) -> str:
-    """The id of an image of the data set by the name of its file, with or without its suffix; by
-    the pattern of train images or of test images."""
+    """The id of an image of the data set by the name of its file without its suffix, by the pattern
+    of test images or of train images; the name itself where it is not named so."""
     options = config.data.folder
+    above, slash, stem = name.rpartition("/")
     patterns = [Name(text) for text in (options.test_image, options.image) if text is not None]
-    ids = (pattern.id_in(f"{name}.png") for pattern in patterns)
-    return next((one for one in ids if one is not None), name)
+    ids = (pattern.of_stems.id_in(f"{stem}.png") for pattern in patterns)
+    return next((f"{above}{slash}{one}" for one in ids if one is not None), name)
 
 
 def _is_there(config: Config, folder: str) -> bool:

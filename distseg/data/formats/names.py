@@ -20,6 +20,14 @@ class Name:
 
     text: str
 
+    @property
+    def of_stems(self) -> Name:
+        """The same for names whose suffix does not count."""
+        before, _, after = self.text.removesuffix(".*").partition(ID)
+        suffix = PurePosixPath(f"x{after}").suffix
+        own = suffix.lower() in IMAGE_SUFFIXES
+        return Name(f"{before}{ID}{after.removesuffix(suffix) if own else after}")
+
     def id_in(self, name: str) -> str | None:
         """The id in a file's name; None where it is not named so."""
         before, _, after = plain(self.text.removesuffix(".*")).partition(ID)
