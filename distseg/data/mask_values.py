@@ -115,7 +115,12 @@ def marked_values(folder: Path) -> MaskValues | None:
 
 def write_values(config: Config, held: Sequence[Held], data: Path) -> None:
     """Write down what the mask files of a data set hold. data: see `chosen_values`."""
-    write_json(data / RECORD, {"planes": own_values(config, held).record()})
+    write_record(own_values(config, held), data)
+
+
+def write_record(values: MaskValues, data: Path) -> None:
+    """What `chosen_values` reads."""
+    write_json(data / RECORD, {"planes": values.record()})
 
 
 def own_values(config: Config, held: Sequence[Held]) -> MaskValues:

@@ -251,7 +251,7 @@ def _refuse_other_rows(run: Run, manifest: Manifest, digest: str | None) -> None
 
 def test_manifest(config: Config, rows: Sequence[Row]) -> Manifest:
     """The Manifest of the test rows, with their sizes. An image without a size, 0 x 0, is reported
-    at prediction, and gets an empty mask."""
+    at prediction."""
     measured = _measured(config, rows)
     return Manifest(
         [Sample(r.id, r.image, r.target, height=r.height, width=r.width) for r in measured]

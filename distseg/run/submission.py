@@ -17,7 +17,7 @@ from distseg.jobs.job import Job
 from distseg.jobs.scheduler import POLL_S, Executor
 from distseg.records.ensemble_record import read_ensemble
 from distseg.records.errors import UserError
-from distseg.records.files import atomic_write, read_json_or, whole_folder
+from distseg.records.files import atomic_write, read_json_or, read_lines, whole_folder
 from distseg.records.log import counted
 from distseg.records.manifest import Manifest
 from distseg.records.paths import ALL_ROUNDS, Run
@@ -56,8 +56,32 @@ def predict_test(
         logger.error("the test prediction failed: see %s", failures[0].job.log)
         return False
     merge_shares(spec, path, total, task=config.task)
+    tell_unreadable(run, spec.kind)
     run.log_event("submission", path=str(path))
     return True
+
+
+def tell_unreadable(run: Run, kind: str) -> None:
+    """Name the test images that the last prediction could not read, and what the submission holds
+    for them. Before the line of the ledger that says that it is made."""
+    sizes = {sample.id: sample.height for sample in Manifest.read(run.data / "test.csv")}
+    reasons: dict[str, str] = {}
+    for line in read_lines(run.ledger):
+        if line["event"] == "submission":
+            reasons = {}
+        elif line["event"] == "broken_image" and line["id"] in sizes:
+            reasons[line["id"]] = line["reason"]
+    absent = [name for name in reasons if kind == "masks" and not sizes[name]]
+    empty = [name for name in reasons if name not in absent]
+    for names, what in (
+        (empty, "an empty mask"), (absent, "no mask in the submission: their size is not known"),
+    ):  # fmt: skip
+        if names:
+            more = ", ..." if len(names) > 3 else ""
+            logger.warning(
+                "%d of %d test images cannot be read and get %s: %s%s. The first: %s",
+                len(names), len(sizes), what, ", ".join(names[:3]), more, reasons[names[0]],
+            )  # fmt: skip
 
 
 def made_from(run: Run, source: Path) -> int:

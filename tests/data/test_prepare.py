@@ -168,3 +168,14 @@ def test_camvid_and_pets_through_the_folder_layout(data_root: Path) -> None:
     checked = inspect(c, layout("folder").train(c))
     assert len(checked.good) + len(checked.quarantine) >= 20
     assert all(0.01 < f.coverage[0] < 0.99 for f in checked.facts)
+
+
+def test_synthetic_data_may_have_no_test_images(tmp_path: Path) -> None:
+    sizes = {"num_train": 6, "num_test": 0, "height": 16, "width": 16}
+    settings = {"data__format": "synthetic", "data__synthetic": sizes}
+    c = config(tmp_path, data__cache_dir=str(tmp_path / "cache"), **settings)
+    run = Run(tmp_path / "run")
+    prepare(c, run)
+    assert len(Manifest.read(run.truth)) == 6 and not Manifest.read(run.data / "test.csv")
+    assert layout("synthetic").submission(c).ids == []
+    assert layout("synthetic").test_truth(c) is None

@@ -41,14 +41,16 @@ def submission(config: Config) -> SubmissionSpec:
 
 
 def test_truth(config: Config) -> list[Row] | None:
-    return folder.test_truth(_as_folder(config)) if config.data.synthetic.num_test else None
+    return folder.test_truth(_as_folder(config))
 
 
 def _as_folder(config: Config) -> Config:
     """The same config, reading the synthetic files, which are made first where they are missing."""
+    has_tests = config.data.synthetic.num_test > 0
     made = FolderConfig(
-        images="train/images", masks="train/masks", test_images="test/images",
-        test_masks="test/masks", submission="rle",
+        images="train/images", masks="train/masks",
+        test_images="test/images" if has_tests else None,
+        test_masks="test/masks" if has_tests else None, submission="rle",
     )  # fmt: skip
     data = config.data.model_copy(update={"root": str(_files(config)), "folder": made})
     return config.model_copy(update={"data": data})
