@@ -30,6 +30,8 @@ def label_mistakes(config: Config) -> Iterator[str]:
             yield f"{key}: data.{named} says already what a mask holds{hint}; write one of them"
         elif is_set and config.task == "multiclass" and key.startswith("data.folder"):
             yield f"{key}: is for masks of two values, not for task: multiclass"
+    if folder.mask is not None and folder.mask_suffix:
+        yield "data.folder.mask_suffix: data.folder.mask says it already; write one of them"
     yield from _meanings(config)
 
 

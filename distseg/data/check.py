@@ -152,10 +152,10 @@ def _missing(config: Config, own: Path | None) -> Iterator[str]:
         yield f"data.root: {data.root}: {problem}"
         return
     named: list[tuple[str, Path, str]] = []
-    for key in ("test_images", "test_masks"):
+    for key in ("val_images", "val_masks", "test_images", "test_masks"):
         name = getattr(data.folder, key)
         if data.format == "folder" and name is not None and key in changed_keys(data.folder):
-            named.append((f"folder.{key}", root / name, "folder"))
+            named.append((f"folder.{key}", root / name.partition("{id}")[0], "folder"))
     if data.depths is not None:
         named.append(("depths", root / data.depths, "file"))
     if data.table is not None and "table" in layout(data.format).READS:

@@ -55,7 +55,7 @@ def test_pages_of_gray_are_channels(tmp_path: Path) -> None:
     with open_file(path) as file:
         decoded = decode(file, path)
     assert decoded.mode == "I;16;5 pages" and decoded.is_stack
-    assert np.array_equal(decoded.pixels, np.dstack(pages))
+    assert np.array_equal(np.asarray(decoded.pixels), np.dstack(pages))
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -137,7 +137,7 @@ def link(path: Path, target: Path) -> Path:
 @pytest.mark.parametrize("name", INPUTS)
 def test_what_images_names(world: World, images: Path, tmp_path: Path, name: str) -> None:
     given, ids = INPUTS[name]
-    broken = distseg.predict_folder(world.run, given(images), tmp_path / "out")  # type: ignore[arg-type]
+    broken = distseg.predict_folder(world.run, given(images), tmp_path / "out")
     assert broken == [] and set(masks_in(tmp_path / "out")) == ids
 
 

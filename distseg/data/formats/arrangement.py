@@ -6,12 +6,12 @@ written are left as they are. Where names leave a doubt, UserError says which ke
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from itertools import product, takewhile
 from pathlib import Path
 
 from distseg.config.data import FolderConfig, changed_keys
-from distseg.data.formats.names import ID, Name, has_images, is_image
+from distseg.data.formats.names import ID, Name, has_images, is_image, without_number
 from distseg.data.formats.row import plain
 from distseg.records.errors import UserError
 
@@ -36,7 +36,8 @@ def arranged(root: Path, options: FolderConfig) -> FolderConfig:
     written = changed_keys(options)
     found: dict[str, str] = {}
     if not written & set(PLACES) and not has_images(root / options.images):
-        found = _parts(root) or _folder_per_image(root)
+        has_tests = "test_images" in written
+        found = _parts(root, has_tests) or _folder_per_image(root, has_tests)
         found = {key: folder for key, folder in found.items() if key not in written}
     options = options.model_copy(update=found)
     if not written & set(NAMES):
@@ -47,8 +48,9 @@ def arranged(root: Path, options: FolderConfig) -> FolderConfig:
 # -- where -----------------------------------------------------------------------------------------
 
 
-def _parts(root: Path) -> dict[str, str]:
-    """The folders of a train, a validation and a test part; {} where there is no train part."""
+def _parts(root: Path, has_tests: bool) -> dict[str, str]:
+    """The folders of a train, a validation and a test part; {} where there is no train part.
+    has_tests: somebody has written where the test images are."""
     found = [
         (style, part, image, mask, images, masks)
         for style, part, image, mask in product(STYLES, TRAIN, IMAGES, MASKS)
@@ -65,7 +67,7 @@ def _parts(root: Path) -> dict[str, str]:
         return {}
     style, _, image, mask, images, masks = found[0]
     keys = {"images": images, "masks": masks}
-    for key, parts in (("val", VAL), ("test", TEST)):
+    for key, parts in (("val", VAL), ("test", () if has_tests else TEST)):
         own = [(p, one) for p in parts if (one := _folder(root, style, p, image))]
         own = [(part, one) for part, one in own if has_images(root / one)]
         if len(own) > 1:
@@ -107,7 +109,7 @@ def _folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
 
 
-def _folder_per_image(root: Path) -> dict[str, str]:
+def _folder_per_image(root: Path, has_tests: bool) -> dict[str, str]:
     """The folders of `PART/{id}/images` and `PART/{id}/masks`; {} where there are none."""
     labeled: list[str] = []
     plain_ones: list[str] = []
@@ -122,13 +124,14 @@ def _folder_per_image(root: Path) -> dict[str, str]:
     train = [one for one in labeled if one not in val]
     if not train:
         return {}
-    for key, ones in (("", train), ("val_", val), ("test_", plain_ones)):
+    tests = [] if has_tests else plain_ones
+    for key, ones in (("", train), ("val_", val), ("test_", tests)):
         if len(ones) > 1:
             names = ", ".join(f"{one}/images" for one in ones)
             raise UserError(f"{root}: {names}: say with data.folder.{key}images which counts")
     keys = {"images": f"{train[0]}/images", "masks": f"{train[0]}/masks"}
     keys |= {f"val_{what}": f"{one}/{what}" for one in val for what in ("images", "masks")}
-    return {**keys, "test_images": f"{plain_ones[0]}/images"} if plain_ones else keys
+    return {**keys, "test_images": f"{tests[0]}/images"} if tests else keys
 
 
 # -- how they are named ----------------------------------------------------------------------------
@@ -179,13 +182,21 @@ def _some(stems: set[str]) -> str:
 
 def _around(images: set[str], masks: set[str]) -> list[str]:
     """Patterns of all masks in which the id is that of an image, for as many as there are: the best
-    of them, or several that are as good."""
+    of them, or several that are as good. First without numbers behind, as of several masks."""
     some = sorted(masks)[:LOOKED_AT]
-    candidates = {pattern for mask in some for pattern in _patterns(mask, images)}
+    exact = {pattern for mask in some for pattern in _patterns(mask, images)}
+    if found := _best(exact, images, masks, lambda name, file: name.id_in(file)):
+        return found
+    bare = {pattern for mask in some for pattern in _patterns(without_number(mask), images)}
+    return _best(bare, images, masks, lambda name, file: name.id_of_several(file, images))
+
+
+def _best(
+    patterns: set[str], images: set[str], masks: set[str], id_in: Callable[[Name, str], str | None]
+) -> list[str]:
     scores = {}
-    for pattern in candidates:
-        name = Name(pattern)
-        ids = [name.id_of_several(f"{mask}.png", images) for mask in masks]
+    for pattern in patterns:
+        ids = [id_in(Name(pattern), f"{mask}.png") for mask in masks]
         num = sum(one in images for one in ids)
         if None not in ids and num * 2 > len(masks):
             scores[pattern] = num
@@ -218,12 +229,14 @@ def _beside(folder: Path, stems: set[str]) -> str:
 def _cores(images: set[str], masks: set[str]) -> tuple[str, str] | None:
     """Patterns of images and of masks, by what all of each begin and end with, where what is left
     is the same for both."""
-    patterns = []
-    for stems in (images, masks):
-        if len(stems) < 2:
-            return None
-        before, after = _common(sorted(stems))
-        patterns.append(f"{before}{ID}{after}")
+    if min(len(images), len(masks)) < 2:
+        return None
+    (before, after), (mask_before, mask_after) = _common(images), _common(masks)
+    if before == mask_before:  # what both have is a part of the id
+        before = mask_before = ""
+    if after == mask_after:
+        after = mask_after = ""
+    patterns = [f"{before}{ID}{after}", f"{mask_before}{ID}{mask_after}"]
     ids = [
         {Name(pattern).id_in(f"{stem}.png") for stem in stems}
         for pattern, stems in zip(patterns, (images, masks), strict=True)
@@ -233,7 +246,7 @@ def _cores(images: set[str], masks: set[str]) -> tuple[str, str] | None:
     return (patterns[0], patterns[1]) if is_sure else None
 
 
-def _common(stems: Sequence[str]) -> tuple[str, str]:
+def _common(stems: Collection[str]) -> tuple[str, str]:
     """What all stems begin and end with, without digits next to what differs: these are its."""
     before = _beginning(stems).rstrip(DIGITS)
     rest = [stem[len(before) :] for stem in stems]
@@ -241,6 +254,6 @@ def _common(stems: Sequence[str]) -> tuple[str, str]:
     return before, after
 
 
-def _beginning(names: Sequence[str]) -> str:
+def _beginning(names: Collection[str]) -> str:
     first, last = min(names), max(names)  # what these two share, all that lie between share too
     return "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last)))  # noqa: B905

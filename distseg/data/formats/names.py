@@ -51,11 +51,16 @@ class Name:
         if found in ids:
             return found
         path = PurePosixPath(name)
-        unnumbered = self.id_in(_NUMBER.sub("", path.stem) + path.suffix)
-        for one in (unnumbered, found and _NUMBER.sub("", found)):
+        unnumbered = self.id_in(without_number(path.stem) + path.suffix)
+        for one in (unnumbered, found and without_number(found)):
             if one in ids:
                 return one
         return found
+
+
+def without_number(stem: str) -> str:
+    """A stem without the number behind it, and what stands before that: a_mask_1, a_mask."""
+    return _NUMBER.sub("", stem)
 
 
 def _between(name: str, before: str, after: str) -> str | None:
