@@ -35,9 +35,10 @@ def arranged(root: Path, options: FolderConfig) -> FolderConfig:
         return options
     written = changed_keys(options)
     found: dict[str, str] = {}
-    if not written & set(PLACES) and not has_images(root / options.images):
+    usual = has_images(root / options.images) and (root / options.masks).is_dir()
+    if not written & set(PLACES) and not usual:
         has_tests = "test_images" in written
-        found = _parts(root, has_tests) or _folder_per_image(root, has_tests)
+        found = _parts(root, has_tests) or _two(root) or _folder_per_image(root, has_tests)
         found = {key: folder for key, folder in found.items() if key not in written}
     options = options.model_copy(update=found)
     if not written & set(NAMES):
@@ -84,6 +85,23 @@ def _parts(root: Path, has_tests: bool) -> dict[str, str]:
                     "with data.folder.val_images and val_masks where they lie, or move it away"
                 )
     return keys
+
+
+def _two(root: Path) -> dict[str, str]:
+    """A folder of images and one of masks by other names; {} where there are none."""
+    found = [
+        (images, masks)
+        for image, mask in product(IMAGES, MASKS)
+        if (images := _folder(root, "{kind}", "", image)) and has_images(root / images)
+        if (masks := _folder(root, "{kind}", "", mask)) and _holds_masks(root / masks)
+    ]
+    if len(found) > 1:
+        places = "; ".join(f"{images} and {masks}" for images, masks in found)
+        raise UserError(
+            f"{root}: several folders of images and masks: {places}; say which, with "
+            "data.folder.images and data.folder.masks"
+        )
+    return dict(zip(("images", "masks"), found[0], strict=True)) if found else {}
 
 
 def _folder(root: Path, style: str, part: str, kind: str) -> str | None:

@@ -84,6 +84,8 @@ def said(config: Config) -> list[str]:
     with counts and an example: so that whoever did not write it sees what was found."""
     options, rows = found(config), [row for row in train(config) if not row.problem]
     lines = []
+    if (options.images, options.masks) != (FolderConfig().images, FolderConfig().masks):
+        lines.append(f"train images in {options.images}, masks in {options.masks}")
     first = next((row for row in rows if row.target), None)
     if first is not None and (options.image or options.mask or options.mask_suffix):
         mask = Path(first.target.removeprefix("file:").replace("|", ";").strip(";").split(";")[0])

@@ -227,6 +227,16 @@ VAL = tuple(f"a{i}" for i in range(8, NUM))
 TESTS = ("t0", "t1")
 SPLIT = r"8 images in .*, 4 in .*: they validate"
 CASES |= {
+    "images and labels": Case(
+        lambda root: write(root, "images", "labels"), "train images in images, masks in labels",
+    ),
+    "imgs and Masks": Case(
+        lambda root: write(root, "imgs", "Masks", mask="{}_m.png"), "masks as {id}_m",
+    ),
+    "two kinds of labels": Case(
+        lambda root: write(root, "images", "labels") | write(root, "images", "annotations"),
+        "images and labels; images and annotations; say which", is_refused=True,
+    ),
     "train/images": Case(parts("train/{}", "val/{}", "test/{}"), SPLIT, val=VAL, tests=TESTS),
     "images/train": Case(parts("{}/train", "{}/val", "{}/test"), SPLIT, val=VAL, tests=TESTS),
     "train_images": Case(parts("train_{}", "val_{}", "test_{}"), SPLIT, val=VAL, tests=TESTS),
