@@ -97,7 +97,7 @@ def predict_files(
         mark(outputs, inputs, run.folder, written)
         extra = _extra(config, record, outputs)
         broken = predict_images(
-            config, run.folder, record, inputs.samples, sink, accelerator, share, extra
+            config, run.folder, record, inputs.samples, sink, accelerator, share, extra=extra
         )
     broken, count = _gathered(accelerator, broken, sink.written)
     return _predicted(inputs, outputs, broken, count, accelerator.process_index == 0)
