@@ -6,6 +6,7 @@ written are left as they are. Where names leave a doubt, UserError says which ke
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterator
 from itertools import product, takewhile
 from pathlib import Path
@@ -37,8 +38,8 @@ def arranged(root: Path, options: FolderConfig) -> FolderConfig:
     found: dict[str, str] = {}
     usual = has_images(root / options.images) and (root / options.masks).is_dir()
     if not written & set(PLACES) and not usual:
-        has_tests = "test_images" in written
-        found = _parts(root, has_tests) or _two(root) or _folder_per_image(root, has_tests)
+        tree, has_tests = _Tree(root), "test_images" in written
+        found = _parts(tree, has_tests) or _two(tree) or _folder_per_image(root, has_tests)
         found = {key: folder for key, folder in found.items() if key not in written}
     options = options.model_copy(update=found)
     if not written & set(NAMES):
@@ -46,22 +47,59 @@ def arranged(root: Path, options: FolderConfig) -> FolderConfig:
     return options
 
 
+class _Tree:
+    """A folder's folders, each listed once: many names are tried."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.known: dict[Path, list[str]] = {}
+        self.filled: dict[Path, bool] = {}
+
+    def folders(self, path: Path) -> list[str]:
+        if path not in self.known:
+            self.known[path] = [one.name for one in _folders(path)]
+        return self.known[path]
+
+    def folder(self, style: str, part: str, kind: str) -> str | None:
+        """The folder of that name, as it is written there; None without one."""
+        place: list[str] = []
+        for wanted in style.format(part=part, kind=kind).split("/"):
+            names = self.folders(self.root.joinpath(*place))
+            exact = [name for name in names if name == wanted]
+            close = exact or [name for name in names if name.lower() == wanted]
+            if not close:
+                return None
+            place.append(close[0])
+        return "/".join(place)
+
+    def has_images(self, name: str) -> bool:
+        path = self.root / name
+        if path not in self.filled:
+            self.filled[path] = has_images(path)
+        return self.filled[path]
+
+    def has_masks(self, name: str) -> bool:
+        """Whether images lie in a folder, or in folders of it, as where there is one per class."""
+        inside = self.folders(self.root / name)
+        return self.has_images(name) or any(self.has_images(f"{name}/{one}") for one in inside)
+
+
 # -- where -----------------------------------------------------------------------------------------
 
 
-def _parts(root: Path, has_tests: bool) -> dict[str, str]:
+def _parts(tree: _Tree, has_tests: bool) -> dict[str, str]:
     """The folders of a train, a validation and a test part; {} where there is no train part.
     has_tests: somebody has written where the test images are."""
     found = [
         (style, part, image, mask, images, masks)
         for style, part, image, mask in product(STYLES, TRAIN, IMAGES, MASKS)
-        if (images := _folder(root, style, part, image)) and has_images(root / images)
-        if (masks := _folder(root, style, part, mask)) and _holds_masks(root / masks)
+        if (images := tree.folder(style, part, image)) and tree.has_images(images)
+        if (masks := tree.folder(style, part, mask)) and tree.has_masks(masks)
     ]
     if len(found) > 1:
         places = "; ".join(f"{images} and {masks}" for *_, images, masks in found)
         raise UserError(
-            f"{root}: several folders of train images and masks: {places}; say which, with "
+            f"{tree.root}: several folders of train images and masks: {places}; say which, with "
             "data.folder.images and data.folder.masks"
         )
     if not found:
@@ -69,62 +107,45 @@ def _parts(root: Path, has_tests: bool) -> dict[str, str]:
     style, _, image, mask, images, masks = found[0]
     keys = {"images": images, "masks": masks}
     for key, parts in (("val", VAL), ("test", () if has_tests else TEST)):
-        own = [(p, one) for p in parts if (one := _folder(root, style, p, image))]
-        own = [(part, one) for part, one in own if has_images(root / one)]
+        own = [(p, one) for p in parts if (one := tree.folder(style, p, image))]
+        own = [(part, one) for part, one in own if tree.has_images(one)]
         if len(own) > 1:
             names = ", ".join(one for _, one in own)
-            raise UserError(f"{root}: {names}: say with data.folder.{key}_images which counts")
+            raise UserError(f"{tree.root}: {names}: say with data.folder.{key}_images which counts")
         for part, one in own:
             keys[f"{key}_images"] = one
-            labels = _folder(root, style, part, mask)
-            if labels and _holds_masks(root / labels):
+            labels = tree.folder(style, part, mask)
+            if labels and tree.has_masks(labels):
                 keys[f"{key}_masks"] = labels
             elif key == "val":
                 raise UserError(
-                    f"{root / one}: no folder of masks beside it, as {masks} beside {images}; say "
-                    "with data.folder.val_images and val_masks where they lie, or move it away"
+                    f"{tree.root / one}: no folder of masks beside it, as {masks} beside {images}; "
+                    "say with data.folder.val_images and val_masks where they lie, or move it away"
                 )
     return keys
 
 
-def _two(root: Path) -> dict[str, str]:
+def _two(tree: _Tree) -> dict[str, str]:
     """A folder of images and one of masks by other names; {} where there are none."""
     found = [
         (images, masks)
         for image, mask in product(IMAGES, MASKS)
-        if (images := _folder(root, "{kind}", "", image)) and has_images(root / images)
-        if (masks := _folder(root, "{kind}", "", mask)) and _holds_masks(root / masks)
+        if (images := tree.folder("{kind}", "", image)) and tree.has_images(images)
+        if (masks := tree.folder("{kind}", "", mask)) and tree.has_masks(masks)
     ]
     if len(found) > 1:
         places = "; ".join(f"{images} and {masks}" for images, masks in found)
         raise UserError(
-            f"{root}: several folders of images and masks: {places}; say which, with "
+            f"{tree.root}: several folders of images and masks: {places}; say which, with "
             "data.folder.images and data.folder.masks"
         )
     return dict(zip(("images", "masks"), found[0], strict=True)) if found else {}
 
 
-def _folder(root: Path, style: str, part: str, kind: str) -> str | None:
-    """The folder of that name below `root`, as it is written there; None without one."""
-    place: list[str] = []
-    for wanted in style.format(part=part, kind=kind).split("/"):
-        above = root.joinpath(*place)
-        names = sorted(p.name for p in above.iterdir() if p.is_dir())
-        exact = [name for name in names if name == wanted]
-        close = exact or [name for name in names if name.lower() == wanted]
-        if not close:
-            return None
-        place.append(close[0])
-    return "/".join(place)
-
-
-def _holds_masks(folder: Path) -> bool:
-    """Whether images lie in a folder, or in folders of it, as where there is one per class."""
-    return has_images(folder) or any(has_images(path) for path in _folders(folder))
-
-
 def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+    with os.scandir(folder) as entries:  # tells files from folders without a look at each
+        names = [entry.name for entry in entries if entry.name[0] != "." and entry.is_dir()]
+    return [folder / name for name in sorted(names)]
 
 
 def _folder_per_image(root: Path, has_tests: bool) -> dict[str, str]:

@@ -15,7 +15,7 @@ from distseg.config.data import FolderConfig
 from distseg.config.schema import Config
 from distseg.data.formats.arrangement import arranged
 from distseg.data.formats.names import ID, Found, Name, files_in, has_images
-from distseg.data.formats.row import Row, SubmissionSpec, locate, plain
+from distseg.data.formats.row import Row, SubmissionSpec, image_files, locate, plain
 from distseg.records.errors import UserError, unknown
 
 # keys of `data` that only some layouts read
@@ -208,21 +208,21 @@ def _tables(
 def _by_id(root: Path, folder: str, name: Name, ids: set[str]) -> Table:
     """The mask files of a folder, by the id of their image."""
     table: Table = {}
-    for one in files_in(root, folder, None, "masks"):
-        own = name.id_of_several(plain(one.paths[0].name), ids)
+    for path in image_files(root / folder, "data.folder.masks"):
+        own = name.id_of_several(plain(path.name), ids)
         if own is not None:
-            table.setdefault(own, []).extend(one.paths)
+            table.setdefault(own, []).append(path)
     return table
 
 
 def _class_folders(config: Config, folder: Path) -> list[Path]:
     """A folder of masks for each class; [] where there are none. UserError: the masks' folder has
     one that is no class, as where its name is in another case; or they are for another task."""
-    if not folder.is_dir():
+    if not folder.is_dir() or (config.task != "multilabel" and has_images(folder)):
         return []
     inside = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
     if config.task != "multilabel":
-        if inside and not has_images(folder) and any(has_images(folder / one) for one in inside):
+        if any(has_images(folder / one) for one in inside):
             raise UserError(
                 f"{folder}: no masks here, but folders of masks, {', '.join(inside[:8])}: where "
                 f"they are classes, task: multilabel and classes: [{', '.join(inside)}]; else say "
