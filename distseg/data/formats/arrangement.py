@@ -39,7 +39,9 @@ def arranged(root: Path, options: FolderConfig) -> FolderConfig:
     usual = has_images(root / options.images) and (root / options.masks).is_dir()
     if not written & set(PLACES) and not usual:
         tree, has_tests = _Tree(root), "test_images" in written
-        found = _parts(tree, has_tests) or _two(tree) or _folder_per_image(root, has_tests)
+        found = _parts(tree, has_tests)
+        if not found and not (root / options.masks).is_dir():  # else its images' name is wrong
+            found = _two(tree) or _folder_per_image(root, has_tests)
         found = {key: folder for key, folder in found.items() if key not in written}
     options = options.model_copy(update=found)
     if not written & set(NAMES):
