@@ -93,7 +93,7 @@ def open_sides(config: Config, submission: Path, truth: Path) -> tuple[Side, Sid
 
 def _table(config: Config, path: Path) -> MaskTable:
     options = rle_options(config)
-    table = open_masks(path, **options)
+    table = open_masks(path, **options, per_object=config.submission.per_object)
     assert isinstance(table, RleTable)
     rows = {
         key: (line, "" if text.strip().lower() in EMPTY_CELLS else text)
