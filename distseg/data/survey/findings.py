@@ -88,7 +88,7 @@ def _quarantined(surveyed: Surveyed) -> Iterator[Finding]:
     for where, rows in (("train", surveyed.quarantine), ("test", surveyed.broken_tests)):
         if rows:
             yield Finding(
-                f"unreadable {where} files", SERIOUS,
+                f"unreadable {where} files", NOTE,  # a run sets them aside, too
                 f"{where} images that cannot be used, or whose masks cannot",
                 tuple(name for name, _, _ in rows),
                 details=tuple(f"{file}: {reason}" for _, file, reason in rows),
