@@ -98,15 +98,13 @@ Counts = tuple[Counter[str], Counter[str]]  # opens and decodings by file, relat
 NOTHING: Counts = (Counter(), Counter())
 
 
-def count(root: Path, *command: str, status: int = 0) -> list[Counts]:
-    """What a Python command and its children open and decode, between its `test.next` events; it
-    ends with the exit status."""
+def count(root: Path, *command: str) -> list[Counts]:
+    """What a Python command and its children open and decode, between its `test.next` events."""
     log = root / "log.txt"
     log.write_text("")
     path = os.pathsep.join([str(root / "counter"), os.environ.get("PYTHONPATH", "")])
     counting = {"PYTHONPATH": path, "COUNT_ROOT": str(root / "data"), "COUNT_LOG": str(log)}
-    done = subprocess.run([sys.executable, *command], env={**os.environ, **counting}, check=False)
-    assert done.returncode == status
+    subprocess.run([sys.executable, *command], env={**os.environ, **counting}, check=True)
     counts: list[Counts] = [(Counter(), Counter())]
     for line in log.read_text().splitlines():
         what, _, file = line.partition(" ")
