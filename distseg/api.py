@@ -31,7 +31,7 @@ class RunFailed(RuntimeError):
 
 def run(
     config: ConfigLike, overrides: Sequence[str] = (), *, out: FolderLike | None = None,
-    budget: str | None = None, weights: FolderLike | None = None,
+    budget: str | None = None, weights: FolderLike | None = None, until: str | None = None,
 ) -> FinishedRun:  # fmt: skip
     """Train, ensemble, predict and report: `distseg run`. Finished steps are skipped.
 
@@ -42,6 +42,8 @@ def run(
         out: the run folder; runs/<name> by default.
         budget: of a folder of data, as in `init`.
         weights: of a folder of data, as in `init`.
+        until: train no longer than `8h`, `30m` or until `22:30`, and end with what is finished:
+            `FinishedRun.partial` says what is missing. The same call without it goes on.
 
     Raises:
         UserError: mistakes of the config or the data, all at once, before the first job.
@@ -49,7 +51,10 @@ def run(
         distseg.records.errors.Stopped: a signal came; the same call goes on from there.
     """
     from distseg.run import pipeline
+    from distseg.run.until import seconds_until
 
+    if until is not None:
+        seconds_until(until)  # a mistake is said before anything else takes time
     if is_data(config):
         from distseg.init.start import start
 
@@ -60,7 +65,7 @@ def run(
         raise UserError(f"{config}: --budget and --weights are for a folder of data")
     checked = checked_config(config, overrides, out=out)
     folder = folder_of(checked, out)
-    status = pipeline.run(checked, folder)
+    status = pipeline.run(checked, folder, until)
     if status:
         raise RunFailed(f"{folder}: the run is not whole; see {Run(folder).log}")
     return load_run(folder)

@@ -113,15 +113,18 @@ def _read_run(folder: Path) -> tuple[Config, Run]:
 @command(
     "run", arg("config", f"{CONFIG_HELP}; or a folder of data", metavar="CONFIG"), OVERRIDES, OUT,
     *INIT,
+    arg("--until", "train no longer than 8h, 30m or until 22:30, and end with what is finished",
+        metavar="TIME"),
 )  # fmt: skip
 def _run(args: argparse.Namespace) -> int:
-    """Train, ensemble, predict and report. Finished steps are skipped: to resume, run it again. For
-    a folder of data, `init` writes the config first."""
+    """Train, ensemble, predict and report. Finished steps are skipped: to resume, run it again. A
+    key that may change makes again what depends on it: `distseg plan` says what. For a folder of
+    data, `init` writes the config first."""
     from distseg.api import RunFailed, run
 
     options = {"budget": args.budget, "weights": args.weights}
     try:
-        run(args.config, args.overrides, out=args.out, **options)
+        run(args.config, args.overrides, out=args.out, until=args.until, **options)
     except RunFailed as error:
         print(f"distseg: {error}", file=sys.stderr)
         return 1

@@ -218,6 +218,10 @@ class Config(Strict):
         """Epochs of all stages."""
         return sum(stage.schedule.epochs for stage in self.stages_of(member, key))
 
+    def keeps_state(self, member: str, key: RoundKey = 0) -> bool:
+        """Whether a finished member keeps the state from which more epochs could go on."""
+        return self.train.keep_state and self.stages_of(member, key)[-1].can_go_on
+
     def rows_of_stage(self, member: str, key: RoundKey, number: int) -> str:
         """all | labeled | pseudo: which rows a stage trains on."""
         stage = self.stages_of(member, key)[number]

@@ -101,6 +101,15 @@ class StageConfig(Strict):
         watched = self.schedule.kind == "plateau" and self.schedule.metric != "loss"
         return watched or self.keep in ("best", "top_k")
 
+    @property
+    def can_go_on(self) -> bool:
+        """Whether a longer stage begins as this one does, so that it can go on where this one ends:
+        its rates and rows do not depend on its length, and its snapshots are still there."""
+        slides = self.positive_share is not None and len(set(self.positive_share)) > 1
+        cyclic = self.schedule.kind in CYCLIC
+        steady = cyclic or (self.schedule.kind in ("constant", "noam") and self.keep == "last")
+        return steady and not slides and not self.swa
+
     def mistakes(self, where: str) -> Iterator[str]:
         """What these keys cannot be together, a line each; `where` is this stage's key."""
         schedule = self.schedule
@@ -300,6 +309,11 @@ class TrainConfig(Strict):
         None, gt=0, lt=1, description="decay of averaged weights, per update; null: none"
     )
     evaluate_every: Count = Field(1, description="epochs; a cycle's end is always evaluated")
+    keep_state: bool = Field(
+        True,
+        description="finished members keep the optimizer's state, with the weights three to four "
+        "times a snapshot, so that more cycles can go on from there; see docs/changes.md",
+    )
     max_bad_steps: Count = Field(
         8, description="non-finite losses in a row before the last good state is taken back"
     )

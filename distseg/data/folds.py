@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,9 +13,12 @@ from distseg.config.data import FoldsConfig
 from distseg.config.schema import Config
 from distseg.data.formats.row import Row
 from distseg.records.errors import UserError
+from distseg.records.files import read_json_or
 from distseg.records.log import counted
+from distseg.records.paths import Run
 from distseg.records.tables import read_table, write_table
 
+COLUMNS = ("id", "fold")
 _BINS = 30  # at most so many strata of the non-empty masks, by coverage
 
 
@@ -217,7 +221,7 @@ def read_folds(
     rows of a group lie in different folds.
     """
     table: dict[str, int] = {}
-    for line, cells in read_table(path, ("id", "fold")):
+    for line, cells in read_table(path, COLUMNS):
         name, text = cells["id"] or "", (cells["fold"] or "").strip()
         if name in table:
             raise UserError(f"{path}, line {line}: id {name!r} stands there twice")
@@ -252,7 +256,22 @@ def _check_together(
 
 def write_folds(path: Path, ids: Sequence[str], folds: Sequence[int]) -> None:
     """Write a CSV `id,fold`, atomically; a row of fold -1 trains in every fold."""
-    write_table(path, ("id", "fold"), zip(ids, folds, strict=True))
+    write_table(path, COLUMNS, zip(ids, folds, strict=True))
+
+
+def digest(ids: Sequence[str], folds: Sequence[int]) -> str:
+    """A hash of a table of folds."""
+    return hashlib.sha256(repr(sorted(zip(ids, folds, strict=True))).encode()).hexdigest()
+
+
+def is_own(run: Run) -> bool:
+    """Whether a run has written its folds.csv itself, and nobody has changed it since."""
+    try:
+        pairs = [(c["id"] or "", int(c["fold"] or "")) for _, c in read_table(run.folds, COLUMNS)]
+    except (UserError, OSError, ValueError):
+        return False
+    made = digest([name for name, _ in pairs], [fold for _, fold in pairs])
+    return read_json_or(run.own_folds, {}).get("digest") == made
 
 
 def balance(

@@ -38,8 +38,9 @@ from distseg.data.read_input import image_channels
 from distseg.data.threads import in_threads
 from distseg.records.errors import UserError, printable
 from distseg.records.files import atomic_write, read_json, read_json_or, write_json
+from distseg.records.finished_member import forget, has_trained
 from distseg.records.manifest import Manifest, Sample, table_problem
-from distseg.records.paths import Run
+from distseg.records.paths import Run, members_on_disk
 from distseg.records.tables import read_rows, write_table
 
 logger = logging.getLogger(__name__)
@@ -134,6 +135,9 @@ def _prepare(
     ]
     manifest = Manifest(samples)
     _refuse_other_rows(run, manifest, digest)
+    if not _has_members(run):  # states of other rows, at most: an epoch of none has ended
+        for _, paths in members_on_disk(run):
+            forget(paths)
     write_table(run.data / "quarantine.csv", ("id", "file", "reason"), checked.quarantine)
     write_table(run.data / "files.csv", ("id", "content"), _contents(checked).items())
     write_values(config, checked.held, run.data)
@@ -198,7 +202,9 @@ def _folds(config: Config, run: Run, checked: Checked) -> list[int]:
     groups = folds.read_groups(config, rows)
     divided = folds.divide(config, run.folds, rows, checked.coverage, groups, duplicates)
     if not run.folds.is_file():
-        folds.write_folds(run.folds, [row.id for row in rows], divided)
+        ids = [row.id for row in rows]
+        write_json(run.own_folds, {"digest": folds.digest(ids, divided)})
+        folds.write_folds(run.folds, ids, divided)
     return divided
 
 
@@ -209,7 +215,7 @@ def _contents(checked: Checked) -> dict[str, str]:
 
 
 def _has_members(run: Run) -> bool:
-    return any((run.round(0) / "members").glob("*"))
+    return any(has_trained(paths) for _, paths in members_on_disk(run))
 
 
 def _refuse_change(run: Run, checked: Checked) -> None:
@@ -277,9 +283,12 @@ def _size(config: Config, row: Row) -> tuple[int, int]:
 
 def _key(config: Config, run: Run) -> str:
     """A hash of what the Manifest was made from: the settings and folds.csv. The place of the cache
-    is no part of it: each node of a cluster has its own; nor are the levels, which are measured."""
+    is no part of it: each node of a cluster has its own; nor are the levels, which are measured,
+    and which folds are used."""
     inputs = {name: config.input_of(name).model_dump_json() for name in config.members}
-    data = config.data.model_dump_json(exclude={"cache_dir", "levels"})
+    data = config.data.model_dump_json(
+        exclude={"cache_dir": True, "levels": True, "folds": {"use"}}
+    )
     depths = load_depths(config)
     parts = [data, config.task, config.classes, config.void, inputs, sorted((depths or {}).items())]
     written = run.folds.read_bytes() if run.folds.is_file() else b""

@@ -73,7 +73,8 @@ class OutOfFold:
         self.models = list(dict.fromkeys(name for name, _ in self.members))
         self.sources = {key: Source(m.predictions, m.snapshots) for key, m in self.members.items()}
         for (name, fold), member in self.members.items():
-            for place, one in enumerate(member.by_snapshot):
+            apart = member.by_snapshot if config.ensemble.snapshots == "search" else []
+            for place, one in enumerate(apart):
                 own = [member.snapshots[place]]
                 self.sources[snapshot_id(name, place), fold] = Source(one, own)
         found = dict.fromkeys(name for name, _ in self.sources)

@@ -29,6 +29,13 @@ def die_with_parent(number: signal.Signals = signal.SIGKILL) -> None:
         _LIBC.prctl(PR_SET_PDEATHSIG, int(number))
 
 
+def begin_child() -> None:
+    """Between fork and exec of a job's process: it dies with us, and SIGUSR1, which a scheduler may
+    send to all processes of an allocation, ends none of its own: the driver alone heeds it."""
+    die_with_parent()
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
 def status_of(process: psutil.Process) -> str:
     """psutil's word for how a process is; a zombie where it is gone."""
     with contextlib.suppress(psutil.Error):

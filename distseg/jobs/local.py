@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from distseg.jobs.guard import die_with_parent
+from distseg.jobs.guard import begin_child
 from distseg.jobs.hardware import Slot, machine_slot, num_cores
 from distseg.jobs.job import (
     JOB_MARK,
@@ -96,6 +96,6 @@ class LocalExecutor:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 process_group=0,
-                preexec_fn=die_with_parent,
+                preexec_fn=begin_child,
             )
         return LocalHandle(process, mark, slot.processes > 1)

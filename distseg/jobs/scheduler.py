@@ -94,6 +94,8 @@ class Scheduler:
     left_out: what was given up.
     attempts: failed attempts by member (of a job without members, by its label).
     sleep: waits between two looks at the jobs; a simulation moves its clock with it.
+    is_over: whether the run is to end early: then no job is started any more, and those that run
+        save their state and leave; it is no failure of theirs.
     """
 
     config: Config
@@ -104,6 +106,7 @@ class Scheduler:
     left_out: list[Failure] = field(default_factory=list)
     attempts: dict[str, int] = field(default_factory=dict)
     sleep: Callable[[float], None] = time.sleep
+    is_over: Callable[[], bool] = lambda: False
 
     def execute(self, jobs: Sequence[Job], whole_machine: bool = False) -> list[Failure]:
         """Run all jobs, in this order; returns the final failures.
@@ -115,7 +118,7 @@ class Scheduler:
         """
         queue = deque(self._adopt(jobs))
         try:
-            while queue or self.running:
+            while (queue or self.running) and not self.is_over():
                 # The slots are asked for anew each time: on a cluster nodes come and go, and a
                 # job whose node is gone must find another.
                 busy = {started.slot for started in self.running}
@@ -134,7 +137,7 @@ class Scheduler:
                 if not ended:  # a slot that has become free is filled without waiting
                     self.sleep(POLL_S)
         finally:
-            self._stop()
+            self.end()
         return self.left_out
 
     def _adopt(self, jobs: Sequence[Job]) -> list[Job]:
@@ -260,7 +263,7 @@ class Scheduler:
         found = cause_in_log(started.job.log, started.log_start)
         return found or ("error", how_it_ended(status))
 
-    def _stop(self) -> None:
+    def end(self) -> None:
         """End what still runs: SIGTERM, wait for the states to be saved, SIGKILL."""
         try:
             for started in self.running:
@@ -273,6 +276,8 @@ class Scheduler:
         finally:  # a second signal raises out of the wait: it means at once
             for started in self.running:
                 started.handle.kill()
+                seconds = round(time.monotonic() - started.since, 3)
+                self.run.log_event("job_stopped", job=started.job.label, seconds=seconds)
             self.running.clear()
 
 

@@ -7,6 +7,7 @@ the snapshots (`inference/load.py`) opens them by their paths.
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from distseg.records.errors import UserError
-from distseg.records.files import parsing, read_json, read_json_or
+from distseg.records.files import parsing, read_json, read_json_or, read_lines, write_json
 from distseg.records.manifest import Sample
 from distseg.records.paths import MemberPaths, RoundKey, Run
 from distseg.records.predictions import Predictions
@@ -45,11 +47,49 @@ def loss_of(paths: MemberPaths) -> str:
     try:
         done = read_json(paths.done)
         with parsing(paths.done):
+            if why := why_again(done):
+                return why
             if lost := lost_files(paths, done):
                 return f"{paths.folder / lost[0]}: is lost, or has another size than it had"
     except UserError as error:
         return str(error)
     return ""
+
+
+def why_again(record: Mapping[str, Any]) -> str:
+    """Why what a record tells of is to be made again, though nothing of it is lost: a key of the
+    config that changed; "" where it is not. Of DONE and of ensemble.json; see `outdate`."""
+    return str(record.get("again", ""))
+
+
+def outdate(path: Path, reason: str) -> None:
+    """Note in DONE or in ensemble.json, whole or not at all, that what it tells of is to be made
+    again; who makes it writes the record anew. A record that cannot be read needs no such note."""
+    record = read_json_or(path, {})
+    if record and why_again(record) != reason:
+        write_json(path, {**record, "again": reason})
+
+
+def has_trained(paths: MemberPaths) -> bool:
+    """Whether a member has come to the end of an epoch."""
+    return paths.done.is_file() or bool(read_lines(paths.metrics))
+
+
+def forget(paths: MemberPaths) -> None:
+    """Remove what a member that has not trained an epoch has left, but for its logs. UserError: a
+    process trains it."""
+    lock = FileLock(paths.lock)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"{paths.folder}: another process trains this member") from None
+    try:
+        for path in (paths.config, paths.failure, paths.metrics, paths.progress):
+            path.unlink(missing_ok=True)
+        for folder in (paths.state, paths.snapshots, paths.oof, paths.oof_snapshots):
+            shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        lock.release()
 
 
 def lost_files(paths: MemberPaths, done: Mapping[str, Any]) -> list[str]:
@@ -115,6 +155,8 @@ class FinishedMember:
             if not paths.done.is_file():
                 raise UnusableMember(_why_not_done(paths))
             done = read_json(paths.done)
+            if why := why_again(done):
+                raise UnusableMember(f"it is to be made again: {why}")
             files = [paths.snapshots / file for file in done["snapshots"]]
             for file in files:
                 if not file.is_file():

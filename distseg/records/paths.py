@@ -120,6 +120,21 @@ class Run:
         return self.folder / ".lock"
 
     @property
+    def changes(self) -> Path:
+        """JSON, only where the config has changed: what has, when, and what was made again."""
+        return self.folder / "changes.json"
+
+    @property
+    def partial(self) -> Path:
+        """JSON, only where the run was told to end early: what its ensemble lacks."""
+        return self.folder / "partial.json"
+
+    @property
+    def own_folds(self) -> Path:
+        """JSON: the hash of the folds.csv that the run has written itself; a person's has none."""
+        return self.data / "own_folds.json"
+
+    @property
     def report_json(self) -> Path:
         """The report for programs."""
         return self.folder / "report.json"
@@ -274,6 +289,15 @@ def rounds_on_disk(run: Run) -> Iterator[int]:
     """Numbers of the rounds that a run holds, ascending."""
     numbers = [p.name.removeprefix("round_") for p in run.folder.glob("round_*") if p.is_dir()]
     yield from sorted(int(n) for n in numbers if n.isdigit())
+
+
+def members_on_disk(run: Run) -> Iterator[tuple[RoundKey, MemberPaths]]:
+    """Every member that a run holds, also those that its config has no more, and pair teachers."""
+    for number in rounds_on_disk(run):
+        for key in (number, run.teachers(number)):
+            for folder in sorted((run.round(key) / "members").glob("*")):
+                if folder.is_dir():
+                    yield key, MemberPaths(folder)
 
 
 def final_ensemble(run: Run) -> dict[str, Any]:

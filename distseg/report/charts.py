@@ -99,7 +99,7 @@ def gantt(ledger: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         event, job = line.get("event"), str(line.get("job"))
         if event in ("job_started", "job_adopted"):
             begun[job] = line
-        elif event in ("job_done", "job_failed") and job in begun:
+        elif event in ("job_done", "job_failed", "job_stopped") and job in begun:
             bars.append(_bar(begun.pop(job), float(line["time"]), event == "job_failed"))
     bars += [_bar(line, end, False) for line in begun.values()]
     if not bars:

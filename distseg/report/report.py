@@ -33,7 +33,8 @@ def write_report(
     Args:
         scored_of: what the score of a row of oof.csv is of. UserError: it cannot be had.
         extra: more top-level keys, such as `test`, the score against the known truth, and
-            `prediction`, what the submission holds.
+            `prediction`, what the submission holds, `partial`, what a run that ended early lacks,
+            and `unused`, members that the config does not ask for any more.
 
     Raises:
         UserError: there is no ensemble yet.
@@ -58,6 +59,8 @@ def write_report(
         "left_out": ensemble["left_out"],
         "members": member_curves(config, run, manifest),
         "prediction": None,
+        "partial": None,
+        "unused": [],
         "seconds": stage_seconds(read_lines(run.ledger)),
         "hardware": read_json_or(run.env, {}),
         **(extra or {}),
@@ -219,7 +222,7 @@ def stage_seconds(ledger: Sequence[Mapping[str, Any]]) -> dict[str, float]:
             wall += last - began if began is not None and last is not None else 0.0
             began = now
         stage = {"prepared": "data", "ensemble": "ensemble"}.get(str(event))
-        if event in ("job_done", "job_failed"):
+        if event in ("job_done", "job_failed", "job_stopped"):
             job = str(line.get("job"))
             stage = "predict" if job.startswith(PREDICT_JOB) else "train"
             stage = "teach" if job.startswith(TEACH_JOB) else stage

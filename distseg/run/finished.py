@@ -26,6 +26,7 @@ from distseg.records.oof_table import COUNTS
 from distseg.records.paths import Run, final_ensemble, find_run, rounds_on_disk
 from distseg.records.tables import read_rows
 from distseg.run.members import known_members
+from distseg.run.until import partial_record
 
 if TYPE_CHECKING:
     import pandas
@@ -67,6 +68,11 @@ class FinishedRun:
         """What report.json holds; {} before there is one."""
         found: dict[str, Any] = read_json_or(self._run.report_json, {})
         return found
+
+    @property
+    def partial(self) -> dict[str, Any] | None:
+        """What a run that ended early lacks; None where it is whole."""
+        return partial_record(self._run)
 
     @cached_property
     def members(self) -> list[RunMember]:

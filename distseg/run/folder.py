@@ -13,7 +13,7 @@ from types import FrameType
 
 from filelock import FileLock, Timeout
 
-from distseg.config.load import dump_config, flat_keys, load_config
+from distseg.config.load import dump_config
 from distseg.config.schema import Config
 from distseg.data.layouts import layout
 from distseg.jobs.guard import die_with_parent
@@ -21,15 +21,10 @@ from distseg.jobs.versions import environment_record
 from distseg.records.errors import Stopped, UserError
 from distseg.records.files import atomic_write, real_path, write_json
 from distseg.records.paths import Run
+from distseg.run.changes import accept, find_changes
 from distseg.run.plan import amount, free_bytes
 
 logger = logging.getLogger("distseg.run")
-
-# What may change between two starts of one run: it does not change what is computed.
-FREE_KEYS = (
-    *("compute.", "name", "data.cache_dir", "predict.batch_size"),
-    *("predict.every_round", "stop", "tune"),
-)
 
 
 def refuse_foreign(config: Config, run: Run) -> None:
@@ -60,12 +55,14 @@ def refuse_foreign(config: Config, run: Run) -> None:
 
 
 def open_run(config: Config, run: Run) -> None:
-    """Write config.yaml and env.json; UserError when the folder holds another config's run."""
-    check_same(config, run)
+    """Write config.yaml and env.json, and mark what a changed config makes again. UserError where
+    the run cannot have this config; it is then as it was."""
+    found = find_changes(config, run)
+    found.refuse()
     run.folder.mkdir(parents=True, exist_ok=True)
-    before = load_config(run.config) if run.config.is_file() else config
     write_json(run.env, environment_record())  # first: it marks the folder as a run's
-    atomic_write(run.config, dump_config(_with_levels_of(config, before)))
+    accept(found)
+    atomic_write(run.config, dump_config(found.after))
     logger.info("run %s, %s free", run.folder, amount(free_bytes(run.folder)))
 
 
@@ -79,44 +76,6 @@ def unlocked_by_mistakes(run: Run) -> Iterator[None]:
         if not run.truth.is_file():
             run.config.unlink(missing_ok=True)
         raise
-
-
-def _with_levels_of(config: Config, before: Config) -> Config:
-    """A config that leaves `data.levels` to be measured, with what was measured before."""
-    if config.data.levels is not None:
-        return config
-    data = config.data.model_copy(update={"levels": before.data.levels})
-    return config.model_copy(update={"data": data})
-
-
-def check_same(config: Config, run: Run) -> None:
-    """Raise UserError, with the first keys that differ, unless the run has this config.
-
-    Rounds may be added at the end: what is computed stays as it is. The accumulation is free in a
-    launched job: after running out of memory it is doubled.
-    """
-    if not run.config.is_file():
-        return
-    free = (*FREE_KEYS, "train.accumulation") if "DISTSEG_JOB" in os.environ else FREE_KEYS
-    try:
-        before = load_config(run.config)
-    except UserError as error:
-        raise UserError(
-            f"{error}\n{run.config}: the run's own config cannot be read. Where it was made with "
-            "the same config, remove this file and start again; else use another --out"
-        ) from None
-    kept = _with_levels_of(config, before)
-    kept = kept.model_copy(update={"rounds": config.rounds[: len(before.rounds)]})
-    old, new = flat_keys(before.model_dump()), flat_keys(kept.model_dump())
-    keys = [key for key in {**new, **old} if old.get(key) != new.get(key)]
-    changed = [key for key in keys if not key.startswith(free)]
-    if changed:
-        shown = "; ".join(f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in changed[:5])
-        more = f"; and {len(changed) - 5} more" if len(changed) > 5 else ""
-        raise UserError(
-            f"{run.folder}: holds a run of another config ({shown}{more}). "
-            "Use another --out, or remove the folder"
-        )
 
 
 # What marks a folder as a run's, and what a run writes into it at its top.
@@ -180,3 +139,4 @@ def _in_fork() -> None:
     # The driver's handlers came along: in a child they would raise Stopped into the pool's code.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)

@@ -21,8 +21,9 @@ from distseg.records.errors import UserError, unknown
 from distseg.records.manifest import Manifest
 from distseg.records.paths import RoundKey, Run
 from distseg.records.progress import ProgressFile
+from distseg.run.changes import check_same, find_changes
 from distseg.run.ending import summary_numbers
-from distseg.run.folder import check_same, open_run, refuse_foreign, unlocked_by_mistakes
+from distseg.run.folder import open_run, refuse_foreign, unlocked_by_mistakes
 from distseg.run.members import MemberKey
 from distseg.run.submission import made_from, submission_path
 
@@ -50,9 +51,11 @@ def train_here(config: Config, run: Run, round: RoundKey, members: Sequence[Memb
         refuse_foreign(config, run)
     run.folder.mkdir(parents=True, exist_ok=True)
     with FileLock(run.open_lock):  # ranks come at the same time
-        check_same(config, run)
-        if not run.config.is_file():
+        changed = find_changes(config, run)
+        may_change = not changed.locked and not is_driven()
+        if not run.config.is_file() or (changed.changes and may_change):
             open_run(config, run)
+        check_same(config, run)
     with unlocked_by_mistakes(run):
         config = prepare(config, run)
     for name, fold in members:

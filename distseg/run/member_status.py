@@ -8,7 +8,7 @@ from typing import Any
 
 from distseg.config.schema import Config
 from distseg.records.files import read_json_or, read_lines
-from distseg.records.finished_member import loss_of
+from distseg.records.finished_member import loss_of, why_again
 from distseg.records.paths import RoundKey, Run, member_id
 from distseg.records.progress import Position, read_position
 
@@ -84,7 +84,9 @@ def member_status(config: Config, run: Run, round: RoundKey, name: str, fold: in
     ]
     score, seconds, oof_seconds = scores[-1] if scores else None, sum(whole), None
     state, message, eta = ("stopped" if rows else "waiting"), "", _number(last, "eta_s")
-    if loss := loss_of(paths):
+    if why := why_again(read_json_or(paths.done, {})):
+        state, message = "waiting", f"`distseg run` makes it again: {why}"
+    elif loss := loss_of(paths):
         state, message = "damaged", f"{loss}; `distseg run` makes it again"
     elif paths.done.is_file():
         done = read_json_or(paths.done, {})

@@ -9,7 +9,7 @@ from distseg.data.folds import find_file
 from distseg.jobs.job import measured_pace
 from distseg.records.errors import UserError
 from distseg.records.manifest import Manifest, pair_folds
-from distseg.records.paths import RoundKey, Run, is_teachers, round_number
+from distseg.records.paths import RoundKey, Run, is_teachers, members_on_disk, round_number
 from distseg.records.tables import read_table
 
 MemberKey = tuple[str, int]
@@ -50,6 +50,20 @@ def round_keys(config: Config, run: Run) -> list[RoundKey]:
             keys.append(run.teachers(number))
         keys.append(number)
     return keys
+
+
+def unused_members(config: Config, run: Run) -> list[str]:
+    """Finished members on disk that the config does not ask for, as ROUND:NAME_foldK."""
+    planned = {
+        run.member(key, *member).folder
+        for key in round_keys(config, run)
+        for member in known_members(config, run, key)
+    }
+    return [
+        f"{key}:{paths.folder.name}"
+        for key, paths in members_on_disk(run)
+        if paths.folder not in planned and paths.done.is_file()
+    ]
 
 
 def member_costs(config: Config, run: Run, round: RoundKey = 0) -> dict[str, float]:

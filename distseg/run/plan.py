@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,7 +14,8 @@ from distseg.jobs.job import Job, train_job
 from distseg.records.finished_member import is_done
 from distseg.records.log import counted, duration
 from distseg.records.paces import Pace
-from distseg.records.paths import RoundKey, Run, is_teachers, member_id, round_number
+from distseg.records.paths import MemberPaths, RoundKey, Run, is_teachers, member_id, round_number
+from distseg.run.changes import change_lines, find_changes
 from distseg.run.measure import DataSize, ModelSize, data_size, model_sizes
 from distseg.run.members import (
     MemberKey,
@@ -34,11 +35,12 @@ PROCESS_BYTES = 700 << 20  # a Python with torch, timm, smp and albumentations i
 
 
 def make_jobs(
-    config: Config, run: Run, members: Sequence[MemberKey], num_slots: int, round: RoundKey = 0
-) -> list[Job]:
+    config: Config, run: Run, members: Sequence[MemberKey], num_slots: int, round: RoundKey = 0,
+    again: Container[Path] = (),
+) -> list[Job]:  # fmt: skip
     """Jobs for the members that are not done, longest first: `members_per_job` in a row, and fewer
-    where slots would stay empty."""
-    todo = [member for member in members if not is_done(run.member(round, *member))]
+    where slots would stay empty. again: folders of members that are done and made again."""
+    todo = [one for one in members if not _stays(run.member(round, *one), again)]
     costs = member_costs(config, run, round)
     todo = longest_first(todo, [costs[name] for name, _ in todo])
     size = min(config.compute.members_per_job, math.ceil(len(todo) / max(1, num_slots)))
@@ -46,6 +48,10 @@ def make_jobs(
         train_job(run, round, todo[start : start + size])
         for start in range(0, len(todo), max(1, size))
     ]
+
+
+def _stays(paths: MemberPaths, again: Container[Path]) -> bool:
+    return is_done(paths) and paths.folder not in again
 
 
 def longest_first(items: Sequence[Item], costs: Sequence[float]) -> list[Item]:
@@ -125,6 +131,10 @@ def disk_bytes(
         "snapshots": sum(
             num_snapshots(config, name, key) * weights[name] for key, name in everyone
         ),
+        # weights and two moments, of members that could go on
+        "kept states": sum(
+            3 * weights[name] for key, name in everyone if config.keeps_state(name, key)
+        ),
         # weights, two moments and averaged weights, and the copy that is being written
         "resume states": num_slots * max(weights.values()) * 8,
         "test masks": size.num_test * pixels // 8,
@@ -165,26 +175,37 @@ def memory_bytes(config: Config, models: Mapping[str, ModelSize], slot: Slot) ->
 
 def plan(config: Config, run: Run, *, measure: bool = False) -> str:
     """What `distseg plan` prints, for this machine. Builds each model once, to count it; with
-    `measure` it trains and predicts a few steps of each, about MEASURE_S."""
+    `measure` it trains and predicts a few steps of each, about MEASURE_S. UserError: the run is
+    there, and cannot have this config."""
+    changed = find_changes(config, run)
+    changed.refuse()
     gpus, size = visible_gpus(), data_size(config, run)
     slots = make_slots(config.compute, gpus, num_cores())
     if measure:
         paces = measured_paces(config, size, slots[0], gpus, MEASURE_S)
     else:
         paces = known_paces(config, size, slots[0], gpus)
-    return plan_text(config, run, slots, size, model_sizes(config), paces)
+    again = {paths.folder for _, paths, _ in changed.outdated()}
+    text = plan_text(config, run, slots, size, model_sizes(config), paces, again)
+    return "\n".join([*change_lines(changed), text])
 
 
 def plan_text(
     config: Config, run: Run, slots: Sequence[Slot], size: DataSize,
     models: Mapping[str, ModelSize], paces: Mapping[str, Pace] = NO_PACES,
+    again: Container[Path] = (),
 ) -> str:  # fmt: skip
-    """The plan for a machine with these slots, from counts and sizes. paces: what is measured."""
+    """The plan for a machine with these slots, from counts and sizes. paces: what is measured.
+    again: as of `make_jobs`."""
     planned = {key: known_members(config, run, key) for key in round_keys(config, run)}
     num_folds = (
         1 if config.data.folds.kind in ("holdout", "split") else len(known_folds(config, run))
     )
-    jobs = [j for key, own in planned.items() for j in make_jobs(config, run, own, len(slots), key)]
+    jobs = [
+        job
+        for key, own in planned.items()
+        for job in make_jobs(config, run, own, len(slots), key, again)
+    ]
     total = sum(map(len, planned.values()))
     rounds = f", {len(config.rounds)} rounds" if len(config.rounds) > 1 else ""
     models_folds = f"{counted(len(config.members), 'model')} x {counted(num_folds, 'fold')}"
@@ -197,7 +218,7 @@ def plan_text(
     ]
     for key, members in planned.items():
         lines += [_round_line(config, key)] if len(planned) > 1 else []
-        lines += [*_member_lines(config, run, key, members, size, models, num_folds), ""]
+        lines += [*_member_lines(config, run, key, members, size, models, num_folds, again), ""]
     lines += [
         f"{counted(len(jobs), 'job')} to start, "
         f"{counted(total - sum(len(j.members) for j in jobs), 'member')} done already",
@@ -226,13 +247,14 @@ def _slots_line(slots: Sequence[Slot]) -> str:
 
 def _member_lines(
     config: Config, run: Run, key: RoundKey, members: Sequence[MemberKey], size: DataSize,
-    models: Mapping[str, ModelSize], num_folds: int,
+    models: Mapping[str, ModelSize], num_folds: int, again: Container[Path],
 ) -> list[str]:  # fmt: skip
     header = f"{'member':<32} {'params':>8} {'epochs':>6} {'images':>10} {'snapshots':>9}  state"
     lines = [header]
     for name, fold in members:
         epochs = config.epochs_of(name, key)
-        state = "done" if is_done(run.member(key, name, fold)) else "to do"
+        paths = run.member(key, name, fold)
+        state = "to do" if not is_done(paths) else "again" if paths.folder in again else "done"
         lines.append(
             f"{member_id(name, fold):<32} {models[name].parameters / 1e6:>7.1f}M {epochs:>6} "
             f"{member_images(config, name, size, num_folds, key):>10,} "

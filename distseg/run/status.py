@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from distseg.config.load import load_config
-from distseg.records.ensemble_record import is_whole
+from distseg.records.ensemble_record import is_whole, read_ensemble
 from distseg.records.errors import printable
 from distseg.records.files import num_broken_lines, read_lines
+from distseg.records.finished_member import why_again
 from distseg.records.log import counted, duration
 from distseg.records.paths import Run, find_run
 from distseg.records.progress import read_position
 from distseg.run.member_status import MemberStatus, member_status
-from distseg.run.members import known_members, round_keys
+from distseg.run.members import known_members, round_keys, unused_members
 from distseg.run.remaining import Remaining
+from distseg.run.until import partial_line, partial_record
 
 PREDICTIONS = ".predict.*.progress.json"  # of the test prediction, below the run
 
@@ -45,7 +47,7 @@ def started_members(run: Run) -> dict[str, list[str]]:
         if event in ("job_started", "job_adopted"):
             members = line.get("members") or []
             running[job] = [f"{line.get('round', 0)}:{label}" for label in members]
-        elif event in ("job_done", "job_failed"):
+        elif event in ("job_done", "job_failed", "job_stopped"):
             running.pop(job, None)
         elif event == "run_started":
             running.clear()
@@ -96,6 +98,7 @@ def status_text(folder: Path) -> str:
     jobs, given_up = started_members(run) if alive else {}, left_out(run)
     ended = "running" if alive else f"not running: {how_it_ended(run)}".removesuffix(": ")
     lines = [f"{folder}: {ended}"]
+    lines += [line] if (line := partial_line(partial_record(run))) else []
     left = None
     for round in [key for key in round_keys(config, run) if run.round(key).is_dir()] or [0]:
         members = known_members(config, run, round)
@@ -114,13 +117,18 @@ def status_text(folder: Path) -> str:
         lines += [f"the run ends in about {duration(left)}"] if left else []
     for path in (run.submission, run.test_masks, run.report_html):
         lines += [f"written: {path}"] if path.exists() else []
+    if left_over := unused_members(config, run):
+        lines.append(f"not used any more, but still there: {', '.join(left_over)}")
     if broken := num_broken_lines(run.ledger):
         lines.append(f"{run.ledger}: {counted(broken, 'broken line')} left out")
     return printable("\n".join(lines))
 
 
 def _damage(path: Path) -> str:
-    return "" if is_whole(path) else " (damaged: `distseg run` makes it again)"
+    if not is_whole(path):
+        return " (damaged: `distseg run` makes it again)"
+    why = why_again(read_ensemble(path))
+    return f" (`distseg run` makes it again: {why})" if why else ""
 
 
 def _prediction_line(path: Path) -> str:

@@ -23,7 +23,9 @@ from distseg.run.ending import (
     time_lines,
     write_next,
 )
+from distseg.run.members import unused_members
 from distseg.run.submission import prediction_record, score_test
+from distseg.run.until import partial_line, partial_record
 
 LOSES = "THE ENSEMBLE LOSES TO A MODEL OF ITS OWN"
 _FRAME = "!" * 78
@@ -62,8 +64,11 @@ def report(config: Config, run: Run, extra: dict[str, Any] | None = None) -> str
     lines += [*time_lines(run), *submission_lines(prediction_record(run))]
     for path in (run.submission, run.test_masks, run.report_html, run.folder):
         lines += [f"{_label(run, path)}: {path}"] if path.exists() else []
+    if unused := unused_members(config, run):
+        lines.append(f"not used any more, but still there: {', '.join(unused)}")
     lines += [f"next (also in {run.next_commands}):", *next_text(run).splitlines()]
-    return "\n".join([*lines, *notes])
+    partial = [line] if (line := partial_line(partial_record(run))) else []
+    return "\n".join([*partial, *lines, *notes, *partial])
 
 
 def write_report(config: Config, run: Run, extra: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -75,9 +80,9 @@ def write_report(config: Config, run: Run, extra: dict[str, Any] | None = None) 
     from distseg.report.report import write_report
 
     scored_of = scored_images(config, run, final_ensemble(run))
-    return write_report(
-        config, run, scored_of, {"prediction": prediction_record(run), **(extra or {})}
-    )
+    own: dict[str, Any] = {"prediction": prediction_record(run), "partial": partial_record(run)}
+    own["unused"] = unused_members(config, run)
+    return write_report(config, run, scored_of, {**own, **(extra or {})})
 
 
 def compare_runs(folders: Sequence[Path], out: Path | None = None) -> dict[str, Any]:

@@ -52,6 +52,7 @@ class Member:
         self.config, self.name, self.fold, self.accelerator = config, name, fold, accelerator
         self.run, self.round, self.recipe = run, round, config.recipe(round)
         self.stages = config.stages_of(name, round)
+        self.keeps_state = config.keeps_state(name, round)
         self.model_config, self.input_config = config.members[name], config.input_of(name)
         self.paths = paths or run.member(round, name, fold)
         self.main = accelerator.is_main_process

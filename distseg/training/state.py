@@ -86,6 +86,7 @@ def load(member: Member) -> tuple[Progress, dict[str, Any]] | None:
     if found is None:
         return None
     tree, progress = found[0], Progress(**found[1])
+    _drop_ends(member, progress)
     shards = tree.get("shards", [])
     wanted = shard_names(member, progress) if member.config.compute.zero else []
     if (shards or tree["optimizer"]) and shards != wanted:
@@ -102,6 +103,17 @@ def load(member: Member) -> tuple[Progress, dict[str, Any]] | None:
     if member.ema:
         member.ema.load(tree["ema"])
     return progress, tree
+
+
+def _drop_ends(member: Member, progress: Progress) -> None:
+    """In place: where a stage has more epochs than when this was its end, the snapshot that was
+    kept only because it was the end goes, as if there had been more from the start."""
+    if progress.stage == len(member.stages):  # trained to its end
+        return
+    stage = member.stages[progress.stage]
+    if progress.epoch < stage.schedule.epochs and stage.keep != "cycles":
+        scored = [s for s in progress.snapshots if s["score"] is not None]
+        progress.snapshots = [] if stage.keep == "last" else scored
 
 
 def restore(member: Member) -> tuple[Progress, dict[str, Any] | None]:

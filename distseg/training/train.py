@@ -63,7 +63,7 @@ def train_member(config: Config, run_dir: Path, round: RoundKey, name: str, fold
         if member.main:
             paths.failure.unlink(missing_ok=True)
             atomic_write(paths.config, dump_config(config))
-        progress = trained_before(paths)
+        progress = trained_before(paths, config.epochs_of(name, round))
         if progress is None:
             accelerator.wait_for_everyone()  # all have looked at DONE
             if member.main:  # else it would count again with the first of the new weights
@@ -78,8 +78,8 @@ def train_member(config: Config, run_dir: Path, round: RoundKey, name: str, fold
         accelerator.wait_for_everyone()
         seconds = time.perf_counter() - began
         if member.main:
-            # The state is of no more use, and as large as three snapshots.
-            shutil.rmtree(paths.state, ignore_errors=True)
+            if not config.keeps_state(name, round):  # it is as large as three snapshots
+                shutil.rmtree(paths.state, ignore_errors=True)
             member.progress.close()
             mark_done(paths.done, done_record(member, progress, score, seconds))
             text = "without a score" if score is None else f"score {score:.4f}"
@@ -93,10 +93,12 @@ def train_member(config: Config, run_dir: Path, round: RoundKey, name: str, fold
         accelerator.free_memory()
 
 
-def trained_before(paths: MemberPaths) -> Progress | None:
-    """Where a member ended that is trained, and has lost only what its snapshots make again: its
-    out-of-fold predictions. None for all others."""
+def trained_before(paths: MemberPaths, epochs: int) -> Progress | None:
+    """Where a member ended that is trained for so many epochs, and lacks only what its snapshots
+    make again: its out-of-fold predictions. None for all others."""
     done = read_json_or(paths.done, {})
+    if done.get("epochs") != epochs:  # its schedule has become longer since
+        return None
     lost = [name for name in lost_files(paths, done) if name.startswith("snapshots/")]
     if lost or not done.get("snapshots"):
         return None
@@ -228,9 +230,13 @@ def train(member: Member, stop: StopSignal) -> Progress:
             images = (b.images_BCHW for b in stage.batches.epoch(progress.total_epochs))
             with stage.engine.placed():
                 progress.snapshots = average_snapshots(member, progress, images)
+        goes_on = progress.stage == len(member.stages) - 1 and member.keeps_state
+        if goes_on:  # the end of the member, and where a longer schedule would take it up
+            save(member, progress, stage.engine.state())
         stage.engine.close()
         progress = replace(progress, stage=progress.stage + 1, epoch=0, step=0, schedule={})
-        save(member, progress, None)
+        if not goes_on:
+            save(member, progress, None)
 
     if stop.number is not None:
         raise Interrupted(128 + stop.number)

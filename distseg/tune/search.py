@@ -22,7 +22,8 @@ from distseg.records.errors import UserError, unknown
 from distseg.records.files import atomic_write
 from distseg.records.log import counted
 from distseg.records.manifest import Manifest
-from distseg.run.folder import check_same, driver_lock, refuse_foreign, stop_on_signals
+from distseg.run.changes import check_same_sweep
+from distseg.run.folder import driver_lock, refuse_foreign, stop_on_signals
 from distseg.tune.space import Space, grid, longest_epochs, suggest, sweep_of
 from distseg.tune.table import SweepFolder, Trial, write_results
 from distseg.tune.trial import run_trial
@@ -93,7 +94,7 @@ def _open(config: Config, sweep: SweepFolder) -> None:
     """Write the sweep's config; UserError when the folder holds another sweep."""
     path = sweep.run.config
     refuse_foreign(config, sweep.run)
-    check_same(config, sweep.run)
+    check_same_sweep(config, sweep.run)
     if path.is_file() and load_config(path).tune != config.tune:
         raise UserError(f"{path}: a sweep with another `tune` section; use another --out")
     sweep.folder.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from distseg.records.files import (
     write_json,
 )
 from distseg.records.paths import Run
-from distseg.run import folder, summary
+from distseg.run import changes, folder, summary
 from distseg.run.status import is_alive, status_text
 from tests.tiny import tiny_tree
 
@@ -38,6 +38,13 @@ def run(tmp_path: Path) -> Run:
     return run
 
 
+@pytest.fixture
+def begun(run: Run) -> Run:
+    """A run of which a member has trained an epoch."""
+    append_line(run.member(0, "a", 0).metrics, {"epoch": 0})
+    return run
+
+
 def test_open_run_records_where_it_was_made(run: Run) -> None:
     record = read_json(run.env)
     assert record["packages"]["torch"]
@@ -45,45 +52,48 @@ def test_open_run_records_where_it_was_made(run: Run) -> None:
     assert run.config.is_file()
 
 
-def test_another_config_is_refused(run: Run) -> None:
+def test_another_config_is_refused(begun: Run) -> None:
     def change(tree: dict) -> None:
         tree["members"]["a"]["encoder"] = "tu-resnet10t"
         tree["train"]["batch_size"] = 4
 
     with pytest.raises(UserError) as error:
-        folder.open_run(config_of(change), run)
+        folder.open_run(config_of(change), begun)
     assert "members.a.encoder: 'tu-convnext_atto' -> 'tu-resnet10t'" in str(error.value)
     assert "train.batch_size: 8 -> 4" in str(error.value)
 
 
-def test_compute_and_name_may_change(run: Run) -> None:
+def test_compute_and_name_may_change(begun: Run) -> None:
     def change(tree: dict) -> None:
         tree["compute"]["slots"] = 3
         tree["name"] = "other"
 
-    folder.open_run(config_of(change), run)
-    assert "slots: 3" in run.config.read_text()  # jobs read it from there
+    folder.open_run(config_of(change), begun)
+    assert "slots: 3" in begun.config.read_text()  # jobs read it from there
 
 
-def test_rounds_may_be_added_at_the_end_alone(run: Run) -> None:
+def test_rounds_may_be_added_at_the_end_alone(begun: Run) -> None:
     def add(tree: dict) -> None:
         tree["rounds"] = [{"kind": "supervised"}, {"kind": "pseudo_label"}]
 
     def change(tree: dict) -> None:
         tree["rounds"] = [{"kind": "supervised"}, {"kind": "pseudo_label", "share": 0.25}]
 
-    folder.open_run(config_of(add), run)
-    assert "pseudo_label" in run.config.read_text()
+    folder.open_run(config_of(add), begun)
+    assert "pseudo_label" in begun.config.read_text()
+    append_line(begun.member(1, "a", 0).metrics, {"epoch": 0})
     with pytest.raises(UserError, match=r"rounds\.1\.share: 0\.5 -> 0\.25"):
-        folder.open_run(config_of(change), run)
+        folder.open_run(config_of(change), begun)
 
 
-def test_accumulation_is_free_within_a_job_only(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accumulation_is_free_within_a_job_only(
+    begun: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = config_of(lambda tree: tree["train"].update(accumulation=2))
     with pytest.raises(UserError, match=r"train\.accumulation"):
-        folder.check_same(config, run)
+        changes.check_same(config, begun)
     monkeypatch.setenv("DISTSEG_JOB", "x")
-    folder.check_same(config, run)
+    changes.check_same(config, begun)
 
 
 def test_a_second_driver_is_refused(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
