@@ -57,7 +57,7 @@ RULES = (
     Rule(("predict.every_round",), (), "the submissions that are not there yet are made"),
     Rule(("stop",), FROM_ENSEMBLE[1:], "where another round's ensemble makes it"),
     Rule(
-        ("data.folder.submission", "data.folder.rle_order", "data.folder.rle_base",
+        ("submission.", "data.folder.submission", "data.folder.rle_order", "data.folder.rle_base",
          "data.folder.rle_empty"),
         (SUBMISSION, REPORT),
     ),
@@ -102,7 +102,7 @@ RULES = (
     ),
 )  # fmt: skip
 # A change of these alone always makes the submission again; else it is where its ensemble differs.
-READ_BY_SUBMISSION = ("data.folder.", "predict.", "postprocess.exclusive")
+READ_BY_SUBMISSION = ("submission.", "data.folder.", "predict.", "postprocess.exclusive")
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,8 @@ class Changed:
 
     def steps(self, change: Change) -> tuple[str, ...]:
         """The steps that one change makes again."""
+        if change.key == "ensemble.snapshots" and change.new == "all":
+            return tuple(step for step in change.again if step != OUT_OF_FOLD)
         if change.rule is not None:
             return change.again
         # of a model or of rounds of which nothing is trained

@@ -95,7 +95,7 @@ class Objections:
     def _trained_by(self, change: Change) -> Iterator[tuple[RoundKey, str]]:
         """(round, model) of the trained members whose stages a key is of."""
         for key in round_keys(self.before, self.run):
-            for name in set(self.before.members) & set(self.after.members):
+            for name in [one for one in self.before.members if one in self.after.members]:
                 if self.before.recipe(key).stages is not None:
                     number = 0 if is_teachers(key) else key
                     own = change.keys[:3] == ("rounds", str(number), "stages")

@@ -37,7 +37,7 @@ from distseg.run.folder import (
 )
 from distseg.run.members import MemberKey, known_members
 from distseg.run.pace import remember
-from distseg.run.submission import predict_test, score_test, written_at
+from distseg.run.submission import predict_test, score_test, set_aside_other, written_at
 from distseg.run.summary import report
 from distseg.run.until import Until, write_partial
 
@@ -104,6 +104,8 @@ def _steps(config: Config, run: Run, until: Until) -> int:
         tested = predict_test(config, run, executor)
         track_scores(config, run, executor)
     remember(config, run)
+    if tested:
+        set_aside_other(config, run)
     # Where the prediction failed, the submission is still what it was.
     partial = tested is not False and write_partial(config, run, until, rounds)
     whole = whole or partial

@@ -187,7 +187,9 @@ def plan(config: Config, run: Run, *, measure: bool = False) -> str:
         paces = known_paces(config, size, slots[0], gpus)
     again = {paths.folder for _, paths, _ in changed.outdated()}
     text = plan_text(config, run, slots, size, model_sizes(config), paces, again)
-    return "\n".join([*change_lines(changed), text])
+    lines = change_lines(changed)
+    head = [f"{run.folder}: the config has changed", *lines, ""] if lines else []
+    return "\n".join([*head, text])
 
 
 def plan_text(

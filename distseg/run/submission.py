@@ -84,6 +84,19 @@ def tell_unreadable(run: Run, kind: str) -> None:
             )  # fmt: skip
 
 
+def set_aside_other(config: Config, run: Run) -> None:
+    """A submission of the other kind, which an earlier config has made, gets a name by which nobody
+    takes it for this one's: old_submission.csv, old_test_masks."""
+    from distseg.data.layouts import layout
+
+    kind = layout(config.data.format).submission(config).kind
+    other = run.submission if kind == "masks" else run.test_masks
+    if other.exists():
+        old = other.with_name(f"old_{other.name}")
+        shutil.rmtree(old, ignore_errors=True)
+        other.replace(old)
+
+
 def made_from(run: Run, source: Path) -> int:
     """When the younger of an ensemble and the list of the test images was written: a submission
     that is older is made again."""
