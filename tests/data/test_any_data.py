@@ -27,6 +27,7 @@ from distseg.data.passed_over import left_out, passed_over
 from distseg.data.prepare import open_cache, prepare
 from distseg.data.read_input import read_input, reading_of
 from distseg.records.errors import UserError
+from distseg.records.files import append_line
 from distseg.records.manifest import Manifest
 from distseg.records.paths import Run
 from tests.data import made_data as made
@@ -563,7 +564,7 @@ def test_train_data_that_changed(tmp_path: Path, name: str, trained: bool) -> No
     prepare(c, run)
     before = {s.id for s in Manifest.read(run.truth)}
     if trained:
-        run.member(0, "a", 0).folder.mkdir(parents=True)
+        append_line(run.member(0, "a", 0).metrics, {"epoch": 0})
     change, says = CHANGES[name]
     change(root)
     if trained and says:
@@ -615,7 +616,7 @@ def test_a_table_that_changed(tmp_path: Path) -> None:
     made.tgs_table(root, token(""))
     c = config(root, **TGS)
     prepare(c, run)
-    run.member(0, "a", 0).folder.mkdir(parents=True)
+    append_line(run.member(0, "a", 0).metrics, {"epoch": 0})
     text = (root / "train.csv").read_text()
     (root / "train.csv").write_text(text.replace("a0,\n", "a0,1 5\n"))
     with pytest.raises(UserError, match=r"1 changed \(a0\)"):

@@ -9,7 +9,7 @@ from distseg.data.inspect import inspect
 from distseg.data.layouts import layout
 from distseg.data.prepare import open_cache, prepare
 from distseg.records.errors import UserError
-from distseg.records.files import read_json, read_lines
+from distseg.records.files import append_line, read_json, read_lines
 from distseg.records.manifest import Manifest
 from distseg.records.paths import Run
 from tests.data.data_helpers import config, folder, gray, save, tgs
@@ -80,7 +80,7 @@ def test_replaced_folds_keep_groups_together(tmp_path: Path) -> None:
 def test_a_change_under_trained_members_is_refused(tmp_path: Path) -> None:
     root, run = folder(tmp_path / "data"), Run(tmp_path / "run")
     prepare(config(root), run)
-    run.member(0, "a", 0).folder.mkdir(parents=True)
+    append_line(run.member(0, "a", 0).metrics, {"epoch": 0})
     run.folds.write_text("id,fold\n" + "".join(f"a{i},{i % 2}\n" for i in range(6)))
     with pytest.raises(UserError, match="changed after members were trained"):
         prepare(config(root), run)
