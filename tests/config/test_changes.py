@@ -6,7 +6,18 @@ from typing import Any
 
 import pytest
 
-from distseg.config.changes import REPORT, RULES, STEPS, Change, changes, config_changes, table
+from distseg.config.changes import (
+    READ_BY_SUBMISSION,
+    REPORT,
+    RULES,
+    STEPS,
+    SUBMISSION,
+    Change,
+    changes,
+    config_changes,
+    is_below,
+    table,
+)
 from distseg.config.keys import key_paths
 from distseg.config.load import parse_config
 from distseg.config.schema import Config
@@ -76,3 +87,10 @@ def test_a_name_with_dots_is_one_name() -> None:
     assert Change(("members", "unet.v2"), None, {"arch": "Unet"}).rule is not None
     assert Change(("members", "unet.v2", "folds"), None, [0]).rule is not None
     assert Change(("members", "unet.v2", "seed"), 0, 1).rule is None
+
+
+def test_what_the_masks_are_made_with_beside_the_ensemble() -> None:
+    """ensemble.json does not hold it: the submission is made again even where that is the same."""
+    change = Change(("postprocess", "exclusive"), False, True)
+    assert is_below(change.keys, "postprocess.exclusive") and SUBMISSION in change.again
+    assert "postprocess.exclusive" in READ_BY_SUBMISSION

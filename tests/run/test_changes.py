@@ -94,9 +94,6 @@ MATRIX: dict[str, tuple[EDIT, list[str], bool, bool]] = {
     "ensemble.snapshots": (lambda t: t["ensemble"].update(snapshots="all"), [], True, False),
     "postprocess.threshold": (lambda t: t.update(postprocess={"threshold": 0.4}), [], True, False),
     "postprocess.min_area": (lambda t: t.update(postprocess={"min_area": 9}), [], True, False),
-    "postprocess.exclusive": (
-        lambda t: t.update(postprocess={"exclusive": True}, task="binary"), [], True, True,
-    ),
     "data.folds.use": (lambda t: t["data"]["folds"].update(use=[1]), [], True, False),
     "a model more": (lambda t: t["members"].update(c=dict(t["members"]["a"])), [], True, False),
     "a model less": (lambda t: t["members"].pop("b"), [], True, False),
@@ -109,7 +106,7 @@ MATRIX: dict[str, tuple[EDIT, list[str], bool, bool]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("key", [key for key in MATRIX if key != "postprocess.exclusive"])
+@pytest.mark.parametrize("key", MATRIX)
 def test_what_a_key_makes_again(run: Run, key: str) -> None:
     edit, members, ensemble, submission = MATRIX[key]
     before, config = files_of(run.folder / "round_0" / "members"), changed(edit)
@@ -355,6 +352,20 @@ def test_a_model_that_comes_back(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
     assert outdated(run) == MEMBERS
 
 
+def test_logits_of_snapshots_that_were_not_kept(run: Run) -> None:
+    """`ensemble.snapshots: search` predicts again only the members that lack them."""
+    means: EDIT = lambda t: t["ensemble"].update(snapshots="all")  # noqa: E731
+    open_run(changed(means), run)
+    assert outdated(run) == []
+    paths = run.member(0, "b", 1)
+    shutil.rmtree(paths.oof_snapshots)
+    done = read_json(paths.done)
+    done["files"] = {k: v for k, v in done["files"].items() if not k.startswith("oof_snapshots")}
+    mark_done(paths.done, done)
+    open_run(changed(), run)
+    assert outdated(run) == ["b_fold1"]
+
+
 def later_round(run: Run, tree: Tree, **entry: Any) -> None:
     """Make a finished run one whose round 1 has trained its student of fold 0."""
     tree["rounds"] = [{"kind": "supervised"}, {"kind": "pseudo_label", **entry}]
@@ -462,7 +473,6 @@ def test_an_early_end_with_nothing_finished_is_no_end(
 def test_a_round_that_could_not_be_whole_is_not_begun(run: Run, monkeypatch: Any) -> None:
     """Teachers and students of an early end: a train set of half of its teachers would stay."""
     tree = small_tree(rounds=[{"kind": "supervised"}, {"kind": "pseudo_label", "rules": {}}])
-    mark_done(run.ensemble(0).with_name("note"), {})
     status, done = start(config_of(tree), run, monkeypatch, until="0.001s")
     assert status == 0 and [one[0] for one in done.jobs] in ([], ["predict-test"])
     assert not list(run.round(1).glob("train_fold*.csv"))
