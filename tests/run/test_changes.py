@@ -94,6 +94,9 @@ MATRIX: dict[str, tuple[EDIT, list[str], bool, bool]] = {
     "ensemble.snapshots": (lambda t: t["ensemble"].update(snapshots="all"), [], True, False),
     "postprocess.threshold": (lambda t: t.update(postprocess={"threshold": 0.4}), [], True, False),
     "postprocess.min_area": (lambda t: t.update(postprocess={"min_area": 9}), [], True, False),
+    "submission.per_object": (
+        lambda t: t.update(submission={"per_object": True}), [], False, True,
+    ),
     "data.folds.use": (lambda t: t["data"]["folds"].update(use=[1]), [], True, False),
     "a model more": (lambda t: t["members"].update(c=dict(t["members"]["a"])), [], True, False),
     "a model less": (lambda t: t["members"].pop("b"), [], True, False),
