@@ -13,7 +13,7 @@ from distseg.config.data import FoldsConfig
 from distseg.config.schema import Config
 from distseg.data.formats.row import Row
 from distseg.records.errors import UserError
-from distseg.records.files import read_json_or
+from distseg.records.files import read_json_or, write_json
 from distseg.records.log import counted
 from distseg.records.paths import Run
 from distseg.records.tables import read_table, write_table
@@ -257,6 +257,12 @@ def _check_together(
 def write_folds(path: Path, ids: Sequence[str], folds: Sequence[int]) -> None:
     """Write a CSV `id,fold`, atomically; a row of fold -1 trains in every fold."""
     write_table(path, COLUMNS, zip(ids, folds, strict=True))
+
+
+def write_own(run: Run, ids: Sequence[str], folds: Sequence[int]) -> None:
+    """Write a run's folds.csv, and first what tells it from one that a person has changed."""
+    write_json(run.own_folds, {"digest": digest(ids, folds)})
+    write_folds(run.folds, ids, folds)
 
 
 def digest(ids: Sequence[str], folds: Sequence[int]) -> str:

@@ -38,12 +38,13 @@ from distseg.data.read_input import image_channels
 from distseg.data.threads import in_threads
 from distseg.records.errors import UserError, printable
 from distseg.records.files import atomic_write, read_json, read_json_or, write_json
-from distseg.records.finished_member import forget, has_trained
+from distseg.records.finished_member import any_trained, forget_all
 from distseg.records.manifest import Manifest, Sample, table_problem
-from distseg.records.paths import Run, members_on_disk
+from distseg.records.paths import Run
 from distseg.records.tables import read_rows, write_table
 
 logger = logging.getLogger(__name__)
+NOT_IN_KEY: dict[str, Any] = {"cache_dir": True, "levels": True, "folds": {"use"}}
 
 
 def prepare(config: Config, run: Run) -> Config:
@@ -135,9 +136,8 @@ def _prepare(
     ]
     manifest = Manifest(samples)
     _refuse_other_rows(run, manifest, digest)
-    if not _has_members(run):  # states of other rows, at most: an epoch of none has ended
-        for _, paths in members_on_disk(run):
-            forget(paths)
+    if not any_trained(run):
+        forget_all(run)  # states of other rows, at most
     write_table(run.data / "quarantine.csv", ("id", "file", "reason"), checked.quarantine)
     write_table(run.data / "files.csv", ("id", "content"), _contents(checked).items())
     write_values(config, checked.held, run.data)
@@ -202,9 +202,7 @@ def _folds(config: Config, run: Run, checked: Checked) -> list[int]:
     groups = folds.read_groups(config, rows)
     divided = folds.divide(config, run.folds, rows, checked.coverage, groups, duplicates)
     if not run.folds.is_file():
-        ids = [row.id for row in rows]
-        write_json(run.own_folds, {"digest": folds.digest(ids, divided)})
-        folds.write_folds(run.folds, ids, divided)
+        folds.write_own(run, [row.id for row in rows], divided)
     return divided
 
 
@@ -214,14 +212,10 @@ def _contents(checked: Checked) -> dict[str, str]:
     return {row.id: facts.content for row, facts in pairs}
 
 
-def _has_members(run: Run) -> bool:
-    return any(has_trained(paths) for _, paths in members_on_disk(run))
-
-
 def _refuse_change(run: Run, checked: Checked) -> None:
     """UserError where members were trained on other pixels or labels than the files hold now."""
     path = run.data / "files.csv"
-    if not path.is_file() or not _has_members(run):
+    if not path.is_file() or not any_trained(run):
         return
     old, new = {row["id"]: row["content"] for row in read_rows(path)}, _contents(checked)
     changed = {name for name in old.keys() & new.keys() if old[name] != new[name]}
@@ -246,7 +240,7 @@ def _differences(old: set[str], new: set[str], changed: set[str]) -> str:
 def _refuse_other_rows(run: Run, manifest: Manifest, digest: str | None) -> None:
     """UserError where members were trained on a train set that differs from this one. digest: that
     of the one on disk when it was written."""
-    if not run.truth.is_file() or not _has_members(run) or manifest.digest == digest:
+    if not run.truth.is_file() or not any_trained(run) or manifest.digest == digest:
         return
     if Manifest.read(run.truth).samples != manifest.samples:
         raise UserError(
@@ -283,12 +277,9 @@ def _size(config: Config, row: Row) -> tuple[int, int]:
 
 def _key(config: Config, run: Run) -> str:
     """A hash of what the Manifest was made from: the settings and folds.csv. The place of the cache
-    is no part of it: each node of a cluster has its own; nor are the levels, which are measured,
-    and which folds are used."""
+    is no part of it: each node of a cluster has its own; nor are the measured levels and `use`."""
     inputs = {name: config.input_of(name).model_dump_json() for name in config.members}
-    data = config.data.model_dump_json(
-        exclude={"cache_dir": True, "levels": True, "folds": {"use"}}
-    )
+    data = config.data.model_dump_json(exclude=NOT_IN_KEY)
     depths = load_depths(config)
     parts = [data, config.task, config.classes, config.void, inputs, sorted((depths or {}).items())]
     written = run.folds.read_bytes() if run.folds.is_file() else b""

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from distseg.records.errors import UserError
 from distseg.records.files import parsing, read_json, read_json_or, read_lines, write_json
 from distseg.records.manifest import Sample
-from distseg.records.paths import MemberPaths, RoundKey, Run
+from distseg.records.paths import MemberPaths, RoundKey, Run, members_on_disk
 from distseg.records.predictions import Predictions
 
 KINDS = ("tta", "plain")  # with and without test-time augmentation
@@ -90,6 +90,17 @@ def forget(paths: MemberPaths) -> None:
             shutil.rmtree(folder, ignore_errors=True)
     finally:
         lock.release()
+
+
+def any_trained(run: Run) -> bool:
+    """Whether a member of any round, or a pair teacher, has come to the end of an epoch."""
+    return any(has_trained(paths) for _, paths in members_on_disk(run))
+
+
+def forget_all(run: Run) -> None:
+    """`forget` every member of a run of which none has trained an epoch."""
+    for _, paths in members_on_disk(run):
+        forget(paths)
 
 
 def lost_files(paths: MemberPaths, done: Mapping[str, Any]) -> list[str]:

@@ -34,7 +34,13 @@ from distseg.config.schema import Config
 from distseg.data.folds import is_own
 from distseg.records.errors import UserError
 from distseg.records.files import read_json_or, write_json
-from distseg.records.finished_member import forget, has_trained, outdate
+from distseg.records.finished_member import (
+    any_trained,
+    forget,
+    forget_all,
+    has_trained,
+    outdate,
+)
 from distseg.records.log import counted
 from distseg.records.paths import (
     ALL_ROUNDS,
@@ -139,7 +145,7 @@ def find_changes(config: Config, run: Run, *, locked: bool | None = None) -> Cha
     """What differs, and what of it is refused. UserError: the config of a run that has trained
     cannot be read. locked: as of `Changed`; None: as the members on disk say."""
     if locked is None:
-        locked = any(has_trained(paths) for _, paths in members_on_disk(run))
+        locked = any_trained(run)
     if not run.config.is_file():
         return Changed(run, None, config, locked)
     try:
@@ -258,8 +264,7 @@ def _forget_run(found: Changed) -> None:
     """Nothing is trained: what was prepared, and what members have begun, goes; logs stay. So does
     a folds.csv that the run has not written itself."""
     run = found.run
-    for _, paths in members_on_disk(run):
-        forget(paths)
+    forget_all(run)
     for number in rounds_on_disk(run):
         _forget_round(run, number)
     run.truth.unlink(missing_ok=True)
