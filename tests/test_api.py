@@ -59,6 +59,7 @@ def images_of(run: Path, folder: Path, count: int = 5) -> list[Path]:
     return sorted(folder.iterdir())
 
 
+@pytest.mark.slow  # tests/test_wheel.py runs one with the wheel
 def test_a_script_in_an_empty_folder(trained: Path, tmp_path: Path) -> None:
     """Arrays in, the masks of `distseg predict` out; the score again from numpy alone."""
     files = images_of(trained, tmp_path / "in")

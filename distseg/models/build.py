@@ -95,7 +95,7 @@ def build_model(
     Raises UserError: unknown encoder, tag or option; a size that the network
     cannot take; weights that cannot be had or do not fit.
     """
-    inputs = channels + 2 * member.coordinates
+    inputs, given = channels + 2 * member.coordinates, None
     if member.arch in OWN_ENCODER:
         model = SegmentationNet(_own(member, inputs, num_outputs), member.coordinates)
     else:
@@ -107,7 +107,7 @@ def build_model(
         elif member.image_head is not None:
             options["aux_params"] = {"classes": num_outputs, "pooling": "avg", "dropout": None}
         weights = member.encoder_weights if pretrained else None
-        net = _with_weights(member, options, size, weights)
+        net, given = _with_weights(member, options, size, weights)
         model = SegmentationNet(net, member.coordinates)
     shape = (2, channels, *size)
     unused = _unused_parameters(model, member, shape, num_outputs)
@@ -116,6 +116,9 @@ def build_model(
             unused = _unused_parameters(model, member, shape, num_outputs)
         except UserError:  # its forward pass calls them, though nothing comes of it
             put_back(model, taken)
+    if given is not None:  # only now: a snapshot's file does not hold what was taken out
+        encoder = model.net.get_submodule("encoder")
+        load_encoder(encoder, given, f"encoder_weights: {member.encoder_weights}")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(parameter.requires_grad and name not in unused)
     return model.train()
@@ -207,15 +210,16 @@ def _unknown_option(member: MemberConfig, key: str) -> UserError:
 
 def _with_weights(
     member: MemberConfig, options: dict[str, Any], size: tuple[int, int], weights: str | None
-) -> nn.Module:
-    """The smp model with its encoder random (None), from a file, or from the hub."""
+) -> tuple[nn.Module, dict[str, Tensor] | None]:
+    """The smp model with its encoder random (None), from a file, or from the hub; and weights of
+    a file that its encoder is still to take, by name."""
     if weights is None:
-        return _construct(member, options, size, member.encoder, None)
+        return _construct(member, options, size, member.encoder, None), None
     if weights.endswith(SUFFIX):
         return _from_file(member, options, size, Path(weights))
     encoder, tag = hub_name(member.encoder, weights)
     try:
-        return _construct(member, options, size, encoder, tag)
+        return _construct(member, options, size, encoder, tag), None
     except OSError as error:  # all that huggingface_hub, urllib and sockets raise
         raise UserError(
             f"encoder_weights: {weights!r} of {member.encoder} could not be fetched: there is no "
@@ -274,9 +278,9 @@ def check_fixed_size(member: MemberConfig, size: InputConfig, tta: Sequence[str]
 
 def _from_file(
     member: MemberConfig, options: dict[str, Any], size: tuple[int, int], path: Path
-) -> nn.Module:
-    """Random model, then the encoder's weights of a local file: timm's as on the hub, an smp
-    encoder's, or those of a whole smp model or snapshot."""
+) -> tuple[nn.Module, dict[str, Tensor] | None]:
+    """`_with_weights` of a local file: timm's as on the hub, an smp encoder's, or that of a whole
+    smp model or snapshot."""
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
@@ -285,14 +289,10 @@ def _from_file(
     if given is tensors and is_timm_format(member.encoder, tensors):
         options = {**options, "pretrained_cfg_overlay": {"file": str(path), "source": "timm"}}
         try:
-            return _construct(member, options, size, member.encoder, "imagenet")
+            return _construct(member, options, size, member.encoder, "imagenet"), None
         except UserError as error:
             raise UserError(f"encoder_weights: {path}: {error}") from None
-    net = _construct(member, options, size, member.encoder, None)
-    encoder = net.encoder
-    assert isinstance(encoder, nn.Module)
-    load_encoder(encoder, given, f"encoder_weights: {path}")
-    return net
+    return _construct(member, options, size, member.encoder, None), given
 
 
 def _unused_parameters(

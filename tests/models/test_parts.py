@@ -144,6 +144,7 @@ def test_odd_sizes_in_training_and_evaluation(name: str) -> None:
     assert logits.shape == (1, 1, 101, 101)
 
 
+@pytest.mark.slow
 def test_gradients_everywhere_under_two_ranks(launch: Callable[..., Any]) -> None:
     """All members in one start of two processes; see two_ranks.py."""
     root = str(Path(__file__).resolve().parents[2])

@@ -224,7 +224,9 @@ def test_two_ranks_without_the_variable_are_refused(tmp_path: Path, launch: Laun
     assert not (tmp_path / "run/round_0/members/a_fold0/DONE").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_killed_and_resumed_is_bit_equal(tmp_path: Path, launch: Launch, number: int) -> None:
     whole = train_here(tmp_path / "whole")
     _, run = set_up(tmp_path / "cut")
