@@ -3,6 +3,7 @@ commands that may follow."""
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -119,24 +120,31 @@ def summary_numbers(run: Run) -> dict[str, float]:
     return {key: float(value) for key, value in numbers.items()}
 
 
-def next_commands(run: Run) -> list[tuple[str, str]]:
+def next_commands(config: Config, run: Run) -> list[tuple[str, str]]:
     """(what for, command) of what may follow, ready to paste."""
+    name, model = next(iter(config.members.items()))
+    again = {**model.model_dump(mode="json", exclude_defaults=True), "seed": model.seed + 1}
+    more = f"members.{name}_seed{model.seed + 1}={json.dumps(again)}"
     folder = shlex.quote(str(run.folder))
     commands = [
         ("masks of new images", f"distseg predict {folder} --images IMAGES --out MASKS"),
         ("the report", f"python -m webbrowser {shlex.quote(run.report_html.resolve().as_uri())}"),
         ("threshold, areas and weights in one search", f"distseg tune {folder} --postprocess"),
+        (
+            "one model more, from another seed; what is trained stays",
+            f"distseg run {shlex.quote(str(run.config))} {shlex.quote(more)} --out {folder}",
+        ),
         ("the models, to use elsewhere", f"distseg export {folder} --out MODEL"),
     ]
     return commands
 
 
-def next_text(run: Run) -> str:
+def next_text(config: Config, run: Run) -> str:
     """`next_commands` as text."""
-    commands = next_commands(run)
+    commands = next_commands(config, run)
     return "".join(f"# {what}\n{command}\n" for what, command in commands)
 
 
-def write_next(run: Run) -> None:
+def write_next(config: Config, run: Run) -> None:
     """Write next.txt of the run: the commands that may follow."""
-    atomic_write(run.next_commands, next_text(run))
+    atomic_write(run.next_commands, next_text(config, run))

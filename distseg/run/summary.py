@@ -46,7 +46,7 @@ def report(config: Config, run: Run, extra: dict[str, Any] | None = None) -> str
             notes.append(f"test: not scored: {error}")
     try:
         write_report(config, run, extra)
-        write_next(run)
+        write_next(config, run)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
@@ -66,7 +66,7 @@ def report(config: Config, run: Run, extra: dict[str, Any] | None = None) -> str
         lines += [f"{_label(run, path)}: {path}"] if path.exists() else []
     if unused := unused_members(config, run):
         lines.append(f"not used any more, but still there: {', '.join(unused)}")
-    lines += [f"next (also in {run.next_commands}):", *next_text(run).splitlines()]
+    lines += [f"next (also in {run.next_commands}):", *next_text(config, run).splitlines()]
     partial = [line] if (line := partial_line(partial_record(run))) else []
     return "\n".join([*partial, *lines, *notes, *partial])
 

@@ -14,6 +14,7 @@ from distseg.ensemble.fit import fit_ensemble
 from distseg.records.files import read_json, write_json
 from distseg.records.paths import find_run
 from distseg.rounds.choose import choose_final
+from distseg.run.changes import find_changes
 from distseg.run.ending import member_lines, submission_lines
 from distseg.run.summary import LOSES, report
 from tests.jobs.driver import scripted
@@ -85,7 +86,12 @@ def test_the_end_tells_members_choices_time_rows_and_what_may_follow(trained: Pa
     for line in text.splitlines():
         if line.startswith("distseg "):
             words = shlex.split(line)[1:]
-            assert words[1] == str(run.folder) and make_parser().parse_args(words)
+            assert str(run.folder) in words and make_parser().parse_args(words)
+            if words[0] == "run":  # the run with one model more, which trains that alone
+                wider = load_config(words[1], words[2:3])
+                assert list(wider.members) == [*config.members, "a_seed1"]
+                changed = find_changes(wider, run)
+                assert changed.refused == [] and "a_seed1" in str(changed.changes[0])
 
 
 def test_a_member_that_was_left_out_stands_in_the_table(tmp_path: Path) -> None:
