@@ -187,10 +187,10 @@ def test_a_disk_that_may_only_be_read(victim: Run, tmp_path: Path) -> None:
 def test_a_run_on_a_full_disk_is_a_line(victim: Run, tmp_path: Path) -> None:
     disk, base = tmp_path / "disk", victim.folder.parent
     prepare = f'cp -r "{victim.folder}" "{disk}/run"; rm "{disk}/run/ensemble.json" '
-    prepare += f'"{disk}/run/report.html"; head -c 9M /dev/zero > "{disk}/fill" || true'
+    prepare += f'"{disk}/run/report.html"; head -c 40M /dev/zero > "{disk}/fill" || true'
     command = shell("run", base / "config.yaml", "--out", disk / "run")
     after = f'rm "{disk}/fill"; {command}; echo status=$?; find "{disk}" -name "*.tmp"'
-    done = on_a_small_disk(disk, "4m", prepare, command, after)
+    done = on_a_small_disk(disk, "32m", prepare, command, after)
     assert "Traceback" not in done.stderr
     assert "status=1" in done.stdout and "No space left" in done.stderr
     assert done.stdout.rstrip().endswith("status=0")
