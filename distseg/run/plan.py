@@ -26,7 +26,7 @@ from distseg.run.members import (
     shown_paces,
 )
 from distseg.run.pace import known_paces, measured_paces
-from distseg.run.work import measured_lines
+from distseg.run.work import measured_lines, num_snapshots, val_images
 
 Item = TypeVar("Item")
 NO_PACES: Mapping[str, Pace] = {}
@@ -95,14 +95,6 @@ def _pseudo_rows(config: Config, size: DataSize, key: RoundKey) -> int:
     return 0
 
 
-def num_snapshots(config: Config, name: str, key: RoundKey = 0) -> int:
-    """Snapshots that a member keeps: those of its last stage."""
-    stage = config.stages_of(name, key)[-1]
-    if stage.swa:
-        return 1
-    return {"cycles": stage.schedule.cycles, "top_k": stage.top_k}.get(stage.keep, 1)
-
-
 def disk_bytes(
     config: Config,
     size: DataSize,
@@ -115,9 +107,7 @@ def disk_bytes(
     pixels = size.height * size.width
     targets = len(config.classes) if config.task == "multilabel" else 1
     weights = {name: 4 * models[name].parameters for name in config.members}
-    oof_images = size.num_train / max(1, num_folds) if num_folds > 1 else (
-        size.num_train * config.data.folds.fraction
-    )  # fmt: skip
+    oof_images = val_images(config, size, num_folds)
     everyone = [(key, name) for key, members in planned.items() for name, _ in members]
     logits = sum(oof_images * num_logits(config, name, key) for key, name in everyone)
     unlabeled = any(round_config.uses_unlabeled for round_config in config.rounds) * size.num_test

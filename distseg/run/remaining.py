@@ -15,7 +15,7 @@ from distseg.records.paths import RoundKey, Run, is_teachers
 from distseg.run.forecast import ENSEMBLE_S, ENSEMBLE_S_PER_VALUE, REPORT_S, makespan
 from distseg.run.member_status import MemberStatus, member_status
 from distseg.run.members import known_members, round_keys
-from distseg.run.plan import num_snapshots
+from distseg.run.work import num_snapshots
 
 JOB_START_S = 8.0  # until a job has shown how long it takes to its first step: imports, weights
 FORWARD_SHARE = 1 / 3  # of a training step's time, until an evaluation has shown it

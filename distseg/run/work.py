@@ -32,9 +32,16 @@ def work_of(config: Config, name: str, images: int, val_images: float, key: Roun
     updates = math.ceil(images / config.batch_size_of(name)) * share
     every = config.train.evaluate_every
     evaluations = sum(evaluations_of(stage, every) for stage in stages)
-    last = stages[-1]
-    kept = {"cycles": last.schedule.cycles, "top_k": last.top_k}.get(last.keep, 1)
-    return Work(name, updates, epochs, evaluations, val_images, 1 if last.swa else kept)
+    kept = num_snapshots(config, name, key)
+    return Work(name, updates, epochs, evaluations, val_images, kept)
+
+
+def num_snapshots(config: Config, name: str, key: RoundKey = 0) -> int:
+    """Snapshots that a member keeps: those of its last stage."""
+    stage = config.stages_of(name, key)[-1]
+    if stage.swa:
+        return 1
+    return {"cycles": stage.schedule.cycles, "top_k": stage.top_k}.get(stage.keep, 1)
 
 
 def evaluations_of(stage: StageConfig, every: int) -> int:

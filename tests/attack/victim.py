@@ -65,7 +65,15 @@ def make_victim(folder: Path) -> Run:
         (folder / "data" / name).rename(folder / name)
     tree = victim_tree(folder / "data")
     (folder / "config.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
-    config, run = parse_config(tree, "victim"), Run(folder / "run")
+    run = trained_run(tree, folder / "run")
+    report(parse_config(tree, "victim"), run)
+    log.setup(None)
+    return run
+
+
+def trained_run(tree: dict[str, Any], folder: Path) -> Run:
+    """The run of a tree like `victim_tree`, whose folds are trained in this process."""
+    config, run = parse_config(tree, "made"), Run(folder)
     open_run(config, run)
     prepare(config, run)
     run.log_event("run_started", pid=1)
@@ -73,8 +81,6 @@ def make_victim(folder: Path) -> Run:
         train_member(config, run.folder, 0, "a", fold)
     fit_ensemble(config, run, 0)
     choose_final(run, 0)
-    report(config, run)
-    log.setup(None)
     return run
 
 

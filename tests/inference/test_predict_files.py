@@ -16,16 +16,12 @@ from PIL import Image
 
 import distseg
 from distseg.cli import main
-from distseg.config.load import dump_config, parse_config
 from distseg.data.mask_values import MARK, chosen_values, own_values
 from distseg.data.prepare import prepare
-from distseg.ensemble.fit import fit_ensemble
 from distseg.functional.rle import decode
 from distseg.records.errors import UserError
 from distseg.records.paths import Run
-from distseg.rounds.choose import choose_final
-from distseg.training.train import train_member
-from tests.attack.victim import victim_tree
+from tests.attack.victim import trained_run, victim_tree
 from tests.data.data_helpers import config as folder_config
 from tests.data.data_helpers import gray, save
 from tests.data.made_data import CE, classes, numbers, palette, shape
@@ -56,15 +52,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     tree["data"]["folder"] = {"inverted": True, "rle_order": "row", "submission": "rle"}
     tree["stages"][0]["schedule"] = {"kind": "cosine", "cycles": 1, "epochs_per_cycle": 20}
     tree["stages"][0]["optimizer"]["lr"] = 1e-2
-    config, run = parse_config(tree, "inverted"), Run(folder / "run")
-    run.folder.mkdir()
-    run.config.write_text(dump_config(config))
-    prepare(config, run)
-    for fold in (0, 1):
-        train_member(config, run.folder, 0, "a", fold)
-    fit_ensemble(config, run, 0)
-    choose_final(run, 0)
-    return World(run.folder, folder)
+    return World(trained_run(tree, folder / "run").folder, folder)
 
 
 @pytest.fixture

@@ -68,3 +68,4 @@ def test_where_it_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_a_folder_that_may_not_be_written_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     write_paces({"x": PACE}, tmp_path / "file" / "paces.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

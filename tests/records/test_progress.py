@@ -47,6 +47,7 @@ def test_a_disk_that_refuses_it_does_not_stop_the_work(tmp_path: Path) -> None:
     file = ProgressFile(tmp_path / "missing" / "progress.json")
     file.at("train", 1, 2)
     file.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -13,16 +13,12 @@ import torch
 from distseg.config.load import dump_config, parse_config
 from distseg.config.schema import Config
 from distseg.data.layouts import layout
-from distseg.data.prepare import prepare
-from distseg.ensemble.fit import fit_ensemble
 from distseg.records.paths import Run
-from distseg.rounds.choose import choose_final
 from distseg.run.launched import predict_test_here
 from distseg.run.submission import score_test, submission_path, tell_unreadable
 from distseg.submission.read import open_masks
 from distseg.submission.write import ShareWriter, merge_shares
-from distseg.training.train import train_member
-from tests.attack.victim import victim_tree
+from tests.attack.victim import trained_run, victim_tree
 from tests.data.data_helpers import save
 from tests.made_run import write_data
 
@@ -38,15 +34,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Run:
     images[2].write_bytes(b"no image")
     tree = victim_tree(folder / "data")
     tree["data"]["folder"] = {"test_masks": "test_masks"}
-    config, run = parse_config(tree, "made"), Run(folder / "run")
-    run.folder.mkdir()
-    run.config.write_text(dump_config(config))
-    prepare(config, run)
-    for fold in (0, 1):
-        train_member(config, run.folder, 0, "a", fold)
-    fit_ensemble(config, run, 0)
-    choose_final(run, 0)
-    return run
+    return trained_run(tree, folder / "run")
 
 
 def submit(run: Run, config: Config) -> Path:
