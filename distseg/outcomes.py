@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
 from distseg.arguments import RUN, arg, command
 from distseg.records.errors import UserError
+
+BESIDE = Path()  # the place of an output whose folder is not named: beside that of the masks
 
 
 @command(
@@ -23,16 +26,17 @@ from distseg.records.errors import UserError
     arg("--values", "of the masks: those of the data set's own masks (default); 0 and 255; 0 and 1 "
         "or class numbers", choices=["data", "255", "index"], default="data"),
     arg("--probabilities", "write them too, .npy (default: OUT_probabilities)", type=Path,
-        metavar="DIR", nargs="?", const=Path()),
+        metavar="DIR", nargs="?", const=BESIDE),
     arg("--overlay", "write images with their masks too (default: OUT_overlay)", type=Path,
-        metavar="DIR", nargs="?", const=Path()),
+        metavar="DIR", nargs="?", const=BESIDE),
 )  # fmt: skip
 def _predict(args: argparse.Namespace) -> int:
     """Predict new images with the ensemble of a finished run: masks, and what is asked for."""
     from distseg.inference.predict_files import predict_files
 
+    out = Path(os.path.abspath(args.out))  # noqa: PTH100 (`.` and `a/..` have no name)
     beside = {
-        name: args.out.with_name(f"{args.out.resolve().name}_{name}") if path == Path() else path
+        name: out.parent / f"{out.name}_{name}" if path is BESIDE else path
         for name in ("probabilities", "overlay")
         for path in (getattr(args, name),)
     }

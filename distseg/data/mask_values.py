@@ -1,12 +1,14 @@
-"""In which values a data set writes its masks, so that predicted masks can be written the same.
+"""In which values a data set writes its masks, and how its RLEs count, so that predicted masks can
+be written the same.
 
-What a mask file holds is known only after all of them were read: `prepare` writes it down for the
-run, and whoever writes or scores masks of the run reads it there.
+What a mask file or a table holds is known only after all of it was read: `prepare` writes it down
+for the run, and whoever writes or scores masks of the run reads it there, wherever the data are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -16,8 +18,10 @@ from numpy.typing import NDArray
 
 from distseg.config.schema import Config
 from distseg.data.judge import Held
+from distseg.data.layouts import rle_options
 from distseg.data.mask_file import Coding, Color
 from distseg.data.read_target import ALL
+from distseg.functional.rle import encode
 from distseg.records.errors import UserError, unknown
 from distseg.records.files import parsing, read_json, read_json_or, write_json
 
@@ -113,14 +117,36 @@ def marked_values(folder: Path) -> MaskValues | None:
         return MaskValues.of_record(record["planes"])
 
 
+def run_rle(config: Config, data: Path) -> dict[str, Any]:
+    """Order, base and empty (see `functional.rle`) of the RLEs of a run's data set. data: see
+    `chosen_values`; a run of an earlier version has not written them down, and its data tell."""
+    path = data / RECORD
+    record = read_json_or(path, {})
+    if "rle" not in record:
+        return rle_options(config)
+    with parsing(path):
+        found = {key: record["rle"][key] for key in ("order", "base", "empty")}
+        encode(np.zeros((1, 1)), **found)  # it says what is wrong with them
+        return found
+
+
 def write_values(config: Config, held: Sequence[Held], data: Path) -> None:
-    """Write down what the mask files of a data set hold. data: see `chosen_values`."""
-    write_record(own_values(config, held), data)
+    """Write down what the mask files of a data set hold, and how its RLEs count. data: see
+    `chosen_values`."""
+    _write_record(data, own_values(config, held), lambda: rle_options(config))
 
 
-def write_record(values: MaskValues, data: Path) -> None:
-    """What `chosen_values` reads."""
-    write_json(data / RECORD, {"planes": values.record()})
+def copy_values(config: Config, data: Path, to: Path) -> None:
+    """Write down in another folder what a run's `data` says."""
+    _write_record(to, chosen_values(config, data, "data"), lambda: run_rle(config, data))
+
+
+def _write_record(folder: Path, values: MaskValues, rle: Callable[[], dict[str, Any]]) -> None:
+    record: dict[str, Any] = {"planes": values.record()}
+    # A set that does not say how it writes an empty mask is no mistake until a table is written.
+    with contextlib.suppress(UserError):
+        record["rle"] = rle()
+    write_json(folder / RECORD, record)
 
 
 def own_values(config: Config, held: Sequence[Held]) -> MaskValues:

@@ -8,7 +8,7 @@ from typing import Any
 from distseg.config.data import FoldsConfig
 from distseg.config.load import dump_config, load_config
 from distseg.config.schema import Config
-from distseg.data.mask_values import chosen_values, write_record
+from distseg.data.mask_values import copy_values
 from distseg.models import checkpoint
 from distseg.records.files import atomic_write, write_json
 from distseg.records.paths import Run, member_id
@@ -36,7 +36,7 @@ def fill_ensemble_folder(
     left_out = [{"name": one["name"], "fold": one["fold"]} for one in ensemble["left_out"]]
     write_json(new.final, {**ensemble, "members": kept, "left_out": left_out})
     data: dict[str, Any] = {"root": ".", "cache_dir": None, "table": None, "folds": FoldsConfig()}
-    write_record(chosen_values(config, run.data, "data"), new.data)
+    copy_values(config, run.data, new.data)
     if config.data.depths:
         atomic_write(folder / DEPTHS, (Path(config.data.root) / config.data.depths).read_bytes())
         data["depths"] = DEPTHS

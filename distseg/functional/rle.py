@@ -10,6 +10,7 @@ import math
 import re
 from typing import Literal
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -84,6 +85,17 @@ def encode_labels(
     runs = np.stack([starts[objects] + base, lengths[objects]], axis=1)
     cuts = np.flatnonzero(np.diff(numbers[objects])) + 1
     return [" ".join(map(str, own.ravel().tolist())) for own in np.split(runs, cuts) if own.size]
+
+
+def encode_rows(
+    mask_HW: NDArray, *, per_object: bool, order: Order, base: Literal[0, 1], empty: str
+) -> list[str]:
+    """The cells of a mask in a table: one, or with `per_object` one for each connected object (8
+    neighbors), where it has any. Arguments as of `encode`."""
+    if not per_object or not mask_HW.any():
+        return [encode(mask_HW, order=order, base=base, empty=empty)]
+    _, labels = cv2.connectedComponents(mask_HW.astype(np.uint8), connectivity=8)
+    return encode_labels(labels, order=order, base=base)
 
 
 def decode(

@@ -108,13 +108,18 @@ def _place(name: str) -> tuple[Path, list[Path] | None]:
         return path.parent, [path]
     if not glob.has_magic(name):
         image_files(path, "--images")  # says that there is no such folder, and the nearest name
-    parts = path.parts
+    parts = Path(name).parts
     place = next(n for n, part in enumerate(parts) if glob.has_magic(part))
-    matches = [Path(one) for one in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207
+    if ".." in parts[place:]:
+        raise UserError(f"--images: {printable_path(name)}: `..` may not follow a wildcard")
+    folder = Path(os.path.abspath(Path(*parts[:place])))  # noqa: PTH100
+    # of the folder: its own name may hold what a glob takes for a wildcard
+    found = sorted(glob.glob(str(Path(*parts[place:])), root_dir=folder, recursive=True))  # noqa: PTH207
+    matches = [folder / one for one in found]
     files = [one for one in matches if not one.is_dir() or _looks_like_one(one)]
     if not files:
         raise UserError(f"--images: {printable_path(name)}: no file matches")
-    return Path(*parts[:place]), files
+    return folder, files
 
 
 def _walk(folder: Path) -> Iterator[tuple[Path, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distseg.config.schema import Config
-from distseg.data.layouts import rle_options
-from distseg.data.mask_values import MaskValues, usual_values
-from distseg.functional.rle import encode
+from distseg.data.mask_values import MaskValues, run_rle, usual_values
+from distseg.functional.rle import encode_rows
 from distseg.records.files import atomic_write
 from distseg.records.tables import WriteRow, table_writer
 
@@ -41,13 +40,15 @@ class MaskFiles:
     """
 
     def __init__(
-        self, config: Config, folder: Path, values: MaskValues, write_row: WriteRow | None
-    ) -> None:
+        self, config: Config, folder: Path, values: MaskValues,
+        write_row: WriteRow | None = None, rle: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        """rle: how the RLEs of `write_row` count: order, base and empty of `functional.rle`."""
         self.folder, self.values, self.write_row = folder, values, write_row
         self.labels = config.classes if config.task == "multilabel" else []
         self.names = [] if config.task == "binary" else config.classes
         self.is_indexed = config.task == "multiclass"
-        self.rle: dict[str, Any] = rle_options(config)
+        self.rle = {"per_object": config.submission.per_object, **(rle or {})}
         self.written = 0
 
     def add(self, name: str, mask_CHW: np.ndarray) -> None:
@@ -69,7 +70,8 @@ class MaskFiles:
             classes = np.arange(len(self.names))[:, None, None]
             planes = (mask_CHW == classes) & is_read
         for label, plane in zip(self.names or [""], planes, strict=True):
-            self.write_row((name, *([label] if label else []), encode(plane, **self.rle)))
+            for text in encode_rows(plane, **self.rle):
+                self.write_row((name, *([label] if label else []), text))
 
 
 def png(pixels: NDArray) -> bytes:
@@ -93,15 +95,16 @@ def table_header(config: Config) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def mask_files(
-    config: Config, folder: Path, rle_path: Path | None, values: MaskValues | None = None
-) -> Iterator[MaskFiles]:
+    config: Config, data: Path, folder: Path, rle_path: Path | None,
+    values: MaskValues | None = None,
+) -> Iterator[MaskFiles]:  # fmt: skip
     """Masks into `folder`, and with `rle_path` a table `id,rle` (`id,class,rle` with several
     classes), whose RLEs count as those of the data set, that is put in place when the block ends
-    without an error. values: `usual_values` by default."""
+    without an error. data: of the run; see `chosen_values`. values: `usual_values` by default."""
     folder.mkdir(parents=True, exist_ok=True)
     values = usual_values(config) if values is None else values
     if rle_path is None:
-        yield MaskFiles(config, folder, values, None)
+        yield MaskFiles(config, folder, values)
         return
     with table_writer(rle_path, table_header(config)) as write_row:
-        yield MaskFiles(config, folder, values, write_row)
+        yield MaskFiles(config, folder, values, write_row, run_rle(config, data))

@@ -40,6 +40,14 @@ class Outputs:
             found["--overlay"] = (self.overlays, ("",), ".png")
         return found
 
+    def files_of(self, name: str) -> list[Path]:
+        """The files of an image in all folders."""
+        return [
+            folder / label / f"{name}{suffix}"
+            for folder, inside, suffix in self.folders.values()
+            for label in inside
+        ]
+
 
 def refuse_overwriting(inputs: Inputs, data_root: Path, out: Outputs) -> None:
     """UserError unless `distseg predict` may write all that it is asked for.

@@ -93,12 +93,15 @@ def predict_files(
     refuse_overwriting(inputs, Path(config.data.root), outputs)
     accelerator.wait_for_everyone()  # no rank may take another's masks for somebody else's
     share = (accelerator.process_index, accelerator.num_processes)
-    with mask_files(config, outputs.masks, outputs.table, written) as sink:
+    with mask_files(config, run.data, outputs.masks, outputs.table, written) as sink:
         mark(outputs, inputs, run.folder, written)
         extra = _extra(config, record, outputs)
         broken = predict_images(
             config, run.folder, record, inputs.samples, sink, accelerator, share, extra=extra
         )
+        for name, _ in broken:  # what an earlier prediction has left of it
+            for path in outputs.files_of(name):
+                path.unlink(missing_ok=True)
     broken, count = _gathered(accelerator, broken, sink.written)
     return _predicted(inputs, outputs, broken, count, accelerator.process_index == 0)
 

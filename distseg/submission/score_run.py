@@ -19,7 +19,7 @@ from distseg.config.load import load_config
 from distseg.config.schema import Config
 from distseg.data.image_file import image_size
 from distseg.data.judge import Held, judge_values
-from distseg.data.mask_values import MaskValues, chosen_values, marked_values, usual_values
+from distseg.data.mask_values import MaskValues, chosen_values, marked_values, run_rle, usual_values
 from distseg.functional.metrics import METRICS, VOID, count_masks
 from distseg.records.errors import UserError, unknown
 from distseg.records.files import real_path
@@ -54,7 +54,7 @@ def score_with_run(
     config = load_config(run.config)
     if metric is not None and metric not in METRICS:
         raise unknown("metric", metric, METRICS, "--metric: ")
-    guess, real = open_sides(config, submission, truth)
+    guess, real = open_sides(config, submission, truth, run_rle(config, run.data))
     ids = same_ids(submission, list(guess.targets), truth, list(real.targets))
     sizes = _Sizes(run, config, (real, guess), images, fixed_size(height, width))
     ways = _ways(config, run, guess, values)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import dropwhile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from distseg.data.formats.names import ID, Name, files_in, is_image
 from distseg.data.formats.row import EMPTY_CELLS, plain
 from distseg.data.image_file import image_size
 from distseg.data.judge import Held
-from distseg.data.layouts import layout, rle_options
+from distseg.data.layouts import layout
 from distseg.data.read_target import open_target
 from distseg.records.errors import UserError, unknown
 from distseg.submission.read import RleTable, open_masks
@@ -75,11 +76,14 @@ class MaskTable:
 Side = MaskImages | MaskTable
 
 
-def open_sides(config: Config, submission: Path, truth: Path) -> tuple[Side, Side]:
-    """The submission and the truth. UserError: one cannot be read, or is not of the config's
-    classes."""
+def open_sides(
+    config: Config, submission: Path, truth: Path, rle: Mapping[str, Any]
+) -> tuple[Side, Side]:
+    """The submission and the truth. rle: how tables count; see `mask_values.run_rle`.
+
+    UserError: one cannot be read, or is not of the config's classes."""
     if not submission.is_dir():
-        guess: Side = _table(config, submission)
+        guess: Side = _table(config, submission, rle)
     else:
         targets = _files(config, submission)
         named = {folder_layout.image_id(config, name): one for name, one in targets.items()}
@@ -87,19 +91,18 @@ def open_sides(config: Config, submission: Path, truth: Path) -> tuple[Side, Sid
         if len(named) == len(targets) and config.data.format == "folder":  # as images are named
             guess = replace(guess, targets=named)
     if not truth.is_dir():
-        return guess, _table(config, truth)
+        return guess, _table(config, truth, rle)
     return guess, MaskImages(truth, _truth_files(config, truth, set(guess.targets)), config)
 
 
-def _table(config: Config, path: Path) -> MaskTable:
-    options = rle_options(config)
-    table = open_masks(path, **options, per_object=config.submission.per_object)
+def _table(config: Config, path: Path, rle: Mapping[str, Any]) -> MaskTable:
+    table = open_masks(path, **rle, per_object=config.submission.per_object)
     assert isinstance(table, RleTable)
     rows = {
         key: (line, "" if text.strip().lower() in EMPTY_CELLS else text)
         for key, (line, text) in table.rows.items()
     }
-    table = replace(table, rows=rows, options={**options, "empty": ""})
+    table = replace(table, rows=rows, options={**rle, "empty": ""})
     return MaskTable(path, _keys(config, table), config, table)
 
 

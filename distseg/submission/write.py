@@ -251,11 +251,7 @@ def _planes(
 
 
 def _encoded(spec: SubmissionSpec, plane_HW: Mask) -> list[str]:
-    """The RLE of a mask; `per_object`: that of each of its objects, where it has one."""
-    if spec.per_object and plane_HW.any():
-        _, labels = cv2.connectedComponents(plane_HW, connectivity=8)
-        return rle.encode_labels(labels, order=spec.order, base=spec.base)
-    return [rle.encode(plane_HW, **_rle_options(spec))]
+    return rle.encode_rows(plane_HW, per_object=spec.per_object, **_rle_options(spec))
 
 
 def _rle_options(spec: SubmissionSpec) -> dict[str, Any]:

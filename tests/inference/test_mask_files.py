@@ -32,7 +32,7 @@ def read(path: Path) -> list[Any]:
 
 def test_several_labels_have_a_folder_each(tmp_path: Path) -> None:
     config = config_of("multilabel", ["cat", "dog"])
-    with mask_files(config, tmp_path / "out", tmp_path / "rle.csv") as sink:
+    with mask_files(config, tmp_path, tmp_path / "out", tmp_path / "rle.csv") as sink:
         sink.add("one", MASK)
         assert not (tmp_path / "rle.csv").exists(), "the table appears when all is done"
     for label, plane in zip(("cat", "dog"), MASK, strict=True):
@@ -45,7 +45,7 @@ def test_several_labels_have_a_folder_each(tmp_path: Path) -> None:
 def test_class_numbers_stay_numbers(tmp_path: Path) -> None:
     config = config_of("multiclass", ["a", "b", "c"])
     numbers = np.array([[[0, 2, 1]]], np.uint8)
-    with mask_files(config, tmp_path / "out", None) as sink:
+    with mask_files(config, tmp_path, tmp_path / "out", None) as sink:
         sink.add("one", numbers)
     assert read(tmp_path / "out" / "one.png") == numbers[0].tolist()
 
@@ -53,8 +53,19 @@ def test_class_numbers_stay_numbers(tmp_path: Path) -> None:
 def test_a_table_that_was_there_survives_an_error(tmp_path: Path) -> None:
     config, table = config_of("binary", ["a"]), tmp_path / "rle.csv"
     table.write_text("id,rle\nold,1 1\n")
-    with pytest.raises(RuntimeError), mask_files(config, tmp_path / "out", table) as sink:
+    with pytest.raises(RuntimeError), mask_files(config, tmp_path, tmp_path / "out", table) as sink:
         sink.add("one", MASK[:1])
         raise RuntimeError
     assert table.read_text() == "id,rle\nold,1 1\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "rle.csv"]
+
+
+def test_a_table_has_a_row_for_each_object_where_the_submission_has(tmp_path: Path) -> None:
+    tree = tiny_tree(submission={"per_object": True})
+    config = parse_config(tree, "test")
+    mask = np.array([[[1, 0, 0, 1], [1, 0, 0, 0]]], np.uint8)
+    with mask_files(config, tmp_path, tmp_path / "out", tmp_path / "rle.csv") as sink:
+        sink.add("two", mask)
+        sink.add("none", np.zeros_like(mask))
+    rows = [(row["id"], row["rle"]) for row in read_rows(tmp_path / "rle.csv")]
+    assert rows == [("two", "1 2"), ("two", "7 1"), ("none", "")]

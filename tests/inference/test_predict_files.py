@@ -129,6 +129,41 @@ def test_what_images_names(world: World, images: Path, tmp_path: Path, name: str
     assert broken == [] and set(masks_in(tmp_path / "out")) == ids
 
 
+def test_a_wildcard_is_one_of_the_name_alone(
+    world: World, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    shutil.copytree(images, tmp_path / "a[b]c")
+    monkeypatch.chdir(tmp_path / "a[b]c")
+    assert distseg.predict_folder(world.run, "b*.png", tmp_path / "out") == []
+    assert set(masks_in(tmp_path / "out")) == {"b0", "b1"}
+    assert predict(world, "--images", "x*/../none.png", "--out", tmp_path / "no") == 2
+    assert "`..` may not follow a wildcard" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("out", [".", "a/.."])
+def test_beside_a_folder_without_a_name_of_its_own(
+    world: World, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    (tmp_path / "here" / "a").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    assert predict(world, "--images", images / "b0.png", "--out", out, "--overlay") == 0
+    assert (tmp_path / "here" / "b0.png").is_file()
+    assert (tmp_path / "here_overlay" / "b0.png").is_file()
+
+
+def test_an_image_that_can_be_read_no_more_has_no_mask_any_more(
+    world: World, images: Path, tmp_path: Path
+) -> None:
+    command = ("--images", images, "--out", tmp_path / "out", "--probabilities", "--overlay")
+    assert predict(world, *command) == 0
+    (images / "x" / "b2.png").write_bytes(b"\x89PNG no more")
+    assert predict(world, *command) == 0
+    for folder, suffix in (("out", "png"), ("out_overlay", "png"), ("out_probabilities", "npy")):
+        left = {p.name for p in (tmp_path / folder).rglob(f"*.{suffix}")}
+        assert not (tmp_path / folder / "x" / f"b2.{suffix}").exists() and f"b0.{suffix}" in left
+
+
 def test_what_is_asked_for_beside_masks(
     world: World, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

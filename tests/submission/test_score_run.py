@@ -101,7 +101,7 @@ def test_the_truth_is_read_as_the_data(tmp_path: Path, name: str, how: str) -> N
     usual = "index" if config.task == "multiclass" else "255"
     said: dict[str, Any] = {}
     if how == "predicted":
-        with mask_files(config, tmp_path / "guess", None, own) as sink:
+        with mask_files(config, tmp_path, tmp_path / "guess", None, own) as sink:
             for key, planes in guess.items():
                 sink.add(key, planes)
         (tmp_path / "guess" / MARK).write_text(json.dumps({"planes": own.record()}))

@@ -19,8 +19,10 @@ from distseg.data.convention import find_base, find_order
 from distseg.data.detect import detect
 from distseg.data.inspect import inspect
 from distseg.data.layouts import layout, submission_of
+from distseg.data.mask_values import run_rle, write_values
 from distseg.data.read_target import read_target
 from distseg.records.errors import UserError
+from distseg.records.files import read_json, write_json
 from tests.data.formats import layout_helpers, table_sets
 from tests.data.formats.table_sets import HEIGHT, SETS, WIDTH, MadeSet, pixels, table_config
 from tests.tiny import write_submission
@@ -53,6 +55,36 @@ def test_training_is_given_what_was_planted(made: Any, name: str) -> None:
     for row in checked.good:
         target = read_target(row.target, config, HEIGHT, WIDTH)
         assert np.array_equal(target, found.truth[row.id]), row.id
+
+
+@pytest.mark.parametrize("name", [name for name in SETS if name not in ("sparse",)])
+def test_a_run_keeps_how_its_table_counts_when_the_data_are_gone(
+    made: Any, tmp_path: Path, name: str
+) -> None:
+    """A run that was moved, and an ensemble that was exported, write RLEs as the data set does."""
+    root, found = made(name)
+    config = found.config(root)
+    write_values(config, (), tmp_path)
+    spec = submission_of(config)
+    moved = config.model_copy(
+        update={"data": config.data.model_copy(update={"root": str(tmp_path / "gone")})}
+    )
+    expected = {"order": spec.order, "base": spec.base, "empty": spec.empty}
+    assert run_rle(moved, tmp_path) == expected
+    record = read_json(tmp_path / "mask_values.json")
+    write_json(tmp_path / "mask_values.json", {**record, "rle": {**expected, "base": 2}})
+    with pytest.raises(UserError, match=r"mask_values\.json"):
+        run_rle(moved, tmp_path)
+
+
+def test_a_set_that_does_not_say_how_it_counts_is_asked_when_a_table_is_written(
+    made: Any, tmp_path: Path
+) -> None:
+    root, found = made("sparse")
+    write_values(found.config(root), (), tmp_path)
+    assert "rle" not in read_json(tmp_path / "mask_values.json")
+    with pytest.raises(UserError, match=r"data\.csv\.empty"):
+        run_rle(found.config(root), tmp_path)
 
 
 @pytest.mark.parametrize("name", [name for name in SETS if name not in ("sparse",)])
