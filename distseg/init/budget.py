@@ -3,7 +3,8 @@
 Arithmetic alone. Every way to spend the time is tried, what it takes is forecast
 (`run/forecast.py`), the updates fill what is left, and the way with the best expected score is
 taken. The expectation is a rule of thumb with few numbers, all of them here: a network learns like
-1 - exp(-images / need), sees more in more pixels, and gains a little from company.
+1 - exp(-images / need), sees more in more pixels, gains a little from company, and is known and
+tuned the better the more images are scored.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ DETAIL = 0.12  # exponent of the share of native pixels that a network sees
 SEEN_PIXELS = 8.0  # width of an object, as the network sees it, that is enough to see it
 CONTEXT = 0.985  # what a crop loses by seeing a part alone
 COMPANY, SNAPSHOTS = 0.03, 0.008  # gain of many members, of many snapshots
-FULL_SCORE = 1.005  # all images are scored out of fold, and thresholds rest on all of them
+UNSURE = 0.2  # what is lost where thresholds and the score rest on one image; 1 / sqrt(images)
 EVALUATION_SHARE = 0.1  # of the time of training
 
 
@@ -237,8 +238,9 @@ def expected(
             detail *= min(1.0, size.width / (2 * middle)) ** 0.3
     company = 1 + COMPANY * (1 - 1 / members) + SNAPSHOTS * (1 - 1 / snapshots)
     share = folds.share**0.1
-    full = FULL_SCORE if folds.full else 1.0
-    return candidate.quality * detail * learned * company * share * full
+    scored = data.validated or data.num_train * (1.0 if folds.full else 0.2)
+    sure = 1 - UNSURE / math.sqrt(max(1.0, scored))
+    return candidate.quality * detail * learned * company * share * sure
 
 
 def sizes(height: int, width: int, one_size: bool, gpu: bool) -> list[Size]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import platform
 import statistics
 import tempfile
@@ -236,7 +235,7 @@ def device_name(slot: Slot, gpus: list[Gpu]) -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text(errors="replace").splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()} x {os.cpu_count()}"
+    return f"{names[0] if names else platform.machine()} x {num_cores()}"
 
 
 def _torch_version() -> str:

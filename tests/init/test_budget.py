@@ -160,3 +160,11 @@ def test_what_is_expected_grows_with_all_that_helps() -> None:
     assert expected(here, DATA, 5000, held, 1, 2) > base
     assert expected(here, DATA, 5000, full, 1, 1) > base
     assert expected(replace(here, pretrained=False), DATA, 5000, held, 1, 1) < base
+
+
+def test_few_images_are_all_scored() -> None:
+    """A hold-out of 20 images is four: no score, and no cut point, can rest on them."""
+    few = replace(DATA, num_train=20, num_test=5)
+    for minutes in (5, 15):
+        spent = spend(candidates(), few, TWO, 60.0 * minutes)[0]
+        assert spent.folds.full, minutes
