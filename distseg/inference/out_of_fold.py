@@ -76,8 +76,12 @@ def _predict_share(
     predictor = evaluator.predictor(
         [load_snapshot_model(file, device, channels_last)[0] for file in files]
     )
-    names = ["mean", *(file.stem for file in files)]
-    kinds: dict[str, Sequence[str]] = {"tta": config.predict.tta, "plain": []}
+    stems = [file.stem for file in files]
+    # the mean of one snapshot is that snapshot, and without views the image is seen once
+    names = ["mean", *(stems if len(files) > 1 else [])]
+    kinds: dict[str, Sequence[str]] = {"tta": config.predict.tta}
+    if config.predict.tta:
+        kinds["plain"] = []
     tables = {
         f"{name}_{kind}": evaluator.empty_counts(config.num_outputs)
         for name in names
@@ -88,7 +92,7 @@ def _predict_share(
         index = torch.tensor(positions, device=device)
         for kind, tta in kinds.items():
             logits_MBCHW = predictor.canvas_logits(canvas, tta)
-            variants = [logits_MBCHW.mean(0), *logits_MBCHW]
+            variants = [logits_MBCHW.mean(0), *(logits_MBCHW if len(files) > 1 else [])]
             for name, logits_BCHW in zip(names, variants, strict=True):
                 natives = predictor.native(logits_BCHW, sizes)
                 tables[f"{name}_{kind}"][index] = evaluator.count(natives, positions)
@@ -97,4 +101,11 @@ def _predict_share(
                         writers[name].add(ids[position], native.cpu().numpy())
     for writer in writers.values():
         writer.close()
-    return {key: evaluator.gather(table) for key, table in tables.items()}
+    found = {key: evaluator.gather(table) for key, table in tables.items()}
+    return {
+        f"{name}_{kind}": found[
+            f"{name if name in names else 'mean'}_{kind if kind in kinds else 'tta'}"
+        ]
+        for name in ("mean", *stems)
+        for kind in ("tta", "plain")
+    }

@@ -26,6 +26,7 @@ DETAIL = 0.12  # exponent of the share of native pixels that a network sees
 SEEN_PIXELS = 8.0  # width of an object, as the network sees it, that is enough to see it
 CONTEXT = 0.985  # what a crop loses by seeing a part alone
 COMPANY, SNAPSHOTS = 0.03, 0.008  # gain of many members, of many snapshots
+TTA = 1.01  # gain of a flipped view
 UNSURE = 0.2  # what is lost where thresholds and the score rest on one image; 1 / sqrt(images)
 EVALUATION_SHARE = 0.1  # of the time of training
 
@@ -51,13 +52,15 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An encoder at a size. quality: its prior; pretrained: whether it has weights."""
+    """An encoder at a size. quality: its prior; pretrained: whether it has weights; tta: whether
+    each image is predicted flipped, too."""
 
     encoder: int
     size: Size
     pace: Pace
     quality: float
     pretrained: bool
+    tta: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +191,8 @@ def _planned(
     cycles = (epochs - first) // snapshots
     every = evaluate_every(training, val * pace.evaluate_s, first, cycles)
     evaluations = first // every + ((epochs - first) // every if every < cycles else snapshots)
-    work = Work("model", epochs * steps, epochs, max(1, evaluations) + 1, val, snapshots)
+    work = Work("model", epochs * steps, epochs, max(1, evaluations) + 1, val, snapshots,
+                candidate.tta)  # fmt: skip
     members = models * folds.used
     foreseen = forecast(
         [work] * members, {"model": pace}, machine, num_train=data.num_train,
@@ -240,7 +244,8 @@ def expected(
     share = folds.share**0.1
     scored = data.validated or data.num_train * (1.0 if folds.full else 0.2)
     sure = 1 - UNSURE / math.sqrt(max(1.0, scored))
-    return candidate.quality * detail * learned * company * share * sure
+    views = TTA if candidate.tta else 1.0
+    return candidate.quality * detail * learned * company * views * share * sure
 
 
 def sizes(height: int, width: int, one_size: bool, gpu: bool) -> list[Size]:
@@ -271,12 +276,18 @@ def _round_up(length: int) -> int:
     return max(32, -(-length // 32) * 32)
 
 
-def scaled(pace: Pace, measured: Size, size: Size) -> Pace:
-    """A pace at another size than the measured one: what a network computes grows with the pixels
-    that it sees."""
+def scaled(pace: Pace, measured: Size, size: Size, tta: bool = True) -> Pace:
+    """A pace, measured with one flipped view, at another size, and without that view.
+
+    What a network computes grows with the pixels that it sees; a forward pass is a third of a
+    step. What else an image takes at prediction, to be brought to its own size and counted, stays.
+    """
     training = size.pixels / measured.pixels
     predicting = size.predicted / measured.predicted
+    forward = min(pace.evaluate_s, pace.predict_s / 2, pace.step_s / (3 * pace.batch_size))
+    evaluate = pace.evaluate_s - forward + forward * predicting
+    predict = pace.predict_s - 2 * forward + (2 if tta else 1) * forward * predicting
     return replace(
-        pace, step_s=pace.step_s * training, evaluate_s=pace.evaluate_s * predicting,
-        predict_s=pace.predict_s * predicting, memory=int(pace.memory * max(1.0, training)),
+        pace, step_s=pace.step_s * training, evaluate_s=evaluate, predict_s=predict,
+        memory=int(pace.memory * max(1.0, training)),
     )  # fmt: skip

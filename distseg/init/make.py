@@ -186,10 +186,10 @@ def candidates(
     paces = known_paces(config, size, slots[0], gpus)
     paces |= measured_paces(config, size, slots[0], gpus, seconds)
     found = [
-        Candidate(number, size, _scaled(paces[f"m{number}"], measured, size, facts),
-                  encoder.quality, encoder.weights is not None)
+        Candidate(number, size, _scaled(paces[f"m{number}"], measured, size, facts, tta),
+                  encoder.quality, encoder.weights is not None, tta)
         for number, encoder in enumerate(offer.encoders) if f"m{number}" in paces
-        for size in possible
+        for size in possible for tta in (True, False)
     ]  # fmt: skip
     memory = min((gpu.memory for gpu in gpus), default=0)
     fitting = [c for c in found if not memory or c.pace.memory < 0.9 * memory]
@@ -201,9 +201,9 @@ def candidates(
     return fitting
 
 
-def _scaled(pace: Pace, measured: Size, size: Size, facts: Facts) -> Pace:
+def _scaled(pace: Pace, measured: Size, size: Size, facts: Facts, tta: bool) -> Pace:
     """The pace at a size, with what opening the train images has taken when they were looked at."""
-    return replace(scaled(pace, measured, size), prepare_s=facts.decode_s)
+    return replace(scaled(pace, measured, size, tta), prepare_s=facts.decode_s)
 
 
 def _sizes(facts: Facts, gpu: bool, given: Mapping[str, Any]) -> list[Size]:

@@ -60,7 +60,14 @@ def recipe(
     tree["members"] = _members(spent, encoder, why)
     tree["stages"] = _stages(task, spent, encoder, why)
     tree["train"] = _train(facts, spent, why)
-    tree["predict"] = {"tta": ["hflip"], "batch_size": _predict_batch(facts, spent, gpu)}
+    flipped = spent.candidate.tta
+    tree["predict"] = {"tta": ["hflip"] if flipped else [],
+                       "batch_size": _predict_batch(facts, spent, gpu)}  # fmt: skip
+    if not flipped:
+        why["predict"] = (
+            "no flipped views: predicting such images takes long, and training gains more from the "
+            "time. tta: [hflip] helps where there is time"
+        )
     search = spent.members * spent.snapshots > 2
     tree["ensemble"] = {"space": "logit", "weights": "search" if search else "uniform"}
     if task != "multiclass":

@@ -29,7 +29,7 @@ class Work:
 
     name: of its model. updates: steps of all stages, in steps of the measured size: one on a
     quarter of the pixels counts as a quarter. epochs, evaluations: how many. val_images: that its
-    fold validates. snapshots: that it keeps.
+    fold validates. snapshots: that it keeps. tta: whether it predicts with more than one view.
     """
 
     name: str
@@ -38,6 +38,7 @@ class Work:
     evaluations: int
     val_images: float
     snapshots: int
+    tta: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +71,9 @@ class Forecast:
 def member_seconds(work: Work, pace: Pace) -> float:
     """Training and out-of-fold prediction of a member, without the start of its process."""
     evaluation = work.evaluations * work.val_images * pace.evaluate_s
-    # out of fold, each snapshot is counted with and without views
-    out_of_fold = work.val_images * work.snapshots * (pace.predict_s + pace.evaluate_s)
+    # out of fold, each snapshot is counted with views, where there are any, and without
+    plain = pace.evaluate_s if work.tta else 0.0
+    out_of_fold = work.val_images * work.snapshots * (pace.predict_s + plain)
     return work.updates * pace.step_s + work.epochs * pace.save_s + evaluation + out_of_fold
 
 

@@ -190,12 +190,13 @@ def shown_by(config: Config, run: Run) -> dict[str, Pace]:
             if row.get("score") is not None
         ]
         evaluate = max(0.0, statistics.median(scored)) if scored else 0.0
-        both = done.get("oof_seconds", 0.0) / (val * len(kept))
+        oof = done.get("oof_seconds", 0.0) / (val * len(kept))
+        plain = evaluate if config.predict.tta else 0.0  # it is counted without views, too
         pace = Pace(
             batch_size=config.batch_size_of(name),
             step_s=config.batch_size_of(name) / statistics.median(rates),
             spread=statistics.pstdev(rates) / statistics.mean(rates),
-            evaluate_s=evaluate, predict_s=max(evaluate, both - evaluate), save_s=SAVE_S,
+            evaluate_s=evaluate, predict_s=max(evaluate, oof - plain), save_s=SAVE_S,
             start_s=START_S, prepare_s=0.0, memory=0,
             saved=sum(done.get("files", {}).get(str(file), 0) for file in kept[:1]),
         )  # fmt: skip

@@ -33,7 +33,8 @@ def work_of(config: Config, name: str, images: int, val_images: float, key: Roun
     every = config.train.evaluate_every
     evaluations = sum(evaluations_of(stage, every) for stage in stages)
     kept = num_snapshots(config, name, key)
-    return Work(name, updates, epochs, evaluations, val_images, kept)
+    tta = bool(config.predict.tta)
+    return Work(name, updates, epochs, evaluations, val_images, kept, tta)
 
 
 def num_snapshots(config: Config, name: str, key: RoundKey = 0) -> int:

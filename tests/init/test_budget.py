@@ -168,3 +168,31 @@ def test_few_images_are_all_scored() -> None:
     for minutes in (5, 15):
         spent = spend(candidates(), few, TWO, 60.0 * minutes)[0]
         assert spent.folds.full, minutes
+
+
+def test_what_an_image_takes_beside_the_network_does_not_grow_with_tiles() -> None:
+    """A forward pass is a third of a step, here .01 s of an image at 128 x 128."""
+    measured = Size(128, 128, "resize", 0.1, 128 * 128)
+    crop = Size(192, 192, "crop", 1.0, 100 * 128 * 128)
+    pace = replace(PACE, step_s=0.24, evaluate_s=0.05, predict_s=0.055)
+    tiled = scaled(pace, measured, crop)
+    assert tiled.step_s == pytest.approx(0.24 * 2.25)
+    assert tiled.evaluate_s == pytest.approx(0.04 + 100 * 0.01)
+    assert tiled.predict_s == pytest.approx(0.035 + 2 * 100 * 0.01)
+    assert scaled(pace, measured, crop, tta=False).predict_s == pytest.approx(0.035 + 100 * 0.01)
+    same = scaled(pace, measured, measured)
+    assert same.predict_s == pytest.approx(pace.predict_s) and same.step_s == pace.step_s
+
+
+def test_objects_that_a_resize_would_lose_are_seen_in_crops_in_a_short_budget_too() -> None:
+    """Objects of 6 pixels in pictures of 2000, one core: the flipped views are given up."""
+    data = Data(40, 8, 2000, 2000, 1, object_widths=(5.0, 7.0))
+    pace = replace(PACE, batch_size=4, step_s=0.13, evaluate_s=0.1, predict_s=0.11)
+    measured = Size(256, 256, "resize", 0.128, 256 * 256)
+    offers = [
+        Candidate(0, size, scaled(pace, measured, size, tta), 1.0, False, tta)
+        for size in sizes(2000, 2000, True, gpu=False)
+        for tta in (True, False)
+    ]
+    chosen = spend(offers, data, Machine(1, 1, 100), 300.0)[0].candidate
+    assert chosen.size.fit == "crop" and not chosen.tta
