@@ -187,7 +187,7 @@ def test_what_an_image_takes_beside_the_network_does_not_grow_with_tiles() -> No
 def test_objects_that_a_resize_would_lose_are_seen_in_crops_in_a_short_budget_too() -> None:
     """Objects of 6 pixels in pictures of 2000, one core: the flipped views are given up."""
     data = Data(40, 8, 2000, 2000, 1, object_widths=(5.0, 7.0))
-    pace = replace(PACE, batch_size=4, step_s=0.13, evaluate_s=0.1, predict_s=0.11)
+    pace = replace(PACE, batch_size=4, step_s=0.26, evaluate_s=0.1, predict_s=0.11)
     measured = Size(256, 256, "resize", 0.128, 256 * 256)
     offers = [
         Candidate(0, size, scaled(pace, measured, size, tta), 1.0, False, tta)
