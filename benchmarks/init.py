@@ -111,7 +111,7 @@ MADE: dict[str, tuple[Any, ...]] = {
 def outcome(run: Path, began: float, code: int) -> dict[str, Any]:
     """What a run has come to: seconds, the ensemble's nested score and its standard error."""
     found: dict[str, Any] = {"took_s": round(time.time() - began, 1), "exit": code}
-    record = Run(run).ensemble
+    record = Run(run).final
     if record.is_file():
         scores = json.loads(record.read_text(encoding="utf-8"))["scores"]
         found |= {"score": scores["nested"]["score"], "error": scores["final"]["standard_error"],

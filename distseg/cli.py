@@ -47,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 CONFIG_HELP = "a YAML file, or a name that `distseg list configs` shows"
 CONFIG = arg("config", CONFIG_HELP, metavar="CONFIG")
+CONFIG_OR_DATA = arg("config", f"{CONFIG_HELP}; or a folder of data", metavar="CONFIG")
 MAYBE_CONFIG = arg("config", CONFIG_HELP, metavar="CONFIG", nargs="?")
 OVERRIDES = arg("overrides", "change a key of the config", metavar="key=value", nargs="*")
 INIT = (
@@ -111,7 +112,7 @@ def _read_run(folder: Path) -> tuple[Config, Run]:
 
 
 @command(
-    "run", arg("config", f"{CONFIG_HELP}; or a folder of data", metavar="CONFIG"), OVERRIDES, OUT,
+    "run", CONFIG_OR_DATA, OVERRIDES, OUT,
     *INIT,
     arg("--until", "train no longer than 8h, 30m or until 22:30, and end with what is finished",
         metavar="TIME"),
@@ -160,15 +161,22 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 @command(
-    "inspect", CONFIG, OVERRIDES,
+    "inspect", CONFIG_OR_DATA, OVERRIDES,
     arg("--out", "write inspect.html and inspect.json into this folder", type=Path, metavar="DIR"),
     arg("--json", "print the findings as JSON", action="store_true"),
 )  # fmt: skip
 def _inspect(args: argparse.Namespace) -> int:
     """Show what the data holds, and what is wrong with it. Exit status 1: something serious."""
+    from distseg.api import is_data
     from distseg.run.look import look_at_data
 
-    config = _check(args, None, trains=False)
+    if is_data(args.config):
+        from distseg.config.load import apply_overrides
+        from distseg.init.look import reading_config
+
+        config = reading_config(Path(args.config), apply_overrides({}, args.overrides))
+    else:
+        config = _check(args, None, trains=False)
     text, serious = look_at_data(config, args.out, as_json=args.json)
     print(text)
     return 1 if serious else 0

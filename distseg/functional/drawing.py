@@ -25,16 +25,21 @@ def draw(
     target_KHW: NDArray[np.uint8],
     masks_KHW: NDArray[np.uint8],
     task: str,
+    *,
+    truth_by_class: bool = False,
 ) -> NDArray[np.uint8]:
-    """Outlines over an image, RGB uint8 (h, w, 3) with the longer side at PICTURE_SIDE pixels."""
+    """Outlines over an image, RGB uint8 (h, w, 3) with the longer side at PICTURE_SIDE pixels.
+    truth_by_class: the truth of each class in a color of its own."""
     height, width = image_HWC.shape[:2]
     scale = PICTURE_SIDE / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     color = image_HWC[:, :, :3] if image_HWC.shape[2] >= 3 else image_HWC[:, :, :1].repeat(3, 2)
     way = cv2.INTER_NEAREST if scale > 1 else cv2.INTER_AREA
     canvas = np.ascontiguousarray(cv2.resize(np.ascontiguousarray(color), size, interpolation=way))
-    for values, rgb in ((target_KHW, TRUTH_RGB), (masks_KHW, PREDICTION_RGB)):
-        for plane in _planes(values, task):
+    truth = None if truth_by_class else TRUTH_RGB
+    for values, one in ((target_KHW, truth), (masks_KHW, PREDICTION_RGB)):
+        for number, plane in _numbered_planes(values, task):
+            rgb = CLASS_RGB[number % len(CLASS_RGB)] if one is None else one
             large = cv2.resize(plane, size, interpolation=cv2.INTER_NEAREST)
             outlines = cv2.findContours(large, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)[0]
             cv2.drawContours(canvas, outlines, -1, rgb, 1)
@@ -75,10 +80,6 @@ def sheet(tiles: Sequence[Mapping[str, Any]], columns: int = 6) -> bytes:
             cv2.putText(page, text[:40], at, cv2.FONT_HERSHEY_SIMPLEX, 0.38, (30, 30, 30), 1,
                         cv2.LINE_AA)  # fmt: skip
     return bytes(cv2.imencode(".png", page[:, :, ::-1])[1].tobytes())
-
-
-def _planes(values_KHW: NDArray[np.uint8], task: str) -> list[NDArray[np.uint8]]:
-    return [plane for _, plane in _numbered_planes(values_KHW, task)]
 
 
 def _numbered_planes(

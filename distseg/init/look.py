@@ -137,6 +137,14 @@ def look(root: Path, given: Mapping[str, Any], seconds: float = 20.0) -> Facts:
     )  # fmt: skip
 
 
+def reading_config(root: Path, given: Mapping[str, Any]) -> Config:
+    """A config that reads a folder of data as `init` would, and trains nothing. `given` and errors
+    as in `look`."""
+    facts = look(root, given, seconds=2.0)
+    levels = {"data": {"levels": None}} if facts.deep is not None else {}
+    return stub(merged(levels, facts.keys))
+
+
 def merged(tree: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     """A tree with the values of another, which win; neither is changed."""
     result = dict(tree)

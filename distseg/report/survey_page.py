@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from distseg.data.read_input import read_input, reading_of
 from distseg.data.read_target import read_target
 from distseg.data.survey.findings import Finding, Surveyed
 from distseg.data.survey.measure import class_names
-from distseg.functional.drawing import draw
+from distseg.functional.drawing import CLASS_RGB, draw
 from distseg.records.errors import UserError
 from distseg.records.files import atomic_write, write_json
 from distseg.report.page import environment
@@ -67,7 +68,9 @@ def render(
         samples=[drawn("train", int(place)) for place in chosen],
         areas={name: bars(record["areas"][name]) for name in names},
         objects={name: bars(record["objects"][name]) for name in names},
-        balance=record["folds"],
+        folds=by_class(record["folds"], config.classes),
+        colors=dict(zip(names, cycle(CLASS_RGB))) if len(names) > 1 else {},
+        background=config.classes[0] if config.task == "multiclass" else None,
     )  # fmt: skip
 
 
@@ -82,7 +85,24 @@ def _picture(config: Config, row: Row, labeled: bool) -> str:
     except (UserError, OSError, MemoryError):
         image = np.full((32, 32, 1), 128, np.uint8)
         target = np.zeros((1, 32, 32), np.uint8)
-    return png(draw(image, target, np.zeros_like(target), config.task))
+    many = len(class_names(config)) > 1
+    return png(draw(image, target, np.zeros_like(target), config.task, truth_by_class=many))
+
+
+def by_class(balance: Sequence[Sequence[Any]], classes: Sequence[str]) -> dict[str, Any]:
+    """The balance of the folds (see `data.folds.balance`) with a column a fold: many classes make
+    many rows, and few folds few columns. Empty where there are no folds."""
+    if not balance:
+        return {}
+    names = {"-1": "only trained on"}
+    lines = balance[1:]
+    rows = [("images", [line[1] for line in lines]),
+            ("without an object", [f"{line[2]:.1%}" for line in lines])]  # fmt: skip
+    for number, name in enumerate(classes):
+        held, coverage = 3 + 2 * number, 4 + 2 * number
+        rows.append((f"images with {name}", [f"{line[held]:.1%}" for line in lines]))
+        rows.append((f"pixels of {name}", [f"{line[coverage]:.2%}" for line in lines]))
+    return {"names": [names.get(str(line[0]), f"fold {line[0]}") for line in lines], "rows": rows}
 
 
 def bars(histogram: Mapping[str, Any]) -> dict[str, Any]:
