@@ -237,3 +237,19 @@ def test_the_area_under_a_curve() -> None:
     drawn = [area_under_curve(rng.normal(1.8124, 1, 50), rng.normal(0, 1, 50)) for _ in range(1000)]
     assert float(np.mean(drawn)) == pytest.approx(0.9, abs=0.005)
     assert hanley_error(0.9, 50, 50) == pytest.approx(float(np.std(drawn)), rel=0.15)
+
+
+def test_a_folder_alone_is_read_as_init_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(12):
+        write(tmp_path / "set", f"a{number:02d}", *made(number))
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["inspect", "set", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["train"], said["task"]) == (12, "binary")
+    assert cli.main(["inspect", "set", "classes=[egg]", "data.limit=9"]) == 0
+    said_9 = capsys.readouterr().out
+    assert "egg" in said_9 and "9 train images" in said_9
+    assert cli.main(["inspect", "set", "data.limt=9"]) == 2
+    assert "data.limt" in capsys.readouterr().err
