@@ -10,7 +10,10 @@ simpler, ...) is made as `distseg run` makes it, nested by fold, from equal weig
 rows say what that was worth: the regret of a decision is the score that the better of the two
 choices has there, less that of the one that the rule takes. `optimism` is what the nested scores of
 the adopted steps promise more than the held-back rows give. All are in thousandths of the metric.
-Draws share their rows: the standard errors are those of independent draws, and so too small.
+A last table is of the whole selection, as `distseg run` makes it with its own rule: what it gains
+on the held-back rows, how much more its nested score promises (what a run prints), and how much
+more the same choice promises on the rows that it was made on. Draws share their rows: the standard
+errors are those of independent draws, and so too small.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from numpy.typing import NDArray
 from distseg.config.load import load_config
 from distseg.config.schema import Config
 from distseg.ensemble.choices import ALL, Choices, EnsembleChoice
-from distseg.ensemble.nesting import Nesting, split_rows
+from distseg.ensemble.nesting import Nesting, split_rows, tune_in_steps
 from distseg.ensemble.out_of_fold_set import OutOfFold
 from distseg.ensemble.steps import steps_of
 from distseg.functional.bootstrap import standard_error_of_gain
@@ -40,6 +43,7 @@ from distseg.records.paths import ALL_ROUNDS, Run
 SEARCHED = {"threshold": "search", "min_area": "search"}
 PICKS = 5  # of the greedy weights: what takes the time
 Decision = dict[str, Any]
+WHOLE = "whole selection"
 
 
 def gain_over(factor: float) -> Callable[[Decision], bool]:
@@ -111,6 +115,17 @@ def decisions(folder: Path, share: float, seed: int) -> list[Decision]:
                 "held": _score(after_held, config) - _score(before_held, config),
             }
         )
+    choices, counts, steps = tune_in_steps(nesting, start, before, steps_of(nesting))
+    held_score = _score(_counts(nesting, held, choices), config)
+    found.append(
+        {
+            "step": WHOLE,
+            "adopted": sum(step["adopted"] for step in steps),
+            "nested": _score(counts, config) - held_score,
+            "own rows": _score(_counts(nesting, nesting.rows, choices), config) - held_score,
+            "default": _score(before, config) - _score(before_held, config),
+        }
+    )
     return found
 
 
@@ -179,6 +194,33 @@ def text(title: str, found: list[Decision]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def selection(everything: dict[str, list[Decision]]) -> list[dict[str, Any]]:
+    """By run, in thousandths: how much more the score of the whole selection promises than comes on
+    the rows held back, and the same of no selection at all, with standard errors over the draws."""
+    rows = []
+    for name, found in everything.items():
+        row: dict[str, Any] = {"run": name, "draws": len(found)}
+        for key in ("nested", "own rows", "default"):
+            values = 1000 * np.array([d[key] for d in found])
+            row[key] = float(values.mean())
+            row[f"{key}_error"] = float(values.std(ddof=1) / np.sqrt(len(values)))
+        rows.append(row)
+    return rows
+
+
+def selection_text(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        "The whole selection: what it gained on held-back rows, and what more was promised",
+        "",
+        "| run | draws | gained | more promised, nested | more promised on its own rows |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        cells = [f"{row[k]:+.1f} ± {row[f'{k}_error']:.1f}" for k in ("came", "nested", "own")]
+        lines.append(f"| {row['run']} | {row['draws']} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path)
@@ -195,14 +237,18 @@ def main() -> None:
         }  # fmt: skip
         for (name, _, _), job in jobs.items():
             everything.setdefault(name, []).extend(job.result())
+    wholes = {name: [d for d in f if d["step"] == WHOLE] for name, f in everything.items()}
+    wholes["all"] = [d for found in wholes.values() for d in found]
+    everything = {n: [d for d in f if d["step"] != WHOLE] for n, f in everything.items()}
     together = [d for found in everything.values() for d in found]
     page = [text(name, found) for name, found in everything.items()]
     steps = dict.fromkeys(d["step"] for d in together)
     page += [text(f"step {step}", [d for d in together if d["step"] == step]) for step in steps]
-    page.append(text("all", together))
+    page += [text("all", together), selection_text(selection(wholes))]
     print("\n".join(page))
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    record = {name: table(found) for name, found in {**everything, "all": together}.items()}
+    record: dict[str, Any] = {n: table(f) for n, f in {**everything, "all": together}.items()}
+    record[WHOLE] = selection(wholes)
     options.out.with_suffix(".md").write_text("\n".join(page))
     options.out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
 

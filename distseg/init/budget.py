@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 from distseg.records.paces import Pace
 from distseg.run.forecast import Forecast, Machine, Work, forecast
 
-USED = 0.9  # share of a budget that is planned for
+USED = 0.94  # share of a budget that is planned for
 MIN_UPDATES, MAX_UPDATES = 60, 40_000
 MIN_EPOCHS, MAX_EPOCHS = 6, 30
-MAX_PASSES = 150  # over the train images, of one member: more make nothing better
+MAX_PASSES = 400  # over the train images, of one member: more make nothing better
 NEED_PRETRAINED, NEED_SCRATCH = 2500.0, 5000.0  # images to learn 63 % of what can be learned
 DETAIL = 0.12  # exponent of the share of native pixels that a network sees
 SEEN_PIXELS = 8.0  # width of an object, as the network sees it, that is enough to see it
@@ -279,12 +279,15 @@ def _round_up(length: int) -> int:
 def scaled(pace: Pace, measured: Size, size: Size, tta: bool = True) -> Pace:
     """A pace, measured with one flipped view, at another size, and without that view.
 
-    What a network computes grows with the pixels that it sees; a forward pass is a third of a
-    step. What else an image takes at prediction, to be brought to its own size and counted, stays.
+    What a network computes grows with the pixels that it sees. The view takes a forward pass; that
+    is an eighth to a third of a step, however the measurement may stray. What else an image takes
+    at prediction, to be brought to its own size and counted, stays.
     """
     training = size.pixels / measured.pixels
     predicting = size.predicted / measured.predicted
-    forward = min(pace.evaluate_s, pace.predict_s / 2, pace.step_s / (3 * pace.batch_size))
+    step = pace.step_s / pace.batch_size
+    forward = min(max(pace.predict_s - pace.evaluate_s, step / 8), step / 3)
+    forward = min(forward, pace.evaluate_s, pace.predict_s / 2)
     evaluate = pace.evaluate_s - forward + forward * predicting
     predict = pace.predict_s - 2 * forward + (2 if tta else 1) * forward * predicting
     return replace(

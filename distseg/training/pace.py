@@ -87,7 +87,9 @@ def _evaluation(member: Member, tta: Sequence[str], seconds: float) -> tuple[flo
     predictor = evaluator.predictor([model])
     spent, images = {"plain": 0.0, "views": 0.0}, 0
     began = time.perf_counter()
-    for positions, canvas, sizes in evaluator.stream("measuring"):
+    for number, (positions, canvas, sizes) in enumerate(evaluator.stream("measuring")):
+        if number == 0:  # the first pass makes what the others find ready
+            predictor.native_logits(canvas[:1], sizes[:1], [])
         for kind, views in (("plain", []), ("views", tta)):
             mark = time.perf_counter()
             natives = predictor.native_logits(canvas, sizes, list(views))
