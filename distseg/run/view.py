@@ -184,7 +184,9 @@ class LiveView(ProgressView):
     ) -> None:  # fmt: skip
         super().__init__(config, run, members, num_slots, round)
         # No refresh thread: the scheduler's own loop draws, so that the driver forks safely.
-        self.live = Live(console=console or Console(), auto_refresh=False)
+        # Of a prediction nothing stays but its events; a table of members does.
+        console = console or Console()
+        self.live = Live(console=console, auto_refresh=False, transient=not members)
 
     def __enter__(self) -> LiveView:
         self.live.start()

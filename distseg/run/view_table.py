@@ -15,7 +15,8 @@ from distseg.records.progress import Position
 from distseg.run.member_status import MemberStatus
 from distseg.run.plan import amount
 
-BAR = 12  # characters
+BAR, WIDE_BAR = 12, 24  # characters
+WIDE = 140  # characters of a terminal that has room for all columns
 MARGIN = 8  # lines of a terminal that are not the table's
 ORDER = {"running": 0, "failed": 1, "damaged": 1, "done": 2, "stopped": 3, "waiting": 4}
 
@@ -32,29 +33,30 @@ def title(config: Config, run: Run, key: RoundKey) -> str:
 Cell = Callable[[MemberStatus, bool], str]
 
 
-def _columns(width: int) -> list[tuple[str, Cell]]:
+def _columns(width: int, *, gpus: bool) -> list[tuple[str, Cell]]:
     """Heading and content of the columns for a terminal of `width` characters. content: of a
-    member and whether it trains now."""
+    member and whether it trains now. gpus: whether any member says how busy its GPU is."""
+    long = WIDE_BAR if width >= WIDE else BAR
     columns: list[tuple[str, Cell]] = [
         ("model", lambda s, _: s.name),
         ("fold", lambda s, _: str(s.fold)),
         ("epoch", lambda s, _: f"{s.epoch}/{s.epochs}"),
-        ("", lambda s, _: bar(s.epochs_done / max(1, s.epochs))),
+        ("", lambda s, _: bar(s.epochs_done / max(1, s.epochs), long)),
         ("now", _now),
         ("score", lambda s, _: _decimals(s.score)),
     ]
     if width >= 110:
         columns += [
-            ("best", lambda s, _: _decimals(s.best)),
+            ("best", lambda s, _: "" if s.state == "done" else _decimals(s.best)),
             ("loss", lambda s, _: _decimals(s.loss)),
         ]
-    if width >= 140:
+    if width >= WIDE:
         columns += [
             ("lr", lambda s, _: "" if s.lr is None else f"{s.lr:.1e}"),
             ("images/s", lambda s, _: "" if s.images_per_s is None else f"{s.images_per_s:.1f}"),
             ("memory", lambda s, on: amount(s.position.memory) if on and s.position else ""),
-            ("GPU", _gpu),
         ]
+        columns += [("GPU", _gpu)] if gpus else []
     return [*columns, ("left", lambda s, on: _left(s) if on else "")]
 
 
@@ -65,7 +67,7 @@ def members_table(
 
     working: labels of the members that train now. width, height: of the terminal."""
     table = Table(box=None, pad_edge=False)
-    columns = _columns(width)
+    columns = _columns(width, gpus=any(s.position and s.position.gpu is not None for s in statuses))
     for heading, _ in columns:
         left = heading in ("model", "", "now")
         justify: JustifyMethod = "left" if left else "right"
@@ -96,10 +98,10 @@ def job_table(jobs: Sequence[tuple[Job, Position | None]]) -> Table:
     return table
 
 
-def bar(share: float) -> str:
-    """A share, 0..1, as a bar of BAR characters."""
-    filled = round(BAR * min(1.0, max(0.0, share)))
-    return "━" * filled + "·" * (BAR - filled)
+def bar(share: float, length: int = BAR) -> str:
+    """A share, 0..1, as a bar of so many characters."""
+    filled = round(length * min(1.0, max(0.0, share)))
+    return "━" * filled + "·" * (length - filled)
 
 
 def _state(status: MemberStatus, working: bool) -> str:
@@ -112,6 +114,8 @@ def _now(status: MemberStatus, working: bool) -> str:
     if not working or status.state in ("done", "failed"):
         return status.state
     if at is None:  # between two epochs nothing has been told yet
+        if status.epoch >= status.epochs:
+            return "finishing"
         return "train" if status.epoch else "starting"
     return f"{at.phase} {at.share:.0%}"
 
