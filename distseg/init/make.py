@@ -18,7 +18,7 @@ from distseg.data.formats.row import plain
 from distseg.init.budget import Candidate, Data, Size, Spent, scaled, sizes, spend
 from distseg.init.encoders import Offer, at_hand
 from distseg.init.look import Facts, look
-from distseg.init.recipe import AUGMENT, LOSSES, header, recipe
+from distseg.init.recipe import AUGMENT, LOSSES, header, predict_batch, recipe
 from distseg.jobs.hardware import Gpu, Slot, make_slots, num_cores, visible_gpus
 from distseg.records.errors import UserError, printable_path
 from distseg.records.files import atomic_write
@@ -32,7 +32,7 @@ from distseg.run.pace import device_name, known_paces, measured_paces, pace_key
 logger = logging.getLogger("distseg.init")
 
 DEFAULT_BUDGET_S = 1800.0
-LOOKING_SHARE, MEASURING_SHARE = 0.04, 0.07  # of the budget
+LOOKING_SHARE, MEASURING_SHARE, AGAIN_SHARE = 0.04, 0.06, 0.04  # of the budget
 LEAST_S, MOST_S = 10.0, 60.0  # that measuring takes
 MEASURED_PIXELS = {False: 128 * 128, True: 384 * 384}  # of what is measured; True: on a GPU
 GIVEN = ("task", "classes", "void", "data", "metric", "input")  # what changes what is looked at
@@ -93,11 +93,17 @@ def make(
     offer = at_hand(bool(gpus), weights)
     data = numbers(facts)
     slots = _slots(gpus)
+    machine = Machine(len(slots), sum(slot.processes for slot in slots), members_per_job=100)
+
+    def left() -> float:
+        return budget - spent_s - (time.monotonic() - began if spent_s else 0.0)
+
     seconds = min(MOST_S, max(LEAST_S, MEASURING_SHARE * budget))
     options = candidates(facts, data, offer, slots, gpus, given, seconds)
-    left = budget - spent_s - (time.monotonic() - began if spent_s else 0.0)
-    machine = Machine(len(slots), sum(slot.processes for slot in slots), members_per_job=100)
-    spent, fits = spend(options, data, machine, left)
+    chosen = spend(options, data, machine, left())[0].candidate
+    seconds = min(MOST_S, max(LEAST_S, AGAIN_SHARE * budget))
+    options = measured_again(chosen, options, facts, data, offer, slots, gpus, seconds)
+    spent, fits = spend(options, data, machine, left())
     encoder = offer.encoders[spent.candidate.encoder]
     tree, why = recipe(
         facts, spent, encoder, name=name, gpu=bool(gpus), slots=len(slots), groups=groups
@@ -201,6 +207,28 @@ def candidates(
     return fitting
 
 
+def measured_again(
+    chosen: Candidate, options: Sequence[Candidate], facts: Facts, data: Data, offer: Offer,
+    slots: Sequence[Slot], gpus: list[Gpu], seconds: float,
+) -> list[Candidate]:  # fmt: skip
+    """The candidates, those of the chosen encoder by what it takes at the size for which it was
+    chosen: what was measured at another size is only nearly so at this one."""
+    encoder, size = offer.encoders[chosen.encoder], chosen.size
+    config = measured_config(facts, replace(offer, encoders=(encoder,)), size, bool(gpus))
+    images = DataSize(data.num_train, data.num_test, data.height, data.width)
+    logger.info("measuring %s at %d x %d for about %s", encoder.name, size.height, size.width,
+                duration(seconds))  # fmt: skip
+    pace = measured_paces(config, images, slots[0], gpus, seconds).get("m0")
+    if pace is None:
+        return list(options)
+    return [
+        replace(c, pace=_scaled(pace, size, c.size, facts, c.tta))
+        if c.encoder == chosen.encoder
+        else c
+        for c in options
+    ]
+
+
 def _scaled(pace: Pace, measured: Size, size: Size, facts: Facts, tta: bool) -> Pace:
     """The pace at a size, with what opening the train images has taken when they were looked at."""
     return replace(scaled(pace, measured, size, tta), prepare_s=facts.decode_s)
@@ -235,7 +263,7 @@ def measured_config(facts: Facts, offer: Offer, size: Size, gpu: bool) -> Config
                     for n, e in enumerate(offer.encoders)},
         "stages": [{"loss": LOSSES[facts.task][1]}],
         "train": {"batch_size": batch_size(facts, size, gpu)},
-        "predict": {"tta": ["hflip"], "batch_size": 8},
+        "predict": {"tta": ["hflip"], "batch_size": predict_batch(facts, size, gpu)},
     }  # fmt: skip
     if size.fit == "crop":
         tree["input"] = {**shown, "foreground": 0.5, "overlap": 0.25}

@@ -62,7 +62,7 @@ def recipe(
     tree["train"] = _train(facts, spent, why)
     flipped = spent.candidate.tta
     tree["predict"] = {"tta": ["hflip"] if flipped else [],
-                       "batch_size": _predict_batch(facts, spent, gpu)}  # fmt: skip
+                       "batch_size": predict_batch(facts, spent.candidate.size, gpu)}  # fmt: skip
     if not flipped:
         why["predict"] = (
             "no flipped views: predicting such images takes long, and training gains more from the "
@@ -198,8 +198,9 @@ def _train(facts: Facts, spent: Spent, why: Why) -> dict[str, Any]:
             "evaluate_every": spent.evaluate_every}  # fmt: skip
 
 
-def _predict_batch(facts: Facts, spent: Spent, gpu: bool) -> int:
-    pixels = max(spent.candidate.size.predicted, facts.height * facts.width)
+def predict_batch(facts: Facts, size: Size, gpu: bool) -> int:
+    """Images of a batch of the prediction: few where they are large."""
+    pixels = max(size.predicted, facts.height * facts.width)
     return max(1, min(32, int(PREDICTED * (10 if gpu else 1) / pixels)))
 
 

@@ -90,6 +90,10 @@ def _evaluation(member: Member, tta: Sequence[str], seconds: float) -> tuple[flo
     for number, (positions, canvas, sizes) in enumerate(evaluator.stream("measuring")):
         if number == 0:  # the first pass makes what the others find ready
             predictor.native_logits(canvas[:1], sizes[:1], [])
+            _wait(member.accelerator)
+            first = time.perf_counter() - began
+            if first > seconds:  # an image of many tiles: there is no time for more
+                return first, first * (1 + len(tta))
         for kind, views in (("plain", []), ("views", tta)):
             mark = time.perf_counter()
             natives = predictor.native_logits(canvas, sizes, list(views))
