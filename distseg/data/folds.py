@@ -307,10 +307,11 @@ def write_balance(path: Path, table: Sequence[Sequence[str | int | float]]) -> N
 
 
 def balance_text(table: Sequence[Sequence[str | int | float]]) -> str:
-    """The balance table in aligned columns."""
-    cells = [[str(cell) for cell in line] for line in table]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
+    """The balance table in aligned columns, one for each fold: many classes make many lines, and
+    each of them can be read."""
+    lines = [[str(cell) for cell in line] for line in zip(*table, strict=True)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
-        for line in cells
+        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
+        for line in lines
     )

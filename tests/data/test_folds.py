@@ -132,4 +132,10 @@ def test_balance_table(tmp_path: Path) -> None:
         (0, 2, 0.5, 0.5, 0.25),
         (1, 2, 0.5, 0.5, 0.125),
     ]
-    assert len(folds.balance_text(table).splitlines()) == 3
+    assert folds.balance_text(table).splitlines() == [
+        "fold                 0      1",
+        "images               2      2",
+        "empty              0.5    0.5",
+        "with_object        0.5    0.5",
+        "coverage_object   0.25  0.125",
+    ]
