@@ -133,9 +133,9 @@ def test_balance_table(tmp_path: Path) -> None:
         (1, 2, 0.5, 0.5, 0.125),
     ]
     assert folds.balance_text(table).splitlines() == [
-        "fold                 0      1",
-        "images               2      2",
-        "empty              0.5    0.5",
-        "with_object        0.5    0.5",
-        "coverage_object   0.25  0.125",
+        "fold                0      1",
+        "images              2      2",
+        "empty             0.5    0.5",
+        "with_object       0.5    0.5",
+        "coverage_object  0.25  0.125",
     ]
