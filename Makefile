@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ALL := $(VENV)/.installed-extras
 
-.PHONY: quickstart test test-slow test-ray test-lowest lint docs clean
+.PHONY: quickstart test test-slow test-ray test-hosts test-lowest lint docs clean
 
 quickstart: $(STAMP)
 	$(BIN)/distseg run configs/quickstart.yaml
@@ -21,6 +21,10 @@ test-slow: $(ALL)
 # Real Ray clusters of several nodes, whose nodes and drivers are killed, and sweeps
 test-ray: $(ALL)
 	$(BIN)/python -m pytest -m "ray and not gpu"
+
+# Several hosts on this machine (Linux, root): their cables are cut, they vanish; Slurm where it is there
+test-hosts: $(ALL)
+	$(BIN)/python -m pytest -m "hosts and not gpu"
 
 # The quickstart on the lowest versions that pyproject.toml allows: 5 GB of packages, 10 minutes
 test-lowest: $(STAMP)
