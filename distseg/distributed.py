@@ -6,13 +6,14 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import GradientAccumulationPlugin
+from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs
 
 from distseg.config.find import shipped
 from distseg.config.schema import ComputeConfig, Config
@@ -27,6 +28,7 @@ __all__ = [
     "launch_file",
     "make_accelerator",
     "one_process",
+    "rank_timeout",
     "resolve_precision",
 ]
 
@@ -108,9 +110,16 @@ def make_accelerator(config: Config, *, cpu: bool | None = None) -> Accelerator:
         mixed_precision=resolve_precision(config.compute.precision, device),
         # given, or Accelerate takes both from the shell: the loop accumulates and compiles itself
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=rank_timeout(config))],
         dynamo_backend="no",
     )
     return check_ranks(accelerator)
+
+
+def rank_timeout(config: Config) -> timedelta:
+    """How long a rank waits in a collective. What ends a connection without a word, a cable or a
+    machine that is gone, is noticed by nothing else; gloo's own limit is half an hour."""
+    return timedelta(seconds=config.compute.rank_timeout_s)
 
 
 def check_ranks(accelerator: Accelerator) -> Accelerator:

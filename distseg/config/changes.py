@@ -41,7 +41,8 @@ RULES = (
     Rule(("name",), (REPORT,), "the run folder stays where it is: name it with `--out`"),
     Rule(
         ("compute.executor", "compute.gpus_per_job", "compute.processes_per_job", "compute.slots",
-         "compute.members_per_job", "compute.cpu_threads", "compute.workers", "compute.retries"),
+         "compute.members_per_job", "compute.cpu_threads", "compute.workers", "compute.retries",
+         "compute.rank_timeout_s"),
         (),
         "how jobs are spread over machines; `precision`, `zero`, `offload`, `channels_last` and "
         "`compile` change weights, and stay",

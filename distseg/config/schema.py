@@ -139,6 +139,11 @@ class ComputeConfig(Strict):
     channels_last: bool = Field(True, description="memory format of images and weights")
     compile: bool = Field(False, description="torch.compile the model")
     retries: int = Field(2, ge=0, le=1000, description="times that a failed job is started again")
+    rank_timeout_s: int = Field(
+        600, ge=10, le=86_400,
+        description="seconds that ranks wait for each other; then the job fails, as when a machine "
+        "of several is gone",
+    )  # fmt: skip
 
 
 class Config(Strict):

@@ -21,7 +21,7 @@ LAUNCHER_ERRORS = ("subprocess.CalledProcessError", "torch.distributed.elastic")
 class Failure:
     """Why a job ended without its work.
 
-    kind: out_of_memory | non_finite | user | damaged | node_lost | error.
+    kind: out_of_memory | non_finite | user | damaged | node_lost | node_unfit | error.
     status: of the process that was started, a rank or a launcher; a signal that ended it is
         negative.
     """

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -19,7 +20,6 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,8 @@ from distseg.config.schema import Config
 from distseg.jobs.guard import ORPHAN_GRACE_S
 from distseg.jobs.hardware import Slot, num_cores, visible_gpus
 from distseg.jobs.job import Job, end_leftovers, launch_command
-from distseg.jobs.local import CommandBuilder, LocalExecutor
-from distseg.jobs.ray_nodes import ANSWER_S, Nodes, one_line
+from distseg.jobs.local import CommandBuilder, LocalExecutor, LocalHandle
+from distseg.jobs.ray_nodes import ANSWER_S, Nodes, Share, one_line
 from distseg.jobs.scheduler import Started
 from distseg.records.errors import UserError
 from distseg.records.paths import Run
@@ -44,6 +44,7 @@ logger = logging.getLogger("distseg.run")
 NAMESPACE = "distseg"
 KNOCK_S = 10.0  # what the cluster's address gets to answer
 FORGOTTEN_S = 600.0  # an ended job's actor leaves when no driver has asked for its status
+SPARE_BYTES = 64_000_000  # that a cache leaves free on a node's disk
 LOST = -9  # exit status of a job whose node or actor is gone
 
 
@@ -98,42 +99,56 @@ class JobActor:
 
     def __init__(
         self, folder: Path, job: Job, slot: Slot, log_start: int, home: str, start: Path,
-        command: CommandBuilder,
+        command: CommandBuilder, share: Share,
     ) -> None:  # fmt: skip
+        """home: the host whose jobs use the run folder's own cache; "": all do."""
+        self.described = job, slot, log_start
+        self.share = share
+        self.handle: LocalHandle | None = None
+        self.asked = time.monotonic()  # when a driver was last seen waiting
+        if not share.why_not(slot.node):
+            self._begin(Run(folder), job, slot, home, start, command)
+        threading.Thread(target=self._leave_when_forgotten, daemon=True).start()
+
+    def _begin(
+        self, run: Run, job: Job, slot: Slot, home: str, start: Path, command: CommandBuilder
+    ) -> None:
         os.chdir(start)  # relative paths count from where the driver was started
-        run = Run(folder)
         # An earlier actor of this job may have died here (Ray kills one when memory is short);
         # its ranks take some seconds to notice. Jobs of this run whose actors live stay.
         end_leftovers(run, orphans=True)
-        self.described = job, slot, log_start
         if slot.devices:  # Ray decides which they are: several runs may share the node
             listed = os.environ.get("CUDA_VISIBLE_DEVICES", "")
             slot = replace(slot, devices=tuple(listed.split(",")))
-        self.asked = time.monotonic()  # when a driver was last seen waiting
         executor = LocalExecutor(run, [slot], command)
-        self.handle = executor.start(with_own_cache(job, folder, home), slot)
-        threading.Thread(target=self._leave_when_forgotten, daemon=True).start()
+        self.handle = executor.start(with_own_cache(job, run.folder, home), slot)
 
     def describe(self) -> tuple[Job, Slot, int]:
         """The job, its slot as the driver gave it, and log_start: what `adopt` needs."""
         return self.described
 
-    def wait(self) -> int:
-        """Exit status of the job, when all of its processes are gone."""
+    def wait(self) -> int | str:
+        """Exit status of the job, when all of its processes are gone; or why this node cannot work
+        on the run: what the job has written may be on another disk then, whatever its status."""
         # This call outlives the driver that made it: the actor goes on waiting, and the next
         # driver's own call returns the same status.
-        while (status := self.handle.poll()) is None:
+        while (status := self._status()) is None:
             time.sleep(0.1)
             self.asked = time.monotonic()
-        return status
+        return self.share.why_not(self.described[1].node) or status
+
+    def _status(self) -> int | None:
+        return self.handle.poll() if self.handle else LOST
 
     def terminate(self) -> None:
         """Ask the job's ranks to save their state and leave."""
-        self.handle.terminate()
+        if self.handle:
+            self.handle.terminate()
 
     def kill(self) -> None:
         """End all processes of the job now."""
-        self.handle.kill()
+        if self.handle:
+            self.handle.kill()
 
     def _leave_when_forgotten(self) -> None:
         """The driver was killed, and none came to take its place: free what Ray keeps for us.
@@ -141,7 +156,7 @@ class JobActor:
         A detached actor holds its cores and GPUs until somebody kills it, also when its job has
         ended.
         """
-        while self.handle.poll() is None or time.monotonic() - self.asked < FORGOTTEN_S:
+        while self._status() is None or time.monotonic() - self.asked < FORGOTTEN_S:
             time.sleep(1.0)
         os._exit(0)
 
@@ -149,17 +164,22 @@ class JobActor:
 def with_own_cache(job: Job, folder: Path, home: str) -> Job:
     """A member's job with the decode cache on this node's own disk: built once per node, and not
     read over the network. On the driver's host (`home`) the run folder's cache is near enough, and
-    a job that names its cache keeps it."""
-    named = any(text.startswith("data.cache_dir=") for text in job.overrides)
-    if not job.members or named or socket.gethostname() == home:
+    so it is for a node whose disk has no room."""
+    if not job.members or home in ("", socket.gethostname()):
         return job
-    return replace(job, overrides=(*job.overrides, f"data.cache_dir={node_cache(folder)}"))
+    own = node_cache(folder)
+    if own is None:
+        return job
+    return replace(job, overrides=(*job.overrides, f"data.cache_dir={own}"))
 
 
-def node_cache(folder: Path) -> Path:
+def node_cache(folder: Path) -> Path | None:
     """A folder for the run's cache below the node's temporary one, which everybody may write to: of
     one name, so that the run's next job finds it, but only where it is ours alone. One that others
-    have prepared, a link too, is left to them."""
+    have prepared, a link too, is left to them. None: the disk is too full for a cache."""
+    there = sum(path.stat().st_size for path in Run(folder).cache.rglob("*"))
+    if shutil.disk_usage(tempfile.gettempdir()).free < there + SPARE_BYTES:
+        return None
     own = Path(tempfile.gettempdir()) / f"distseg-cache-{os.getuid()}-{_key(folder)}"
     with contextlib.suppress(FileExistsError):
         own.mkdir(mode=0o700)
@@ -180,8 +200,8 @@ def _key(folder: Path) -> str:
 class RayHandle:
     """A job on the cluster."""
 
-    def __init__(self, actor: Any, slot: Slot, is_alive: Callable[[str], bool]) -> None:
-        self.actor, self.slot, self.is_alive = actor, slot, is_alive
+    def __init__(self, actor: Any, slot: Slot, nodes: Nodes) -> None:
+        self.actor, self.slot, self.nodes = actor, slot, nodes
         self.pid: int | None = None
         self.cause: tuple[str, str] | None = None
         self.lost_at: float | None = None
@@ -196,7 +216,7 @@ class RayHandle:
             if not ray.wait([self.result], timeout=0)[0]:
                 return None
             try:
-                status = int(ray.get(self.result))
+                status = ray.get(self.result)
             except ActorUnavailableError:  # the network, for a moment
                 self.result = self.actor.wait.remote()
                 return None
@@ -205,14 +225,18 @@ class RayHandle:
                 return None
             ray.kill(self.actor)  # detached: nothing else would end it
             self.ended = True
-            return status
+            if isinstance(status, str):
+                self.cause = "node_unfit", status
+                self.nodes.leave_out(self.slot.node, status)
+                return LOST
+            return int(status)
         # A node that Ray cannot reach may still run, and so may a job whose actor was killed: its
         # ranks leave ORPHAN_GRACE_S after they notice. Only then may the member start elsewhere,
         # or two jobs would write into its folder.
         return LOST if time.monotonic() - self.lost_at > 2 * ORPHAN_GRACE_S else None
 
     def _cause(self, error: RayError) -> tuple[str, str]:
-        if not self.is_alive(self.slot.node):
+        if not self.nodes.is_alive(self.slot.node):
             return "node_lost", f"node {self.slot.node} ({self.slot.host}) is gone"
         if isinstance(error, OutOfMemoryError):
             return "out_of_memory", f"Ray ended the job on {self.slot.host}: out of memory"
@@ -242,6 +266,8 @@ class RayExecutor:
 
     def __init__(self, config: Config, run: Run, command: CommandBuilder = launch_command) -> None:
         self.compute, self.command, self.folder = config.compute, command, run.folder.resolve()
+        # A cache that the config names is the user's affair: on all nodes.
+        self.home = "" if config.data.cache_dir else socket.gethostname()
         self.ours = connect()
         self.nodes = Nodes(config.compute, run)
         if not self.nodes.slots():
@@ -278,10 +304,11 @@ class RayExecutor:
             "max_concurrency": 8,
         }
         log_start = job.log.stat().st_size if job.log.is_file() else 0
-        home = socket.gethostname()
         actor = ray.remote(JobActor).options(**options)
-        made = actor.remote(self.folder, job, slot, log_start, home, Path.cwd(), self.command)
-        return RayHandle(made, slot, self.nodes.is_alive)
+        made = actor.remote(
+            self.folder, job, slot, log_start, self.home, Path.cwd(), self.command, self.nodes.share
+        )
+        return RayHandle(made, slot, self.nodes)
 
     def adopt(self) -> list[Started]:
         """Jobs of an earlier driver of this run that are still there."""
@@ -297,6 +324,6 @@ class RayExecutor:
                 continue
             except (RayError, ValueError):
                 continue  # it is going
-            handle = RayHandle(actor, slot, self.nodes.is_alive)
+            handle = RayHandle(actor, slot, self.nodes)
             found.append(Started(job, slot, handle, log_start))
         return found

@@ -21,6 +21,7 @@ from distseg.jobs.hardware import Gpu, Slot, machine_slot, make_slots
 from distseg.jobs.versions import package_versions
 from distseg.records.errors import UserError
 from distseg.records.files import atomic_write
+from distseg.records.manifest import Manifest
 from distseg.records.paths import Run
 
 logger = logging.getLogger("distseg.run")
@@ -40,35 +41,65 @@ class Node:
     cached: bool = False
 
 
+@dataclass(frozen=True)
+class Share:
+    """What all nodes must see. folder: the run's folder of such proofs, in which the driver has
+    written `token`; files: some of the data."""
+
+    folder: Path
+    token: str
+    files: tuple[Path, ...] = ()
+
+    def why_not(self, node: str) -> str:
+        """On a node: why it cannot work on the run; "" where it can. It then leaves a file of its
+        own in the folder, by which the driver knows that it sees what the node writes."""
+        host, driver = socket.gethostname(), self.folder / "driver"
+        try:
+            if not driver.is_file() or driver.read_text(encoding="utf-8") != self.token:
+                return unseen(host, self.folder.parent)
+            atomic_write(self.folder / node, self.token)
+        except OSError as error:
+            return f"{host} cannot use {self.folder}: {error.strerror or error}"
+        if missing := [path for path in self.files if not path.is_file()]:
+            return f"{host} does not see {missing[0]}: the data must lie there on all nodes"
+        return ""
+
+
+def unseen(host: str, folder: Path) -> str:
+    """The reason of a host that has another disk at the place of the run folder."""
+    return (
+        f"{host} does not see the run folder {folder}: --out must lie on a file system that all "
+        "nodes share, at the same path"
+    )
+
+
 # Of no cores: a node whose cores are all taken must answer, too. Not tried again: a node that dies
 # meanwhile is no node.
 @ray.remote(num_cpus=0, max_retries=0)
-def look(folder: str, token: str, node: str, start: str) -> dict[str, Any]:
+def look(share: Share, node: str, start: str) -> dict[str, Any]:
     """What a node is, found out on the node: its host, its packages, whether it has the folder
-    `start` and sees the run folder. The node also writes a file into `folder`, by which the driver
-    knows that it sees what the node writes."""
-    path = Path(folder) / "driver"
-    sees = path.is_file() and path.read_text(encoding="utf-8") == token
-    if sees:
-        atomic_write(Path(folder) / node, token)
+    `start`, and why it cannot work on the run."""
     versions = {**package_versions(), "distseg": __version__}
     here = Path(start).is_dir()
-    return {"host": socket.gethostname(), "sees": sees, "here": here, "versions": versions}
+    unfit = share.why_not(node)
+    return {"host": socket.gethostname(), "unfit": unfit, "here": here, "versions": versions}
 
 
 class Nodes:
     """The nodes by Ray's id, as they come and go. A node is used once it has shown that it reads
-    and writes the run folder and runs the same distseg; else it is left out with the reason."""
+    and writes the run folder, reads the data and runs the same distseg; else it is left out with
+    the reason."""
 
     def __init__(self, compute: ComputeConfig, run: Run) -> None:
         self.compute, self.run = compute, run
         self.folder = run.folder.resolve() / "nodes"
-        self.token = uuid.uuid4().hex  # files of an earlier start prove nothing: this one's do
+        # Files of an earlier start prove nothing: this one's do.
+        self.share = Share(self.folder, uuid.uuid4().hex, some_files(run))
         self.known: dict[str, Node] = {}
         self.refused: dict[str, str] = {}
         self.asked: dict[str, ray.ObjectRef] = {}  # those that have not answered yet
         self.looked_at = 0.0
-        atomic_write(self.folder / "driver", self.token)
+        atomic_write(self.folder / "driver", self.share.token)
         self.look(ANSWER_S)
 
     def slots(self, whole_machine: bool = False) -> list[Slot]:
@@ -88,6 +119,13 @@ class Nodes:
         """Whether Ray still reaches the node."""
         return any(node["Alive"] for node in ray.nodes() if node["NodeID"] == key)
 
+    def leave_out(self, key: str, reason: str) -> None:
+        """Give a node no more jobs."""
+        self.known.pop(key, None)
+        self.refused[key] = reason
+        logger.error("node %s is left out: %s", key, reason)
+        self.run.log_event("node_refused", node=key, reason=reason)
+
     def look(self, patience_s: float) -> None:
         """Take up nodes that have joined, drop those that are gone.
 
@@ -101,7 +139,7 @@ class Nodes:
         for key in alive.keys() - self.known.keys() - self.refused.keys() - self.asked.keys():
             strategy = NodeAffinitySchedulingStrategy(key, soft=False)
             task = look.options(scheduling_strategy=strategy)
-            self.asked[key] = task.remote(str(self.folder), self.token, key, str(Path.cwd()))
+            self.asked[key] = task.remote(self.share, key, str(Path.cwd()))
         refs = list(self.asked.values())
         ready = ray.wait(refs, num_returns=len(refs), timeout=patience_s)[0] if refs else []
         for key in [key for key, ref in self.asked.items() if ref in ready]:
@@ -116,9 +154,7 @@ class Nodes:
             self._check(key, found)
             slots, whole = node_slots(self.compute, resources, key, found["host"])
         except (RayError, UserError) as error:
-            self.refused[key] = one_line(error)
-            logger.error("node %s is left out: %s", key, self.refused[key])
-            self.run.log_event("node_refused", node=key, reason=self.refused[key])
+            self.leave_out(key, one_line(error))
             return
         self.known[key] = Node(found["host"], slots, whole)
         self.run.log_event("node_joined", node=key, host=found["host"], slots=len(slots))
@@ -126,11 +162,10 @@ class Nodes:
     def _check(self, key: str, found: dict[str, Any]) -> None:
         """UserError unless driver and node read what the other wrote and run the same distseg."""
         host, there, path = found["host"], found["versions"], self.folder / key
-        if not found["sees"] or not path.is_file() or path.read_text("utf-8") != self.token:
-            raise UserError(
-                f"{host} does not see the run folder {self.folder.parent}: --out must lie on a "
-                "file system that all nodes share, at the same path"
-            )
+        if found["unfit"]:
+            raise UserError(found["unfit"])
+        if not path.is_file() or path.read_text("utf-8") != self.share.token:
+            raise UserError(unseen(host, self.folder.parent))
         if not found["here"]:
             raise UserError(
                 f"{host} has no folder {Path.cwd()}, from which relative paths of the config and "
@@ -146,6 +181,14 @@ class Nodes:
             if version != there[name]:
                 text = "%s has %s %s, the driver %s: weights may differ in their last bits"
                 logger.warning(text, host, name, there[name], version)
+
+
+def some_files(run: Run) -> tuple[Path, ...]:
+    """The first and the last image of the run's train set; none before there is one."""
+    if not run.truth.is_file():
+        return ()
+    images = [sample.image for sample in Manifest.read(run.truth)]
+    return tuple(Path(image).absolute() for image in {*images[:1], *images[-1:]})
 
 
 def node_slots(

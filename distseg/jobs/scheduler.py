@@ -234,12 +234,13 @@ class Scheduler:
     def _judge(self, job: Job, status: int, started: Started) -> tuple[Job | None, Failure]:
         """(the job to try again, or None; the failure): the retry rule.
 
-        A node that is gone: again, and it does not count as an attempt. Out of memory: half the
+        A node that is gone, or that lost the run folder: again, and it does not count as an
+        attempt. Out of memory: half the
         micro-batch, twice the accumulation. The user's mistake, or a file that is damaged: no
         retry. All else: again, from the last saved state.
         """
         kind, message = self._cause(job, status, started)
-        if kind == "node_lost":
+        if kind in ("node_lost", "node_unfit"):
             return job, Failure(job, kind, message, status, final=False)
         attempt = self.attempts[_head(job)] = self.attempts.get(_head(job), 0) + 1
         again: Job | None = job

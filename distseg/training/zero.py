@@ -26,7 +26,7 @@ from torch.optim import Optimizer
 
 from distseg.config.schema import Config
 from distseg.config.training import OptimizerConfig
-from distseg.distributed import check_ranks, resolve_precision
+from distseg.distributed import check_ranks, rank_timeout, resolve_precision
 from distseg.jobs.versions import install_hint
 from distseg.records.errors import UserError
 from distseg.training import deepspeed_internals as internals
@@ -69,7 +69,9 @@ def make_zero_accelerator(config: Config) -> Accelerator:
         gradient_accumulation_plugin=GradientAccumulationPlugin(
             num_steps=config.train.accumulation
         ),
-        kwargs_handlers=[InitProcessGroupKwargs(backend="gloo" if cpu else "nccl")],
+        kwargs_handlers=[
+            InitProcessGroupKwargs(backend="gloo" if cpu else "nccl", timeout=rank_timeout(config))
+        ],
     )
     accelerator.bf16 = bf16
     return check_ranks(accelerator)

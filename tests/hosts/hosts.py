@@ -23,12 +23,14 @@ from typing import IO
 import psutil
 
 from distseg.jobs.guard import die_with_parent
-from tests.tiny import ROOT
+from tests.tiny import PATIENCE_S, ROOT
 
 SHARED = Path("/mnt")  # where every host sees the folder that all share
 LOCAL = Path("/tmp")  # a host's own disk; its home and its caches lie there, too
 PREFIX = "10.77.0."
+NOTHING: Mapping[str, str] = {}
 TOOLS = ("ip", "unshare", "nsenter", "mount")
+SPACES = ("--net", "--uts", "--ipc", "--mount", "--pid", "--fork", "--mount-proc")
 
 # A host's first process: it gets its disk, says so, and collects what its processes leave behind.
 # No umask, profile or start-up file of the machine reaches it.
@@ -57,10 +59,7 @@ def why_not() -> str:
         return f"hosts need {', '.join(missing)} (util-linux, iproute2)"
     if hidden := [p for p in (ROOT, Path(sys.prefix)) if {LOCAL, SHARED} & {p, *p.parents}]:
         return f"hosts have their own {LOCAL} and {SHARED}: {hidden[0]} would be hidden"
-    tried = subprocess.run(
-        ["unshare", "--net", "--uts", "--ipc", "--mount", "--pid", "--fork", "--mount-proc", "true"],
-        capture_output=True, text=True,
-    )  # fmt: skip
+    tried = subprocess.run(["unshare", *SPACES, "true"], capture_output=True, text=True)
     return f"no namespaces here: {tried.stderr.strip()}" if tried.returncode else ""
 
 
@@ -76,7 +75,7 @@ class Host:
     environment: dict[str, str] = field(default_factory=dict)
 
     def start(
-        self, command: list[str], log: Path | None = None, **environment: str
+        self, command: list[str], environment: Mapping[str, str] = NOTHING, log: Path | None = None
     ) -> subprocess.Popen[str]:
         """A process of the host, in SHARED. log: takes what it prints, else a pipe does."""
         home = LOCAL / "home"
@@ -97,11 +96,11 @@ class Host:
             if not isinstance(out, int):
                 out.close()
 
-    def run(self, command: list[str], timeout_s: float = 300.0, **environment: str) -> str:
+    def run(self, command: list[str], environment: Mapping[str, str] = NOTHING) -> str:
         """What a command prints. AssertionError, with that, where it fails."""
-        process = self.start(command, **environment)
+        process = self.start(command, environment)
         try:
-            printed, _ = process.communicate(timeout=timeout_s)
+            printed, _ = process.communicate(timeout=PATIENCE_S)
         except subprocess.TimeoutExpired:
             self.signal(process, signal.SIGKILL)
             printed, _ = process.communicate()
@@ -114,6 +113,11 @@ class Host:
         with contextlib.suppress(psutil.Error):
             for child in psutil.Process(process.pid).children():
                 child.send_signal(number)
+
+    def share_data(self) -> None:
+        """What distseg keeps below the home, the synthetic data too, lies on the shared disk."""
+        cache = "$HOME/.cache"
+        self.run(["sh", "-c", f"mkdir -p {cache} data && ln -s {SHARED}/data {cache}/distseg"])
 
     def cut(self) -> None:
         """Pull the cable out. Connections stay open on both sides, and hear nothing more."""
@@ -135,7 +139,8 @@ class Host:
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
                 same = os.readlink(f"/proc/{process.pid}/ns/pid") == os.readlink(space)  # noqa: PTH115
-                if same and process.pid != self.first and process.name() != "sleep":
+                own = process.pid == self.first or process.name() == "sleep"
+                if same and not own and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
         return found
 
@@ -152,10 +157,9 @@ def hosts(folder: Path, number: int, disk: str = "512m") -> Iterator[list[Host]]
         _ip(switch.pid, "link", "set", "switch", "up")
         made = []
         for index, name in enumerate(names):
-            spaces = ["--net", "--uts", "--ipc", "--mount", "--pid", "--fork", "--mount-proc"]
             first = stack.enter_context(
                 _namespace(
-                    [*spaces, "--kill-child"], FIRST,
+                    [*SPACES, "--kill-child"], FIRST,
                     NAME=name, FOLDER=str(folder.resolve()), DISK=disk,
                     NAMES="\n".join(["127.0.0.1 localhost", *lines]),
                 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 import time
@@ -12,14 +11,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from distseg.models import checkpoint
-from distseg.records.files import read_json, read_lines
+from distseg.records.files import read_lines
 from distseg.records.paths import MemberPaths, Run
-from tests.hosts.hosts import SHARED, Host, hosts
+from tests.hosts.compare import weights
+from tests.hosts.hosts import Host, hosts
 from tests.tiny import ROOT, tiny_tree, wait_until
 
 pytestmark = [pytest.mark.hosts, pytest.mark.usefixtures("can_make_hosts")]
-EPOCHS = 6
+EPOCHS = 20
 
 
 @pytest.fixture
@@ -33,7 +32,9 @@ def pair(tmp_path: Path) -> Iterator[list[Host]]:
         yield made
 
 
-def launch(host: Host, rank: int, out: str, *, machines: int = 2) -> subprocess.Popen[str]:
+def launch(
+    host: Host, rank: int, out: str, *, machines: int = 2, timeout_s: int = 600
+) -> subprocess.Popen[str]:
     """What docs/multi-gpu.md says to start on each machine, for ranks without a GPU."""
     one = ["--config_file", str(ROOT / "launch/accelerate/cpu_2ranks.yaml")]
     several = [
@@ -45,9 +46,9 @@ def launch(host: Host, rank: int, out: str, *, machines: int = 2) -> subprocess.
             *(sys.executable, "-m", "accelerate.commands.launch"),
             *(several if machines > 1 else one),
             *(str(ROOT / "launch/train.py"), "tiny.yaml", "--member", "a", "--fold", "0"),
-            *("--out", out),
+            *("--out", out, f"compute.rank_timeout_s={timeout_s}"),
         ],
-        ACCELERATE_USE_CPU="true",
+        {"ACCELERATE_USE_CPU": "true"},
     )  # fmt: skip
 
 
@@ -62,17 +63,6 @@ def member(folder: Path) -> MemberPaths:
     return Run(folder).member(0, "a", 0)
 
 
-def weights(folder: Path) -> dict[str, bytes]:
-    """The bytes of each weight, by snapshot and name, of a member that is done."""
-    paths = member(folder)
-    assert paths.done.is_file()
-    found = {}
-    for name in read_json(paths.done)["snapshots"]:
-        state, _ = checkpoint.load_snapshot(paths.snapshots / name)
-        found |= {f"{name} {key}": value.numpy().tobytes() for key, value in state.items()}
-    return found
-
-
 def test_two_hosts_train_what_two_local_ranks_train(pair: list[Host], tmp_path: Path) -> None:
     a, b = pair
     end(launch(a, 0, "local", machines=1))
@@ -81,3 +71,47 @@ def test_two_hosts_train_what_two_local_ranks_train(pair: list[Host], tmp_path: 
         end(process)
     assert weights(tmp_path / "local") == weights(tmp_path / "apart")
     assert not a.processes() and not b.processes()
+
+
+def test_a_cable_that_is_out_for_ten_seconds(pair: list[Host], tmp_path: Path) -> None:
+    """Nothing fails: what was sent is sent again."""
+    a, b = pair
+    end(launch(a, 0, "local", machines=1))
+    both = [launch(a, 0, "apart"), launch(b, 1, "apart")]
+    wait_for_epoch(tmp_path / "apart")
+    b.cut()
+    time.sleep(10.0)
+    assert not member(tmp_path / "apart").done.is_file(), "it was over before the cable was back"
+    b.mend()
+    for process in both:
+        end(process)
+    assert weights(tmp_path / "local") == weights(tmp_path / "apart")
+
+
+@pytest.mark.parametrize("fault", ["cut", "vanish"])
+def test_a_host_that_is_gone_for_good(pair: list[Host], tmp_path: Path, fault: str) -> None:
+    """The rank that is left hears nothing. It fails when compute.rank_timeout_s is over, leaves no
+    process, and what was trained goes on, on one host now, to the same weights."""
+    a, b = pair
+    end(launch(a, 0, "local", machines=1))
+    both = [launch(host, rank, "apart", timeout_s=20) for rank, host in enumerate((a, b))]
+    wait_for_epoch(tmp_path / "apart")
+    getattr(b, fault)()
+    since = time.monotonic()
+    printed, _ = both[0].communicate(timeout=300)
+    took = time.monotonic() - since
+    assert both[0].returncode == 1, printed
+    assert took < 20 + 60, f"{took:.0f} s"  # of which most is a slow machine's
+    wait_until(lambda: not a.processes(), "nothing of it is left on the host")
+    if fault == "cut":  # the other side waits as long
+        both[1].communicate(timeout=300)
+        assert both[1].returncode == 1
+        wait_until(lambda: not b.processes(), "nothing of it is left on the other host")
+    rows = read_lines(member(tmp_path / "apart").metrics)
+    assert 0 < len(rows) < EPOCHS and not member(tmp_path / "apart").done.is_file()
+    end(launch(a, 0, "apart", machines=1))
+    assert weights(tmp_path / "local") == weights(tmp_path / "apart")
+
+
+def wait_for_epoch(folder: Path) -> None:
+    wait_until(lambda: read_lines(member(folder).metrics), "an epoch has ended")
