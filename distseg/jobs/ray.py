@@ -98,7 +98,7 @@ class JobActor:
     """One job on this node, from its construction to the actor's end."""
 
     def __init__(
-        self, folder: Path, job: Job, slot: Slot, log_start: int, home: str, start: Path,
+        self, folder: Path, job: Job, slot: Slot, log_start: int, home: str,
         command: CommandBuilder, share: Share,
     ) -> None:  # fmt: skip
         """home: the host whose jobs use the run folder's own cache; "": all do."""
@@ -107,13 +107,11 @@ class JobActor:
         self.handle: LocalHandle | None = None
         self.asked = time.monotonic()  # when a driver was last seen waiting
         if not share.why_not(slot.node):
-            self._begin(Run(folder), job, slot, home, start, command)
+            self._begin(Run(folder), job, slot, home, command)
         threading.Thread(target=self._leave_when_forgotten, daemon=True).start()
 
-    def _begin(
-        self, run: Run, job: Job, slot: Slot, home: str, start: Path, command: CommandBuilder
-    ) -> None:
-        os.chdir(start)  # relative paths count from where the driver was started
+    def _begin(self, run: Run, job: Job, slot: Slot, home: str, command: CommandBuilder) -> None:
+        os.chdir(self.share.start)  # relative paths count from where the driver was started
         # An earlier actor of this job may have died here (Ray kills one when memory is short);
         # its ranks take some seconds to notice. Jobs of this run whose actors live stay.
         end_leftovers(run, orphans=True)
@@ -306,7 +304,7 @@ class RayExecutor:
         log_start = job.log.stat().st_size if job.log.is_file() else 0
         actor = ray.remote(JobActor).options(**options)
         made = actor.remote(
-            self.folder, job, slot, log_start, self.home, Path.cwd(), self.command, self.nodes.share
+            self.folder, job, slot, log_start, self.home, self.command, self.nodes.share
         )
         return RayHandle(made, slot, self.nodes)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import re
 import socket
 import time
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,11 @@ class Node:
 @dataclass(frozen=True)
 class Share:
     """What all nodes must see. folder: the run's folder of such proofs, in which the driver has
-    written `token`; files: some of the data."""
+    written `token`; start: where the driver was started; files: some of the data."""
 
     folder: Path
     token: str
+    start: Path
     files: tuple[Path, ...] = ()
 
     def why_not(self, node: str) -> str:
@@ -60,6 +62,11 @@ class Share:
             atomic_write(self.folder / node, self.token)
         except OSError as error:
             return f"{host} cannot use {self.folder}: {error.strerror or error}"
+        if not self.start.is_dir():
+            return (
+                f"{host} has no folder {self.start}, from which relative paths of the config and "
+                "the run count: start distseg in a folder that all nodes have"
+            )
         if missing := [path for path in self.files if not path.is_file()]:
             return f"{host} does not see {missing[0]}: the data must lie there on all nodes"
         return ""
@@ -76,13 +83,17 @@ def unseen(host: str, folder: Path) -> str:
 # Of no cores: a node whose cores are all taken must answer, too. Not tried again: a node that dies
 # meanwhile is no node.
 @ray.remote(num_cpus=0, max_retries=0)
-def look(share: Share, node: str, start: str) -> dict[str, Any]:
-    """What a node is, found out on the node: its host, its packages, whether it has the folder
-    `start`, and why it cannot work on the run."""
-    versions = {**package_versions(), "distseg": __version__}
-    here = Path(start).is_dir()
-    unfit = share.why_not(node)
-    return {"host": socket.gethostname(), "unfit": unfit, "here": here, "versions": versions}
+def look(version: str, share: tuple[Any, ...], node: str) -> dict[str, Any]:
+    """What a node is, found out on the node: its host, its packages, and, where it has the driver's
+    version of distseg, why it cannot work on the run. share: a Share, as a tuple."""
+    # Ray brings this function along with what it reads of this file: a constant would be the
+    # driver's, and a name that another distseg lacks would be an error.
+    here = importlib.import_module("distseg").__version__
+    answer = {"host": socket.gethostname(), "versions": {**package_versions(), "distseg": here}}
+    if here != version:
+        return answer
+    own = importlib.import_module("distseg.jobs.ray_nodes").Share(*share)
+    return {**answer, "unfit": own.why_not(node)}
 
 
 class Nodes:
@@ -94,7 +105,7 @@ class Nodes:
         self.compute, self.run = compute, run
         self.folder = run.folder.resolve() / "nodes"
         # Files of an earlier start prove nothing: this one's do.
-        self.share = Share(self.folder, uuid.uuid4().hex, some_files(run))
+        self.share = Share(self.folder, uuid.uuid4().hex, Path.cwd(), some_files(run))
         self.known: dict[str, Node] = {}
         self.refused: dict[str, str] = {}
         self.asked: dict[str, ray.ObjectRef] = {}  # those that have not answered yet
@@ -139,7 +150,7 @@ class Nodes:
         for key in alive.keys() - self.known.keys() - self.refused.keys() - self.asked.keys():
             strategy = NodeAffinitySchedulingStrategy(key, soft=False)
             task = look.options(scheduling_strategy=strategy)
-            self.asked[key] = task.remote(self.share, key, str(Path.cwd()))
+            self.asked[key] = task.remote(__version__, astuple(self.share), key)
         refs = list(self.asked.values())
         ready = ray.wait(refs, num_returns=len(refs), timeout=patience_s)[0] if refs else []
         for key in [key for key, ref in self.asked.items() if ref in ready]:
@@ -162,21 +173,16 @@ class Nodes:
     def _check(self, key: str, found: dict[str, Any]) -> None:
         """UserError unless driver and node read what the other wrote and run the same distseg."""
         host, there, path = found["host"], found["versions"], self.folder / key
-        if found["unfit"]:
-            raise UserError(found["unfit"])
-        if not path.is_file() or path.read_text("utf-8") != self.share.token:
-            raise UserError(unseen(host, self.folder.parent))
-        if not found["here"]:
-            raise UserError(
-                f"{host} has no folder {Path.cwd()}, from which relative paths of the config and "
-                "the run count: start distseg in a folder that all nodes have"
-            )
         # Another distseg may read the config otherwise; other packages only round otherwise.
         if there["distseg"] != __version__:
             raise UserError(
                 f"{host} has distseg {there['distseg']}, the driver {__version__}: install the "
                 "same on all nodes"
             )
+        if found["unfit"]:
+            raise UserError(found["unfit"])
+        if not path.is_file() or path.read_text("utf-8") != self.share.token:
+            raise UserError(unseen(host, self.folder.parent))
         for name, version in package_versions().items():
             if version != there[name]:
                 text = "%s has %s %s, the driver %s: weights may differ in their last bits"

@@ -100,7 +100,7 @@ class Host:
         """What a command prints. AssertionError, with that, where it fails."""
         process = self.start(command, environment)
         try:
-            printed, _ = process.communicate(timeout=PATIENCE_S)
+            printed, _ = process.communicate(timeout=2 * PATIENCE_S)
         except subprocess.TimeoutExpired:
             self.signal(process, signal.SIGKILL)
             printed, _ = process.communicate()

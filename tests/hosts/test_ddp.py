@@ -13,7 +13,7 @@ import yaml
 
 from distseg.records.files import read_lines
 from distseg.records.paths import MemberPaths, Run
-from tests.hosts.compare import weights
+from tests.compare import weights
 from tests.hosts.hosts import Host, hosts
 from tests.tiny import ROOT, tiny_tree, wait_until
 

@@ -19,7 +19,7 @@ import yaml
 from distseg.jobs.job import JOB_MARK
 from distseg.records.files import read_json, read_lines
 from distseg.records.paths import Run
-from tests.hosts.compare import weights
+from tests.compare import weights
 from tests.hosts.hosts import LOCAL, SHARED, Host, hosts
 from tests.tiny import ROOT, tiny_tree, wait_until
 
@@ -110,7 +110,7 @@ def jobs_on(host: Host) -> list[psutil.Process]:
 def test_members_on_all_hosts(tmp_path: Path) -> None:
     """One without the token does not get in; one with another distseg, and one without the data,
     get no job; the clock of one is an hour ahead, and its cable is out for ten seconds."""
-    config(tmp_path, folds=4, epochs=12)
+    config(tmp_path, folds=3, epochs=12)
     other = tmp_path / "other"
     shutil.copytree(ROOT / "distseg", other)
     version = other / "__init__.py"
@@ -137,7 +137,7 @@ def test_members_on_all_hosts(tmp_path: Path) -> None:
         time.sleep(10.0)
         b.mend()
         assert driver.wait(600) == 0, (tmp_path / "spread.log").read_text()
-        same(run, local(a, tmp_path, 4))
+        same(run, local(a, tmp_path, 3))
     assert {event["host"] for event in events(run, "job_started")} == {"a", "b"}
     refused = sorted(event["reason"] for event in events(run, "node_refused"))
     assert len(refused) == 2 and "c has distseg 9." in refused[0]
@@ -148,7 +148,7 @@ def test_members_on_all_hosts(tmp_path: Path) -> None:
 def test_a_cable_cut_for_good_and_a_host_that_vanishes(three: list[Host], tmp_path: Path) -> None:
     """The host that is cut off runs on, and its disk is still the shared one: the worst case. Its
     member goes elsewhere when Ray has noticed, and waits there until the other has left it."""
-    config(tmp_path, folds=6, epochs=40)
+    config(tmp_path, folds=3, epochs=25)
     a, b, c = three
     for host in three:
         host.share_data()
@@ -163,7 +163,7 @@ def test_a_cable_cut_for_good_and_a_host_that_vanishes(three: list[Host], tmp_pa
     wait_until(lambda: not jobs_on(b), "the job that was cut off has left")
     b.mend()
     assert driver.wait(900) == 0, (tmp_path / "spread.log").read_text()
-    same(run, local(a, tmp_path, 6))
+    same(run, local(a, tmp_path, 3))
     assert {event["host"] for event in events(run, "node_lost")} == {"b", "c"}
     lost = [event for event in events(run, "job_failed") if event["kind"] == "node_lost"]
     assert {event["host"] for event in lost} == {"b", "c"}
@@ -174,7 +174,7 @@ def test_a_full_disk_a_read_only_share_and_a_lost_one(three: list[Host], tmp_pat
     """b has no room for a cache, and takes the shared one. The share of c becomes read-only while
     it trains, and that of b is gone a little later: another, empty disk is in its place. Both get
     no more jobs, no member loses its only attempt, and a does the rest."""
-    config(tmp_path, folds=4, epochs=40, retries=0)
+    config(tmp_path, folds=3, epochs=25, retries=0)
     a, b, c = three
     size = "$(($(stat -f -c '%a * %S' /tmp) - 50000000))"
     b.run(["sh", "-c", f"fallocate -l {size} /tmp/full"])
@@ -189,7 +189,7 @@ def test_a_full_disk_a_read_only_share_and_a_lost_one(three: list[Host], tmp_pat
     assert "distseg-cache" not in b.run(["ls", str(LOCAL)])
     b.run(["mount", "-t", "tmpfs", "tmpfs", shared])
     assert driver.wait(900) == 0, (tmp_path / "spread.log").read_text()
-    same(run, local(a, tmp_path, 4))
+    same(run, local(a, tmp_path, 3))
     first, second = sorted(event["reason"] for event in events(run, "node_refused"))
     assert first.startswith("b does not see the run folder")
     assert second.startswith("c cannot use") and "Read-only file system" in second

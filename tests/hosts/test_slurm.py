@@ -12,7 +12,7 @@ import yaml
 
 from distseg.records.files import read_json, read_lines
 from distseg.records.paths import Run
-from tests.hosts.compare import weights
+from tests.compare import weights
 from tests.hosts.hosts import hosts
 from tests.hosts.slurm import Slurm, why_no_slurm
 from tests.tiny import ROOT, tiny_tree, wait_until
@@ -34,7 +34,7 @@ def slurm(tmp_path: Path) -> Iterator[Slurm]:
     if reason := why_no_slurm():
         pytest.skip(reason)
     tree = tiny_tree()
-    tree["data"]["synthetic"]["num_train"] = 151
+    tree["data"]["synthetic"]["num_train"] = 67
     tree["stages"][0]["schedule"] = {"kind": "cosine", "cycles": 1, "epochs_per_cycle": EPOCHS}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tree))
     (tmp_path / "launch").symlink_to(ROOT / "launch")
