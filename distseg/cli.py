@@ -1,8 +1,7 @@
 """The front door: every command, its arguments, and what it calls.
 
-A command is a function of the parsed arguments that returns the exit status (0 done, 1 failed, 2
-the user's mistake); its docstring is its help. `distseg --help` must come at once, so a function
-imports what it needs itself, and nothing heavy is imported here.
+A command is a function of the parsed arguments that returns the exit status; its docstring is its
+help. It imports what it needs itself, so that `distseg --help` comes at once.
 """
 
 from __future__ import annotations

@@ -128,12 +128,24 @@ def commands_page() -> str:
         if arguments:
             lines += ["| argument | meaning |", "|---|---|"]
         for argument, options in arguments:
-            shown = str(options.get("metavar") or argument)
-            value = shown if argument.startswith("-") and options.get("metavar") else ""
-            label = argument if argument.startswith("-") else shown
             meaning = str(options.get("help", "")).replace("|", "\\|")
-            lines.append(f"| `{f'{label} {value}'.strip()}` | {meaning} |")
+            choices = ", ".join(f"`{choice}`" for choice in options.get("choices", ()))
+            valid = f"; valid: {choices}" if choices else ""
+            lines.append(f"| `{usage(argument, options)}` | {meaning}{valid} |")
     return "\n".join(lines) + "\n"
+
+
+def usage(argument: str, options: dict[str, Any]) -> str:
+    """An argument as a person writes it: `--images PATH ...`; what may be left out in brackets."""
+    is_option = argument.startswith("-")
+    if is_option and options.get("action") == "store_true":
+        return argument
+    name = argument.lstrip("-").upper().replace("-", "_") if is_option else argument
+    one = str(options.get("metavar") or name)
+    count = options.get("nargs")
+    forms = {"+": f"{one} ...", "*": f"[{one} ...]", "?": f"[{one}]", None: one}
+    value = forms[count] if count in forms else " ".join([one] * int(count))
+    return f"{argument} {value}" if is_option else value
 
 
 def schema_text() -> str:

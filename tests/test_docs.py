@@ -3,6 +3,8 @@ the notebook runs."""
 
 from __future__ import annotations
 
+import ast
+import errno
 import os
 import re
 import shlex
@@ -59,6 +61,41 @@ def test_every_command_is_one_that_the_command_line_takes(
             wrong.append((page, command))
     assert wrong == []
     assert {"run", "plan", "inspect", "predict", "compare", "status", "export"} <= seen
+
+
+def literals() -> Iterator[str]:
+    """The texts of the package's code, `{...}` and `%s` of a message as a line break; no
+    backticks, which a quote in backticks cannot have."""
+    for path in (ROOT / "distseg").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = [str(v.value) if isinstance(v, ast.Constant) else "\n" for v in node.values]
+                yield "".join(parts).replace("`", "")
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield re.sub(r"%[sdr]", "\n", node.value).replace("`", "")
+
+
+def quoted(page: str) -> Iterator[str]:
+    """What stands in backticks in the first column of a page's table of messages."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    table = text.split("\n## Messages\n")[1].split("\n## ")[0]
+    for line in table.splitlines():
+        if line.startswith("| `") or re.match(r"\| .*`", line):
+            yield from re.findall(r"`([^`]+)`", line.split(" | ")[0])
+
+
+@pytest.mark.parametrize("page", ["troubleshooting.md", "data.md"])
+def test_messages_are_quoted_as_the_code_prints_them(page: str) -> None:
+    """`...`, `[...]`, one capital letter and PATH stand for what differs, and what follows a colon
+    may come from another place. What the system says has the system's words."""
+    code = "\n\n".join(literals())
+    wrong = []
+    for message in quoted(page):
+        for fixed in re.split(r"\.\.\.|: |\[.*?\]|\b[A-Z]x[A-Z]\b|\b(?:[A-Z]|PATH)\b", message):
+            words = fixed.strip(" :;,.()'")
+            if words and words not in code and words != os.strerror(errno.ENOSPC):
+                wrong.append((message, words))
+    assert wrong == []
 
 
 def test_every_yaml_block_is_yaml() -> None:

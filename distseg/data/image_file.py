@@ -246,6 +246,20 @@ def file_hash(file: BufferedReader) -> str:
     return hashlib.file_digest(file, lambda: hashlib.sha1(usedforsecurity=False)).hexdigest()
 
 
+def pixel_hash(*arrays: NDArray[np.uint8]) -> str:
+    """SHA-1 of the shapes and values of arrays, in hexadecimal."""
+    digest = hashlib.sha1(usedforsecurity=False)
+    for array in arrays:
+        digest.update(f"{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def is_constant(image_HWC: NDArray[np.uint8]) -> bool:
+    """Whether all pixels of the image have one value."""
+    return bool((image_HWC == image_HWC[0, 0]).all())
+
+
 def _is_array(path: str | Path) -> bool:
     return str(path).endswith(".npy")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +14,7 @@ from distseg.config.schema import Config
 from distseg.data.cache import Keep
 from distseg.data.fit import Fit
 from distseg.data.formats.row import Row
-from distseg.data.image_file import BadFile, decode, file_hash, open_file
+from distseg.data.image_file import BadFile, decode, file_hash, is_constant, open_file, pixel_hash
 from distseg.data.judge import EXCLUDED, Bad, Held, judge, judge_values, values_text
 from distseg.data.layouts import said
 from distseg.data.mask_file import BadMask
@@ -224,21 +223,14 @@ def _open(config: Config, row: Row) -> _Good:
     height, width = image.shape[:2]
     target = open_target(row.target, config, height, width)
     _check_fits(config, row, height, width)
-    constant = bool((image == image[0, 0]).all())
+    constant = is_constant(image)
     if constant and config.data.exclude_constant:
         raise BadFile(row.image, f"all pixels are {image[0, 0].tolist()} {EXCLUDED}")
     coverage = _coverage(target.planes, config)
     mode = how_read(decoded, image_channels(config))
-    facts = Facts(sha1, _content(image, target.planes), mode, coverage, constant)
+    facts = Facts(sha1, pixel_hash(image, target.planes), mode, coverage, constant)
     sized = replace(row, height=height, width=width)
     return _Good(sized, facts, image, target.planes, target.codings)
-
-
-def _content(*arrays: NDArray[np.uint8]) -> str:
-    digest = hashlib.sha1(usedforsecurity=False)
-    for array in arrays:
-        digest.update(f"{array.shape}".encode() + np.ascontiguousarray(array).data)
-    return digest.hexdigest()
 
 
 def _check_fits(config: Config, row: Row, height: int, width: int) -> None:

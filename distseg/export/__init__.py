@@ -1,1 +1,1 @@
-"""A finished run as models that leave the house: folders, smp models, ONNX, torch.export."""
+"""A finished run as models for use elsewhere: folders, smp models, ONNX, torch.export."""

@@ -33,9 +33,8 @@ def draw(
     height, width = image_HWC.shape[:2]
     scale = PICTURE_SIDE / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    color = image_HWC[:, :, :3] if image_HWC.shape[2] >= 3 else image_HWC[:, :, :1].repeat(3, 2)
     way = cv2.INTER_NEAREST if scale > 1 else cv2.INTER_AREA
-    canvas = np.ascontiguousarray(cv2.resize(np.ascontiguousarray(color), size, interpolation=way))
+    canvas = np.ascontiguousarray(cv2.resize(as_rgb(image_HWC), size, interpolation=way))
     truth = None if truth_by_class else TRUTH_RGB
     for values, one in ((target_KHW, truth), (masks_KHW, PREDICTION_RGB)):
         for number, plane in _numbered_planes(values, task):
@@ -50,10 +49,8 @@ def overlay(
     image_HWC: NDArray[np.uint8], masks_KHW: NDArray[np.uint8], task: str
 ) -> NDArray[np.uint8]:
     """An image with its masks, RGB uint8 (H, W, 3) at the image's size: each class in a color of
-    its own, half transparent, with its outline. The first three channels are shown, or the first
-    alone."""
-    color = image_HWC[:, :, :3] if image_HWC.shape[2] >= 3 else image_HWC[:, :, :1].repeat(3, 2)
-    canvas = np.ascontiguousarray(color)
+    its own, half transparent, with its outline."""
+    canvas = as_rgb(image_HWC)
     for number, plane in _numbered_planes(masks_KHW, task):
         rgb = np.array(CLASS_RGB[number % len(CLASS_RGB)], np.uint8)
         mixed = (canvas.astype(np.uint16) + rgb) // 2
@@ -79,7 +76,20 @@ def sheet(tiles: Sequence[Mapping[str, Any]], columns: int = 6) -> bytes:
             at = (left + 2, top + PICTURE_SIDE + line * (place + 1) - 4)
             cv2.putText(page, text[:40], at, cv2.FONT_HERSHEY_SIMPLEX, 0.38, (30, 30, 30), 1,
                         cv2.LINE_AA)  # fmt: skip
-    return bytes(cv2.imencode(".png", page[:, :, ::-1])[1].tobytes())
+    return encode_png(page)
+
+
+def as_rgb(image_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Contiguous uint8 (H, W, 3): the first three channels, or the first one three times."""
+    few = image_HWC.shape[2] < 3
+    return np.ascontiguousarray(image_HWC[:, :, :1].repeat(3, 2) if few else image_HWC[:, :, :3])
+
+
+def encode_png(pixels: NDArray[Any]) -> bytes:
+    """A PNG of uint8 or uint16 (H, W), or of colors, uint8 (H, W, 3), red first."""
+    done, data = cv2.imencode(".png", pixels[..., ::-1] if pixels.ndim == 3 else pixels)
+    assert done, "cv2 encodes any such array"
+    return bytes(data.tobytes())
 
 
 def _numbered_planes(

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from distseg.config.schema import Config
 from distseg.data.mask_values import MaskValues, run_rle, usual_values
+from distseg.functional.drawing import encode_png
 from distseg.functional.rle import encode_rows
 from distseg.records.files import atomic_write
 from distseg.records.tables import WriteRow, table_writer
@@ -54,7 +54,7 @@ class MaskFiles:
     def add(self, name: str, mask_CHW: np.ndarray) -> None:
         for number, (label, plane) in enumerate(zip(self.labels or [""], mask_CHW, strict=True)):
             path = self.folder / label / f"{name}.png"
-            atomic_write(path, png(self.values.pixels(plane, number)))
+            atomic_write(path, encode_png(self.values.pixels(plane, number)))
         self._row(name, mask_CHW)
         self.written += 1
 
@@ -72,13 +72,6 @@ class MaskFiles:
         for label, plane in zip(self.names or [""], planes, strict=True):
             for text in encode_rows(plane, **self.rle):
                 self.write_row((name, *([label] if label else []), text))
-
-
-def png(pixels: NDArray) -> bytes:
-    """A PNG of uint8 or uint16 (H, W), or of colors, uint8 (H, W, 3), red first."""
-    ok, data = cv2.imencode(".png", pixels[..., ::-1] if pixels.ndim == 3 else pixels)
-    assert ok, "cv2 encodes any such array"
-    return bytes(data.tobytes())
 
 
 def write_array(path: Path, array: NDArray) -> None:

@@ -17,9 +17,9 @@ from distseg.data.mask_values import chosen_values
 from distseg.data.read_input import image_channels, read_input, reading_of
 from distseg.distributed import make_accelerator
 from distseg.functional.combine import to_probabilities
-from distseg.functional.drawing import overlay
+from distseg.functional.drawing import encode_png, overlay
 from distseg.inference.inputs import Broken, Inputs, PathLike, find_images
-from distseg.inference.mask_files import mask_files, png, table_header, write_array
+from distseg.inference.mask_files import mask_files, table_header, write_array
 from distseg.inference.outputs import Outputs, mark, refuse_overwriting
 from distseg.inference.predict import Extra, open_ensemble, predict_images
 from distseg.records.errors import UserError, printable_path
@@ -134,7 +134,7 @@ def _extra(config: Config, record: dict[str, Any], outputs: Outputs) -> Extra | 
             write_array(outputs.probabilities / f"{row.id}.npy", found.astype(np.float16))
         if outputs.overlays is not None:  # the network has seen its canvas, not the image itself
             image = read_input(row.image, reading)
-            pixels = png(overlay(image, masks_KHW, config.task))
+            pixels = encode_png(overlay(image, masks_KHW, config.task))
             atomic_write(outputs.overlays / f"{row.id}.png", pixels)
 
     return write

@@ -1,4 +1,4 @@
-"""Which encoders come into question here, and whose pretrained weights are at hand."""
+"""Which encoders fit this data and machine, and whose pretrained weights are at hand."""
 
 from __future__ import annotations
 

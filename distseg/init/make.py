@@ -235,7 +235,7 @@ def _scaled(pace: Pace, measured: Size, size: Size, facts: Facts, tta: bool) -> 
 
 
 def _sizes(facts: Facts, gpu: bool, given: Mapping[str, Any]) -> list[Size]:
-    """The sizes that come into question; the one that the user has given."""
+    """The sizes to choose from; the one that the user has given."""
     found = sizes(facts.height, facts.width, facts.one_size, gpu)
     kept = [size for size in found if given.get("fit", size.fit) == size.fit]
     if "height" in given and "width" in given:

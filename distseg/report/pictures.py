@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,7 +14,7 @@ from distseg.config.schema import Config
 from distseg.data.cache import Cache
 from distseg.data.prepare import open_cache
 from distseg.functional.agreement import ScoredImage
-from distseg.functional.drawing import draw
+from distseg.functional.drawing import draw, encode_png
 from distseg.records.files import parsing
 from distseg.records.oof_table import read_counts
 from distseg.records.paths import Run
@@ -115,5 +114,4 @@ def comparison_pictures(
 
 def png(picture_HWC: NDArray[np.uint8]) -> str:
     """Base64 of a PNG of an RGB picture, uint8 (H, W, 3)."""
-    encoded = cv2.imencode(".png", picture_HWC[:, :, ::-1])[1]
-    return base64.b64encode(encoded.tobytes()).decode("ascii")
+    return base64.b64encode(encode_png(picture_HWC)).decode("ascii")

@@ -44,7 +44,11 @@ def render(
 ) -> str:  # fmt: skip
     """The page, self-contained. train, test: the rows that were looked at, to draw some."""
     config = surveyed.config
-    rows = {"train": {row.id: row for row in train}, "test": {row.id: row for row in test}}
+    # of rows with one id the first is the one that was measured
+    rows = {
+        "train": {row.id: row for row in reversed(train)},
+        "test": {row.id: row for row in reversed(test)},
+    }
     images = {"train": surveyed.train, "test": surveyed.test}
 
     def drawn(where: str, place: int) -> dict[str, str]:

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from distseg.data.formats.row import SubmissionSpec, locate
 from distseg.functional import rle
+from distseg.functional.drawing import encode_png
 from distseg.functional.metrics import VOID
 from distseg.records.errors import UserError
 from distseg.records.files import begin_folder, put_folder, whole_folder
@@ -264,6 +264,4 @@ def _crc(mask_HW: Mask) -> int:
 
 def _write_png(path: Path, pixels_HW: Mask) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    done, encoded = cv2.imencode(".png", pixels_HW)
-    assert done, f"{path}: cv2 could not encode it"
-    path.write_bytes(encoded.tobytes())
+    path.write_bytes(encode_png(pixels_HW))

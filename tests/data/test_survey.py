@@ -17,10 +17,11 @@ from PIL import Image
 from distseg import cli
 from distseg.config.load import parse_config
 from distseg.data.layouts import layout
-from distseg.data.survey.findings import SERIOUS, Finding
+from distseg.data.survey import similar
+from distseg.data.survey.findings import SERIOUS, Finding, Surveyed, find
 from distseg.data.survey.measure import measure
 from distseg.data.survey.shift import area_under_curve, hanley_error
-from distseg.data.survey.similar import near_pairs
+from distseg.data.survey.similar import near_groups
 from distseg.data.survey.survey import areas, record, survey, together
 from tests.run.test_check import SMALL
 
@@ -203,9 +204,7 @@ def test_histograms_have_whole_bins_that_hold_all(tmp_path: Path) -> None:
     for area in (0, 1, 2, 7, 60, 500, 4000):
         mask = np.zeros((1, HEIGHT, 90), np.uint8)
         mask.reshape(-1)[:area] = 1
-        images.append(
-            measure(config, str(area), "", "L", np.zeros((HEIGHT, 90, 1), np.uint8), mask)
-        )
+        images.append(measure(config, str(area), np.zeros((HEIGHT, 90, 1), np.uint8), mask))
     histogram = areas(images, 0)
     assert histogram["empty"] == 1 and sum(histogram["counts"]) == 6
     edges = histogram["edges"]
@@ -217,7 +216,7 @@ def test_near_copies_survive_other_formats_and_brightness(tmp_path: Path) -> Non
     config = parse_config(tree(tmp_path), "near")
 
     def of(name: str, image: NDArray[np.uint8]) -> Any:
-        return measure(config, name, "", "L", image[:, :, None], None)
+        return measure(config, name, image[:, :, None], None)
 
     base = made(1)[0]
     encoded = cv2.imencode(".jpg", base, [cv2.IMWRITE_JPEG_QUALITY, 60])[1]
@@ -226,8 +225,7 @@ def test_near_copies_survive_other_formats_and_brightness(tmp_path: Path) -> Non
     darker = (base * 0.7).astype(np.uint8)
     images = [of("base", base), of("jpeg", jpeg), of("large", large), of("darker", darker)]
     images += [of(f"other{i}", made(50 + i)[0]) for i in range(40)]
-    pairs = near_pairs(images)
-    assert pairs == [(a, b) for a in range(4) for b in range(a + 1, 4)]
+    assert near_groups(images) == [[0, 1, 2, 3]]
 
 
 def test_the_area_under_a_curve() -> None:
@@ -253,3 +251,31 @@ def test_a_folder_alone_is_read_as_init_reads_it(
     assert "egg" in said_9 and "9 train images" in said_9
     assert cli.main(["inspect", "set", "data.limt=9"]) == 2
     assert "data.limt" in capsys.readouterr().err
+
+
+def test_a_video_is_one_group_whose_text_is_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frames that drift are nearly the same as the next ones; two such videos are two groups, and
+    a test frame is named with the train frames. In buckets the same is found as pair by pair."""
+    config = parse_config(tree(tmp_path), "video")
+    images = []
+    for number in range(2):
+        start, end = made(number)[0].astype(float), made(number + 10)[0].astype(float)
+        for step in range(20):
+            frame = (start * (40 - step) + end * step) / 40
+            target = None if step == 19 else np.zeros((1, HEIGHT, WIDTH), np.uint8)
+            one = frame.astype(np.uint8)[:, :, None]
+            images.append(measure(config, f"{number}_{step:02d}", one, target))
+    train = [image for image in images if image.mask_sha]
+    test = [image for image in images if not image.mask_sha]
+    found = {f.kind: f for f in find(Surveyed(config, train, test, [], [], None))}
+    near, leaked = found["near copies"], found["near copies in test"]
+    assert [len(group) for group in near.groups] == [19, 19] and len(near.ids) == 2
+    assert near.ids[0].startswith("0_00, 0_01") and near.ids[0].endswith(" and 11 more")
+    assert leaked.ids[1].endswith("and 11 more = 1_19") and leaked.groups[1][-1] == "1_19"
+    assert len(near.places) <= 8
+    whole = near_groups(images)
+    monkeypatch.setattr(similar, "ALL_PAIRS", 30)
+    monkeypatch.setattr(similar, "BLOCK", 7)
+    assert near_groups(images) == whole and len(whole) == 2

@@ -1,4 +1,4 @@
-"""Models that leave the house: each form gives the run's own numbers, wherever it lies."""
+"""Models for use elsewhere: each form gives the run's own numbers, wherever it lies."""
 
 from __future__ import annotations
 

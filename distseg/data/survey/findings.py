@@ -13,7 +13,7 @@ from distseg.data.judge import Bad
 from distseg.data.survey.fit_of_masks import MaskFit, mask_fits
 from distseg.data.survey.measure import Measured, class_names
 from distseg.data.survey.shift import Shift
-from distseg.data.survey.similar import near_pairs
+from distseg.data.survey.similar import near_groups
 
 SERIOUS, NOTE = "serious", "note"
 
@@ -39,13 +39,16 @@ MISFITS = {
     ),
 }  # fmt: skip
 CLEAR_AUC = 0.7  # of train against test images
+MOST_NAMED = 8  # images of one group that its text names
+MOST_DRAWN = 4  # images of one group that are drawn
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One kind of thing. kind: its name in a word or two. level: serious | note. what: a sentence.
-    ids: whom it is about; of pairs, each pair as one text. places: (set, place) of the images to
-    show. details: what is known of each id, as long as `ids`, or nothing."""
+    ids: whom it is about; of groups, a text for each that names its first MOST_NAMED images.
+    places: (set, place) of the images to show. details: what is known of each id, as long as
+    `ids`, or nothing. groups: all ids of each group, where the finding is about groups."""
 
     kind: str
     level: str
@@ -53,6 +56,7 @@ class Finding:
     ids: tuple[str, ...] = ()
     places: tuple[tuple[str, int], ...] = ()
     details: tuple[str, ...] = ()
+    groups: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -124,11 +128,11 @@ def _copies(surveyed: Surveyed) -> Iterator[Finding]:
     if equal:
         text = "the same image several times; folds keep copies together"
         yield _groups(surveyed.train, equal, "copies", NOTE, text)
-    leaked = [
-        (groups[image.image_sha][0], place)
-        for place, image in enumerate(surveyed.test)
-        if image.image_sha in groups
-    ]
+    tests: dict[str, list[int]] = defaultdict(list)
+    for place, image in enumerate(surveyed.test):
+        if image.image_sha in groups:
+            tests[image.image_sha].append(place)
+    leaked = [(groups[sha], places) for sha, places in tests.items()]
     if leaked:
         text = "test images that are train images"
         yield _across(surveyed, leaked, "train images in test", SERIOUS, text)
@@ -136,12 +140,20 @@ def _copies(surveyed: Surveyed) -> Iterator[Finding]:
 
 def _nearly(surveyed: Surveyed) -> Iterator[Finding]:
     images, border = [*surveyed.train, *surveyed.test], len(surveyed.train)
-    pairs = near_pairs(images)
-    own = [[a, b] for a, b in pairs if b < border]
+    own: list[list[int]] = []
+    mixed: list[tuple[list[int], list[int]]] = []
+    for group in near_groups(images):
+        train = [i for i in group if i < border]
+        known = {images[i].image_sha for i in train}
+        if len(known) > 1:
+            own.append(train)
+        # a test image with the pixels of a train image is found above
+        test = [i - border for i in group if i >= border and images[i].image_sha not in known]
+        if train and test:
+            mixed.append((train, test))
     if own:
         text = "images that are nearly the same: group them with data.folds.kind: group"
         yield _groups(images, own, "near copies", NOTE, text)
-    mixed = [(a, b - border) for a, b in pairs if a < border <= b]
     if mixed:
         text = "test images that are nearly train images"
         yield _across(surveyed, mixed, "near copies in test", NOTE, text)
@@ -285,14 +297,31 @@ def _of(
 def _groups(
     images: Sequence[Measured], groups: Sequence[Sequence[int]], kind: str, level: str, what: str
 ) -> Finding:
-    ids = tuple(", ".join(images[i].id for i in own) for own in groups)
-    places = tuple(("train", i) for own in groups for i in own)
-    return Finding(kind, level, what, ids, places)
+    names = tuple(tuple(images[i].id for i in own) for own in groups)
+    places = tuple(("train", i) for own in groups for i in own[:MOST_DRAWN])
+    return Finding(kind, level, what, tuple(map(_named, names)), places, groups=names)
 
 
 def _across(
-    surveyed: Surveyed, pairs: Sequence[tuple[int, int]], kind: str, level: str, what: str
-) -> Finding:
-    ids = tuple(f"{surveyed.train[a].id} = {surveyed.test[b].id}" for a, b in pairs)
-    places = tuple(place for a, b in pairs for place in (("train", a), ("test", b)))
-    return Finding(kind, level, what, ids, places)
+    surveyed: Surveyed, groups: Sequence[tuple[Sequence[int], Sequence[int]]], kind: str,
+    level: str, what: str,
+) -> Finding:  # fmt: skip
+    """Groups of train images and of the test images that are like them."""
+    names = [
+        (tuple(surveyed.train[i].id for i in train), tuple(surveyed.test[i].id for i in test))
+        for train, test in groups
+    ]
+    ids = tuple(f"{_named(train)} = {_named(test)}" for train, test in names)
+    half = MOST_DRAWN // 2
+    places = tuple(
+        place
+        for train, test in groups
+        for place in (*(("train", i) for i in train[:half]), *(("test", i) for i in test[:half]))
+    )
+    whole = tuple(train + test for train, test in names)
+    return Finding(kind, level, what, ids, places, groups=whole)
+
+
+def _named(names: Sequence[str]) -> str:
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")

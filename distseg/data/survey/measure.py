@@ -3,7 +3,6 @@ the set can be judged as a whole without its pixels."""
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import cv2
@@ -11,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distseg.config.schema import Config
+from distseg.data.image_file import pixel_hash
+from distseg.functional.drawing import as_rgb
 from distseg.functional.metrics import VOID
 
 SIDE = 48  # pixels of a thumbnail, whatever the image's shape
@@ -25,14 +26,13 @@ LINE_LENGTH = 10  # pixels from which a mask one pixel wide is a line, and no do
 class Shape:
     """The mask of one class in one image, at native size.
 
-    area: pixels. objects: connected components (8 neighbors). smallest: pixels of the smallest.
-    border: share of the image's border that it covers, 0..1. box: area over that of its bounding
-    box. thin: whether it is one pixel wide, and long.
+    area: pixels. objects: connected components (8 neighbors). border: share of the image's border
+    that it covers, 0..1. box: area over that of its bounding box. thin: whether it is one pixel
+    wide, and long.
     """
 
     area: int
     objects: int
-    smallest: int
     border: float
     box: float
     thin: bool
@@ -46,20 +46,20 @@ class Measured:
     features: float32 (9,), gray values of 0..255 as FEATURES names them.
     thumb: uint8 (SIDE, SIDE, 3). mask: uint8 (SIDE, SIDE), share of foreground, 0..255.
     shapes: by class; empty for a test image, and of a class that is background.
+    mode, constant: see `data.inspect.Facts`.
     """
 
     id: str
-    file: str
     height: int
     width: int
-    mode: str
     image_sha: str
     mask_sha: str
-    constant: bool
     features: NDArray[np.float32]
     thumb: NDArray[np.uint8]
     mask: NDArray[np.uint8]
     shapes: tuple[Shape, ...] = ()
+    mode: str = ""
+    constant: bool = False
 
     @property
     def area(self) -> int:
@@ -68,11 +68,11 @@ class Measured:
 
 
 def measure(
-    config: Config, name: str, file: str, mode: str, image_HWC: NDArray[np.uint8],
-    target_KHW: NDArray[np.uint8] | None,
-) -> Measured:  # fmt: skip
-    """image_HWC: as training reads it. target_KHW: None for a test image."""
-    color = _rgb(image_HWC)
+    config: Config, name: str, image_HWC: NDArray[np.uint8], target_KHW: NDArray[np.uint8] | None
+) -> Measured:
+    """image_HWC: as training reads it. target_KHW: None for a test image. What the check of the
+    file says, mode and constant, is left for who has checked it."""
+    color = as_rgb(image_HWC)
     thumb = cv2.resize(color, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     planes = [] if target_KHW is None else planes_of(target_KHW, config)
     mask = np.zeros((SIDE, SIDE), np.uint8)
@@ -81,10 +81,11 @@ def measure(
         mask = cv2.resize(union, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     height, width = image_HWC.shape[:2]
     return Measured(
-        name, file, height, width, mode,
-        image_sha=_sha(image_HWC), mask_sha="" if target_KHW is None else _sha(target_KHW),
-        constant=bool((image_HWC == image_HWC[0, 0]).all()), features=_features(color),
-        thumb=thumb, mask=mask, shapes=tuple(_shape(plane) for plane in planes),
+        name, height, width,
+        image_sha=pixel_hash(image_HWC),
+        mask_sha="" if target_KHW is None else pixel_hash(target_KHW),
+        features=_features(color), thumb=thumb, mask=mask,
+        shapes=tuple(_shape(plane) for plane in planes),
     )  # fmt: skip
 
 
@@ -99,12 +100,6 @@ def planes_of(target_KHW: NDArray[np.uint8], config: Config) -> list[NDArray[np.
 def class_names(config: Config) -> list[str]:
     """The classes that `planes_of` gives."""
     return config.classes[1:] if config.task == "multiclass" else list(config.classes)
-
-
-def _rgb(image_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    few = image_HWC.shape[2] < 3
-    color = image_HWC[:, :, :1].repeat(3, axis=2) if few else image_HWC[:, :, :3]
-    return np.ascontiguousarray(color)
 
 
 def _features(color_HW3: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -124,26 +119,17 @@ def _features(color_HW3: NDArray[np.uint8]) -> NDArray[np.float32]:
 def _shape(plane: NDArray[np.bool_]) -> Shape:
     area = int(plane.sum())
     if not area:
-        return Shape(0, 0, 0, 0.0, 0.0, False)
+        return Shape(0, 0, 0.0, 0.0, False)
     image = plane.astype(np.uint8)
-    count, _, stats, _ = cv2.connectedComponentsWithStats(image, connectivity=8)
-    areas = stats[1:, cv2.CC_STAT_AREA]
+    count = cv2.connectedComponents(image, connectivity=8)[0]
     rows, columns = np.flatnonzero(plane.any(axis=1)), np.flatnonzero(plane.any(axis=0))
     high, wide = int(rows[-1] - rows[0] + 1), int(columns[-1] - columns[0] + 1)
     border = np.concatenate([plane[0], plane[-1], plane[:, 0], plane[:, -1]])
     thin = max(high, wide) >= LINE_LENGTH and not _core(image).any()
-    return Shape(
-        area, count - 1, int(areas.min()), float(border.mean()), area / (high * wide), thin
-    )
+    return Shape(area, count - 1, float(border.mean()), area / (high * wide), thin)
 
 
 def _core(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """What is at least two pixels wide and high."""
     two = np.ones((2, 2), np.uint8)
     return cv2.erode(image, two, borderType=cv2.BORDER_CONSTANT, borderValue=0)
-
-
-def _sha(array: NDArray[np.uint8]) -> str:
-    digest = hashlib.sha1(f"{array.shape}".encode(), usedforsecurity=False)
-    digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()

@@ -16,11 +16,15 @@ NEAR_BITS = 10  # bits in which the hashes of two near images may differ
 LEAST_CORRELATION = 0.985  # of the thumbnails' gray values
 LEAST_CONTRAST = 3.0  # gray values: flat images are all alike
 ALL_PAIRS = 20_000  # images up to which each is compared with each
-BLOCK = 1024
+BLOCK = 256  # images that are compared with all others at a time
+
+Indices = NDArray[np.int64]
 
 
-def near_pairs(images: Sequence[Measured]) -> list[tuple[int, int]]:
-    """Pairs (i, j), i < j, of images that are nearly the same and do not hold the same pixels.
+def near_groups(images: Sequence[Measured]) -> list[list[int]]:
+    """Places of images that are nearly the same, a list a group, each in order: the connected
+    components of the pairs that are alike, so that a video of n frames is one group and not n² / 2
+    pairs. Groups whose images all hold the same pixels are left out: those are copies.
 
     Candidates differ in few bits of a difference hash (each of 8 x 8 cells brighter than the one
     to its right; N. Krawetz, "Kind of Like That", 2013); of them those count whose thumbnails
@@ -30,17 +34,26 @@ def near_pairs(images: Sequence[Measured]) -> list[tuple[int, int]]:
     if len(useful) < 2:
         return []
     grays = np.stack([_gray(images[i]) for i in useful])
-    hashes = _hashes(grays)
-    flat = grays.reshape(len(useful), -1).astype(np.float32)
-    flat -= flat.mean(axis=1, keepdims=True)
-    flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
-    pairs = []
-    for a, b in _candidates(hashes):
-        first, second = images[useful[a]], images[useful[b]]
-        if float(flat[a] @ flat[b]) < LEAST_CORRELATION or first.image_sha == second.image_sha:
-            continue
-        pairs.append((useful[a], useful[b]))
-    return sorted(pairs)
+    labels = np.arange(len(useful))
+    for rows, columns in _near(grays, _hashes(grays)):
+        labels = _joined(labels, rows, columns)
+    groups: dict[int, list[int]] = defaultdict(list)
+    for place, label in zip(useful, labels.tolist(), strict=True):
+        groups[label].append(place)
+    return sorted(own for own in groups.values() if len({images[i].image_sha for i in own}) > 1)
+
+
+def _joined(labels: Indices, rows: Indices, columns: Indices) -> Indices:
+    """The group of each image, where more pairs are alike."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    count = len(labels)
+    ends = np.concatenate([rows, np.arange(count)]), np.concatenate([columns, labels])
+    graph = coo_array((np.ones(len(ends[0]), bool), ends), shape=(count, count))
+    found = connected_components(graph, directed=False)[1]
+    # a group is called by its first image, which is a node of the next graph
+    return np.unique(found, return_index=True)[1][found]
 
 
 def _gray(image: Measured) -> NDArray[np.uint8]:
@@ -55,28 +68,35 @@ def _hashes(grays: NDArray[np.uint8]) -> NDArray[np.uint64]:
     return (bits * weights).sum(axis=1, dtype=np.uint64)
 
 
-def _candidates(hashes: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
+def _near(
+    grays: NDArray[np.uint8], hashes: NDArray[np.uint64]
+) -> Iterator[tuple[Indices, Indices]]:
+    """Pairs of images that are alike, some at a time, as two arrays of places."""
+    for members in _buckets(hashes):
+        for start in range(0, len(members) - 1, BLOCK):
+            rows, others = members[start : start + BLOCK], members[start : start + ALL_PAIRS]
+            near = np.bitwise_count(hashes[rows][:, None] ^ hashes[others][None]) <= NEAR_BITS
+            near &= np.arange(len(others)) > np.arange(len(rows))[:, None]
+            used = np.flatnonzero(near.any(axis=0))
+            if len(used):
+                alike = _normed(grays[rows]) @ _normed(grays[others[used]]).T >= LEAST_CORRELATION
+                a, b = np.nonzero(near[:, used] & alike)
+                yield rows[a], others[used[b]]
+
+
+def _buckets(hashes: NDArray[np.uint64]) -> Iterator[Indices]:
+    """Places of images that are compared with each other."""
     if len(hashes) <= ALL_PAIRS:
-        for start in range(0, len(hashes), BLOCK):
-            block = hashes[start : start + BLOCK]
-            apart = np.bitwise_count(block[:, None] ^ hashes[None, start:])
-            rows, columns = np.nonzero(apart <= NEAR_BITS)
-            for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
-                if column > row:
-                    yield start + row, start + column
+        yield np.arange(len(hashes))
         return
-    seen: set[tuple[int, int]] = set()
     for band in range(4):
-        buckets: dict[int, list[int]] = defaultdict(list)
         parts = (hashes >> np.uint64(16 * band)) & np.uint64(0xFFFF)
-        for index, part in enumerate(parts.tolist()):
-            buckets[part].append(index)
-        for members in buckets.values():
-            own = hashes[members]
-            for place, index in enumerate(members[:-1]):
-                apart = np.bitwise_count(own[place + 1 :] ^ own[place])
-                for offset in np.flatnonzero(apart <= NEAR_BITS).tolist():
-                    pair = (index, members[place + 1 + offset])
-                    if pair not in seen:
-                        seen.add(pair)
-                        yield pair
+        order = np.argsort(parts, kind="stable")
+        yield from np.split(order, np.flatnonzero(np.diff(parts[order])) + 1)
+
+
+def _normed(grays: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Rows of mean 0 and length 1, so that a product is a correlation."""
+    flat = grays.reshape(len(grays), -1).astype(np.float32)
+    flat -= flat.mean(axis=1, keepdims=True)
+    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)

@@ -12,7 +12,7 @@ import numpy as np
 from distseg.config.schema import Config
 from distseg.data import folds
 from distseg.data.formats.row import Row
-from distseg.data.image_file import decode, open_file
+from distseg.data.image_file import decode, is_constant, open_file
 from distseg.data.inspect import Checked, NeedsLevels, inspect, with_levels
 from distseg.data.judge import Bad, values_text
 from distseg.data.passed_over import passed_over
@@ -30,7 +30,8 @@ MOST_BINS = 12
 def survey(
     config: Config, train: Sequence[Row], test: Sequence[Row], tick: Tick = lambda *_: None
 ) -> tuple[Surveyed, Checked, list[Finding]]:
-    """Open, check and measure every file once. UserError as `inspect` raises it."""
+    """Open, check and measure every file, once; where images of more than 8 bits have no
+    `data.levels`, once more. UserError as `inspect` raises it."""
     try:
         measured, checked = _train(config, train, tick)
     except NeedsLevels:
@@ -46,16 +47,16 @@ def survey(
 
 def _train(config: Config, rows: Sequence[Row], tick: Tick) -> tuple[list[Measured], Checked]:
     measured: list[Measured] = []
-    files = {row.id: str(row.image) for row in rows}
 
     def keep(name: str, image_HWC: Any, target_KHW: Any) -> None:
-        measured.append(measure(config, name, files[name], "", image_HWC, target_KHW))
+        measured.append(measure(config, name, image_HWC, target_KHW))
         tick("train images", len(measured), len(rows))
 
     checked = inspect(config, rows, keep)
-    modes = [facts.mode for facts in checked.facts]
-    found = [replace(one, mode=mode) for one, mode in zip(measured, modes, strict=True)]
-    return found, checked
+    return [
+        replace(one, mode=facts.mode, constant=facts.constant)
+        for one, facts in zip(measured, checked.facts, strict=True)
+    ], checked
 
 
 def _tests(config: Config, rows: Sequence[Row], tick: Tick) -> tuple[list[Measured], list[Bad]]:
@@ -70,7 +71,8 @@ def _tests(config: Config, rows: Sequence[Row], tick: Tick) -> tuple[list[Measur
             image = to_input(decoded, reading_of(config))
         except (UserError, OSError, MemoryError) as error:
             return (row.id, str(row.image), str(error) or type(error).__name__)
-        return measure(config, row.id, str(row.image), decoded.mode, image, None)
+        one = measure(config, row.id, image, None)
+        return replace(one, mode=decoded.mode, constant=is_constant(image))
 
     good: list[Measured] = []
     broken: list[Bad] = []
