@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -143,7 +144,8 @@ def _init(args: argparse.Namespace) -> int:
 
     options = {"budget": args.budget, "weights": args.weights}
     path, said = init(args.data, args.overrides, out=args.out, **options)
-    print("\n".join([*said, f"written: {path}; next: distseg run {path}"]))
+    said.append(f"written: {path}; next: distseg run {shlex.quote(str(path))}")
+    print("\n".join(said))
     return 0
 
 

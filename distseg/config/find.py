@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from distseg.functional.naming import nearest
@@ -35,6 +36,9 @@ def find_config(name: str) -> Path:
             return Path(name)
     except (OSError, ValueError):  # too long for the disk, or a null byte
         raise UserError(f"{name!r}: no such config") from None
+    if (own := Path(name) / "config.yaml").is_file():
+        again = shlex.join(["distseg", "run", str(own), "--out", name])
+        raise UserError(f"{name}: is the folder of a run, which goes on with `{again}`")
     known, plain = config_names(), name.removeprefix("configs/").removesuffix(".yaml")
     if plain in known:
         return known[plain]

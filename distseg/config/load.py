@@ -236,6 +236,16 @@ def read_tree(tree: Mapping[str, Any]) -> Read:
     return Read(None, lines)
 
 
+def key_mistakes(tree: Mapping[str, Any]) -> list[str]:
+    """A line for each key that is unknown or has a value that it cannot have, whatever the other
+    keys say."""
+    try:
+        Config.model_validate(tree)
+    except pydantic.ValidationError as error:
+        return list(explain(Config, error).values())
+    return []
+
+
 def _place(keys: Keys) -> list[str]:
     return [f"{key:06}" if isinstance(key, int) else key for key in keys]
 

@@ -27,7 +27,9 @@ def _comment(text: str, indent: str, further: str = "") -> list[str]:
     files: no line of it leaves the comment."""
     plain = " ".join(text.split())
     plain = "".join(c if c.isprintable() else "?" for c in plain)
-    wrapped = textwrap.wrap(plain, WIDTH - len(indent) - 2, subsequent_indent=further)
+    wrapped = textwrap.wrap(
+        plain, WIDTH - len(indent) - 2, subsequent_indent=further, break_on_hyphens=False
+    )
     return [f"{indent}# {line}" for line in wrapped]
 
 

@@ -7,7 +7,7 @@ A layout is detected where its module of data/formats/ has a function `detect(ro
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ from typing import Any
 from distseg.config.load import parse_config
 from distseg.data.cache import mask_files
 from distseg.data.formats.detected import Detected
-from distseg.data.formats.row import IMAGE_SUFFIXES
+from distseg.data.formats.row import IMAGE_SUFFIXES, Row
 from distseg.data.layouts import FORMATS
 from distseg.records.errors import UserError, printable_path
 from distseg.records.files import path_problem
+from distseg.records.log import counted
 
 IMAGES = ("images", "image", "imgs", "img", "train_images", "jpegimages", "pictures", "frames")
 MASKS = (
@@ -43,18 +44,36 @@ def detect(root: Path) -> Detected:
         return found
     inside = ", ".join(sorted(p.name for p in islice(root.iterdir(), 12))) or "nothing"
     raise UserError(
-        f"{printable_path(root)}: no layout is recognized (it holds {inside}). Images and masks of "
-        "the same names belong into two folders, `images` and `masks`; else say where they are: "
-        "data.format=folder data.folder.images=DIR data.folder.masks=DIR"
+        f"{printable_path(root)}: no layout is recognized (it holds {inside}{_lacking(root)}). "
+        "Images and masks of the same names belong into two folders, `images` and `masks`; else "
+        "say where they are: data.format=folder data.folder.images=DIR data.folder.masks=DIR"
     )
+
+
+def _plain_rows(root: Path) -> tuple[Sequence[Row], Sequence[Row]]:
+    """Train and test rows of the layout `folder` with no key of its own. UserError: it has none."""
+    tree: dict[str, Any] = {"data": {"format": "folder", "root": str(root)}}
+    config = parse_config({"name": "any", "members": {"any": {}}, **tree}, str(root))
+    return FORMATS["folder"].train(config), FORMATS["folder"].test(config)
+
+
+def _lacking(root: Path) -> str:
+    """What is wrong with the masks of images that are where they belong; "" where none are."""
+    if not _stems(root / "images"):
+        return ""
+    try:
+        rows, _ = _plain_rows(root)
+    except UserError as error:
+        return f"; {error}"
+    bad = [row for row in rows if row.problem]
+    first = f"{printable_path(bad[0].image)}: {bad[0].problem}" if bad else ""
+    return f"; {len(bad)} of {counted(len(rows), 'image')} cannot be used: {first}" if bad else ""
 
 
 def _by_names(root: Path) -> Detected | None:
     """What the layout `folder` finds without a key of its own."""
-    tree: dict[str, Any] = {"data": {"format": "folder", "root": str(root)}}
-    config = parse_config({"name": "any", "members": {"any": {}}, **tree}, str(root))
     try:
-        rows, tests = FORMATS["folder"].train(config), FORMATS["folder"].test(config)
+        rows, tests = _plain_rows(root)
     except UserError:
         return None
     good = [row for row in rows if row.target and not row.problem]

@@ -72,6 +72,12 @@ def assign_folds(
     strata = np.concatenate([_strata(coverage, config), _quarters(config, rows)], axis=1)
     folds = _deal(units, strata, shares, options)
     if options.kind == "holdout":
+        if len(set(folds)) == 1:
+            raise UserError(
+                f"data.folds.fraction: {options.fraction:g} of {len(units)} independent images "
+                f"holds out {'none' if folds[0] else 'all'} of them; valid here: about "
+                f"{1 / len(units):.2f} to {1 - 1 / len(units):.2f}"
+            )
         folds = [-1 if fold == 1 else 0 for fold in folds]
     return folds
 

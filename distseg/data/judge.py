@@ -48,6 +48,15 @@ def judge(
         _refuse(config, lines or list(_absent(config, held, coverage)))
 
 
+def judge_listed(config: Config, num_rows: int, quarantine: Sequence[Bad]) -> None:
+    """Raise UserError, as a run would, for rows that are bad before a file of theirs is opened."""
+    if quarantine and config.data.strict:
+        _, file, reason = quarantine[0]
+        _refuse(config, [f"{file}: {reason}; data.strict is set"])
+    if not config.data.allow_bad:
+        _refuse(config, list(_frequent(num_rows, quarantine, ())))
+
+
 def judge_values(config: Config, held: Sequence[Held]) -> None:
     """Raise UserError where what the mask files hold is not what the config takes it for."""
     found = [*_palettes(config, held), *_binary_values(config, held), *_numbers(config, held)]

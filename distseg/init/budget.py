@@ -20,6 +20,7 @@ from distseg.run.forecast import Forecast, Machine, Work, forecast
 USED = 0.94  # share of a budget that is planned for
 MIN_UPDATES, MAX_UPDATES = 60, 40_000
 MIN_EPOCHS, MAX_EPOCHS = 6, 30
+LEAST_HELD_OUT = 6  # images of which a fifth can be held out
 MAX_PASSES = 400  # over the train images, of one member: more make nothing better
 NEED_PRETRAINED, NEED_SCRATCH = 2500.0, 5000.0  # images to learn 63 % of what can be learned
 DETAIL = 0.12  # exponent of the share of native pixels that a network sees
@@ -143,6 +144,9 @@ def divisions(data: Data) -> Iterator[Folds]:
     """The divisions that the data can have, the cheapest first."""
     if data.validated:
         yield Folds("split", 1, 1, 1 - data.validated / data.num_train, False)
+        return
+    if not data.grouped and data.num_train < LEAST_HELD_OUT:  # a fifth of them is none
+        yield Folds("stratified", data.num_train, data.num_train, 1 - 1 / data.num_train, True)
         return
     kind = "group" if data.grouped else "stratified"
     yield Folds("group", 5, 1, 0.8, False) if data.grouped else Folds("holdout", 1, 1, 0.8, False)

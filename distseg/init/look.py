@@ -25,6 +25,7 @@ from distseg.data.detect import detect
 from distseg.data.formats.row import Row
 from distseg.data.image_file import image_size
 from distseg.data.inspect import Checked, inspect, with_levels
+from distseg.data.judge import judge_listed
 from distseg.data.layouts import layout
 from distseg.data.threads import in_threads
 from distseg.functional.metrics import VOID
@@ -105,6 +106,9 @@ def look(root: Path, given: Mapping[str, Any], seconds: float = 20.0) -> Facts:
     if not rows:
         first = train[0].problem if train else "it lists no images"
         raise UserError(f"{root}: no row can be used: {first}")
+    judge_listed(config, len(train), [(r.id, r.image, r.problem) for r in train if r.problem])
+    if len(rows) == 1:
+        raise UserError(f"{root}: one image can be used; a score needs another that is held out")
     sizes = [size for row in spread(rows, MAX_HEADERS) if (size := _size(row))]
     sizes_test = [size for row in spread(test, MAX_HEADERS) if (size := _size(row))]
     if not sizes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from distseg.config.write import config_text
 from distseg.data.formats.row import plain
 from distseg.init.budget import Candidate, Data, Size, Spent, scaled, sizes, spend
 from distseg.init.encoders import Offer, at_hand
+from distseg.init.given import given_keys, with_given
 from distseg.init.look import Facts, look
 from distseg.init.recipe import AUGMENT, LOSSES, header, predict_batch, recipe
 from distseg.jobs.hardware import Gpu, Slot, make_slots, num_cores, visible_gpus
@@ -35,7 +37,6 @@ DEFAULT_BUDGET_S = 1800.0
 LOOKING_SHARE, MEASURING_SHARE, AGAIN_SHARE = 0.04, 0.06, 0.04  # of the budget
 LEAST_S, MOST_S = 10.0, 60.0  # that measuring takes
 MEASURED_PIXELS = {False: 128 * 128, True: 384 * 384}  # of what is measured; True: on a GPU
-GIVEN = ("task", "classes", "void", "data", "metric", "input")  # what changes what is looked at
 MAX_SLOTS = 8
 _BUDGET = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
 
@@ -79,14 +80,14 @@ def make(
         overrides: keys of the config that the user decides, as `key=value`.
         budget: seconds that a run may take.
         weights: a folder of .safetensors files, each named by its encoder.
-        target: what the config will be called, in its first lines.
+        target: what follows `distseg run` in the first line of the config.
         groups: where the table of groups will lie, if the names have groups.
         spent_s: seconds of the budget that are gone already.
 
     UserError: the data cannot be read, or needs a decision: each line names the key.
     """
     began = time.monotonic()
-    given = apply_overrides({}, [o for o in overrides if o.split(".")[0].split("=")[0] in GIVEN])
+    given = given_keys(overrides, printable_path(root))
     name = default_name(root)
     facts = look(root, given, seconds=max(2.0, LOOKING_SHARE * budget))
     gpus = visible_gpus()
@@ -134,19 +135,9 @@ def keep_paces(config: Config, data: Data, spent: Spent, gpus: list[Gpu]) -> Non
     )
 
 
-def with_given(why: Mapping[str, str], overrides: Sequence[str]) -> dict[str, str]:
-    """The reasons, where what the user has decided has none but that."""
-    keys = [text.partition("=")[0] for text in overrides]
-
-    def is_given(path: str) -> bool:
-        return any(f"{key}.".startswith(f"{path}.") or path.startswith(f"{key}.") for key in keys)
-
-    return {path: "as given" if is_given(path) else text for path, text in why.items()}
-
-
 def _command(root: Path, overrides: Sequence[str], budget: float, weights: Path | None) -> str:
-    parts = ["distseg init", printable_path(root), *overrides, f"--budget {duration(budget)}"]
-    return " ".join([*parts, *([f"--weights {printable_path(weights)}"] if weights else [])])
+    parts = ["distseg", "init", str(root), *overrides, "--budget", duration(budget)]
+    return printable_path(shlex.join([*parts, *(["--weights", str(weights)] if weights else [])]))
 
 
 def numbers(facts: Facts) -> Data:

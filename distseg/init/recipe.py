@@ -233,11 +233,13 @@ def header(
     ]
     if facts.sampled < facts.num_train:
         lines.append(f"Looked at: {facts.sampled} images, spread over the set.")
-    if facts.copies or facts.bad:
+    if facts.copies:
         lines.append(
-            f"{counted(facts.copies, 'image')} of these are byte-identical to another (they share "
-            f"a fold); {counted(facts.bad, 'row')} cannot be used: see `distseg inspect`."
+            f"Byte-identical to another image, with which they share a fold: {facts.copies:,} of "
+            f"{facts.sampled:,}; `distseg inspect` names them."
         )
+    if facts.bad:
+        lines.append(f"Rows that cannot be used: {facts.bad:,}; `distseg inspect` says why.")
     if not fits:
         lines.append(
             f"THE BUDGET OF {duration(budget)} IS TOO SHORT for this data on this machine: this is "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from distseg.records import log
 from distseg.records.errors import UserError, printable_path
 from distseg.records.files import read_json_or, write_json
 from distseg.records.paths import RUN_FOLDER, Run
+from distseg.run.folder import refuse_foreign
 
 PathLike = str | os.PathLike[str]
 logger = logging.getLogger("distseg.init")
@@ -26,6 +28,8 @@ def init(
     """(the file that was written, lines that say what it does). UserError: see `make`."""
     seconds = parse_budget(budget) if budget is not None else DEFAULT_BUDGET_S
     path = Path(out) if out is not None else Path(f"{default_name(data)}.yaml")
+    if path.is_dir() or not path.name:
+        raise UserError(f"-o: {printable_path(path)}: is a folder; name a file in it")
     groups = path.with_name(f"{path.stem}_groups.csv")
     for one in (path, groups):
         if one.exists():
@@ -33,7 +37,7 @@ def init(
     log.setup()
     made = make(
         data, overrides, budget=seconds, weights=None if weights is None else Path(weights),
-        target=str(path), groups=groups,
+        target=printable_path(shlex.quote(str(path))), groups=groups,
     )  # fmt: skip
     write(made, path, groups)
     return path, made.said
@@ -58,18 +62,21 @@ def start(
         if read_json_or(line, {}) != asked:
             raise UserError(
                 f"{printable_path(path)}: an earlier start has written it for another data folder, "
-                f"budget or keys; choose another folder with --out, or go on with `distseg run "
-                f"{printable_path(path)} --out {printable_path(folder)}`"
+                "budget or keys; choose another folder with --out, or go on with "
+                f"`distseg run {printable_path(shlex.join([str(path), '--out', str(folder)]))}`"
             )
         return str(path), folder
     if run.config.is_file():
         raise UserError(f"{printable_path(folder)}: holds another run; choose one with --out")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out: {printable_path(folder)}: is a file, not a folder")
     log.setup()
     made = make(
         data, overrides, budget=seconds, weights=None if weights is None else Path(weights),
-        target=f"{path} --out {folder}", groups=groups,
+        target=printable_path(shlex.join([str(path), "--out", str(folder)])), groups=groups,
         spent_s=max(1.0, time.monotonic() - began),
     )  # fmt: skip
+    refuse_foreign(made.config, run)
     groups.unlink(missing_ok=True)  # of a start that was killed here
     write_json(line, asked)
     write(made, path, groups)

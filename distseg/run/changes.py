@@ -146,13 +146,18 @@ def find_changes(config: Config, run: Run, *, locked: bool | None = None) -> Cha
     cannot be read. locked: as of `Changed`; None: as the members on disk say."""
     if locked is None:
         locked = any_trained(run)
-    if not run.config.is_file():
+    if not run.config.is_file() and not locked:
         return Changed(run, None, config, locked)
     try:
-        before = load_config(run.config)
+        before = load_config(run.config) if run.config.is_file() else _as_trained(config, run)
     except UserError as error:
         if not locked:
             return Changed(run, None, config, locked)
+        if not run.config.is_file():
+            raise UserError(
+                f"{error}\n{run.config}: is lost, and what the members were trained with cannot be "
+                "read; use another --out"
+            ) from None
         raise UserError(
             f"{error}\n{run.config}: the run's own config cannot be read. Where it was made with "
             "the same config, remove this file and start again; else use another --out"
@@ -167,6 +172,17 @@ def find_changes(config: Config, run: Run, *, locked: bool | None = None) -> Cha
             why = objections.to(change)
             found.refused += [] if why is None else [f"{change}{f' ({why})' if why else ''}"]
     return found
+
+
+def _as_trained(config: Config, run: Run) -> Config:
+    """The config of a run that has lost its own, as its youngest member has noted it. What a job
+    may have otherwise is taken from the new one. UserError: that cannot be read."""
+    notes = [paths.config for _, paths in members_on_disk(run) if has_trained(paths)]
+    youngest = max(notes, key=lambda path: path.stat().st_mtime_ns if path.is_file() else 0)
+    own = load_config(youngest)
+    train = own.train.model_copy(update={"accumulation": config.train.accumulation})
+    data = own.data.model_copy(update={"cache_dir": config.data.cache_dir})
+    return own.model_copy(update={"train": train, "data": data})
 
 
 def with_levels_of(config: Config, before: Config) -> Config:

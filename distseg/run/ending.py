@@ -3,19 +3,23 @@ commands that may follow."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from distseg.config.load import apply_overrides, parse_config
 from distseg.config.schema import Config
 from distseg.functional.verdict import beaten_by
 from distseg.records.ensemble_record import is_whole, read_ensemble
+from distseg.records.errors import UserError
 from distseg.records.files import atomic_write, read_lines
 from distseg.records.log import counted, duration
 from distseg.records.paths import RoundKey, Run, final_ensemble, rounds_on_disk
+from distseg.run.changes import find_changes
 from distseg.run.member_status import MemberStatus, member_status
-from distseg.run.members import known_members
+from distseg.run.members import known_folds, known_members
 
 PHASES = {"data": "data", "train": "training and out-of-fold prediction", "ensemble": "ensemble",
           "teach": "teachers' predictions", "predict": "test prediction"}  # fmt: skip
@@ -122,21 +126,39 @@ def summary_numbers(run: Run) -> dict[str, float]:
 
 def next_commands(config: Config, run: Run) -> list[tuple[str, str]]:
     """(what for, command) of what may follow, ready to paste."""
-    name, model = next(iter(config.members.items()))
-    again = {**model.model_dump(mode="json", exclude_defaults=True), "seed": model.seed + 1}
-    more = f"members.{name}_seed{model.seed + 1}={json.dumps(again)}"
-    folder = shlex.quote(str(run.folder))
+    folder, more = shlex.quote(str(run.folder)), one_model_more(config, run)
     commands = [
         ("masks of new images", f"distseg predict {folder} --images IMAGES --out MASKS"),
         ("the report", f"python -m webbrowser {shlex.quote(run.report_html.resolve().as_uri())}"),
         ("threshold, areas and weights in one search", f"distseg tune {folder} --postprocess"),
-        (
-            "one model more, from another seed; what is trained stays",
-            f"distseg run {shlex.quote(str(run.config))} {shlex.quote(more)} --out {folder}",
-        ),
         ("the models, to use elsewhere", f"distseg export {folder} --out MODEL"),
     ]
+    if more:
+        again = f"distseg run {shlex.quote(str(run.config))} {shlex.quote(more)} --out {folder}"
+        what = "one model more, from another seed; what is trained stays"
+        commands.insert(-1, (what, again))
     return commands
+
+
+def one_model_more(config: Config, run: Run) -> str:
+    """The key of the first model with a seed that none has, for `distseg run`; "" where the run
+    cannot have another model: a later round has learned from those that there are."""
+    name, model = next(iter(config.members.items()))
+    taken = {one.seed for one in config.members.values()}
+    seed = next(
+        n for n in itertools.count(model.seed + 1)
+        if n not in taken and f"{name}_seed{n}" not in config.members
+    )  # fmt: skip
+    again = {**model.model_dump(mode="json", exclude_defaults=True), "seed": seed}
+    more = f"members.{name}_seed{seed}={json.dumps(again)}"
+    try:
+        changed = parse_config(apply_overrides(config.model_dump(mode="json"), [more]), more)
+        if find_changes(changed, run).refused:
+            return ""
+    except UserError:  # a name that is too long, a seed that is too high
+        return ""
+    trained = {model for model, _ in changed.planned_members(known_folds(config, run), 0)}
+    return more if f"{name}_seed{seed}" in trained else ""
 
 
 def next_text(config: Config, run: Run) -> str:

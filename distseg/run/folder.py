@@ -20,6 +20,7 @@ from distseg.jobs.guard import die_with_parent
 from distseg.jobs.versions import environment_record
 from distseg.records.errors import Stopped, UserError
 from distseg.records.files import atomic_write, real_path, write_json
+from distseg.records.finished_member import any_trained
 from distseg.records.paths import Run
 from distseg.run.changes import accept, find_changes
 from distseg.run.plan import amount, free_bytes
@@ -73,7 +74,7 @@ def unlocked_by_mistakes(run: Run) -> Iterator[None]:
     try:
         yield
     except UserError:
-        if not run.truth.is_file():
+        if not run.truth.is_file() and not any_trained(run):
             run.config.unlink(missing_ok=True)
         raise
 

@@ -126,13 +126,18 @@ def make_rounds(
             return last, False, rounds
         last = number
         ends = config.stop == "no_gain" and number and not gains(config, run, number)
-        if ends or (number and until.is_over()):
+        if ends or (number and until.is_over() and not is_complete(config, run, number)):
             # It gains too little to go on, or is not whole, yet counts unless it is worse than the
             # one before.
             last -= read_score(run, number) < read_score(run, number - 1)
         if ends:
             return last, True, number + 1
     return last, True, rounds
+
+
+def is_complete(config: Config, run: Run, number: int) -> bool:
+    """Whether all members of a round are done."""
+    return all(is_done(run.member(number, *one)) for one in known_members(config, run, number))
 
 
 def make_round(config: Config, run: Run, number: int, executor: Executor, until: Until) -> bool:

@@ -27,6 +27,7 @@ from distseg.run.members import known_members, round_keys
 
 logger = logging.getLogger("distseg.run")
 UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+MOST_S = 100 * 365 * 86400.0  # more is a mistake
 PARTIAL = "PARTIAL"
 
 
@@ -43,7 +44,8 @@ def seconds_until(text: str, now: datetime.datetime | None = None) -> float:
             return (then - now).total_seconds()
     elif re.fullmatch(r"(\d+(\.\d+)?[dhms])+", text.strip()):
         parts = re.findall(r"([\d.]+)([dhms])", text)
-        if seconds := sum(float(number) * UNITS[unit] for number, unit in parts):
+        seconds = sum(float(number) * UNITS[unit] for number, unit in parts)
+        if 0 < seconds < MOST_S:
             return seconds
     raise UserError(f"--until: {text!r}: write a time from now (8h, 30m, 1h30m) or of day (22:30)")
 

@@ -234,3 +234,4 @@ def watch(folder: Path, every_s: float = WATCH_S) -> None:
         while is_alive(run):
             time.sleep(every_s)
             live.update(Text(status_text(folder)), refresh=True)
+        live.update(Text(status_text(folder)), refresh=True)  # it may have ended since

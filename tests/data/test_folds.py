@@ -101,6 +101,13 @@ def test_holdout_is_the_share_asked_for_and_stratified(tmp_path: Path) -> None:
     assert abs(empty[found == 0].mean() - empty.mean()) < 0.02
 
 
+@pytest.mark.parametrize(("fraction", "what"), [(0.01, "none"), (0.99, "all")])
+def test_a_holdout_of_none_or_all_is_refused(tmp_path: Path, fraction: float, what: str) -> None:
+    rows, coverage, keys = case(6)
+    with pytest.raises(ValueError, match=f"of 6 independent images holds out {what} of them"):
+        divide(tmp_path, {"kind": "holdout", "fraction": fraction}, rows, coverage, keys)
+
+
 def test_each_class_is_spread(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     coverage = (rng.random((200, 3)) < [0.5, 0.2, 0.05]) * rng.random((200, 3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,12 +20,13 @@ from safetensors.torch import save_file
 from distseg.config.load import load_config
 from distseg.config.schema import Config
 from distseg.data.detect import detect
+from distseg.data.folds import assign_folds
 from distseg.data.layouts import layout
 from distseg.data.read_target import read_target
 from distseg.init.encoders import LARGE, LARGE_SCRATCH
 from distseg.init.look import groups_of, look, typical_widths
 from distseg.init.make import Written, default_name, make, parse_budget, write
-from distseg.init.start import start
+from distseg.init.start import init, start
 from distseg.jobs.hardware import Gpu
 from distseg.records.errors import UserError
 from distseg.records.paces import Pace
@@ -49,7 +51,8 @@ def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Make:
 
     def call(root: Path, *overrides: str, **options: Any) -> tuple[Config, Written]:
         path, groups = tmp_path / "my.yaml", tmp_path / "my_groups.csv"
-        found = make(root, overrides, target=str(path), groups=groups, **{"budget": 600} | options)
+        options = {"budget": 600.0, "target": str(path), **options}
+        found = make(root, overrides, groups=groups, **options)
         write(found, path, groups)
         config = load_config(path)
         assert config == found.config
@@ -349,3 +352,72 @@ def test_what_is_looked_at_is_bounded(tmp_path: Path) -> None:
     root = folder(tmp_path / "set", as_255, num=40)
     facts = look(root, {}, seconds=0.0)
     assert facts.sampled == 24 and facts.num_train == 40  # spread over the set
+
+
+@pytest.mark.parametrize("num", [2, 3, 4, 5, 7])
+def test_a_few_images_can_be_divided(made: Make, tmp_path: Path, num: int) -> None:
+    config, _ = made(folder(tmp_path / "set", num=num))
+    rows = layout("folder").train(config)
+    names, alike = [row.id for row in rows], np.full((num, 1), 0.1)
+    folds = assign_folds(config, rows, alike, [], names)
+    assert len(rows) == num and 0 in folds and len(set(folds)) > 1
+
+
+def test_one_image_cannot(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="set: one image can be used; a score needs another"):
+        make(folder(tmp_path / "set", num=1))
+
+
+def test_rows_that_a_run_would_refuse_are_refused_before_anything_is_measured(
+    made: Make, tmp_path: Path
+) -> None:
+    root = folder(tmp_path / "set")
+    for name in ("000", "004", "007"):
+        (root / f"masks/{name}.png").unlink()
+    with pytest.raises(UserError, match=r"3 of 12 rows are bad for one reason: no mask of this"):
+        make(root)
+    config, written = made(root, "data.allow_bad=true")
+    assert config.data.allow_bad and "Rows that cannot be used: 3" in written.text
+    for path in (root / "masks").iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match=r"it holds images, masks; .*masks"):
+        make(root)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "lines"),
+    [
+        (["foo=1", "stages=5"], ["foo: unknown key", "stages: needs a list, not 5"]),
+        (["members.x.arch=Unot"], ["members.x.arch: 'Unot' is not valid. Did you mean 'Unet'"]),
+        (["data=5", "input=3"], ["data: needs keys, not 5", "input: needs keys, not 3"]),
+        (["stages.0.schedule.cicles=3"], ["stages.0.schedule.cicles: unknown key"]),
+    ],
+)
+def test_a_mistake_in_a_key_is_found_before_anything_is_measured(
+    tmp_path: Path, overrides: list[str], lines: list[str]
+) -> None:
+    with pytest.raises(UserError) as caught:
+        make(folder(tmp_path / "set"), overrides)
+    assert all(line in str(caught.value) for line in lines), caught.value
+
+
+def test_commands_in_the_file_can_be_pasted(made: Make, tmp_path: Path) -> None:
+    root = folder(tmp_path / "a set of two")
+    _, written = made(root, "classes=[crack]", target="'my cfg.yaml'")
+    lines = written.text.replace("\n#  ", "").splitlines()
+    assert lines[0] == "# distseg run 'my cfg.yaml'"
+    command = lines[1].removeprefix("# Written by `").removesuffix("`.")
+    assert shlex.split(command)[2:4] == [str(root), "classes=[crack]"]
+
+
+def test_a_run_folder_among_the_images_is_refused_and_nothing_is_left(
+    made: Make, tmp_path: Path
+) -> None:
+    root = folder(tmp_path / "set")
+    with pytest.raises(UserError, match="among the images and masks"):
+        start(root, [], root / "images/out", "10m", None)
+    assert not (root / "images/out").exists()
+    with pytest.raises(UserError, match="is a file, not a folder"):
+        start(root, [], root / "images/000.png", "10m", None)
+    with pytest.raises(UserError, match=r"-o: .*: is a folder"):
+        init(root, [], tmp_path, None, None)

@@ -26,7 +26,7 @@ def test_times(text: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "8", "h", "8x", "-8h", "24:00", "12:60", "1.2.3h", "0m", "8 h"]
+    "text", ["", "8", "h", "8x", "-8h", "24:00", "12:60", "1.2.3h", "0m", "8 h", "9" * 40 + "h"]
 )
 def test_what_is_no_time(text: str) -> None:
     with pytest.raises(UserError, match=r"--until: .*: write a time from now"):
