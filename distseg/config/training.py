@@ -308,7 +308,11 @@ class TrainConfig(Strict):
     ema_decay: float | None = Field(
         None, gt=0, lt=1, description="decay of averaged weights, per update; null: none"
     )
-    evaluate_every: Count = Field(1, description="epochs; a cycle's end is always evaluated")
+    evaluate_every: Count | Literal["auto"] = Field(
+        1,
+        description="epochs; auto: as often as the network is shown at most a quarter as many "
+        "pixels in evaluations as in training. A cycle's end is always evaluated",
+    )
     keep_state: bool = Field(
         True,
         description="finished members keep the optimizer's state, with the weights three to four "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import cv2
@@ -56,6 +57,17 @@ class Fit:
         if height <= self.size[0] and width <= self.size[1]:
             return self.size
         return max(self.size[0], _round_up(height)), max(self.size[1], _round_up(width))
+
+    def predicted_pixels(self, height: int, width: int) -> int:
+        """About how many pixels the network is shown when an image of this size is predicted once:
+        tiles, all together, repeat what they share."""
+        high, wide = self.canvas(height, width)
+        if self.tiles is None:
+            return high * wide
+        (tile_high, tile_wide), overlap = self.tiles
+        further = (1 / (1 - overlap) if length > tile else 1.0
+                   for length, tile in ((high, tile_high), (wide, tile_wide)))  # fmt: skip
+        return round(math.prod(further) * high * wide)
 
     def train(
         self,

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from distseg.config.schema import Config
 from distseg.config.training import StageConfig
+from distseg.data.fit import Fit
+from distseg.functional.evaluations import evaluate_every
 from distseg.jobs.hardware import Slot
 from distseg.records.log import duration
 from distseg.records.paces import Pace
@@ -17,21 +19,29 @@ from distseg.run.measure import DataSize
 Todo = tuple[RoundKey, str, int]  # round and model of a member, images that it trains on
 
 
-def work_of(config: Config, name: str, images: int, val_images: float, key: RoundKey = 0) -> Work:
+def work_of(
+    config: Config, name: str, images: int, val_images: float, key: RoundKey = 0,
+    native: tuple[int, int] | None = None,
+) -> Work:  # fmt: skip
     """What a member of model `name` does in a round.
 
     images: that it trains on, over all epochs; see `plan.member_images`. val_images: of its fold.
+    native: height and width of the images; None: those of the input.
     """
     stages, size = config.stages_of(name, key), config.input_of(name)
     epochs = sum(stage.schedule.epochs for stage in stages)
-    pixels = sum(
-        stage.schedule.epochs * math.prod(stage.input_size or (size.height, size.width))
-        for stage in stages
-    )
+    seen = [math.prod(stage.input_size or (size.height, size.width)) for stage in stages]
+    pixels = sum(stage.schedule.epochs * own for stage, own in zip(stages, seen, strict=True))
     share = pixels / (epochs * size.height * size.width)
     updates = math.ceil(images / config.batch_size_of(name)) * share
+    shown = val_images * Fit(size).predicted_pixels(*(native or (size.height, size.width)))
     every = config.train.evaluate_every
-    evaluations = sum(evaluations_of(stage, every) for stage in stages)
+    evaluations = sum(
+        evaluations_of(
+            stage, evaluate_every(images / epochs * own, shown) if every == "auto" else every
+        )
+        for stage, own in zip(stages, seen, strict=True)
+    )
     kept = num_snapshots(config, name, key)
     tta = bool(config.predict.tta)
     return Work(name, updates, epochs, evaluations, val_images, kept, tta)
@@ -64,7 +74,8 @@ def config_forecast(
 ) -> Forecast:  # fmt: skip
     """How long a run takes whose members `todo` are not done. paces: of every model of them."""
     held = val_images(config, size, num_folds)
-    works = [work_of(config, name, images, held, key) for key, name, images in todo]
+    native = size.height, size.width
+    works = [work_of(config, name, images, held, key, native) for key, name, images in todo]
     machine = Machine(
         len(slots), sum(slot.processes for slot in slots), config.compute.members_per_job
     )

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 
+from distseg.functional.evaluations import evaluate_every
 from distseg.functional.metrics import summarize
 from distseg.records import log
 from distseg.records.errors import UserError
@@ -107,7 +109,17 @@ def is_evaluated(member: Member, stage: Stage, progress: Progress) -> bool:
     """Whether the model is scored after the epoch that was just counted: at the end of a cycle,
     where snapshots are taken, and every `train.evaluate_every` epochs of the stage."""
     at_cycle_end = progress.epoch % stage.config.schedule.epochs_per_cycle == 0
-    return at_cycle_end or progress.epoch % member.config.train.evaluate_every == 0
+    return at_cycle_end or progress.epoch % _evaluate_every(member, stage) == 0
+
+
+def _evaluate_every(member: Member, stage: Stage) -> int:
+    every = member.config.train.evaluate_every
+    if every != "auto":
+        return every
+    trained = stage.sampling.images * math.prod(stage.config.input_size or member.fit.size)
+    samples = [member.manifest[row] for row in member.val_rows]
+    shown = sum(member.fit.predicted_pixels(one.height, one.width) for one in samples)
+    return evaluate_every(trained, shown)
 
 
 def evaluate(member: Member) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from distseg.config.load import apply_overrides, parse_config
 from distseg.config.schema import Config
 from distseg.data.prepare import prepare
 from distseg.jobs.job import Job
@@ -21,12 +22,17 @@ from distseg.records.errors import UserError
 from distseg.records.files import append_line, mark_done, read_json, read_json_or, read_lines
 from distseg.records.finished_member import is_done, why_again
 from distseg.records.paths import Run, final_ensemble, members_on_disk
+from distseg.run import pipeline
 from distseg.run.changes import change_lines, check_same, find_changes
+from distseg.run.ending import one_model_more
 from distseg.run.folder import open_run
 from distseg.run.plan import make_jobs, plan
 from distseg.run.status import status_text
+from distseg.run.until import Until
+from distseg.run.work import work_of
 from distseg.training.train import train_member
 from tests.run.in_process import (
+    InProcess,
     all_weights,
     config_of,
     differing,
@@ -480,3 +486,66 @@ def test_a_round_that_could_not_be_whole_is_not_begun(run: Run, monkeypatch: Any
     assert status == 0 and [one[0] for one in done.jobs] in ([], ["predict-test"])
     assert not list(run.round(1).glob("train_fold*.csv"))
     assert read_json(run.partial)["missing"] == [f"1:{name}" for name in MEMBERS]
+
+
+def test_a_run_that_has_lost_its_config_keeps_to_its_members(run: Run) -> None:
+    run.config.unlink()
+    with pytest.raises(UserError, match=r"another config \(stages\.0\.optimizer\.lr: "):
+        open_run(changed(lambda t: t["stages"][0].update(optimizer={"lr": 0.5})), run)
+    assert not run.config.exists() and outdated(run) == []
+    open_run(changed(), run)
+    assert find_changes(changed(), run).changes == [] and outdated(run) == []
+    run.config.unlink()
+    for _, paths in members_on_disk(run):
+        paths.config.write_text("- 1")
+    with pytest.raises(UserError, match=r"config\.yaml: is lost, and what the members were"):
+        open_run(changed(), run)
+
+
+def test_one_model_more_is_always_one_that_the_run_can_have(run: Run) -> None:
+    tree = small_tree()
+    more = one_model_more(config_of(tree), run)
+    assert more.startswith("members.a_seed1=")
+    wider = parse_config(apply_overrides(tree, [more]), "test")
+    open_run(wider, run)
+    assert one_model_more(wider, run).startswith("members.a_seed2=")  # pasted once: the next one
+    tree = small_tree(rounds=[{"kind": "supervised", "members": ["a", "b"]}])
+    assert one_model_more(config_of(tree), run) == ""  # its round names who trains
+
+
+def test_a_later_round_gets_no_model_more(run: Run) -> None:
+    tree = small_tree()
+    later_round(run, tree)
+    assert one_model_more(config_of(tree), run) == ""
+
+
+@pytest.mark.parametrize(("whole", "last"), [(True, 1), (False, 0)])
+def test_an_early_end_leaves_out_a_worse_round_only_where_it_is_not_whole(
+    run: Run, monkeypatch: pytest.MonkeyPatch, whole: bool, last: int
+) -> None:
+    tree = small_tree()
+    later_round(run, tree)
+    for name in MEMBERS if whole else MEMBERS[:2]:
+        own, later = (run.folder / f"round_{n}/members/{name}" for n in (0, 1))
+        shutil.copytree(own, later, dirs_exist_ok=True)
+    monkeypatch.setattr(pipeline, "make_round", lambda *_: True)
+    monkeypatch.setattr(pipeline, "read_score", lambda _, number: 0.5 - number / 10)
+    until = Until(at=0.0)
+    assert pipeline.make_rounds(config_of(tree), run, InProcess(run), until) == (last, True, 2)
+
+
+def test_auto_evaluates_by_counts_and_where_snapshots_are_taken(tmp_path: Path) -> None:
+    """24 images in 2 folds, 12 to train on and 12 to evaluate: every fourth epoch; with 3 steps of
+    16 images an epoch, every epoch."""
+    for steps, expected in ((None, [3, 4, 7, 9]), (3, list(range(10)))):
+        tree = small_tree()
+        tree["stages"][0]["schedule"] = {"kind": "cosine", "cycles": 2, "epochs_per_cycle": 5}
+        tree["train"] |= {"batch_size": 16, "evaluate_every": "auto", "steps_per_epoch": steps}
+        run = Run(tmp_path / f"run_{steps}")
+        config = config_of(tree)
+        open_run(config, run)
+        train_member(prepare(config, run), run.folder, 0, "a", 0)
+        rows = read_lines(run.member(0, "a", 0).metrics)
+        assert [row["epoch"] for row in rows if row.get("score") is not None] == expected
+        work = work_of(config, "a", (steps or 1) * (16 if steps else 12) * 10, 12)
+        assert work.evaluations == len(expected)  # what `plan` counts

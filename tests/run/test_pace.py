@@ -119,6 +119,11 @@ def test_work_counts_what_a_config_says() -> None:
     assert (work.epochs, work.snapshots, work.val_images) == (24, 2, 10)
     assert evaluations_of(config.stages[0], 4) == 4  # epochs 4, 6, 8 and 12
     assert work.evaluations == 8
+    # auto: 20 images an epoch; 10 of 64 x 64 are twice as many pixels as 20 of 32 x 32
+    train = config.train.model_copy(update={"evaluate_every": "auto"})
+    config = config.model_copy(update={"train": train})
+    evaluations = work_of(config, "a", images=480, val_images=10).evaluations
+    assert evaluations == 3 + 6  # every 8th epoch and the ends of cycles; every second
 
 
 def test_what_a_run_has_shown_is_remembered(
