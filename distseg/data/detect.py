@@ -7,12 +7,13 @@ A layout is detected where its module of data/formats/ has a function `detect(ro
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from distseg.config.load import parse_config
+from distseg.config.schema import Config
 from distseg.data.cache import mask_files
 from distseg.data.formats.detected import Detected
 from distseg.data.formats.row import IMAGE_SUFFIXES, Row
@@ -42,18 +43,19 @@ def detect(root: Path) -> Detected:
             return found
     if (found := _by_names(root) or _pairs(root)) is not None:
         return found
+    said = "".join(f"\n{line}" for line in _reasons(root))
     inside = ", ".join(sorted(p.name for p in islice(root.iterdir(), 12))) or "nothing"
     raise UserError(
         f"{printable_path(root)}: no layout is recognized (it holds {inside}{_lacking(root)}). "
         "Images and masks of the same names belong into two folders, `images` and `masks`; else "
         "say where they are: data.format=folder data.folder.images=DIR data.folder.masks=DIR"
+        f"{said}"
     )
 
 
 def _plain_rows(root: Path) -> tuple[Sequence[Row], Sequence[Row]]:
     """Train and test rows of the layout `folder` with no key of its own. UserError: it has none."""
-    tree: dict[str, Any] = {"data": {"format": "folder", "root": str(root)}}
-    config = parse_config({"name": "any", "members": {"any": {}}, **tree}, str(root))
+    config = _bare("folder", root)
     return FORMATS["folder"].train(config), FORMATS["folder"].test(config)
 
 
@@ -68,6 +70,22 @@ def _lacking(root: Path) -> str:
     bad = [row for row in rows if row.problem]
     first = f"{printable_path(bad[0].image)}: {bad[0].problem}" if bad else ""
     return f"; {len(bad)} of {counted(len(rows), 'image')} cannot be used: {first}" if bad else ""
+
+
+def _reasons(root: Path) -> Iterator[str]:
+    """Why files that look like labels are none: what each layout that reads such files says."""
+    for name, suffixes in (("coco", (".json",)), ("table", (".csv", ".tsv"))):
+        if any(path.suffix.lower() in suffixes for path in islice(root.rglob("*"), LOOKED_AT)):
+            try:
+                FORMATS[name].train(_bare(name, root))
+            except UserError as error:
+                yield f"read with data.format={name}: {error}"
+
+
+def _bare(name: str, root: Path) -> Config:
+    """A config of a layout without a key of its own."""
+    tree = {"data": {"format": name, "root": str(root)}, "members": {"any": {}}, "name": "any"}
+    return parse_config(tree, str(root))
 
 
 def _by_names(root: Path) -> Detected | None:

@@ -113,13 +113,15 @@ def folders_of(
 
     UserError: there is none, or several could be meant; `key` says which.
     """
-    known = list(dict.fromkeys(names))
+    known, what = list(dict.fromkeys(names)), "mask" if masks else "image"
     probed = known[:PROBED]
+    if not probed:
+        raise UserError(f"{key}: the table names no {what}, whose folder could be found")
     if any("/" in name for name in probed):
-        return _parents(root, probed, key)
+        return _parents(root, probed, key, what)
     chosen = _hits(image_folders(root), probed, masks)
     if not chosen:
-        raise UserError(f"{key}: no folder of {root} holds the image {probed[0]!r}; name it")
+        raise UserError(f"{key}: no folder of {root} holds the {what} {probed[0]!r}; name it")
     most = max(len(held) for held in chosen.values())
     full = [folder for folder, held in chosen.items() if len(held) == most]
     if len(full) > 1 and len(own := [f for f in full if _is_test(f, root) == test]) == 1:
@@ -145,7 +147,7 @@ def _hits(folders: Sequence[Path], names: Sequence[str], masks: bool) -> dict[Pa
     return likely or hits
 
 
-def _parents(root: Path, names: Sequence[str], key: str) -> list[Path]:
+def _parents(root: Path, names: Sequence[str], key: str, what: str) -> list[Path]:
     """The folder that paths of a table begin in: `root`, or one in it."""
     folders = [root.absolute(), *image_folders(root), *_above(image_folders(root), root)]
     hits = {
@@ -155,7 +157,7 @@ def _parents(root: Path, names: Sequence[str], key: str) -> list[Path]:
     most = max(hits.values(), default=0)
     best = [folder for folder, count in hits.items() if count == most]
     if not most:
-        raise UserError(f"{key}: no folder of {root} holds the image {names[0]!r}; name it")
+        raise UserError(f"{key}: no folder of {root} holds the {what} {names[0]!r}; name it")
     if len(best) > 1:
         raise UserError(f"{key}: {_listed(best)} hold images of these paths; say which is meant")
     return best

@@ -76,7 +76,10 @@ def _range(rows: Sequence[Row]) -> tuple[float, float] | None:
 
     def measure(row: Row) -> tuple[float, float, bool] | None:
         decoded = try_decode(row.image)
-        return None if decoded is None else deep_range(decoded)
+        try:
+            return None if decoded is None else deep_range(decoded)
+        except UserError:
+            return None  # not a number; the check of the row says so
 
     found = [one for one in in_threads(measure, rows[:: max(1, len(rows) // MAX_RANGES)]) if one]
     return (min(o[0] for o in found), max(o[1] for o in found)) if found else None

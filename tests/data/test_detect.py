@@ -68,3 +68,22 @@ def test_what_is_no_data_set(tmp_path: Path) -> None:
     files(tmp_path, "images/a.png", "masks/other.png", "notes.txt")
     with pytest.raises(UserError, match=r"images, masks, notes.txt.*data.folder.images=DIR"):
         detect(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("train.csv", b"id,rle\n", "data.format=table.*train.csv: has no rows"),
+        ("train.csv", b"id\na\n", "data.format=table.*no column is known to hold the mask"),
+        ("train.csv", "id,rle\na,1 2\n".encode("utf-16"), "train.csv.*no text in UTF-8"),
+        ("labels/train.json", b'{"images": [', "data.format=coco.*train.json.*as JSON"),
+    ],
+)
+def test_labels_that_cannot_be_read_say_why(
+    tmp_path: Path, name: str, content: bytes, reason: str
+) -> None:
+    path = files(tmp_path, "images/a.png") / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"(?s)no layout is recognized.*{reason}"):
+        detect(tmp_path)
