@@ -204,7 +204,4 @@ def _highest(planes: Sequence[NDArray[np.uint8]], config: Config) -> NDArray[np.
 
 def _union(codes: Sequence[str], kind: str, height: int, width: int) -> NDArray[np.uint8]:
     order, base = rle.TARGET_KINDS[kind]
-    plane = np.zeros((height, width), np.uint8)
-    for code in codes:
-        plane |= rle.decode(code, height, width, order=order, base=base)
-    return plane
+    return rle.decode_union(codes, height, width, order=order, base=base)

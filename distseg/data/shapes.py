@@ -40,13 +40,14 @@ def draw_shapes(value: str, height: int, width: int) -> list[NDArray[np.uint8]]:
 
 
 def _union(text: str, height: int, width: int) -> NDArray[np.uint8]:
-    plane = np.zeros((height, width), np.uint8)
     polygons: list[Any] = []
+    runs: list[str] = []
     for shape in text.split(";"):
         if shape.startswith(POLYGON):
             polygons += coco.frPyObjects([_corners(shape, height, width)], height, width)
         else:
-            plane |= rle.decode(shape, height, width)
+            runs.append(shape)
+    plane = rle.decode_union(runs, height, width)
     while len(polygons) > 1:
         groups = [polygons[i : i + _MERGED] for i in range(0, len(polygons), _MERGED)]
         polygons = [coco.merge(group) for group in groups]

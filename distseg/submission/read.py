@@ -63,11 +63,8 @@ class RleTable:
         if key not in self.rows and self.sparse:
             return np.zeros((height, width), dtype=np.uint8)
         line, text = self.rows[key]
-        mask = np.zeros((height, width), np.uint8)
         try:
-            for own in text.split(";"):
-                mask |= rle.decode(own, height, width, **self.options)
-            return mask
+            return rle.decode_union(text.split(";"), height, width, **self.options)
         except ValueError as error:
             raise UserError(
                 f"{self.path}, line {line}: {key!r}, of {height}x{width}: {error}; {VALID_RLE}"
@@ -185,6 +182,8 @@ def _add(
     if not all(names):
         raise UserError(f"{table.path}, line {line}: the id is empty")
     key = "_".join(names)
+    if ";" in text:  # which joins the RLEs of a key here
+        raise UserError(f"{table.path}, line {line}: {text[:40]!r} is no RLE; {VALID_RLE}")
     if key in table.rows and table.per_object:
         first_line, before = table.rows[key]
         table.rows[key] = (first_line, f"{before};{text}")

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from distseg.functional.rle import decode, encode
+from distseg.functional.rle import decode, decode_union, encode
 
 MASKS = arrays(
     np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.integers(0, 1)
@@ -131,6 +131,21 @@ def test_bad_options_and_shapes() -> None:
         encode(np.zeros((1, 2, 2)))
     with pytest.raises(ValueError, match="at least 1"):
         decode("", 0, 2)
+
+
+def test_a_union_is_that_of_the_masks_one_by_one() -> None:
+    rng = np.random.default_rng(0)
+    masks = rng.random((40, 13, 17)) > 0.8
+    for order, base, empty in (("column", 1, ""), ("row", 0, "-1")):
+        options: Any = {"order": order, "base": base, "empty": empty}
+        texts = [encode(mask, **options) for mask in [*masks, np.zeros((13, 17), bool)]]
+        union = decode_union(texts, 13, 17, **options)
+        assert union.dtype == np.uint8 and np.array_equal(union, masks.any(axis=0))
+    assert not decode_union([], 2, 3).any()
+    many = decode_union(["1 6"] * 300, 2, 3)  # more than a byte counts
+    assert (many == 1).all()
+    with pytest.raises(ValueError, match="beyond the 6 pixels"):
+        decode_union(["1 2", "5 3"], 2, 3)
 
 
 def real_strings(name: str) -> list[str]:

@@ -64,6 +64,13 @@ def test_each_object_has_a_row(tmp_path: Path, order: str, base: int) -> None:
         open_masks(tmp_path / "s.csv", order=order, base=base, empty="-")
 
 
+@pytest.mark.parametrize("per_object", [False, True])
+def test_a_cell_holds_one_rle(tmp_path: Path, per_object: bool) -> None:
+    (tmp_path / "s.csv").write_text("id,rle\na,1 3;7 2\n")
+    with pytest.raises(UserError, match="line 2: '1 3;7 2' is no RLE"):
+        open_masks(tmp_path / "s.csv", per_object=per_object)
+
+
 def test_each_class_has_its_objects(tmp_path: Path) -> None:
     mask = np.zeros((2, 6, 6), np.uint8)
     mask[0, 0, 0] = mask[0, 5, 5] = mask[1, 2:4, 2:4] = 1
