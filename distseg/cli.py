@@ -51,10 +51,8 @@ CONFIG_OR_DATA = arg("config", f"{CONFIG_HELP}; or a folder of data", metavar="C
 MAYBE_CONFIG = arg("config", CONFIG_HELP, metavar="CONFIG", nargs="?")
 OVERRIDES = arg("overrides", "change a key of the config", metavar="key=value", nargs="*")
 INIT = (
-    arg("--budget", "time that the run of a folder may take, as 30m or 1h30m (default: 30m)",
-        metavar="TIME"),
-    arg("--weights", "folder of pretrained encoders, NAME.safetensors each", type=Path,
-        metavar="DIR"),
+    arg("--budget", "time for the run of a folder, as 1h30m (default: 30m)", metavar="TIME"),
+    arg("--weights", "folder of pretrained encoders, NAME.safetensors", type=Path, metavar="DIR"),
 )  # fmt: skip
 OUT = arg("--out", "the run folder (default: runs/<name>)", type=Path, metavar="DIR")
 
