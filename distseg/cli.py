@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -140,10 +139,8 @@ def _init(args: argparse.Namespace) -> int:
     """Look at a folder of data and write a config that fits it, this machine and a budget."""
     from distseg.api import init
 
-    options = {"budget": args.budget, "weights": args.weights}
-    path, said = init(args.data, args.overrides, out=args.out, **options)
-    said.append(f"written: {path}; next: distseg run {shlex.quote(str(path))}")
-    print("\n".join(said))
+    options = {"out": args.out, "budget": args.budget, "weights": args.weights}
+    print("\n".join(init(args.data, args.overrides, **options)[1]))
     return 0
 
 

@@ -30,6 +30,7 @@ def init(
     path = Path(out) if out is not None else Path(f"{default_name(data)}.yaml")
     if path.is_dir() or not path.name:
         raise UserError(f"-o: {printable_path(path)}: is a folder; name a file in it")
+    shown = printable_path(shlex.quote(str(path)))
     groups = path.with_name(f"{path.stem}_groups.csv")
     for one in (path, groups):
         if one.exists():
@@ -37,10 +38,10 @@ def init(
     log.setup()
     made = make(
         data, overrides, budget=seconds, weights=None if weights is None else Path(weights),
-        target=printable_path(shlex.quote(str(path))), groups=groups,
+        target=shown, groups=groups,
     )  # fmt: skip
     write(made, path, groups)
-    return path, made.said
+    return path, [*made.said, f"written: {printable_path(path)}; next: distseg run {shown}"]
 
 
 def start(

@@ -175,11 +175,14 @@ def find_changes(config: Config, run: Run, *, locked: bool | None = None) -> Cha
 
 
 def _as_trained(config: Config, run: Run) -> Config:
-    """The config of a run that has lost its own, as its youngest member has noted it. What a job
-    may have otherwise is taken from the new one. UserError: that cannot be read."""
-    notes = [paths.config for _, paths in members_on_disk(run) if has_trained(paths)]
-    youngest = max(notes, key=lambda path: path.stat().st_mtime_ns if path.is_file() else 0)
-    own = load_config(youngest)
+    """The config of a run that has lost its own, as its youngest member has noted it; the new one
+    where none has. What a job may have otherwise is taken from the new one. UserError: that cannot
+    be read."""
+    trained = [paths.config for _, paths in members_on_disk(run) if has_trained(paths)]
+    notes = [path for path in trained if path.is_file()]
+    if not notes:
+        return config
+    own = load_config(max(notes, key=lambda path: path.stat().st_mtime_ns))
     train = own.train.model_copy(update={"accumulation": config.train.accumulation})
     data = own.data.model_copy(update={"cache_dir": config.data.cache_dir})
     return own.model_copy(update={"train": train, "data": data})
