@@ -38,6 +38,7 @@ PreemptMode=REQUEUE
 SlurmdParameters=config_overrides
 ReturnToService=2
 KillWait=30
+MinJobAge=86400
 GresTypes=gpu
 NodeName=a,b CPUs=64 RealMemory=1000 Gres=gpu:1 State=UNKNOWN
 PartitionName=low Nodes=a,b Default=YES MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE

@@ -87,7 +87,6 @@ def test_an_array_that_was_preempted_and_timed_out_ends_as_a_local_run(
     assert scores[0] == scores[1]
     assert not any(e["event"] == "job_started" and e["members"] for e in read_lines(spread.ledger))
     print(slurm.ask("sacct", "-c", "--format=JobID,JobName,NNodes,NodeList,State,Elapsed"))
-    print(slurm.ask("scontrol", "show", "job", first))
 
 
 def test_one_member_on_two_nodes_is_what_two_local_ranks_train(
