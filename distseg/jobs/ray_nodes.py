@@ -194,7 +194,7 @@ def some_files(run: Run) -> tuple[Path, ...]:
     if not run.truth.is_file():
         return ()
     images = [sample.image for sample in Manifest.read(run.truth)]
-    return tuple(Path(image).absolute() for image in {*images[:1], *images[-1:]})
+    return tuple(Path(image).absolute() for image in dict.fromkeys(images[:1] + images[-1:]))
 
 
 def node_slots(

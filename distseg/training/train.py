@@ -22,6 +22,7 @@ from distseg.config.load import dump_config
 from distseg.config.schema import Config
 from distseg.distributed import check_launch, make_accelerator
 from distseg.inference.out_of_fold import predict_out_of_fold
+from distseg.jobs.job import is_driven
 from distseg.records import log
 from distseg.records.files import atomic_write, mark_done, parsing, read_json_or
 from distseg.records.finished_member import file_sizes, is_done, lost_files
@@ -40,6 +41,7 @@ from distseg.training.stopping import Interrupted, StopSignal, write_failure
 
 logger = logging.getLogger(__name__)
 LEAVING_S = 60.0  # seconds that a job of a driver that is gone may take to leave
+CUT_OFF_S = 600.0  # that one may take on a host that was cut off: 3 minutes until its Ray notices
 
 
 def train_member(config: Config, run_dir: Path, round: RoundKey, name: str, fold: int) -> None:
@@ -122,9 +124,10 @@ def training_accelerator(config: Config) -> Accelerator:
 
 
 def _take(lock: FileLock) -> None:
-    """A job of a driver that is gone may still be leaving; two must not write one state."""
+    """A job of a driver that is gone, or of a run whose host was cut off, may still be leaving; two
+    must not write one state."""
     try:
-        lock.acquire(timeout=LEAVING_S)
+        lock.acquire(timeout=CUT_OFF_S if is_driven() else LEAVING_S)
     except Timeout:
         folder = Path(lock.lock_file).parent
         raise RuntimeError(f"{folder}: another process trains this member") from None
