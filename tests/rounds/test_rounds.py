@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
+from distseg.config.load import dump_config
 from distseg.ensemble.fit import fit_ensemble
 from distseg.records.errors import UserError
 from distseg.records.files import read_json, read_lines
@@ -238,7 +239,7 @@ def test_ratio_trains_on_two_ranks_as_on_one(
         run = Run(tmp_path / f"run{ranks}")
         shutil.copytree(both[0] / "run", run.folder)
         shutil.rmtree(run.round(1))
-        run.config.unlink(missing_ok=True)
+        run.config.write_text(dump_config(config))
         play(config, run, 1, folds=[])
         path = tmp_path / "tiny.yaml"
         path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
