@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from distseg.inference.load import load_snapshot_model
+from distseg.models.pyramid import PyramidEncoder
 from distseg.records.errors import UserError
 from distseg.records.files import write_json
 from distseg.records.paths import Run, member_id
@@ -31,6 +32,12 @@ def fill_smp_folder(
                     f"--format smp: {member['name']}: {type(net).__name__} is no architecture of "
                     "segmentation-models-pytorch; leave it out with --members, or use --format "
                     "onnx or torch"
+                )
+            if isinstance(net.encoder, PyramidEncoder):
+                raise UserError(
+                    f"--format smp: {member['name']}: its encoder has a feature pyramid of "
+                    "distseg's own, which smp does not have; leave it out with --members, or use "
+                    "--format onnx or torch"
                 )
             name = f"{member_id(member['name'], member['fold'])}/{Path(source).stem}"
             facts = {

@@ -121,8 +121,8 @@ def _of_folder(folder: Path, gpu: bool) -> list[Encoder]:
 def _of_file(path: Path) -> tuple[Encoder | None, str]:
     """(the encoder of a file of weights, or None and why)."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    from distseg.models.build import check_encoder
     from distseg.models.check import weights_problem
+    from distseg.models.encoders import check_encoder
 
     problem = ""
     for name in dict.fromkeys((path.stem, f"tu-{path.stem.removeprefix('tu-')}")):

@@ -10,22 +10,21 @@ from __future__ import annotations
 import inspect
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import segmentation_models_pytorch as smp
-import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from distseg.config.data import InputConfig
 from distseg.config.member import COMPOSED, OWN_ENCODER, TIMM_OPTIONS, MemberConfig
-from distseg.functional.naming import nearest
 from distseg.models.composed import ComposedUnet
+from distseg.models.encoders import check_encoder, has_fixed_size
 from distseg.models.fcn import FCN
+from distseg.models.pyramid import known_to_smp, needs_pyramid
 from distseg.models.refinenet import RefineNet
 from distseg.models.segnet import SegNet
 from distseg.models.unet import PlainUnet, ResidualUnet
@@ -42,6 +41,8 @@ OWN_RESERVED = frozenset(("channels",))
 OWN_NETS = {"PlainUnet": PlainUnet, "ResidualUnet": ResidualUnet, "SegNet": SegNet}
 ENCODER_NETS = {"FCN": FCN, "RefineNet": RefineNet, "ComposedUnet": ComposedUnet}  # called as smp's
 SUFFIX = ".safetensors"
+VIT_ARCH = "DPT"  # takes the tokens of a plain vision transformer itself
+OVERLAY = "pretrained_cfg_overlay"  # timm's argument that names a local file
 BUILD_ERRORS = (ValueError, KeyError, TypeError, RuntimeError, AssertionError, IndexError)
 # What a pass on the meta device raises where code reads values.
 META_ERRORS = (RuntimeError, TypeError, ValueError)
@@ -158,29 +159,6 @@ def count_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def encoder_names() -> list[str]:
-    """All encoders: smp's, and timm's with tu- before their names."""
-    ours = smp.encoders.get_encoder_names()
-    return [*ours, *(f"tu-{model}" for model in timm.list_models())]
-
-
-def check_encoder(name: str) -> None:
-    """UserError, with the nearest name, unless smp or (as tu-NAME) timm has this encoder."""
-    known = smp.encoders.get_encoder_names()
-    timm_name = name.removeprefix("tu-")
-    if name in known or (name.startswith("tu-") and timm.is_model(timm_name)):
-        return
-    if timm.is_model(name):
-        raise UserError(f"encoder: {name!r} is timm's. Did you mean 'tu-{name}'?")
-    every = encoder_names()
-    close = nearest(name, every)
-    hint = f" Did you mean {close!r}?" if close else ""
-    raise UserError(
-        f"encoder: unknown encoder {name!r}.{hint} Valid: an encoder of smp "
-        f"({', '.join(known[:4])}, ...) or tu-NAME with a model of timm ({len(every)} in all)"
-    )
-
-
 def _options(member: MemberConfig) -> dict[str, Any]:
     """member.decoder by smp's names. What the architecture does not take is left to timm's
     model where the encoder is one and the option is one of TIMM_OPTIONS: timm hands all else on,
@@ -238,13 +216,22 @@ def _construct(
 ) -> nn.Module:
     """Call smp; OSErrors (the network) pass, everything else is the user's mistake."""
     options = dict(options)
-    if encoder.startswith("tu-") and _has_fixed_size(encoder):
+    pyramid = member.arch != VIT_ARCH and needs_pyramid(member.encoder)
+    if encoder.startswith("tu-") and not pyramid and has_fixed_size(encoder):
         options.setdefault("img_size", size)
     try:
         with warnings.catch_warnings():  # smp: a weights tag of a tu- encoder is part of its name
             warnings.filterwarnings("ignore", message=".*encoder_weights.*")
             make = _architecture(member.arch)
-            return make(encoder, encoder_weights=weights, **options)
+            if not pyramid:
+                return make(encoder, encoder_weights=weights, **options)
+            own = inspect.signature(make).parameters
+            of_timm = {key: options.pop(key) for key in [*options] if key not in own}
+            inputs = options["in_channels"]
+            with known_to_smp(
+                encoder, member.arch, inputs, size, of_timm, weights is not None
+            ) as name:
+                return make(name, encoder_weights=None, **options)
     except BUILD_ERRORS as error:
         if isinstance(error, OSError):
             raise
@@ -254,26 +241,6 @@ def _construct(
         if found and found[1] in member.decoder:
             raise _unknown_option(member, found[1]) from None
         raise UserError(f"{member.arch} with encoder {encoder}: {one_line(error)}") from error
-
-
-def _has_fixed_size(encoder: str) -> bool:
-    """Whether a timm model (swin, vit, maxvit, ...) is made for one image size."""
-    cfg = timm.models.get_pretrained_cfg(encoder.removeprefix("tu-"))
-    return bool(cfg is not None and cfg.fixed_input_size)
-
-
-def check_fixed_size(member: MemberConfig, size: InputConfig, tta: Sequence[str]) -> None:
-    """UserError where an encoder for images of one size would be shown others at prediction."""
-    encoder = member.encoder
-    if not encoder.startswith("tu-") or not _has_fixed_size(encoder):
-        return
-    if member.decoder.get("dynamic_img_size"):
-        return
-    where = f"encoder: {encoder} takes images of {size.height}x{size.width} pixels only"
-    if size.fit == "crop" and size.overlap is None:
-        raise UserError(f"{where}; with input.fit: crop, set input.overlap to predict in tiles")
-    if scaled := [mode for mode in tta if mode.startswith("scale:")]:
-        raise UserError(f"{where}; predict.tta: {scaled[0]} shows it another size")
 
 
 def _from_file(
@@ -287,7 +254,7 @@ def _from_file(
         raise UserError(f"encoder_weights: {path}: cannot be read: {one_line(error)}") from None
     given = encoder_tensors(tensors)
     if given is tensors and is_timm_format(member.encoder, tensors):
-        options = {**options, "pretrained_cfg_overlay": {"file": str(path), "source": "timm"}}
+        options = {**options, OVERLAY: {"file": str(path), "source": "timm"}}
         try:
             return _construct(member, options, size, member.encoder, "imagenet"), None
         except UserError as error:

@@ -30,11 +30,10 @@ from distseg.models.build import (
     SUFFIX,
     SegmentationNet,
     build_model,
-    check_encoder,
-    check_fixed_size,
     one_line,
     pass_on_meta,
 )
+from distseg.models.encoders import check_encoder, check_fixed_size
 from distseg.models.weights import encoder_tensors, fitting, hub_name, is_timm_format
 from distseg.records.errors import UserError
 from distseg.records.files import path_problem

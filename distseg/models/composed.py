@@ -25,6 +25,7 @@ from distseg.models.parts.object_context import PyramidObjectContext
 from distseg.models.parts.pyramid_pooling import PyramidPooling
 from distseg.models.parts.scse import SpatialChannelSE
 from distseg.models.parts.stem import keep_full_size
+from distseg.models.pyramid import PyramidEncoder
 
 CENTERS = {"fpa": FeaturePyramidAttention, "aspp_oc": PyramidObjectContext, "ppm": PyramidPooling}
 JOINS = {"gcn": GlobalConvolutionJoin, "gau": GlobalAttentionJoin}
@@ -65,6 +66,8 @@ class ComposedUnet(nn.Module):
             encoder_name, in_channels=in_channels, depth=encoder_depth, weights=encoder_weights,
             **kwargs,
         )  # fmt: skip
+        if stride1_stem and isinstance(self.encoder, PyramidEncoder):
+            raise ValueError("stride1_stem: an encoder with one stride has no such stem")
         if stride1_stem:
             keep_full_size(self.encoder)
         widths, outs = list(self.encoder.out_channels), list(decoder_channels)

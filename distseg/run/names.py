@@ -31,7 +31,7 @@ def _launch() -> Iterable[str]:
 
 
 def _encoders() -> Iterable[str]:
-    from distseg.models.build import encoder_names
+    from distseg.models.encoders import encoder_names
 
     return encoder_names()
 

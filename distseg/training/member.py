@@ -21,7 +21,8 @@ from distseg.functional.tta_names import dropout_passes
 from distseg.inference.evaluate import Evaluator
 from distseg.inference.forward import Normalizer, dropout_layers
 from distseg.models import checkpoint
-from distseg.models.build import build_model, check_fixed_size
+from distseg.models.build import build_model
+from distseg.models.encoders import check_fixed_size
 from distseg.records.errors import UserError
 from distseg.records.files import read_json
 from distseg.records.finished_member import is_done

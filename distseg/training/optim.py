@@ -104,12 +104,14 @@ def _copies(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def parameter_groups(cfg: OptimizerConfig, model: nn.Module) -> list[dict[str, Any]]:
     """Up to four parameter groups: encoder and decoder (with heads), each with and without weight
-    decay, in that order. Empty groups and parameters that need no gradient are left out."""
+    decay, in that order. A pyramid on a plain encoder is the decoder's: no weights of the hub fill
+    it. Empty groups and parameters that need no gradient are left out."""
     undecayed = _undecayed(model)
     found: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            in_encoder = "encoder" in name.split(".")[:2]
+            parts = name.split(".")[:3]
+            in_encoder = "encoder" in parts[:2] and "pyramid" not in parts
             found.setdefault((in_encoder, name not in undecayed), []).append(parameter)
     groups = []
     for in_encoder, decayed in ((True, True), (True, False), (False, True), (False, False)):

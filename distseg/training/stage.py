@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from distseg.config.training import OptimizerConfig, StageConfig
 from distseg.data.sampling import Sampling
 from distseg.functional.losses import weighted_sum
+from distseg.models.pyramid import trunk
 from distseg.training.batches import Batch, StageBatches, train_set
 from distseg.training.engine import DdpEngine, Engine
 from distseg.training.loss import LossTerms, compute_loss
@@ -66,12 +67,13 @@ def make_engine(member: Member, optimizer: OptimizerConfig) -> Engine:
 
 
 def begin_epoch(stage: Stage, epoch: int) -> nn.Module | None:
-    """Put the model into training mode. Returns the encoder if it is frozen in this epoch of the
-    stage: it then stays in evaluation mode, so that its running statistics stay, too."""
+    """Put the model into training mode. Returns the encoder (without a pyramid, which no
+    weights fill) if it is frozen in this epoch of the stage: it then stays in evaluation mode, so
+    that its running statistics stay, too."""
     stage.engine.module.train()
     if epoch >= stage.config.freeze_encoder:
         return None
-    return stage.engine.module.get_submodule("net.encoder").eval()
+    return trunk(stage.engine.module.get_submodule("net.encoder")).eval()
 
 
 @dataclass(frozen=True)

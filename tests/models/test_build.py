@@ -17,7 +17,8 @@ from distseg.config.data import InputConfig
 from distseg.config.load import load_config
 from distseg.config.member import OWN_ENCODER, Architecture, MemberConfig
 from distseg.data.fit import Fit
-from distseg.models.build import SegmentationNet, build_model, check_fixed_size, count_parameters
+from distseg.models.build import SegmentationNet, build_model, count_parameters
+from distseg.models.encoders import check_fixed_size
 from distseg.records.errors import UserError
 from tests.tiny import ROOT
 
