@@ -228,7 +228,7 @@ def score_submission(
 
 def export_run(
     run: FolderLike, out: FolderLike, *, form: str = "ensemble", members: Sequence[str] = (),
-    images: FolderLike | None = None,
+    images: FolderLike | None = None, push: str | None = None, public: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Write the final ensemble of a run into the new folder `out`: `distseg export`.
 
@@ -237,18 +237,27 @@ def export_run(
             as `smp.from_pretrained` reads it; onnx, torch: each member as a graph.
         members: NAME:FOLD of those that go.
         images: real images to compare a graph with torch on; the run's own by default.
+        push: OWNER/NAME of a repository of the model hub that gets the folder, too.
+        public: whether everybody may see a repository that is new.
 
     Returns:
-        What export.json holds.
+        What export.json holds; with `push` also `pushed`, the repository's address.
 
     Raises:
         UserError: `out` holds something, a member is unknown, or a network has no such form.
         distseg.export.graph.ExportFailed: a graph does not give torch's numbers to 1e-4.
+        distseg.export.push.PushFailed: the hub has not taken it; `out` is there all the same.
     """
     from distseg.export.export import export_run
+    from distseg.export.push import check_hub, push_folder
 
+    if push is not None:
+        check_hub(push)  # before anything is written
     folder = None if images is None else Path(images)
-    return export_run(Path(run), Path(out), form, members, folder)
+    record = export_run(Path(run), Path(out), form, members, folder)
+    if push is not None:
+        record["pushed"] = push_folder(Path(out), push, public=public)
+    return record
 
 
 def compare_runs(*runs: FolderLike, out: FolderLike | None = None) -> dict[str, Any]:

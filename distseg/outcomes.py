@@ -57,25 +57,34 @@ def _predict(args: argparse.Namespace) -> int:
     arg("--members", "those that go, such as unet:0,unet:1", default="", metavar="NAME:K,..."),
     arg("--images", "real images to check onnx and torch files on (default: the run's)", type=Path,
         metavar="DIR"),
+    arg("--push", "send the folder to the model hub too, as a private repository; see "
+        "docs/results.md", metavar="OWNER/NAME"),
+    arg("--public", "with --push: everybody may see a repository that is new", action="store_true"),
 )  # fmt: skip
 def _export(args: argparse.Namespace) -> int:
     """Write a run's ensemble as a folder that predicts anywhere, or its members as smp, ONNX or
     torch.export models."""
     from distseg.api import export_run
     from distseg.export.graph import ExportFailed
+    from distseg.export.push import PushFailed
 
+    if args.public and not args.push:
+        raise UserError("--public: is for --push OWNER/NAME")
     members = [name.strip() for name in args.members.split(",") if name.strip()]
     try:
         record = export_run(
-            args.run, args.out, form=args.format, members=members, images=args.images
-        )
-    except ExportFailed as error:
+            args.run, args.out, form=args.format, members=members, images=args.images,
+            push=args.push, public=args.public,
+        )  # fmt: skip
+    except (ExportFailed, PushFailed) as error:
         print(f"distseg: {error}", file=sys.stderr)
         return 1
     for one in record.get("models", []):
         name = one.get("file", one.get("folder"))
         print(f"{name}: logits within {one['largest_difference']:.1e}")
     print(f"written: {args.out}")
+    if args.push:
+        print(f"pushed: {record['pushed']}")
     return 0
 
 
