@@ -61,6 +61,7 @@ def fit_ensemble(config: Config, run: Run, round: RoundKey) -> dict[str, Any]:
             },
             "final": final,
             "against": nesting.against_record(counts),
+            "without": nesting.without_record(choices),
         },
         "left_out": oof.left_out,
     }

@@ -115,5 +115,6 @@ def _adopted(
             "nested": nested,
             "final": nesting.final_record(counts),
             "against": nesting.against_record(counts),
+            "without": nesting.without_record(chosen),
         },
     }

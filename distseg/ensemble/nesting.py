@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,13 +21,18 @@ from numpy.typing import NDArray
 from distseg.config.schema import Config
 from distseg.ensemble.choices import ALL, Choices, EnsembleChoice, masks_of_row
 from distseg.ensemble.out_of_fold_set import OutOfFold, hash_key
-from distseg.functional.bootstrap import standard_error, standard_error_of_gain
+from distseg.functional.bootstrap import (
+    paired_difference,
+    standard_error,
+    standard_error_of_gain,
+)
 from distseg.functional.metrics import count_masks, summarize
 from distseg.functional.verdict import split_scores, verdict
 
 log = logging.getLogger(__name__)
 
 NUM_HALVES = 2  # the splits of a single fold
+WITHOUT_VALUES = 1 << 28  # logits that `without_record` reads for each model: some seconds
 
 Step = tuple[str, Callable[[Choices], Choices]]  # its name in the record, and what tunes
 
@@ -114,6 +120,30 @@ class Nesting:
             record[name] = {"score": scores[0], "ensemble": scores[1], "num_images": len(ids)}
             record[name] |= {"gain": scores[1] - scores[0], "standard_error": error}
         return record
+
+    def without_record(self, choices: Choices) -> dict[str, dict[str, Any]]:
+        """What each model that weighs brings to the ensemble: its score less that of the others
+        with the same weights and rules, paired; of very many images, on evenly drawn ones."""
+        names, record = self.oof.names, {}
+        places = [i for i in range(len(names)) if any(c.weights[i] for c in choices.values())]
+        values = sum(self.pixels()) * self.config.num_outputs * len(names)
+        thinned = self.thinned(-(-values // WITHOUT_VALUES))
+        rows = [(label, row) for label, own in thinned.items() for row in own]
+        counts = np.stack([self.count(row, choices[label]) for label, row in rows])
+        for place in places:
+            others = {label: _without(choice, place) for label, choice in choices.items()}
+            if not all(any(choice.weights) for choice in others.values()):
+                continue  # it is all that a split has chosen
+            left = np.stack([self.count(row, others[label]) for label, row in rows])
+            found = paired_difference(counts, left, self.config.metric, seed=self.config.seed)
+            record[names[place]] = {"num_images": len(rows), **found}
+        return record
+
+
+def _without(choice: EnsembleChoice, place: int) -> EnsembleChoice:
+    """The choice with one model less."""
+    weights = (*choice.weights[:place], 0, *choice.weights[place + 1 :])
+    return replace(choice, weights=weights)
 
 
 def tune_in_steps(

@@ -21,10 +21,92 @@ def hue(number: int) -> int:
     return round(number * 137.5) % 360
 
 
+class Axes:
+    """Where values stand in a chart of the size CHART. xs, ys: all of them; the chart's ranges,
+    `x_range` and `y_range`, hold them, with some room above and below."""
+
+    def __init__(self, xs: Sequence[float], ys: Sequence[float]) -> None:
+        low, high = min(ys), max(ys)
+        pad = (high - low) * 0.05 or abs(high) * 0.05 or 1.0
+        self.x_range, self.y_range = (min(xs), max(xs)), (low - pad, high + pad)
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        width, height, left, bottom = CHART
+        (first, last), (low, high) = self.x_range, self.y_range
+        across = (x - first) / (last - first) if last > first else 0.5  # one epoch is a point
+        up = (y - low) / (high - low)
+        inner = (width - left - 12, height - bottom - 8)
+        return round(left + across * inner[0], 1), round(8 + (1 - up) * inner[1], 1)
+
+    def frame(self) -> dict[str, Any]:
+        """Size, left border and the ticks of the scores."""
+        values = ticks(*self.y_range)
+        y_ticks = [(self.place(self.x_range[0], value)[1], tick_text(value)) for value in values]
+        return {"size": CHART[:2], "left": CHART[2], "y_ticks": y_ticks}
+
+
+def rule_charts(rules: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Score over threshold and over minimum area, a line a class, from `RuleCurves.record`; with
+    the chosen point, and of one class the range that is as good."""
+    charts = []
+    for key, title in (("threshold", "threshold (probability)"), ("min_area", "minimum area")):
+        curves = [(one["class"], one[key]) for one in rules if len(one[key]["values"]) > 1]
+        if not curves:
+            continue
+        scale = _tenfold if key == "min_area" else float
+        axes = Axes(
+            [scale(x) for _, one in curves for x in one["values"]],
+            [y for _, one in curves for y in one["scores"]],
+        )
+        low = axes.y_range[0]
+        lines = []
+        for number, (name, one) in enumerate(curves):
+            points = list(zip(one["values"], one["scores"], strict=True))
+            dots = []
+            for place, (x, y) in enumerate(points):
+                is_chosen = place == one["chosen"]
+                text = f"{name}, {title} {x:,.4g}: {y:.4f}" + "; chosen" * is_chosen
+                at = axes.place(scale(x), y)
+                kind = "snapshot" if is_chosen else "plain"
+                dots.append({"x": at[0], "y": at[1], "kind": kind, "text": text})
+            line = " ".join("{},{}".format(*axes.place(scale(x), y)) for x, y in points)
+            lines.append({"name": name, "hue": hue(number), "points": line, "dots": dots})
+        values = [x for _, one in curves for x in one["values"]]
+        marks = [0.0, *(10.0**n for n in range(6))] if key == "min_area" else ticks(0, 1, 6)
+        marks = [x for x in marks if min(values) <= x <= max(values)]
+        flat = [axes.place(scale(x), low)[0] for x in curves[0][1]["flat"]]
+        charts.append({
+            "title": title,
+            **axes.frame(),
+            "lines": lines,
+            "stages": [],
+            "x_ticks": [(axes.place(scale(x), low)[0], f"{x:,.10g}") for x in marks],
+            "flat": (flat[0], round(flat[1] - flat[0], 1)) if len(curves) == 1 else None,
+            "bottom": CHART[1] - CHART[3],
+            "texts": [_flatness(name, one, key, len(curves) > 1) for name, one in curves],
+        })  # fmt: skip
+    return charts
+
+
+def _tenfold(value: float) -> float:
+    """Of an area, 0 as well."""
+    return math.log10(1 + value)
+
+
+def _flatness(name: str, curve: Mapping[str, Any], key: str, is_named: bool) -> str:
+    values, (first, last) = curve["values"], curve["flat"]
+    unit = " pixels" if key == "min_area" else ""
+    chosen = values[curve["chosen"]]
+    text = f"{name}: " * is_named + f"chosen: {chosen:,.3g}{unit}; "
+    if first == last:
+        return text + "every other point of the curve is worse by more than one standard error"
+    return text + f"from {first:,.3g} to {last:,.3g} nothing is worse by more than a standard error"
+
+
 def curve_chart(members: Mapping[str, Any], key: str, title: str) -> dict[str, Any]:
     """Lines of one key of the members' epochs, with the stages' borders, snapshots, skipped steps
     and rollbacks marked on them. Without a number: no lines."""
-    width, height, left, bottom = CHART
+    _, height, _, bottom = CHART
     lines = {
         name: [(row["epoch"], row[key], row) for row in member["curve"] if _is_number(row.get(key))]
         for name, member in members.items()
@@ -32,17 +114,8 @@ def curve_chart(members: Mapping[str, Any], key: str, title: str) -> dict[str, A
     points = [point for line in lines.values() for point in line]
     if not points:
         return {"title": title, "lines": []}
-    low, high = min(y for _, y, _ in points), max(y for _, y, _ in points)
-    pad = (high - low) * 0.05 or abs(high) * 0.05 or 1.0
-    low, high = low - pad, high + pad
-    first, last = min(x for x, *_ in points), max(x for x, *_ in points)
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        across = (x - first) / (last - first) if last > first else 0.5  # one epoch is a point
-        up = (y - low) / (high - low)
-        inner = (width - left - 12, height - bottom - 8)
-        return round(left + across * inner[0], 1), round(8 + (1 - up) * inner[1], 1)
-
+    axes = Axes([x for x, *_ in points], [y for _, y, _ in points])
+    place, (first, last), low = axes.place, axes.x_range, axes.y_range[0]
     borders = {
         row["epoch"]
         for line in lines.values()
@@ -51,8 +124,7 @@ def curve_chart(members: Mapping[str, Any], key: str, title: str) -> dict[str, A
     }
     return {
         "title": title,
-        "size": (width, height),
-        "left": left,
+        **axes.frame(),
         "lines": [
             {
                 "name": name,
@@ -64,7 +136,6 @@ def curve_chart(members: Mapping[str, Any], key: str, title: str) -> dict[str, A
             if line
         ],
         "stages": [(place(x - 0.5, low)[0], 8, height - bottom) for x in sorted(borders)],
-        "y_ticks": [(place(first, value)[1], tick_text(value)) for value in ticks(low, high)],
         "x_ticks": [
             (place(x, low)[0], str(int(x) + 1)) for x in ticks(first, last, 8) if x == int(x)
         ],

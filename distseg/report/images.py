@@ -18,6 +18,8 @@ from distseg.functional.agreement import ScoredImage, disagreement, label_doubt
 from distseg.functional.metrics import VOID, confusion_matrix
 from distseg.records.paths import Run
 from distseg.records.tables import read_rows
+from distseg.report.intervals import group_records
+from distseg.report.rule_curves import RuleCurves
 
 # From a row of oof.csv to what its score is of.
 ScoredOf = Callable[[Mapping[str, str]], ScoredImage]
@@ -33,13 +35,14 @@ MAX_BITS = 7  # labels that a picture's pixel can hold
 class Measured:
     """What the page says of all images.
 
-    rows: id, fold, score, area and predicted (pixels), disagreement and doubt (None: not looked
-        at).
+    rows: id, fold, score, area and predicted (pixels), objects (connected parts of the truth),
+        disagreement and doubt (None: not looked at).
     pictures: by id: the image as JPEG, truth, mask and probability as PNG, all as data URLs.
     looked: images that calibration and confusion are of.
     bins: (BINS, 3) pixels, sum of the probability, pixels of the truth, by predicted probability.
     confusion: (C, C) pixels of truth and prediction, multiclass; else (C, 4): right, missed,
         too much, and rightly empty pixels of each class.
+    curves: over threshold and area; None for multiclass.
     """
 
     rows: list[dict[str, Any]]
@@ -47,6 +50,7 @@ class Measured:
     looked: int = 0
     bins: NDArray[np.float64] = field(default_factory=lambda: np.zeros((BINS, 3)))
     confusion: NDArray[np.int64] = field(default_factory=lambda: np.zeros((1, 4), np.int64))
+    curves: RuleCurves | None = None
 
     def record(self, classes: list[str]) -> dict[str, Any]:
         """What report.json holds of it."""
@@ -63,6 +67,8 @@ class Measured:
                 "error": float((gap * pixels).sum() / max(pixels.sum(), 1)),
             },
             "confusion": {"classes": classes, "pixels": self.confusion.tolist()},
+            "rules": [] if self.curves is None else self.curves.record(),
+            **group_records(self.rows),
             "suspects": [{key: r[key] for key in ("id", "doubt", "score")} for r in suspects[:50]],
         }
 
@@ -71,15 +77,15 @@ def measure(config: Config, run: Run, record: Mapping[str, Any], scored_of: Scor
     """Look at the out-of-fold images. UserError: their logits are gone."""
     lines = read_rows(run.oof_table(record["round"]))
     found = Measured([_row(line, config) for line in lines])
-    if config.task == "multiclass":
-        found.confusion = np.zeros((config.num_outputs, config.num_outputs), np.int64)
-    else:
-        found.confusion = np.zeros((config.num_outputs, 4), np.int64)
+    columns = config.num_outputs if config.task == "multiclass" else 4
+    found.confusion = np.zeros((config.num_outputs, columns), np.int64)
     if not lines:
         return found
     cache = open_cache(config, run)
     sizes = [cache.size(line["id"]) for line in lines]
     step = -(-sum(h * w for h, w in sizes) * config.num_outputs // MAX_VALUES)
+    if config.task != "multiclass":
+        found.curves = RuleCurves(config, record["chosen"]["rule"], -(-len(lines) // step))
     for row, line in list(zip(found.rows, lines, strict=True))[::step]:
         _look(found, row, scored_of(line), cache.target(line["id"]), config)
     _take_pictures(found, lines, cache, scored_of, config)
@@ -96,6 +102,7 @@ def _row(line: Mapping[str, str], config: Config) -> dict[str, Any]:
         "score": float(line["score"]),
         "area": areas["truth"],
         "predicted": areas["pred"],
+        "objects": None,
         "disagreement": None,
         "doubt": None,
     }
@@ -118,13 +125,22 @@ def _look(
         valid = np.broadcast_to(valid, probs.shape)
     else:
         truth = target == 1
+        if found.curves is not None:
+            found.curves.add(probs, target)
         mask = image.masks_KHW == 1
         cells = (mask & truth, ~mask & truth, mask & ~truth, ~mask & ~truth)
         found.confusion += np.stack([(c & valid).sum(axis=(1, 2)) for c in cells], axis=1)
+    row["objects"] = _count_objects(truth[1 if config.task == "multiclass" else 0 :])
     chosen, right = probs[valid], truth[valid]
     place = np.minimum((chosen * BINS).astype(np.int64), BINS - 1)
     for column, weights in enumerate((None, chosen, right)):
         found.bins[:, column] += np.bincount(place, weights, minlength=BINS)
+
+
+def _count_objects(planes_CHW: NDArray[np.bool_]) -> int:
+    """Connected parts (8 neighbors) of all planes."""
+    planes = (plane.astype(np.uint8) for plane in planes_CHW)
+    return sum(cv2.connectedComponents(plane, connectivity=8)[0] - 1 for plane in planes)
 
 
 def _take_pictures(

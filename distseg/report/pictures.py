@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,6 +24,8 @@ from distseg.records.tables import read_rows
 from distseg.report.images import ScoredOf
 
 MOST = 12  # pictures
+_SHEET = re.compile(r"(?P<what>labeled|unlabeled)_(?P<end>kept|dropped)_fold(?P<fold>\d+)\.png")
+SHEET_BYTES = 2_500_000  # of all sheets of the rounds, as JPEG
 MOST_PAIRS = 6  # pictures of images that lost, and of those that gained
 
 
@@ -80,6 +84,33 @@ def pictures(
         for row in chosen
         if group_of[row["id"]] == group
     ]
+
+
+def selection_sheets(config: Config, run: Run) -> list[dict[str, Any]]:
+    """The sheets of rows that rounds kept and dropped, as far as there is room: those of the first
+    student before those of the next, as students differ little.
+
+    Of each: `round`, `fold`, `what` (labeled or unlabeled), `end` (kept or dropped), and `jpeg`,
+    base64. A file that is no picture is left out.
+    """
+    found, room = [], SHEET_BYTES
+    files = [
+        (int(match["fold"]), number, match["what"], match["end"], path)
+        for number in range(1, len(config.rounds))
+        for path in run.select(number).glob("*.png")
+        if (match := _SHEET.fullmatch(path.name))
+    ]
+    for fold, number, what, end, path in sorted(files):
+        picture = cv2.imread(str(path))
+        if picture is None:
+            continue
+        data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
+        room -= len(data)
+        if room < 0:
+            break
+        jpeg = base64.b64encode(data).decode("ascii")
+        found.append({"round": number, "fold": fold, "what": what, "end": end, "jpeg": jpeg})
+    return sorted(found, key=lambda one: (one["round"], one["fold"]))
 
 
 def _outlined(config: Config, cache: Cache, name: str, scored: ScoredImage) -> str:

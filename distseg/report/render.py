@@ -12,14 +12,16 @@ from typing import Any
 
 from markupsafe import Markup
 
+from distseg.config.load import flat_keys
 from distseg.config.schema import Config
 from distseg.records.errors import UserError
 from distseg.records.files import read_lines
 from distseg.records.paths import Run
-from distseg.report.charts import calibration_chart, curve_chart, gantt, hue
+from distseg.report.charts import calibration_chart, curve_chart, gantt, hue, rule_charts
 from distseg.report.images import Measured, ScoredOf
-from distseg.report.page import environment
-from distseg.report.pictures import pictures
+from distseg.report.intervals import gain_charts, score_chart
+from distseg.report.page import environment, plain
+from distseg.report.pictures import pictures, selection_sheets
 
 SCRIPT = Path(__file__).with_name("report.js")
 GIB = 1 << 30
@@ -27,7 +29,7 @@ GIB = 1 << 30
 
 def render(
     config: Config, run: Run, record: Mapping[str, Any], scored_of: ScoredOf, measured: Measured,
-    epochs: Mapping[str, Any], problem: str,
+    epochs: Mapping[str, Any], problem: str, test_pictures: Sequence[Mapping[str, Any]],
 ) -> str:  # fmt: skip
     """The page: values are escaped by the template; pictures, curves and the script are inline, and
     the page's policy lets that one script run and nothing else."""
@@ -44,6 +46,12 @@ def render(
     return environment().get_template("report.html").render(
         r=record,
         charts=[curve_chart(epochs, key, title) for key, title in titles],
+        gains=gain_charts(record["gains"]),
+        groups=group_charts(record),
+        rules=rule_charts(images.get("rules", [])),
+        sheets=selection_sheets(config, run),
+        test_pictures=test_pictures,
+        changed=changed_keys(config),
         pictures=shown,
         problem=problem,
         gantt=gantt(read_lines(run.ledger)),
@@ -57,6 +65,26 @@ def render(
         script=Markup(script),
         digest=digest,
     )  # fmt: skip
+
+
+def group_charts(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Scores by what images hold; a chart of a single group says nothing."""
+    images, by_class = record["images"] or {}, record["by_class"]
+    means = [row["score"] * row["num_images"] for row in images.get("by_size", [])]
+    total = sum(row["num_images"] for row in images.get("by_size", []))
+    mean = sum(means) / total if total else None
+    charts = [
+        ("by the size of what an image holds", images.get("by_size", []), mean),
+        ("by the number of objects", images.get("by_number", []), mean),
+        ("by class", by_class, record["score"]),
+    ]
+    return [score_chart(title, rows, line) for title, rows, line in charts if len(rows) > 1]
+
+
+def changed_keys(config: Config) -> list[tuple[str, str]]:
+    """Keys of the config that are not at their default, and their values."""
+    tree = config.model_dump(mode="json", exclude_defaults=True)
+    return [(key, plain(value)) for key, value in flat_keys(tree).items()]
 
 
 def page_data(config: Config, measured: Measured, colors: Sequence[Sequence[int]]) -> Markup:

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from distseg.config.schema import Config
 from distseg.functional.verdict import beaten_by
 from distseg.records.ensemble_record import is_whole, read_ensemble
@@ -17,17 +19,21 @@ from distseg.records.files import (
     write_json,
 )
 from distseg.records.manifest import Manifest
+from distseg.records.oof_table import is_table, read_counts
 from distseg.records.paths import ALL_ROUNDS, MemberPaths, Run, final_ensemble, member_id
 from distseg.records.tables import read_rows
+from distseg.report.gains import gain_records
 from distseg.report.images import Measured, ScoredOf, measure
+from distseg.report.intervals import class_records
 from distseg.report.render import render
 
 PREDICT_JOB, TEACH_JOB = "predict-test", "teach-round"
 
 
 def write_report(
-    config: Config, run: Run, scored_of: ScoredOf, extra: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+    config: Config, run: Run, scored_of: ScoredOf, extra: Mapping[str, Any] | None = None,
+    test_pictures: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:  # fmt: skip
     """Write report.json and report.html from what the run holds on disk; returns the former.
 
     Args:
@@ -35,6 +41,7 @@ def write_report(
         extra: more top-level keys, such as `test`, the score against the known truth, and
             `prediction`, what the submission holds, `partial`, what a run that ended early lacks,
             and `unused`, members that the config does not ask for any more.
+        test_pictures: `id`, `png` and `share` of test images, for report.html alone.
 
     Raises:
         UserError: there is no ensemble yet.
@@ -57,6 +64,8 @@ def write_report(
         "chosen": {key: ensemble[key] for key in ("space", "tta", "weights", "rule")},
         "beaten_by": beaten_by(ensemble["scores"].get("against", {})),
         "left_out": ensemble["left_out"],
+        "gains": gain_records(config, run, ensemble, manifest.folds),
+        "by_class": scored_classes(config, run, ensemble),
         "members": member_curves(config, run, manifest),
         "prediction": None,
         "partial": None,
@@ -76,12 +85,20 @@ def write_report(
         record["images"] = None
     write_json(run.report_json, record)
     epochs = epoch_rows(config, run, manifest)
-    page = render(config, run, record, scored_of, measured, epochs, problem)
+    page = render(config, run, record, scored_of, measured, epochs, problem, test_pictures)
     atomic_write(run.report_html, page)
     return record
 
 
 # -- what report.json holds -----------------------------------------------------------------------
+
+
+def scored_classes(config: Config, run: Run, ensemble: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Each class's score with its error; none where oof.csv is lost or holds no image."""
+    table = run.oof_table(ensemble["round"])
+    if not is_table(table):
+        return []
+    return class_records(config, np.stack(list(read_counts(table).values())))
 
 
 def round_records(config: Config, run: Run) -> list[dict[str, Any]]:

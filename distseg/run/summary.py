@@ -78,11 +78,13 @@ def write_report(config: Config, run: Run, extra: dict[str, Any] | None = None) 
     """
     from distseg.ensemble.choices import scored_images
     from distseg.report.report import write_report
+    from distseg.run.test_pictures import test_pictures
 
     scored_of = scored_images(config, run, final_ensemble(run))
     own: dict[str, Any] = {"prediction": prediction_record(run), "partial": partial_record(run)}
     own["unused"] = unused_members(config, run)
-    return write_report(config, run, scored_of, {**own, **(extra or {})})
+    shown = test_pictures(config, run)
+    return write_report(config, run, scored_of, {**own, **(extra or {})}, shown)
 
 
 def compare_runs(folders: Sequence[Path], out: Path | None = None) -> dict[str, Any]:

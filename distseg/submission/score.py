@@ -83,9 +83,7 @@ def score_rows(
 ) -> dict[str, Any]:
     """Score the run's own submission against rows of known truth; rows without are not counted,
     nor, with a warning, those whose image or truth cannot be read."""
-    source = open_masks(
-        path, order=spec.order, base=spec.base, empty=spec.empty, per_object=spec.per_object
-    )
+    source = open_own(spec, path)
     counts = []
     for row in truth:
         if row.problem or not row.target:
@@ -96,14 +94,30 @@ def score_rows(
         except UserError as error:
             logger.warning("%s: not scored: %s", row.id, error)
             continue
-        planes = [source.values(key, *size) for key in _keys(spec, config.task, row.id)]
-        masks = np.stack([plane.astype(np.uint8) for plane in planes])
-        if config.task == "multiclass" and len(masks) > 1:
-            masks = masks.argmax(axis=0)[None].astype(np.uint8)
+        masks = own_masks(spec, source, config.task, row.id, size)
         counts.append(count_masks(masks, target, config.num_outputs, config.task))
     if not counts:
         raise UserError(f"{path}: none of the {len(truth)} test images has a known truth")
     return scored(np.stack(counts), config.metric)
+
+
+def open_own(spec: SubmissionSpec, path: Path) -> MaskSource:
+    """A run's own submission. UserError: nothing usable there."""
+    return open_masks(
+        path, order=spec.order, base=spec.base, empty=spec.empty, per_object=spec.per_object
+    )
+
+
+def own_masks(
+    spec: SubmissionSpec, source: MaskSource, task: str, name: str, size: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """The masks of an image of a run's own submission, uint8 (K, H, W). size: its height and
+    width."""
+    planes = [source.values(key, *size) for key in _keys(spec, task, name)]
+    masks = np.stack([plane.astype(np.uint8) for plane in planes])
+    if task == "multiclass" and len(masks) > 1:
+        masks = masks.argmax(axis=0)[None].astype(np.uint8)
+    return masks
 
 
 def scored(counts_NC3: NDArray[np.int64], metric: str) -> dict[str, Any]:

@@ -191,6 +191,17 @@ def test_it_fits_both_widths_and_schemes(report: Path, scheme: str, width: int) 
         assert inner[0] <= inner[1], "nothing sticks out"
         ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert ground == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(21, 24, 27)")
+        for title in (
+            "What each part brought", "Where the score comes from", "How much hangs on it",
+            "Config: what is not at its default",
+        ):  # fmt: skip
+            assert page.is_visible(f"text={title}"), title
+        for bar in page.query_selector_all(".range"):
+            own = bar.bounding_box()
+            for mark in bar.query_selector_all("b, em, i"):
+                box = mark.bounding_box()
+                assert own["x"] - 6 <= box["x"], "a mark stands within its scale"
+                assert box["x"] + box["width"] <= own["x"] + own["width"] + 6
         page.click("#list tbody tr")
         page.wait_for_selector("#panes canvas")
         box = page.query_selector("#viewer").bounding_box()

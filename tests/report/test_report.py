@@ -111,9 +111,8 @@ def test_the_page_is_one_file_that_is_whole(tmp_path: Path) -> None:
     for source in pictures:
         data = np.frombuffer(base64.b64decode(str(source).split(",")[1]), np.uint8)
         assert np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR)).shape == (240, 200, 3)
-    assert (
-        sum(tag == "polyline" for tag, _ in tags.found) == 7
-    )  # 3 members' loss and score, calibration
+    # 3 members' loss and score, calibration, threshold and area
+    assert sum(tag == "polyline" for tag, _ in tags.found) == 9
     for shown in ("0.7500", "Left out: b, fold 2", "in quarantine", "nested: honest", "worst"):
         assert shown in text
 
