@@ -78,12 +78,12 @@ def write_report(config: Config, run: Run, extra: dict[str, Any] | None = None) 
     """
     from distseg.ensemble.choices import scored_images
     from distseg.report.report import write_report
-    from distseg.run.test_pictures import test_pictures
+    from distseg.run.submission_pictures import submission_pictures
 
     scored_of = scored_images(config, run, final_ensemble(run))
     own: dict[str, Any] = {"prediction": prediction_record(run), "partial": partial_record(run)}
     own["unused"] = unused_members(config, run)
-    shown = test_pictures(config, run)
+    shown = submission_pictures(config, run)
     return write_report(config, run, scored_of, {**own, **(extra or {})}, shown)
 
 

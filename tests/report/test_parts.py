@@ -22,6 +22,7 @@ from distseg.report.intervals import group_records, intervals
 from distseg.report.pictures import selection_sheets
 from distseg.report.rule_curves import RuleCurves
 from distseg.rounds.choose import choose_final
+from distseg.run.submission_pictures import submission_pictures
 from distseg.run.summary import write_report
 from tests.made_run import made_config, made_run, write_data
 
@@ -31,8 +32,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Run, dict[str, 
     """Two models of two snapshots, the second much noisier, with a second round's ensemble."""
     folder = tmp_path_factory.mktemp("parts")
     write_data(folder / "data")
+    data = {"format": "folder", "root": str(folder / "data"), "folds": {"num": 3},
+            "folder": {"submission": "rle"}}  # fmt: skip
     config = made_config(
-        folder / "data", predict={"tta": ["hflip"]},
+        folder / "data", data=data, predict={"tta": ["hflip"]},
         rounds=[{"kind": "supervised"}, {"kind": "self_distill"}],
         postprocess={"threshold": 0.5, "min_area": 3}, ensemble={"simpler": "never"},
     )  # fmt: skip
@@ -43,6 +46,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Run, dict[str, 
     sheet.parent.mkdir(parents=True)
     cv2.imwrite(str(sheet), np.full((40, 60, 3), 90, np.uint8))
     (run.select(1) / "labeled_kept_fold0.png").write_bytes(b"no picture")
+    names = [sample.id for sample in Manifest.read(run.data / "test.csv")]
+    lines = [f"{name},{'1 12' if number else ''}" for number, name in enumerate(names)]
+    run.submission.write_text("\n".join(["id,rle_mask", *lines]) + "\n")
     return config, run, write_report(config, run)
 
 
@@ -160,6 +166,17 @@ def test_a_scale_holds_all_its_marks() -> None:
         assert 0 <= row["left"] <= row["at"] <= row["left"] + row["width"] + 0.01 <= 100
     assert 0 < chart["line"] < 100
     assert intervals([{"value": 0.0, "low": 0.0, "high": 0.0}], 0.0)["rows"][0]["at"] == 50
+
+
+def test_test_images_have_the_masks_of_the_submission(
+    made: tuple[Any, Run, dict[str, Any]],
+) -> None:
+    """One is empty; in the others a column of 12 pixels, of 10, is covered."""
+    config, run, _ = made
+    shown = submission_pictures(config, run)
+    assert [one["share"] for one in shown] == pytest.approx([0.0, 0.1, 0.1, 0.1])
+    text = run.report_html.read_text(encoding="utf-8")
+    assert all(f'alt="test image {one["id"]}"' in text for one in shown)
 
 
 def test_the_page_shows_sheets_and_what_is_not_default(

@@ -21,7 +21,7 @@ from distseg.submission.score import open_own, own_masks
 MOST = 12
 
 
-def test_pictures(config: Config, run: Run) -> list[dict[str, Any]]:
+def submission_pictures(config: Config, run: Run) -> list[dict[str, Any]]:
     """`id`, `png` (base64) and `share` (of the pixels that have an object) of evenly drawn test
     images. None where there is no submission; an image that cannot be read is left out."""
     spec = submission_of(config)
@@ -40,6 +40,8 @@ def test_pictures(config: Config, run: Run) -> list[dict[str, Any]]:
             masks = own_masks(spec, source, config.task, sample.id, image.shape[:2])
         except (UserError, KeyError):
             continue
+        if config.task != "multiclass":
+            masks = (masks > 0).astype(np.uint8)  # image files may have 255
         drawn = overlay(image, masks, config.task)
         scale = PICTURE_SIDE / max(drawn.shape[:2])
         size = tuple(max(1, round(side * scale)) for side in drawn.shape[1::-1])
