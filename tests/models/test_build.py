@@ -167,7 +167,6 @@ def test_unet_takes_the_native_size_of_tgs() -> None:
         ({"arch": "FPN"}, 101, "101x101"),
         ({"arch": "PAN"}, 64, "64x64"),
         ({"arch": "DPT"}, 64, "tu-"),
-        ({"encoder": "tu-vit_tiny_patch16_224"}, 64, "downsampling"),
         ({"encoder_weights": "imagnet"}, 64, "Did you mean 'imagenet'"),
         ({"encoder": "tu-resnet18", "encoder_weights": "a1_in"}, 64, "Did you mean 'a1_in1k'"),
         ({"encoder_weights": "none/here.safetensors"}, 64, "none/here.safetensors"),

@@ -256,7 +256,6 @@ def test_mistakes_are_named_when_the_config_is_read(entry: dict[str, Any], said:
         ({"arch": "FCN", "encoder": "resnet18", "decoder": {"skips": 9}}, "skips: 9"),
         ({"arch": "FCN", "encoder": "tu-swin_tiny_patch4_window7_224"}, "output_stride"),
         ({"arch": "SegNet", "encoder": "none", "decoder": {"depth": 6}}, "depth: 6"),
-        (composed(encoder="tu-vit_tiny_patch16_224"), "downsampling"),
     ],
 )
 def test_mistakes_are_named_when_the_model_is_built(entry: dict[str, Any], said: str) -> None:
