@@ -116,14 +116,16 @@ def decisions(folder: Path, share: float, seed: int) -> list[Decision]:
             }
         )
     choices, counts, steps = tune_in_steps(nesting, start, before, steps_of(nesting))
-    held_score = _score(_counts(nesting, held, choices), config)
+    promised, default = _score(counts, config), _score(before, config)
+    came = _score(_counts(nesting, held, choices), config) - _score(before_held, config)
+    own = _score(_counts(nesting, nesting.rows, choices), config)
     found.append(
         {
             "step": WHOLE,
             "adopted": sum(step["adopted"] for step in steps),
-            "nested": _score(counts, config) - held_score,
-            "own rows": _score(_counts(nesting, nesting.rows, choices), config) - held_score,
-            "default": _score(before, config) - _score(before_held, config),
+            "came": came,
+            "nested": promised - default - came,
+            "own": own - default - came,
         }
     )
     return found
@@ -195,12 +197,12 @@ def text(title: str, found: list[Decision]) -> str:
 
 
 def selection(everything: dict[str, list[Decision]]) -> list[dict[str, Any]]:
-    """By run, in thousandths: how much more the score of the whole selection promises than comes on
-    the rows held back, and the same of no selection at all, with standard errors over the draws."""
+    """By run, in thousandths: what the whole selection gains on the rows held back, and how much
+    more its scores promise, with standard errors over the draws."""
     rows = []
     for name, found in everything.items():
         row: dict[str, Any] = {"run": name, "draws": len(found)}
-        for key in ("nested", "own rows", "default"):
+        for key in ("came", "nested", "own"):
             values = 1000 * np.array([d[key] for d in found])
             row[key] = float(values.mean())
             row[f"{key}_error"] = float(values.std(ddof=1) / np.sqrt(len(values)))

@@ -125,9 +125,13 @@ def test_all_that_ended_are_judged_before_a_users_mistake_ends_the_run(tmp_path:
     executor = LocalExecutor(run, [Slot(n, (), 1, 1) for n in range(2)], worker_command(run))
 
     class Late(LineView):
-        """Looks away until both have ended."""
+        """Looks away until both have ended. A process that has just begun has no mark yet: what both
+        leave is waited for, too."""
 
         def tick(self, force: bool = False) -> None:
+            left = run.member(0, "a", 0).failure, run.member(0, "b", 0).done
+            while len(self.active) == 2 and not all(path.is_file() for path in left):
+                time.sleep(0.05)
             while find_processes(RUN_MARK, str(run.folder)):
                 time.sleep(0.05)
 
