@@ -125,8 +125,8 @@ def test_all_that_ended_are_judged_before_a_users_mistake_ends_the_run(tmp_path:
     executor = LocalExecutor(run, [Slot(n, (), 1, 1) for n in range(2)], worker_command(run))
 
     class Late(LineView):
-        """Looks away until both have ended. A process that has just begun has no mark yet: what both
-        leave is waited for, too."""
+        """Looks away until both have ended. A process that has just begun has no mark yet: what
+        both leave is waited for, too."""
 
         def tick(self, force: bool = False) -> None:
             left = run.member(0, "a", 0).failure, run.member(0, "b", 0).done
