@@ -154,7 +154,7 @@ def finish_row(member: Member, row: dict[str, Any], progress: Progress, epoch_s:
     left = (total - progress.total_epochs) * epoch_s
     row |= {"epochs": total, "eta_s": round_to(left, 1), "skipped_steps": progress.skipped_steps}
     row["epoch_seconds"] = round_to(epoch_s)
-    row["rollbacks"] = progress.rollbacks
+    row["rollbacks"] = sum(epoch <= row["epoch"] for epoch in progress.halved_from)
     append_line(member.paths.metrics, row)
     if member.tracking:
         member.tracking.log(row, row["epoch"])

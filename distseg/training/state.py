@@ -1,15 +1,22 @@
 """Where a member's training is, on disk: save it, read it, go back to it.
 
-Every epoch, and every signal, leaves a whole state: weights, averages, the optimizer, and the
-position as JSON. Nothing else is needed to go on bit for bit, because order and augmentation are
-computed from the position alone.
+The ends of epochs (see `Saving`), and every signal, leave a whole state: weights, averages, the
+optimizer, and the position as JSON. Nothing else is needed to go on bit for bit, because order and
+augmentation are computed from the position alone. So it makes no difference to what comes out how
+long ago the last state was saved: what came after it is trained again.
 """
 
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
 
 from distseg.models import checkpoint
 from distseg.records.errors import UserError
@@ -18,6 +25,7 @@ from distseg.training.stage import Stage
 from distseg.training.stopping import NonFiniteLoss
 
 logger = logging.getLogger(__name__)
+SAVING_SHARE = 0.05  # of the time of training, at most, that may go into saved states
 
 
 @dataclass
@@ -30,12 +38,46 @@ class Progress:
     total_epochs: int = 0
     total_steps: int = 0
     skipped_steps: int = 0
-    rollbacks: int = 0
-    lr_scale: float = 1.0  # halved by each rollback
+    halved_from: list[int] = field(default_factory=list)  # each rollback: an epoch of all stages
     seconds: float = 0.0
     loss_sum: float = 0.0  # of the epoch's finished steps, where it was interrupted
     snapshots: list[dict[str, Any]] = field(default_factory=list)
     schedule: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def rollbacks(self) -> int:
+        return len(self.halved_from)
+
+    @property
+    def lr_scale(self) -> float:
+        """Factor of the learning rate in the epoch that comes or goes on."""
+        return float(0.5 ** sum(self.total_epochs >= epoch for epoch in self.halved_from))
+
+
+class Saving:
+    """How often the state is saved: as often as it may be for SAVING_SHARE of the time.
+
+    An epoch of a small set on a fast GPU takes a second, and a state of 300 MB as long or longer.
+    Where an epoch takes minutes, each one is saved.
+    """
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self.accelerator = accelerator
+        self.took_s, self.ended = 0.0, time.perf_counter()
+
+    def time(self, save: Callable[..., None], *arguments: Any) -> None:
+        """Call `save`, and remember how long it took."""
+        began = time.perf_counter()
+        save(*arguments)
+        self.ended = time.perf_counter()
+        self.took_s = self.ended - began
+
+    def is_due(self) -> bool:
+        """All ranks: whether the last one is long enough ago, by the clock of rank 0."""
+        due = SAVING_SHARE * (time.perf_counter() - self.ended) >= self.took_s
+        if self.accelerator.num_processes == 1:
+            return due
+        return bool(broadcast(torch.tensor(due, device=self.accelerator.device), from_process=0))
 
 
 def save(member: Member, progress: Progress, optimizer: dict[str, Any] | None) -> None:
@@ -85,7 +127,8 @@ def load(member: Member) -> tuple[Progress, dict[str, Any]] | None:
     member.accelerator.wait_for_everyone()
     if found is None:
         return None
-    tree, progress = found[0], Progress(**found[1])
+    known = {k: v for k, v in found[1].items() if k in Progress.__dataclass_fields__}
+    tree, progress = found[0], Progress(**known)
     _drop_ends(member, progress)
     shards = tree.get("shards", [])
     wanted = shard_names(member, progress) if member.config.compute.zero else []
@@ -133,8 +176,12 @@ def put_back(stage: Stage, progress: Progress, tree: dict[str, Any]) -> None:
         stage.schedule.load(progress.schedule)
 
 
-def roll_back(member: Member, stage: Stage, progress: Progress, where: str) -> Progress:
-    """All ranks: back to the last state on disk, with half the learning rate from now on.
+def roll_back(
+    member: Member, progress: Progress, sound: int, where: str
+) -> tuple[Progress, dict[str, Any]]:
+    """All ranks: the last state on disk, as `load` gives it, with half the learning rate from the
+    epoch `sound` (of all stages) on. The epochs before it are trained again as they were, so that
+    it does not matter when the state was saved.
 
     where: epoch, step and samples, for the message. NonFiniteLoss: `train.max_rollbacks` are used
     up. They are counted over the whole training, also when what failed was trained again.
@@ -147,6 +194,7 @@ def roll_back(member: Member, stage: Stage, progress: Progress, where: str) -> P
     found = load(member)
     assert found is not None, "a state is saved before the first step"
     saved, tree = found
-    put_back(stage, saved, tree)
-    logger.warning("rolled back to epoch %d, learning rate halved", saved.total_epochs)
-    return replace(saved, rollbacks=progress.rollbacks + 1, lr_scale=progress.lr_scale / 2)
+    logger.warning(
+        "rolled back to epoch %d, learning rate halved from epoch %d on", saved.total_epochs, sound
+    )
+    return replace(saved, halved_from=[*progress.halved_from, sound]), tree

@@ -22,7 +22,7 @@ class NonFiniteLoss(RuntimeError):
 
 class Interrupted(SystemExit):
     """SIGTERM or SIGINT has come. The state on disk is of the step where the loop stopped, or of
-    the last epoch's end; see `train.save_and_leave`. The exit status is 128 + the signal's number.
+    an epoch's end; see `train.save_and_leave`. The exit status is 128 + the signal's number.
     """
 
 

@@ -36,7 +36,7 @@ from distseg.training.snapshots import (
     sync_buffers,
 )
 from distseg.training.stage import Stage, begin_epoch, set_up_stage, train_step
-from distseg.training.state import Progress, put_back, restore, roll_back, save
+from distseg.training.state import Progress, Saving, put_back, restore, roll_back, save
 from distseg.training.stopping import Interrupted, StopSignal, write_failure
 
 logger = logging.getLogger(__name__)
@@ -158,6 +158,9 @@ def train(member: Member, stop: StopSignal) -> Progress:
     """
     settings = member.config.train
     progress, saved = restore(member)
+    saving = Saving(member.accelerator)
+    if saved is None:  # what a rollback of the first epochs goes back to
+        saving.time(save, member, progress, None)
     epochs.truncate_metrics(member, progress)
     epochs.begin_tracking(member)
 
@@ -167,12 +170,9 @@ def train(member: Member, stop: StopSignal) -> Progress:
             put_back(stage, progress, saved)
             saved = None  # it is as large as the model and its optimizer's state
         totals = epochs.EpochTotals(member.accelerator.device)
+        sound = progress.total_epochs  # epochs whose end is known to be no reason to roll back
 
         while progress.epoch < stage.config.schedule.epochs:
-            if progress.epoch == 0 and progress.step == 0:
-                # What a rollback of this epoch goes back to. The state of the stage's border will
-                # not do: it has no optimizer, and put_back() would leave this one's as it is.
-                save(member, progress, stage.engine.state())
             totals.begin(progress.step)
             frozen = begin_epoch(stage, progress.epoch)
             batches = stage.batches.epoch(progress.total_epochs, progress.step)
@@ -202,10 +202,9 @@ def train(member: Member, stop: StopSignal) -> Progress:
             skipped = int(totals.skipped)
             if gives_up or (skipped and not buffers_are_finite(member, stage.engine.module)):
                 at = epochs.position(member, progress, totals)
-                progress = roll_back(member, stage, progress, at)
+                progress, saved = roll_back(member, progress, sound, at)
                 epochs.truncate_metrics(member, progress)
-                totals.bad_in_row.zero_()
-                continue
+                break
             progress.skipped_steps += skipped
 
             # From here on the member's model is what was trained, the same on every rank.
@@ -226,9 +225,14 @@ def train(member: Member, stop: StopSignal) -> Progress:
             epochs.finish_row(member, row | scores | speed, progress, totals.seconds)
             # The last epoch of a stage is followed by the state of the border. An epoch that ends
             # in skipped steps leaves none: the next may show that its weights are spoiled.
-            if progress.epoch < stage.config.schedule.epochs and not int(totals.bad_in_row):
-                save(member, progress, stage.engine.state())
+            if not int(totals.bad_in_row):
+                sound = progress.total_epochs
+                if progress.epoch < stage.config.schedule.epochs and saving.is_due():
+                    saving.time(save, member, progress, stage.engine.state())
 
+        if saved is not None:  # rolled back: the stage begins anew, and goes on from that state
+            stage.engine.close()
+            continue
         if stage.config.swa and progress.stage == len(member.stages) - 1:
             images = (b.images_BCHW for b in stage.batches.epoch(progress.total_epochs))
             with stage.engine.placed():
@@ -251,11 +255,11 @@ def save_and_leave(
 ) -> NoReturn:
     """Save at this step, where that can be, and leave with Interrupted.
 
-    Two kinds of jobs leave with the state that is on disk, of the last epoch's end: several ranks,
+    Two kinds of jobs leave with the state that is on disk, of an epoch's end: several ranks,
     because they are not at the same step when a signal comes; and an epoch that has skipped a step,
     because only its end shows whether it is to be rolled back.
     """
-    left = "leaving with the state of the last epoch's end"
+    left = "leaving with the last state that was saved"
     if member.accelerator.num_processes == 1 and not int(totals.skipped):
         progress.loss_sum += float(totals.loss)
         stage.engine.gather()

@@ -26,9 +26,10 @@ from distseg.records.files import read_json, read_lines
 from distseg.records.manifest import Manifest
 from distseg.records.paths import MemberPaths, Run
 from distseg.records.predictions import Predictions
+from distseg.training import train as trainer
 from distseg.training.engine import DdpEngine
 from distseg.training.member import Member, seed_of
-from distseg.training.stage import begin_epoch, make_engine, set_up_stage, train_step
+from distseg.training.stage import Stage, begin_epoch, make_engine, set_up_stage, train_step
 from distseg.training.stopping import NonFiniteLoss
 from distseg.training.train import train_member
 from tests.tiny import PATIENCE_S, tiny_tree, wait_until
@@ -263,10 +264,39 @@ def test_a_stages_first_epoch_rolls_back_to_its_own_start(
 
     monkeypatch.setattr(DdpEngine, "step", fail_once)
     train_here(tmp_path, stages=[stage, stage], train={"batch_size": 4, "max_bad_steps": 2})
-    second = list(states.values())[1]
+    _, second, again = states.values()
     log = (tmp_path / "run/round_0/members/a_fold0/train.log").read_text()
     assert log.count("rolled back") == 1
-    assert second[0] == 0 and second[3] > 0 and second[4] == 0
+    assert second[0] == 0 and second[3] > 0 and again[0] == 0
+
+
+def test_a_rollback_does_not_depend_on_when_the_state_was_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """States that are saved seldom, as where an epoch is faster than its state is written."""
+    stage = {**tiny_tree()["stages"][0], "schedule": {"epochs_per_cycle": 3}}
+    stage["optimizer"] = {"name": "sgd", "lr": 1e-2}
+    real, states = trainer.train_step, []
+
+    def spoil_once(member: Member, stage: Stage, *given: Any, **options: Any) -> Any:
+        epoch, step = options["epoch"], options["step"]
+        if (epoch, step) == (2, 1) and options["lr_factor"] == stage.lr_factor(epoch, step):
+            options["lr_factor"] = 1e30
+            position = read_json(member.paths.state / "state.json")["record"]
+            states.append(position["total_epochs"])
+        return real(member, stage, *given, **options)
+
+    monkeypatch.setattr(trainer, "train_step", spoil_once)
+    paths = []
+    for name, share in (("often", 1e9), ("seldom", 0.0)):
+        monkeypatch.setattr("distseg.training.state.SAVING_SHARE", share)
+        train = {"batch_size": 4, "max_bad_steps": 2}
+        paths.append(train_here(tmp_path / name, stages=[stage], train=train))
+    assert states == [2, 0]
+    for each in paths:
+        assert [row["rollbacks"] for row in read_lines(each.metrics)] == [0, 0, 1]
+    assert losses(paths[0]) == losses(paths[1])
+    assert_same_bits(*paths)
 
 
 def test_a_signal_after_a_skipped_step_leaves_the_last_whole_epoch(
@@ -290,7 +320,7 @@ def test_a_signal_after_a_skipped_step_leaves_the_last_whole_epoch(
         train_member(config, run.folder, 0, "a", 0)
     assert int(done[1]) == 1
     assert read_json(run.member(0, "a", 0).state / "state.json")["record"]["step"] == 0
-    left = "signal 15: leaving with the state of the last epoch's end"
+    left = "signal 15: leaving with the last state that was saved"
     assert left in run.member(0, "a", 0).log(0).read_text()
 
 
