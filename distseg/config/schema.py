@@ -138,6 +138,11 @@ class ComputeConfig(Strict):
     )
     channels_last: bool = Field(True, description="memory format of images and weights")
     compile: bool = Field(False, description="torch.compile the model")
+    cuda_graphs: bool = Field(
+        True,
+        description="jobs on one GPU: launch a training pass by one call where it can be captured; "
+        "small images and batches gain most",
+    )
     retries: int = Field(2, ge=0, le=1000, description="times that a failed job is started again")
     rank_timeout_s: int = Field(
         600, ge=10, le=86_400,

@@ -59,7 +59,16 @@ def class_vector(values: float | Sequence[float], logits_BCHW: Tensor, what: str
     """A number, or one per class, as a tensor that broadcasts over (C, H, W)."""
     if isinstance(values, Sequence) and len(values) != logits_BCHW.shape[1]:
         raise ValueError(f"{what} has {len(values)} numbers for {logits_BCHW.shape[1]} classes")
-    return torch.as_tensor(values, dtype=torch.float32, device=logits_BCHW.device).view(-1, 1, 1)
+    many = tuple(values) if isinstance(values, Sequence) else (values,)
+    return _column(many, logits_BCHW.device)
+
+
+@functools.lru_cache(maxsize=64)
+def _column(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """float32 (C, 1, 1). Sent to the device once: while a CUDA graph is captured, nothing can be.
+    Not as an inference tensor, if that is where it is first asked for: training asks, too."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)
 
 
 def one_hot(target_BHW: Tensor, num_classes: int) -> Tensor:

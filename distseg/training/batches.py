@@ -1,9 +1,11 @@
-"""The micro-batches of an epoch, as the loss takes them: tensors on the device."""
+"""The micro-batches of a stage: from its loader, and as the loss takes them on the device."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,9 +14,22 @@ from distseg.data.augment import Augment
 from distseg.data.dataset import SOFT_SCALE, TrainSet
 from distseg.data.fit import Fit
 from distseg.data.loader import loader
-from distseg.data.sampling import Sampling, micro_batches_of_epoch
+from distseg.data.sampling import Item, Sampling, micro_batches_of_epoch
 from distseg.functional.targets import training_target
 from distseg.training.member import Member
+
+
+class Loaded(NamedTuple):
+    """One micro-batch of one rank, as the loader gives it.
+
+    tensors: on the host, of the same names, shapes and dtypes in every step of a stage: "image"
+        uint8 (B, C, H, W), "target" uint8 (B, K, H, W), "weight" float32 (B,), and where the train
+        set has soft targets "soft" uint8 (B, C, H, W) and "share" float32 (B,).
+    rows: the images' rows of the Manifest.
+    """
+
+    tensors: dict[str, Tensor]
+    rows: list[int]
 
 
 @dataclass(frozen=True)
@@ -27,7 +42,6 @@ class Batch:
     weight_B: float32; the row's weight, 0 where the image only fills the step.
     soft_BCHW, soft_share_B: probabilities 0..1 of the teachers and their share (0..1) of each
         image's loss; None where no row of the train set has them.
-    rows: the images' rows of the Manifest.
     """
 
     images_BCHW: Tensor
@@ -37,63 +51,102 @@ class Batch:
     weight_B: Tensor
     soft_BCHW: Tensor | None
     soft_share_B: Tensor | None
-    rows: list[int]
+
+
+@dataclass
+class Order:
+    """What a stage's loader is asked for, from an epoch on to the stage's last: the batch sampler
+    of the loader, which runs ahead of what is trained.
+
+    asked: the micro-batches that it has asked for and nobody has taken yet.
+    """
+
+    sampling: Sampling
+    rank: int
+    world_size: int
+    accumulation: int
+    end: int  # epochs of the member, over all stages, up to the stage's last
+    epoch: int = 0
+    first_step: int = 0
+    asked: deque[list[Item]] = field(default_factory=deque)
+
+    def begin(self, epoch: int, first_step: int) -> None:
+        self.epoch, self.first_step = epoch, first_step
+        self.asked.clear()
+
+    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
+        """The indices carry the epoch, so that worker processes need no message about it: an
+        attribute of the dataset would only change in this process."""
+        first = self.first_step
+        for epoch in range(self.epoch, max(self.end, self.epoch + 1)):
+            items = micro_batches_of_epoch(
+                self.sampling, epoch, rank=self.rank, world_size=self.world_size,
+                accumulation=self.accumulation,
+            )  # fmt: skip
+            for batch in items[first * self.accumulation :]:
+                self.asked.append(batch)
+                yield [item[:3] for item in batch]
+            first = 0
 
 
 class StageBatches:
-    """The micro-batches of a stage, epoch by epoch; its loader processes live as long as it."""
+    """The micro-batches of a stage, epoch by epoch; its loader processes live as long as it, and
+    decode the beginning of the next epoch while this one ends and is evaluated."""
 
-    def __init__(self, member: Member, sampling: Sampling, dataset: TrainSet) -> None:
+    def __init__(self, member: Member, number: int, sampling: Sampling, dataset: TrainSet) -> None:
+        accelerator = member.accelerator
         self.member, self.sampling = member, sampling
-        # The loader's batch sampler: a list that is filled anew for each epoch. The indices carry
-        # the epoch, so that worker processes need no message about it: an attribute of the dataset
-        # would only change in this process.
-        self._indices: list[list[tuple[int, int, int]]] = []
-        self._loader = loader(
-            dataset, self._indices, member.workers, member.accelerator.device, True
-        )
+        self._order = Order(
+            sampling, accelerator.process_index, accelerator.num_processes,
+            member.config.train.accumulation,
+            end=sum(stage.schedule.epochs for stage in member.stages[: number + 1]),
+        )  # fmt: skip
+        self._loader = loader(dataset, self._order, member.workers, accelerator.device, True)
+        self._loaded: Iterator[dict[str, Tensor]] = iter(())
+        self._next: tuple[int, int] | None = None  # epoch and step that `_loaded` has come to
         manifest = member.manifest
         self._weights = torch.tensor([s.weight for s in manifest], dtype=torch.float32)
         soft = [s.soft_weight if s.soft else 0.0 for s in manifest]
         self._soft_weights = torch.tensor(soft, dtype=torch.float32)
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Loaded]:
         """This rank's micro-batches from a step of an epoch on, `train.accumulation` a step.
 
         epoch: counted over all stages. Order and augmentation are pure functions of it.
         """
-        accelerator, accumulation = self.member.accelerator, self.member.config.train.accumulation
-        items = micro_batches_of_epoch(
-            self.sampling,
-            epoch,
-            rank=accelerator.process_index,
-            world_size=accelerator.num_processes,
-            accumulation=accumulation,
-        )[first_step * accumulation :]
-        self._indices[:] = [[item[:3] for item in batch] for batch in items]
-        for raw, batch in zip(self._loader, items, strict=True):
-            counts_B = torch.tensor([item.counts for item in batch], dtype=torch.float32)
-            yield self._on_device(raw, counts_B)
+        if self._next != (epoch, first_step) or epoch >= self._order.end:
+            self._order.begin(epoch, first_step)
+            self._loaded = iter(self._loader)
+        steps = self.sampling.steps
+        for step in range(first_step, steps):
+            self._next = (epoch, step + 1) if step + 1 < steps else (epoch + 1, 0)
+            for _ in range(self._order.accumulation):
+                raw = next(self._loaded)
+                yield self._with_weights(raw, self._order.asked.popleft())
 
-    def _on_device(self, raw: dict[str, Tensor], counts_B: Tensor) -> Batch:
-        """What the loader gives, moved without waiting: its memory is pinned where there is a GPU,
-        and the kernels that read the copies are queued behind them."""
-        device, rows = self.member.accelerator.device, raw["row"]
-        masks = raw["target"].to(device, non_blocking=True)
-        target, valid = training_target(masks, self.member.config.task)
-        soft = share = None
+    def _with_weights(self, raw: dict[str, Tensor], items: list[Item]) -> Loaded:
+        rows = raw["row"]
+        counts_B = torch.tensor([item.counts for item in items], dtype=torch.float32)
+        tensors = {name: tensor for name, tensor in raw.items() if name != "row"}
+        tensors["weight"] = self._weights[rows] * counts_B
         if "soft" in raw:
-            soft = raw["soft"].to(device, non_blocking=True).float() / SOFT_SCALE
-            share = self._soft_weights[rows].to(device, non_blocking=True)
+            tensors["share"] = self._soft_weights[rows]
+        return Loaded(tensors, rows.tolist())
+
+    def on_device(self, tensors: Mapping[str, Tensor]) -> Batch:
+        """The batch of what `Loaded` holds, moved without waiting: its memory is pinned where
+        there is a GPU, and the kernels that read the copies are queued behind them."""
+        device = self.member.accelerator.device
+        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
+        target, valid = training_target(moved["target"], self.member.config.task)
         return Batch(
-            images_BCHW=self.member.normalizer(raw["image"].to(device, non_blocking=True)),
-            masks_BKHW=masks,
+            images_BCHW=self.member.normalizer(moved["image"]),
+            masks_BKHW=moved["target"],
             target=target,
             valid_BHW=valid,
-            weight_B=(self._weights[rows] * counts_B).to(device, non_blocking=True),
-            soft_BCHW=soft,
-            soft_share_B=share,
-            rows=rows.tolist(),
+            weight_B=moved["weight"],
+            soft_BCHW=moved["soft"].float() / SOFT_SCALE if "soft" in moved else None,
+            soft_share_B=moved.get("share"),
         )
 
 

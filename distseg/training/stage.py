@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +13,9 @@ from distseg.config.training import OptimizerConfig, StageConfig
 from distseg.data.sampling import Sampling
 from distseg.functional.losses import weighted_sum
 from distseg.models.pyramid import trunk
-from distseg.training.batches import Batch, StageBatches, train_set
+from distseg.training.batches import Loaded, StageBatches, train_set
 from distseg.training.engine import DdpEngine, Engine
+from distseg.training.graphs import GraphedPass
 from distseg.training.loss import LossTerms, compute_loss
 from distseg.training.member import Member, seed_of
 from distseg.training.optim import set_lr
@@ -30,6 +32,7 @@ class Stage:
     terms: LossTerms
     engine: Engine
     schedule: Schedule
+    graphs: GraphedPass | None  # None: each kernel is launched by the host
 
     def lr_factor(self, epoch: int, step: int) -> float:
         """The learning rate at a step of an epoch of the stage, as a share of its highest."""
@@ -40,20 +43,29 @@ def set_up_stage(member: Member, number: int) -> Stage:
     """A stage at its start, on all ranks, with the weights that the member's model has now."""
     config, model_config = member.stages[number], member.model_config
     sampling = member.sampling(number)
-    return Stage(
-        config,
-        sampling,
-        StageBatches(member, sampling, train_set(member, number)),
-        LossTerms(
-            main=weighted_sum(config.loss.spec, member.config.task),
-            task=member.config.task,
-            temperature=member.recipe.temperature,
-            image_head=model_config.image_head or 0.0,
-            deep_supervision=model_config.deep_supervision or 0.0,
-        ),
-        make_engine(member, config.optimizer),
-        Schedule(config.schedule, sampling.steps),
+    batches = StageBatches(member, number, sampling, train_set(member, number))
+    terms = LossTerms(
+        main=weighted_sum(config.loss.spec, member.config.task),
+        task=member.config.task,
+        temperature=member.recipe.temperature,
+        image_head=model_config.image_head or 0.0,
+        deep_supervision=model_config.deep_supervision or 0.0,
     )
+    engine = make_engine(member, config.optimizer)
+    graphs = None
+    if member.config.compute.cuda_graphs and _can_be_graphed(member):
+        run = partial(add_gradients, member, engine, batches, terms)
+        graphs = GraphedPass(run, engine.module, member.accelerator.device)
+    return Stage(
+        config, sampling, batches, terms, engine, Schedule(config.schedule, sampling.steps), graphs
+    )
+
+
+def _can_be_graphed(member: Member) -> bool:
+    """A job on one GPU: ranks would have to meet inside the graph."""
+    accelerator = member.accelerator
+    alone = accelerator.num_processes == 1 and not member.config.compute.zero
+    return alone and accelerator.device.type == "cuda"
 
 
 def make_engine(member: Member, optimizer: OptimizerConfig) -> Engine:
@@ -90,10 +102,35 @@ class StepResult:
     rows: list[int]
 
 
+def add_gradients(
+    member: Member,
+    engine: Engine,
+    batches: StageBatches,
+    terms: LossTerms,
+    tensors: Mapping[str, Tensor],
+) -> Tensor:
+    """Forward and backward pass of one micro-batch: adds to the gradients.
+
+    Args:
+        tensors: as in `Loaded`, on the host or the device, and "in_step" float32 (), the samples
+            of the step over all ranks and micro-batches.
+
+    Returns:
+        float64 (), on the device: the sum of this rank's weighted sample losses.
+    """
+    accelerator, batch = member.accelerator, batches.on_device(tensors)
+    in_step = tensors["in_step"].to(accelerator.device, non_blocking=True)
+    loss_B = compute_loss(engine, batch, terms, accelerator.autocast)
+    loss = (loss_B * batch.weight_B).sum() / in_step
+    # DDP and ZeRO average gradients over the ranks; this sums them.
+    engine.backward(loss * accelerator.num_processes)
+    return loss.detach().double() * in_step
+
+
 def train_step(
     member: Member,
     stage: Stage,
-    batches: Iterator[Batch],
+    batches: Iterator[Loaded],
     *,
     epoch: int,
     step: int,
@@ -114,22 +151,25 @@ def train_step(
     """
     accelerator, settings = member.accelerator, member.config.train
     set_lr(stage.engine.optimizer, lr_factor)
-    in_step = stage.sampling.in_step(step)
+    in_step = torch.tensor(stage.sampling.in_step(step), dtype=torch.float32)
     step_loss = torch.zeros((), dtype=torch.float64, device=accelerator.device)
     rows: list[int] = []
     for number in range(settings.accumulation):
-        batch = next(batches)
-        if number == 0:
+        loaded = next(batches)
+        tensors = {**loaded.tensors, "in_step": in_step}
+        first, last = number == 0, number == settings.accumulation - 1
+        if first:
             # After the first batch: a loader's iterator draws from the same generator when it is
             # made, which a resumed epoch does at another step.
             torch.manual_seed(seed_of(member.seed, epoch, step, accelerator.process_index))
-        with stage.engine.micro_batch(last=number == settings.accumulation - 1):
-            loss_B = compute_loss(stage.engine, batch, stage.terms, accelerator.autocast)
-            loss = (loss_B * batch.weight_B).sum() / in_step
-            # DDP and ZeRO average gradients over the ranks; this sums them.
-            stage.engine.backward(loss * accelerator.num_processes)
-        step_loss += loss.detach().double() * in_step
-        rows += batch.rows
+        if stage.graphs:
+            step_loss += stage.graphs(tensors, first=first, mode=frozen is not None)
+        else:
+            with stage.engine.micro_batch(last=last):
+                step_loss += add_gradients(
+                    member, stage.engine, stage.batches, stage.terms, tensors
+                )
+        rows += loaded.rows
     if frozen is not None:
         # Without a gradient there is no step, no weight decay and no part in the norm. They were
         # computed all the same: DDP waits for every parameter's.

@@ -234,7 +234,8 @@ def train(member: Member, stop: StopSignal) -> Progress:
             stage.engine.close()
             continue
         if stage.config.swa and progress.stage == len(member.stages) - 1:
-            images = (b.images_BCHW for b in stage.batches.epoch(progress.total_epochs))
+            epoch = stage.batches.epoch(progress.total_epochs)
+            images = (stage.batches.on_device(b.tensors).images_BCHW for b in epoch)
             with stage.engine.placed():
                 progress.snapshots = average_snapshots(member, progress, images)
         goes_on = progress.stage == len(member.stages) - 1 and member.keeps_state

@@ -26,9 +26,8 @@ def batch_of(*values: int) -> Batch:
     """Images of 4 x 4 pixels, each with one value in all of its mask."""
     masks = torch.stack([torch.full((1, 4, 4), value, dtype=torch.uint8) for value in values])
     target, valid = training_target(masks, "binary")
-    rows = list(range(len(values)))
     images = torch.zeros(len(values), 1, 4, 4)
-    return Batch(images, masks, target, valid, torch.ones(len(values)), None, None, rows)
+    return Batch(images, masks, target, valid, torch.ones(len(values)), None, None)
 
 
 def loss_of(batch: Batch, terms: LossTerms, *heads: Tensor | None) -> Any:
