@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from distseg.data.fit import Fit
-from distseg.data.loader import canvas_batches, loader
+from distseg.data.loader import canvas_batches, close, loader
 from distseg.functional.combine import hard_masks
 from distseg.functional.metrics import count_planes
 from distseg.inference.forward import Normalizer, Predictor
@@ -47,6 +47,10 @@ class Evaluator:
         self.batches = canvas_batches(sizes, [fit], batch_size)[rank::world]
         self.progress = progress or ProgressFile(None)
         self.loader = loader(dataset, self.batches, workers, accelerator.device, persistent=True)
+
+    def close(self) -> None:
+        """End the loader's processes."""
+        close(self.loader)
 
     def predictor(self, models: Sequence[nn.Module]) -> Predictor:
         """These models with the input that the evaluator's images have."""

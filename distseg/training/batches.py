@@ -13,7 +13,7 @@ from torch import Tensor
 from distseg.data.augment import Augment
 from distseg.data.dataset import SOFT_SCALE, TrainSet
 from distseg.data.fit import Fit
-from distseg.data.loader import loader
+from distseg.data.loader import close, loader
 from distseg.data.sampling import Item, Sampling, micro_batches_of_epoch
 from distseg.functional.targets import training_target
 from distseg.training.member import Member
@@ -123,6 +123,10 @@ class StageBatches:
             for _ in range(self._order.accumulation):
                 raw = next(self._loaded)
                 yield self._with_weights(raw, self._order.asked.popleft())
+
+    def close(self) -> None:
+        """The stage is over: end the loader's processes."""
+        close(self._loader)
 
     def _with_weights(self, raw: dict[str, Tensor], items: list[Item]) -> Loaded:
         rows = raw["row"]

@@ -39,7 +39,10 @@ def find_lr(config: Config, run: Run, name: str, fold: int, steps: int = 100) ->
     with tempfile.TemporaryDirectory() as scratch:
         paths = MemberPaths(Path(scratch))
         member = Member(config, run, 0, name, fold, make_accelerator(config), paths)
-        curve = smooth(ramp(member, set_up_stage(member, 0), steps))
+        stage = set_up_stage(member, 0)
+        curve = smooth(ramp(member, stage, steps))
+        stage.close()
+        member.close()
         rates, losses = [rate for rate, _ in curve], [loss for _, loss in curve]
     if len(rates) < 3:
         raise UserError(f"find-lr: {name}: the loss is not finite from the first steps on")

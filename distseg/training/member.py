@@ -146,6 +146,10 @@ class Member:
             self.progress,
         )
 
+    def close(self) -> None:
+        """End the processes that load its images for evaluation."""
+        self.evaluator.close()
+
     @property
     def micro_batches(self) -> int:
         """Micro-batches of a step, over all ranks."""

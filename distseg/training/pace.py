@@ -49,7 +49,8 @@ def measure_member(config: Config, run: Run, name: str, seconds: float, prepare_
         left = max(0.0, began + seconds - time.perf_counter())
         evaluate_s, predict_s = _evaluation(member, config.predict.tta, left)
         saved = sum(t.numel() * t.element_size() for t in member.model.state_dict().values())
-        stage.engine.close()
+        stage.close()
+        member.close()
     accelerator.free_memory()
     middle = statistics.median(times)
     return Pace(

@@ -38,6 +38,11 @@ class Stage:
         """The learning rate at a step of an epoch of the stage, as a share of its highest."""
         return self.schedule.lr_factor(epoch * self.sampling.steps + step)
 
+    def close(self) -> None:
+        """The stage is over: give its memory and its loader's processes back."""
+        self.engine.close()
+        self.batches.close()
+
 
 def set_up_stage(member: Member, number: int) -> Stage:
     """A stage at its start, on all ranks, with the weights that the member's model has now."""

@@ -7,6 +7,7 @@ number of ranks, so a run that was killed goes on bit for bit.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -61,11 +62,24 @@ def train_member(config: Config, run_dir: Path, round: RoundKey, name: str, fold
     try:
         if accelerator.is_main_process:
             _take(lock)
-        member = Member(config, run, round, name, fold, accelerator)
+        _train_and_predict(Member(config, run, round, name, fold, accelerator))
+    except Exception as error:
+        write_failure(paths, error)
+        raise
+    finally:
+        lock.release()
+        accelerator.free_memory()
+
+
+def _train_and_predict(member: Member) -> None:
+    """Train a member where it is not trained, predict its fold, and mark it done; on all ranks."""
+    config, paths, accelerator = member.config, member.paths, member.accelerator
+    name, fold = member.name, member.fold
+    with contextlib.closing(member):
         if member.main:
             paths.failure.unlink(missing_ok=True)
             atomic_write(paths.config, dump_config(config))
-        progress = trained_before(paths, config.epochs_of(name, round))
+        progress = trained_before(paths, config.epochs_of(name, member.round))
         if progress is None:
             accelerator.wait_for_everyone()  # all have looked at DONE
             if member.main:  # else it would count again with the first of the new weights
@@ -75,24 +89,18 @@ def train_member(config: Config, run_dir: Path, round: RoundKey, name: str, fold
         began = time.perf_counter()
         score = predict_out_of_fold(
             config, paths, member.evaluator, member.manifest, member.val_rows, progress.snapshots,
-            each=config.ensemble.snapshots == "search" and not is_teachers(round),
+            each=config.ensemble.snapshots == "search" and not is_teachers(member.round),
         )  # fmt: skip
-        accelerator.wait_for_everyone()
-        seconds = time.perf_counter() - began
-        if member.main:
-            if not config.keeps_state(name, round):  # it is as large as three snapshots
-                shutil.rmtree(paths.state, ignore_errors=True)
-            member.progress.close()
-            mark_done(paths.done, done_record(member, progress, score, seconds))
-            text = "without a score" if score is None else f"score {score:.4f}"
-            logger.info("%s fold %d done: %s", name, fold, text)
-        accelerator.wait_for_everyone()
-    except Exception as error:
-        write_failure(paths, error)
-        raise
-    finally:
-        lock.release()
-        accelerator.free_memory()
+    accelerator.wait_for_everyone()
+    seconds = time.perf_counter() - began
+    if member.main:
+        if not member.keeps_state:  # it is as large as three snapshots
+            shutil.rmtree(paths.state, ignore_errors=True)
+        member.progress.close()
+        mark_done(paths.done, done_record(member, progress, score, seconds))
+        text = "without a score" if score is None else f"score {score:.4f}"
+        logger.info("%s fold %d done: %s", name, fold, text)
+    accelerator.wait_for_everyone()
 
 
 def trained_before(paths: MemberPaths, epochs: int) -> Progress | None:
@@ -231,7 +239,7 @@ def train(member: Member, stop: StopSignal) -> Progress:
                     saving.time(save, member, progress, stage.engine.state())
 
         if saved is not None:  # rolled back: the stage begins anew, and goes on from that state
-            stage.engine.close()
+            stage.close()
             continue
         if stage.config.swa and progress.stage == len(member.stages) - 1:
             epoch = stage.batches.epoch(progress.total_epochs)
@@ -241,7 +249,7 @@ def train(member: Member, stop: StopSignal) -> Progress:
         goes_on = progress.stage == len(member.stages) - 1 and member.keeps_state
         if goes_on:  # the end of the member, and where a longer schedule would take it up
             save(member, progress, stage.engine.state())
-        stage.engine.close()
+        stage.close()
         progress = replace(progress, stage=progress.stage + 1, epoch=0, step=0, schedule={})
         if not goes_on:
             save(member, progress, None)

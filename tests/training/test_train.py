@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from filelock import FileLock
@@ -325,6 +326,15 @@ def test_a_signal_after_a_skipped_step_leaves_the_last_whole_epoch(
     assert read_json(run.member(0, "a", 0).state / "state.json")["record"]["step"] == 0
     left = "signal 15: leaving with the last state that was saved"
     assert left in run.member(0, "a", 0).log(0).read_text()
+
+
+def test_a_member_that_is_done_leaves_no_loader(tmp_path: Path) -> None:
+    """Several members of a job would have the processes of all before them."""
+    before = set(psutil.Process().children())
+    compute = {**tiny_tree()["compute"], "workers": 2}
+    whole = train_here(tmp_path / "whole", compute=compute)
+    assert set(psutil.Process().children()) == before
+    assert_same_bits(whole, train_here(tmp_path / "alone"))
 
 
 def test_two_jobs_never_train_one_member(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
