@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distseg.config.schema import Config
+from distseg.data.threads import in_threads
 from distseg.ensemble.choices import Choices, EnsembleChoice
 from distseg.ensemble.nesting import Nesting
 from distseg.ensemble.out_of_fold_set import OutOfFold
@@ -82,10 +83,13 @@ class MixtureSearch:
         weights = [mixture.weights for mixture in some]
         rows = self.nesting.thinned(self.step)
         table = [[{s: GridSweep(metric, self.grid) for s in rows} for _ in classes] for _ in some]
+
+        def read(block: list[int]) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
+            logits = self._decided(self.oof.mixtures(block, weights, space))
+            return logits, np.stack([self.oof.target(row) for row in block])
+
         for split, own in rows.items():
-            for block in self.oof.blocks(own):
-                logits = self._decided(self.oof.mixtures(block, weights, space))
-                target_NKHW = np.stack([self.oof.target(row) for row in block])
+            for logits, target_NKHW in in_threads(read, self.oof.blocks(own)):
                 for number in classes:
                     own_class = range(number, number + 1)
                     truth, valid = target_planes(target_NKHW, own_class, self.config.task)

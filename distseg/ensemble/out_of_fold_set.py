@@ -125,13 +125,23 @@ class OutOfFold:
         self, rows: Sequence[int], trials: Sequence[Weights], space: str
     ) -> NDArray[np.float32]:
         """`combined` of a block of `blocks` for several weightings, (T, N, C, H, W)."""
+        return self.mixed(*self.values(rows, space), trials, space)
+
+    def values(self, rows: Sequence[int], space: str) -> tuple[list[str], NDArray[np.float32]]:
+        """The names that a block of `blocks` has, and what they say in a space, (M, N, C, H, W)."""
         found = [self.logits(row) for row in rows]
         here = list(found[0])
-        weights = np.array([self._some(trial, here) for trial in trials], dtype=np.float32)
         logits = np.stack([[one[name] for one in found] for name in here])
-        values = to_space(logits, space, self.config.task)
-        mean = weights @ values.reshape(len(here), -1) / weights.sum(axis=1, keepdims=True)
-        mixed = from_space(mean.reshape(-1, *values.shape[1:]), space)
+        return here, to_space(logits, space, self.config.task)
+
+    def mixed(
+        self, here: list[str], values_MNCHW: NDArray[np.float32], trials: Sequence[Weights],
+        space: str,
+    ) -> NDArray[np.float32]:  # fmt: skip
+        """What `values` gave, combined by several weightings: logits (T, N, C, H, W)."""
+        weights = np.array([self._some(trial, here) for trial in trials], dtype=np.float32)
+        mean = weights @ values_MNCHW.reshape(len(here), -1) / weights.sum(axis=1, keepdims=True)
+        mixed = from_space(mean.reshape(-1, *values_MNCHW.shape[1:]), space)
         return highest_only(mixed) if self.config.postprocess.exclusive else mixed
 
     def blocks(self, rows: Sequence[int]) -> Iterator[list[int]]:

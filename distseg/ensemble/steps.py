@@ -15,7 +15,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from distseg.ensemble.choices import ALL, Choices
+from distseg.data.threads import in_threads
+from distseg.ensemble.choices import ALL, Choices, EnsembleChoice
 from distseg.ensemble.mixtures import (
     SIMPLER_VALUES,
     MixtureSearch,
@@ -39,7 +40,10 @@ from distseg.functional.tuning import (
 from distseg.functional.weights import Weights, greedy_weights
 
 SIMPLER = "simpler"  # the steps that ask for it are named so, or begin so
-WEIGHT_SEARCH_VALUES = 1 << 26  # logits that one step of the weight search reads
+WEIGHT_SEARCH_VALUES = 1 << 26  # logits that the weight search reads, and holds as float32
+
+# Names of the models, what they say (M, N, C, H, W), and the targets (N, K, H, W) of some rows.
+Block = tuple[list[str], NDArray[np.float32], NDArray[np.uint8]]
 
 
 def steps_of(nesting: Nesting) -> Iterator[Step]:
@@ -129,11 +133,16 @@ class WeightSearch:
         # by mixture and split what adds up to its score, (C, 5): inter, pred, truth, the scores of
         # the images, and how many images
         self.sums: dict[Weights, dict[str, NDArray]] = {}
+        self.blocks: dict[str, list[Block]] = {}  # of each split, once they are read
 
     def tune(self, choices: Choices) -> Choices:
         """The same rules with better weights; each label's are found on the other splits."""
         values = sum(self.nesting.pixels()) * self.config.num_outputs * len(self.oof.names)
         rows = self.nesting.thinned(-(-values // WEIGHT_SEARCH_VALUES))
+        space = choices[ALL].space
+        for split, own in rows.items():
+            read = partial(self._read, space=space)
+            self.blocks[split] = list(in_threads(read, self.oof.blocks(own)))
         picks, tuned = self.config.ensemble.max_picks, {}
         for label, choice in choices.items():
             others = [split for split in self.nesting.splits if split != label]
@@ -141,27 +150,29 @@ class WeightSearch:
             def evaluate(trials: list[Weights], others: list[str] = others) -> list[float]:
                 new = [trial for trial in trials if trial not in self.sums]
                 if new:
-                    self._count(new, rows, choices)
+                    self._count(new, choices[ALL])
                 return [self._score(self.sums[trial], others) for trial in trials]
 
             weights = greedy_weights(self.oof.uniform, picks, evaluate)
             tuned[label] = replace(choice, weights=weights)
         return tuned
 
-    def _count(
-        self, trials: list[Weights], rows: Mapping[str, Sequence[int]], choices: Choices
-    ) -> None:
-        """Fill `sums` for new mixtures, which are read together, block by block."""
+    def _read(self, rows: list[int], space: str) -> Block:
+        return *self.oof.values(rows, space), np.stack([self.oof.target(row) for row in rows])
+
+    def _count(self, trials: list[Weights], choice: EnsembleChoice) -> None:
+        """Fill `sums` for new mixtures, at the thresholds of a choice's rule."""
+
+        def counts(block: Block) -> NDArray[np.int64]:
+            here, values, target_NKHW = block
+            logits_TNCHW = self.oof.mixed(here, values, trials, choice.space)
+            masks = hard_masks(logits_TNCHW, self.config.task, choice.rule["threshold"])
+            return count_planes(masks, target_NKHW, self.config.task)
+
         self.sums |= {trial: {} for trial in trials}
-        space, thresholds = choices[ALL].space, choices[ALL].rule["threshold"]
-        for split, own in rows.items():
-            tables = []
-            for block in self.oof.blocks(own):
-                logits_TNCHW = self.oof.mixtures(block, trials, space)
-                masks = hard_masks(logits_TNCHW, self.config.task, thresholds)
-                target_NKHW = np.stack([self.oof.target(row) for row in block])
-                tables.append(count_planes(masks, target_NKHW, self.config.task))
-            for trial, table in zip(trials, np.concatenate(tables, axis=1), strict=True):
+        for split, blocks in self.blocks.items():
+            tables = np.concatenate(list(in_threads(counts, blocks)), axis=1)
+            for trial, table in zip(trials, tables, strict=True):
                 scores = per_image(table, self.config.metric)
                 columns = [*np.moveaxis(table, -1, 0), scores, np.ones_like(scores)]
                 self.sums[trial][split] = np.stack([c.sum(axis=0) for c in columns], axis=-1)
