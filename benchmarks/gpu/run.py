@@ -37,6 +37,8 @@ from typing import Any
 
 import yaml
 
+from distseg.config.load import load_config
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 PARTS = (
@@ -177,7 +179,9 @@ class Bench:
         shutil.rmtree(run, ignore_errors=True)
         command = self._distseg("run", str(self.config("tgs_salt")), "--out", str(run))
         cap = min(self.args.recipe_seconds, self.left)
-        judge = Judge(run, 0 if self.args.trial else 15 * 44, cap)
+        recipe = load_config(ROOT / "configs" / "tgs_salt.yaml", [])
+        epochs = sum(recipe.epochs_of(name, 0) for name in recipe.members) * recipe.data.folds.num
+        judge = Judge(run, 0 if self.args.trial else epochs, cap)
         status, seconds = self.call("recipe", command, cap, judge)
         record = {"status": status, "seconds": seconds, "folds": 5, **judge.said}
         if status == "stopped":

@@ -42,7 +42,7 @@ RULES = (
     Rule(
         ("compute.executor", "compute.gpus_per_job", "compute.processes_per_job", "compute.slots",
          "compute.members_per_job", "compute.cpu_threads", "compute.workers", "compute.retries",
-         "compute.rank_timeout_s"),
+         "compute.rank_timeout_s", "compute.cuda_graphs"),
         (),
         "how jobs are spread over machines; `precision`, `zero`, `offload`, `channels_last` and "
         "`compile` change weights, and stay",
