@@ -52,7 +52,7 @@ def assign_folds(
     Args:
         coverage: (N, classes), share of each class in the row's mask.
         groups: a key per row; rows of one stay together (kind group).
-        duplicates: a key per row, equal for byte-identical images: they always stay together.
+        duplicates: a key per row, equal for those that always stay together: `Checked.together`.
     """
     options = config.data.folds
     if options.kind == "file":

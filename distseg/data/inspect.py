@@ -70,6 +70,14 @@ class Checked:
         """A key per good row: equal for byte-identical images."""
         return [facts.sha1 for facts in self.facts]
 
+    @property
+    def together(self) -> list[str]:
+        """A key per good row: rows of one key stay in one fold, as byte-identical images do. Those
+        of a single value do not: they show nothing that a model could know again, and where one
+        fold has all of them, its models have never seen one."""
+        pairs = zip(self.good, self.facts, strict=True)
+        return [f"{f.sha1}/{row.id}" if f.constant else f.sha1 for row, f in pairs]
+
 
 @dataclass(frozen=True, slots=True)
 class _Good:

@@ -198,7 +198,7 @@ def _inspect_into_cache(config: Config, rows: Sequence[Row], folder: Path) -> Ch
 
 def _folds(config: Config, run: Run, checked: Checked) -> list[int]:
     """The fold of each good row, from folds.csv, which is written where it is missing."""
-    rows, duplicates = checked.good, checked.duplicates
+    rows, duplicates = checked.good, checked.together
     groups = folds.read_groups(config, rows)
     divided = folds.divide(config, run.folds, rows, checked.coverage, groups, duplicates)
     if not run.folds.is_file():

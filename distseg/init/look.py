@@ -56,7 +56,7 @@ class Facts:
         None: no object in the sample.
     coverage: share of the pixels that each class has.
     groups: by id, where the names show several images of one thing (patient, sheet, video).
-    copies: images of the sample that are byte-identical to another.
+    copies: images of the sample that are byte-identical to another and share its fold.
     bad: rows that cannot be used; sampled: rows whose pixels were looked at.
     decode_s: seconds to decode an image and its mask, with all threads.
     """
@@ -127,7 +127,7 @@ def look(root: Path, given: Mapping[str, Any], seconds: float = 20.0) -> Facts:
     heights, widths = sorted(h for h, _ in sizes), sorted(w for _, w in sizes)
     middle, coverage = len(sizes) // 2, checked.coverage
     first_class = int(config.task == "multiclass")
-    copies = len(checked.duplicates) - len(set(checked.duplicates))
+    copies = len(checked.together) - len(set(checked.together))
     return Facts(
         root=str(root), keys=found, why={**why, **labels.why, **why_channels},
         num_train=len(rows), num_validated=sum(row.validates for row in rows), num_test=len(test),

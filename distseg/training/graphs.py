@@ -82,15 +82,10 @@ class GraphedPass:
         problem = self._warm_up(inputs)
         if not problem:
             graph = torch.cuda.CUDAGraph()
-            try:
-                # thread_local: the loader's thread pins memory meanwhile
-                with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                    output = self.run(inputs)
-                self.captured[key] = Captured(graph, inputs, output)
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError as error:
-                problem = str(error).splitlines()[0]
+            # thread_local: the loader's thread pins memory meanwhile
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                output = self.run(inputs)
+            self.captured[key] = Captured(graph, inputs, output)
         for buffer, kept in zip(self.module.buffers(), buffers, strict=True):
             buffer.data.copy_(kept)
         for parameter, grad in zip(self.parameters, grads, strict=True):
@@ -110,6 +105,15 @@ class GraphedPass:
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP):
                 self.run(inputs)
+            # Asked before the capture: one that fails leaves torch's random generator behind as if
+            # it were still being captured.
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                self.run(inputs)
+            except RuntimeError as error:
+                return str(error).splitlines()[0]
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
         torch.cuda.current_stream(self.device).wait_stream(stream)
         torch.cuda.synchronize(self.device)
         peak = torch.cuda.max_memory_allocated(self.device)

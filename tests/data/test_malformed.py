@@ -265,7 +265,7 @@ def check(config: Config) -> list[tuple[str, str, str]]:
     module.test(config)
     checked = inspect(config, module.train(config))
     groups = read_groups(config, checked.good)
-    assign_folds(config, checked.good, checked.coverage, groups, checked.duplicates)
+    assign_folds(config, checked.good, checked.coverage, groups, checked.together)
     return checked.quarantine
 
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from distseg.data.inspect import inspect
@@ -93,6 +95,17 @@ def test_byte_identical_images_share_a_fold(tmp_path: Path) -> None:
     prepare(config(root), run)
     fold = {s.id: s.fold for s in Manifest.read(run.truth)}
     assert all(fold[f"a{i}"] == fold[f"a{i + 10}"] for i in range(10))
+
+
+def test_images_of_a_single_value_are_spread_over_the_folds(tmp_path: Path) -> None:
+    """They are the same bytes, too; the models of a fold that had all would have seen none."""
+    root, run = folder(tmp_path / "data", 20), Run(tmp_path / "run")
+    for i in range(10):
+        for kind in ("images", "masks"):
+            save(root / f"{kind}/a{i}.png", np.zeros((16, 16), np.uint8))
+    prepare(config(root, data__folds={"num": 5}), run)
+    folds = Counter(s.fold for s in Manifest.read(run.truth) if int(s.id[1:]) < 10)
+    assert len(folds) >= 3 and max(folds.values()) <= 4
 
 
 def test_paths_in_a_table_never_leave_the_folder(tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def _folds(config: Config, checked: Checked) -> list[list[Any]]:
     try:
         divided = folds.assign_folds(
             config, checked.good, checked.coverage, folds.read_groups(config, checked.good),
-            checked.duplicates,
+            checked.together,
         )  # fmt: skip
     except UserError:
         return []

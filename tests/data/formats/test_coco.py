@@ -168,7 +168,7 @@ def test_objects_are_drawn_as_they_were_planted(tmp_path: Path, task: str) -> No
     for row in checked.good[:6]:
         target = read_target(row.target, config, HEIGHT, WIDTH)
         assert np.array_equal(target, expected(task, row.id)), row.id
-    folds = assign_folds(config, checked.good, checked.coverage, [], checked.duplicates)
+    folds = assign_folds(config, checked.good, checked.coverage, [], checked.together)
     assert folds == [-1] * 6 + [0, 0]
     tests = COCO.test(config)
     assert [(row.id, Path(row.image).name) for row in tests] == [("z", "z.png"), ("y", "y.png")]
