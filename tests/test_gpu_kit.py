@@ -19,7 +19,7 @@ def test_each_part_leaves_its_figures(tmp_path: Path) -> None:
     data, out = tgs(tmp_path / "tgs", 40), tmp_path / "out"
     command = [sys.executable, str(KIT), "--root", str(data), "--out", str(out), "--trial"]
     command += ["--work", str(tmp_path / "work"), "--seconds", "900", "--recipe-seconds", "300"]
-    parts = ["limit", "recipe", "step", "plain", "predict"]
+    parts = ["limit", "recipe", "step", "steps", "plain", "predict"]
     done = subprocess.run(
         [*command, "--parts", *parts], capture_output=True, text=True, timeout=960
     )
@@ -28,6 +28,7 @@ def test_each_part_leaves_its_figures(tmp_path: Path) -> None:
     assert {part: summary[part]["status"] for part in parts} == dict.fromkeys(parts, "ok")
     assert summary["limit"]["8"]["train"] > 0
     assert summary["step"]["images_per_s"][0] > 0
+    assert summary["steps"]["rows"][0]["in_memory"] > 0
     assert summary["recipe"]["epochs_done"] == 4
     assert (
         len((out / "submission.csv").read_text().splitlines()) == 1 + summary["predict"]["images"]

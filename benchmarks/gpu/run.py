@@ -8,6 +8,7 @@ Parts, in this order unless --parts names others:
               epochs say how long it will take; if that is too long, it begins again with two folds
     step      distseg's training alone on the GPU, real TGS with augmentation: images a second
     step_launched    the same without CUDA graphs
+    steps     its steps on batches in memory, and its loader alone (steps.py)
     plain, lightning    the same data, model and batch as people write it (peers.py)
     shared    limit.py in five processes at once: what five jobs can have of the GPU
     compile, step_compile    limit and step with torch.compile
@@ -42,11 +43,11 @@ from distseg.config.load import load_config
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 PARTS = (
-    "limit", "recipe", "step", "step_launched", "plain", "lightning", "shared", "compile",
-    "step_compile", "predict",
+    "limit", "recipe", "step", "step_launched", "steps", "plain", "lightning", "shared",
+    "compile", "step_compile", "predict",
 )  # fmt: skip
 CAPS = {"limit": 110, "step": 75, "plain": 60, "lightning": 60, "shared": 60, "compile": 75}
-CAPS |= {"step_launched": 75, "step_compile": 100, "predict": 90}
+CAPS |= {"steps": 75, "step_launched": 75, "step_compile": 100, "predict": 90}
 JUDGED_AFTER_S = 110.0
 END_S = 60.0  # ensemble, report and what else follows the training
 
@@ -118,6 +119,10 @@ class Bench:
 
     def compile(self) -> dict[str, Any]:
         return self.script("compile", [*self._limit(), "--compile", "--batches", "64"])
+
+    def steps(self) -> dict[str, Any]:
+        few = ["--steps", "2", "--workers", "0"] if self.args.trial else []
+        return self.script("steps", [str(HERE / "steps.py"), str(self.data), "OUT", *few])
 
     def _limit(self) -> list[str]:
         return [str(HERE / "limit.py"), "OUT", *(["--batches", "8" if self.args.trial else "64"])]
