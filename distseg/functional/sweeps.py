@@ -213,11 +213,13 @@ class GridSweep(Sweep):
     ) -> tuple[NDArray[np.int64], ...]:
         """inter, pred (valid pixels) and area (all pixels) over each of the E thresholds and tops,
         (N, E), and truth (N,)."""
-        bins = self._bins[np.ascontiguousarray(logits_NHW).view(np.uint16)]
-        num, num_edges, width = len(bins), len(self._order), len(self._order) + 2
-        kind = np.where(valid_NHW, truth_NHW, np.int64(2))  # 0 background, 1 truth, 2 ignored
-        image = np.arange(num)[:, None, None]
-        key = (image * 3 + kind) * width + bins
+        num, num_edges, width = len(logits_NHW), len(self._order), len(self._order) + 2
+        # one array of the pixels' number, changed in place: 0 background, 1 truth, 2 ignored
+        key = self._bins[np.ascontiguousarray(logits_NHW).view(np.uint16)]
+        np.add(key, width, out=key, where=truth_NHW & valid_NHW)
+        if not valid_NHW.all():
+            np.add(key, 2 * width, out=key, where=~valid_NHW)
+        key += np.arange(0, 3 * width * num, 3 * width)[:, None, None]
         hist = np.bincount(key.ravel(), minlength=num * 3 * width).reshape(num, 3, width)
         if hist[:, :, -1].any():
             raise ValueError("logits hold NaN")
