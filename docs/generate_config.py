@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from distseg import cli
 from distseg.arguments import HIDDEN
-from distseg.config import augment, data, layouts, losses, member, schema, training, tune
+from distseg.config import augment, data, layouts, losses, member, rounds, schema, training, tune
 from distseg.config.load import json_schema
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,9 +33,10 @@ SECTIONS = {
     "stages[].loss": losses.LossConfig,
     "stages[].optimizer": training.OptimizerConfig,
     "stages[].schedule": training.ScheduleConfig,
+    "stages[].early_stopping": training.EarlyStoppingConfig,
     "train": training.TrainConfig,
-    "rounds[]": training.RoundConfig,
-    "rounds[].rules": training.RulesConfig,
+    "rounds[]": rounds.RoundConfig,
+    "rounds[].rules": rounds.RulesConfig,
     "predict": schema.PredictConfig,
     "ensemble": schema.EnsembleConfig,
     "postprocess": schema.PostprocessConfig,

@@ -52,7 +52,7 @@ RULES = (
         ("train.evaluate_every",),
         (),
         "not where weights or the learning rate follow the score: `keep: best`, `keep: top_k`, "
-        "`schedule.kind: plateau`",
+        "`schedule.kind: plateau`, `early_stopping`",
     ),
     Rule(("train.keep_state",), (), "for members that finish from then on"),
     Rule(("predict.every_round",), (), "the submissions that are not there yet are made"),

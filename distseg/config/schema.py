@@ -15,11 +15,8 @@ from distseg.config.augment import AugmentConfig
 from distseg.config.data import DataConfig, InputConfig
 from distseg.config.fields import Count, Name, Probability, Strict
 from distseg.config.member import MemberConfig
-from distseg.config.training import (
-    RoundConfig,
-    StageConfig,
-    TrainConfig,
-)
+from distseg.config.rounds import RoundConfig
+from distseg.config.training import StageConfig, TrainConfig
 from distseg.config.tune import TuneConfig
 from distseg.functional.tta_names import check_modes
 from distseg.records.paths import RoundKey, is_teachers, round_number
@@ -264,7 +261,7 @@ class Config(Strict):
         score of the fold that they are scored on."""
         flag = self.teacher_flag(key)
         watched = any(
-            stage.watches_score
+            bool(stage.watches)
             for name in self.members
             for number in range(round_number(key) + 1)
             for stage in self.stages_of(name, number)

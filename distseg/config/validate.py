@@ -12,8 +12,9 @@ from distseg.config.data import FoldsConfig
 from distseg.config.kinds import kind_mistakes
 from distseg.config.labels import label_mistakes
 from distseg.config.member import MemberConfig
+from distseg.config.rounds import RoundConfig
 from distseg.config.schema import Config
-from distseg.config.training import RoundConfig, StageConfig
+from distseg.config.training import StageConfig
 from distseg.functional.loss_names import LOSS_TASKS, losses_for
 from distseg.functional.rules import rules_for
 from distseg.records.errors import unknown_line
@@ -239,14 +240,12 @@ def _blind(config: Config, number: int) -> Iterator[str]:
     """A teacher of fold k must not have been chosen by its score on fold k."""
     for name in config.members:
         for stage in [s for before in range(number) for s in config.stages_of(name, before)]:
-            if stage.watches_score:
-                chosen = stage.keep in ("best", "top_k")
-                key = f"keep: {stage.keep}" if chosen else "schedule.kind: plateau"
+            if stage.watches:
                 yield (
-                    f"rounds.{number}: {key} chooses by the validation fold, whose labels the "
-                    "teachers would carry to their students. Use keep: last or cycles and a "
-                    "schedule that does not watch the score; or teacher: oof or all, whose scores "
-                    "say so"
+                    f"rounds.{number}: {stage.watches[0]} chooses by the validation fold, whose "
+                    "labels the teachers would carry to their students. Use keep: last or cycles, "
+                    "and neither a schedule nor early_stopping that watches the score; or teacher: "
+                    "oof or all, whose scores say so"
                 )
 
 

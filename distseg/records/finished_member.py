@@ -70,6 +70,13 @@ def outdate(path: Path, reason: str) -> None:
         write_json(path, {**record, "again": reason})
 
 
+def planned_epochs(done: Mapping[str, Any]) -> int | None:
+    """The epochs for which a finished member was trained, as its DONE says: more than it has
+    trained where `early_stopping` has ended a stage. None: DONE does not say it."""
+    found = done.get("planned_epochs", done.get("epochs"))
+    return found if isinstance(found, int) else None
+
+
 def has_trained(paths: MemberPaths) -> bool:
     """Whether a member has come to the end of an epoch."""
     return paths.done.is_file() or bool(read_lines(paths.metrics))

@@ -12,8 +12,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from distseg.config.rounds import RoundConfig
 from distseg.config.schema import Config
-from distseg.config.training import RoundConfig
 from distseg.data.dataset import PSEUDO
 from distseg.data.prepare import open_cache
 from distseg.functional.rules import balanced, objections, ranking, strata, top

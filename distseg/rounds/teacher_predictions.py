@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distseg.config.training import RoundConfig
+from distseg.config.rounds import RoundConfig
 from distseg.functional.rle import encode
 from distseg.functional.statistics import STATISTICS, image_statistics
 from distseg.records.errors import UserError

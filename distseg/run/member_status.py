@@ -21,7 +21,8 @@ class MemberStatus:
 
     Attributes:
         state: done | damaged | failed | running | stopped | waiting.
-        epoch: epochs that are trained, of `epochs`.
+        epoch: epochs that are trained, of `epochs`: of those that are planned, without what early
+            stopping has left out.
         score: the last; of one that is done, that of its out-of-fold prediction. best: of all.
         seconds: of all epochs so far, with their evaluations. eval_seconds: of one evaluation.
         oof_seconds: of the out-of-fold prediction; None before it is done.
@@ -75,6 +76,7 @@ def member_status(config: Config, run: Run, round: RoundKey, name: str, fold: in
     paths, epochs = run.member(round, name, fold), config.epochs_of(name, round)
     rows = [row for row in read_lines(paths.metrics) if isinstance(row.get("epoch"), int)]
     last = rows[-1] if rows else {}
+    epochs -= int(_number(last, "epochs_left_out") or 0)
     scores = [score for row in rows if (score := _number(row, "score")) is not None]
     whole = [_number(row, "epoch_seconds") or _number(row, "seconds") or 0.0 for row in rows]
     spent = [

@@ -11,7 +11,7 @@ from distseg.config.schema import Config
 from distseg.config.training import CYCLIC
 from distseg.records.errors import UserError
 from distseg.records.files import read_json_or, read_lines
-from distseg.records.finished_member import has_trained
+from distseg.records.finished_member import has_trained, planned_epochs
 from distseg.records.paths import (
     MemberPaths,
     RoundKey,
@@ -69,7 +69,7 @@ class Objections:
         for key in round_keys(self.before, self.run):
             for name in self.before.members:
                 for stage in self.before.stages_of(name, key):
-                    if stage.keep in ("best", "top_k") or stage.schedule.kind == "plateau":
+                    if stage.follows_evaluations:
                         return f"{name} follows the score of each evaluation"
         return ""
 
@@ -185,7 +185,7 @@ def is_trained(run: Run, number: int) -> bool:
 
 def lengths(config: Config, run: Run) -> Iterator[tuple[RoundKey, MemberPaths, int, int]]:
     """(round, files, epochs that are trained, epochs that the config wants) of the members on disk
-    that the config asks for."""
+    that the config asks for. Of one that has finished, what early stopping left out counts too."""
     for key in round_keys(config, run):
         for name in config.members:
             yield from ((key, *one) for one in lengths_of(config, run, key, name))
@@ -199,8 +199,8 @@ def lengths_of(
         paths = run.member(round, model, fold)
         if model == name and has_trained(paths):
             rows = [row.get("epoch", -1) for row in read_lines(paths.metrics)]
-            trained = read_json_or(paths.done, {}).get("epochs", max(rows, default=-1) + 1)
-            yield paths, int(trained), config.epochs_of(name, round)
+            trained = planned_epochs(read_json_or(paths.done, {})) or max(rows, default=-1) + 1
+            yield paths, trained, config.epochs_of(name, round)
 
 
 def _length_problem(paths: MemberPaths, trained: int, epochs: int, shorter: bool) -> str:

@@ -21,8 +21,9 @@ from typing import Any
 
 from distseg.config.data import FoldsConfig
 from distseg.config.load import dump_config, load_config
+from distseg.config.rounds import RoundConfig
 from distseg.config.schema import Config
-from distseg.config.training import RoundConfig, StageConfig
+from distseg.config.training import StageConfig
 from distseg.jobs.guard import process_age
 from distseg.jobs.hardware import Gpu, Slot, make_slots, num_cores, visible_gpus
 from distseg.jobs.job import Job, watch_launcher

@@ -264,6 +264,9 @@ def _time_lines(
     todo = [(job.round, name) for job in jobs for name, _ in job.members]
     needed = [(name, member_images(config, name, size, num_folds, key)) for key, name in todo]
     lines = [f"{counted(sum(images for _, images in needed), 'image')} to train on"]
+    early = {n for k, n in todo if any(s.early_stopping for s in config.stages_of(n, k))}
+    if early:
+        lines[0] += f", at most: early_stopping may end {', '.join(sorted(early))} before"
     if todo and all(name in paces for name, _ in needed):
         work = [(key, name, images) for (key, _), (name, images) in zip(todo, needed, strict=True)]
         return [

@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 
+from distseg.config.training import StageConfig
 from distseg.functional.evaluations import evaluate_every
 from distseg.functional.metrics import summarize
 from distseg.records import log
-from distseg.records.errors import UserError
 from distseg.records.files import append_line, atomic_write, read_lines
 from distseg.training.member import Member
+from distseg.training.patience import Patience
 from distseg.training.stage import Stage, StepResult
 from distseg.training.state import Progress
 from distseg.training.tracking import member_tracking
@@ -131,14 +132,39 @@ def evaluate(member: Member) -> dict[str, Any]:
     return {key: summary[key] for key in ("score", "positives", "negatives", "iou")}
 
 
-def observe_plateau(stage: Stage, number: int, watched: dict[str, Any]) -> None:
-    """Hand the watched value to a plateau schedule. UserError: there is none of its name."""
-    if stage.config.schedule.kind != "plateau":
+def observe(stage: Stage, progress: Progress, watched: dict[str, Any]) -> None:
+    """After an evaluation, all ranks: hand the watched values to a plateau schedule and to early
+    stopping. A member that validates no row has no scores: nothing follows them."""
+    schedule, early = stage.config.schedule, stage.config.early_stopping
+    if schedule.metric in watched:
+        stage.schedule.observe(watched[schedule.metric])
+    if early is None or early.metric not in watched:
         return
-    key = stage.config.schedule.metric
-    if key not in watched:
-        raise UserError(f"stages.{number}.schedule.metric: {key!r}; valid: {', '.join(watched)}")
-    stage.schedule.observe(watched[key])
+    patience = Patience(rises=early.metric != "loss", min_gain=early.min_gain)
+    patience.load(progress.waited)
+    if patience.observe(watched[early.metric]) == early.patience:
+        logger.info(
+            "stage %d ends after %d of %d epochs: %s has gained nothing over %.4f in %s",
+            progress.stage, progress.epoch, schedule.epochs, early.metric,
+            math.nan if patience.best is None else patience.best,
+            log.counted(early.patience, "evaluation"),
+        )  # fmt: skip
+    progress.waited = patience.state()
+
+
+def is_over(stage: StageConfig, progress: Progress) -> bool:
+    """Whether a stage has trained its epochs, or its `early_stopping` has ended it."""
+    early = stage.early_stopping
+    stalled = early is not None and progress.waited.get("bad", 0) >= early.patience
+    return stalled or progress.epoch >= stage.schedule.epochs
+
+
+def epochs_left_out(member: Member, progress: Progress) -> int:
+    """Planned epochs that are not trained, because stages have ended early."""
+    planned, stage = [stage.schedule.epochs for stage in member.stages], progress.stage
+    before = sum(planned[:stage]) - (progress.total_epochs - progress.epoch)
+    ended = stage < len(planned) and is_over(member.stages[stage], progress)
+    return before + (planned[stage] - progress.epoch if ended else 0)
 
 
 def finish_row(member: Member, row: dict[str, Any], progress: Progress, epoch_s: float) -> None:
@@ -150,9 +176,11 @@ def finish_row(member: Member, row: dict[str, Any], progress: Progress, epoch_s:
     """
     if not member.main:
         return
-    total = sum(stage.schedule.epochs for stage in member.stages)
+    left_out = epochs_left_out(member, progress)
+    total = sum(stage.schedule.epochs for stage in member.stages) - left_out
     left = (total - progress.total_epochs) * epoch_s
     row |= {"epochs": total, "eta_s": round_to(left, 1), "skipped_steps": progress.skipped_steps}
+    row |= {"epochs_left_out": left_out} if left_out else {}
     row["epoch_seconds"] = round_to(epoch_s)
     row["rollbacks"] = sum(epoch <= row["epoch"] for epoch in progress.halved_from)
     append_line(member.paths.metrics, row)

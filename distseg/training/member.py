@@ -176,8 +176,11 @@ class Member:
         """Within the block, the model has its averaged weights, if `train.ema_decay` is set."""
         return self.ema.swap(self.model) if self.ema else nullcontext()
 
-    def sampling(self, stage: int) -> Sampling:
-        """The rows of a stage and how its steps draw from them. UserError: there are none."""
+    def sampling(self, stage: int, first_epoch: int | None = None) -> Sampling:
+        """The rows of a stage and how its steps draw from them. UserError: there are none.
+
+        first_epoch: see `set_up_stage`.
+        """
         which = self.config.rows_of_stage(self.name, self.round, stage)
         pseudo = [r for r in self.rows if self.manifest[r].origin == "pseudo"]
         others = [r for r in self.rows if self.manifest[r].origin != "pseudo"]
@@ -196,7 +199,7 @@ class Member:
             self.batch_size,
             self.seed,
             draw=self.hard_draw(rows),
-            **self._slide(stage, rows),
+            **self._slide(stage, rows, first_epoch),
             bootstrap=self.config.data.folds.kind == "bootstrap",
             mixed=pseudo if mixes else (),
             share=self.recipe.share,
@@ -215,7 +218,7 @@ class Member:
         scores = {row["id"]: float(row["score"]) for row in read_rows(path)}
         return [1 + strength * (1 - scores.get(self.manifest[row].id, 1.0)) for row in rows]
 
-    def _slide(self, stage: int, rows: list[int]) -> dict[str, Any]:
+    def _slide(self, stage: int, rows: list[int], first: int | None) -> dict[str, Any]:
         """Sampling's arguments for `positive_share`. UserError: all rows are of one kind."""
         wanted = self.stages[stage].positive_share
         if wanted is None:
@@ -227,7 +230,8 @@ class Member:
                 f"{self.name}, fold {self.fold}, hold an object: there is nothing to balance"
             )
         before = sum(s.schedule.epochs for s in self.stages[:stage])
-        slide = Slide(*wanted, before, self.stages[stage].schedule.epochs)
+        epochs = self.stages[stage].schedule.epochs
+        slide = Slide(*wanted, before if first is None else first, epochs)
         return {"positives": positives, "slide": slide}
 
     def record(self) -> dict[str, Any]:

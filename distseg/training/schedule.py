@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from distseg.config.training import ScheduleConfig
+from distseg.training.patience import Patience
 
 ONECYCLE_START, ONECYCLE_RISE = 1 / 25, 0.3  # as in torch.optim.lr_scheduler.OneCycleLR
 
@@ -24,8 +25,7 @@ class Schedule:
         self.cycle_steps = cfg.epochs_per_cycle * steps_per_epoch
         self.warmup_steps = min(cfg.warmup_epochs * steps_per_epoch, self.cycle_steps - 1)
         self._scale = 1.0  # plateau
-        self._best: float | None = None
-        self._bad = 0
+        self._patience = Patience(rises=cfg.mode == "max")
 
     def lr_factor(self, step: int) -> float:
         """Factor of the update number `step` (0 is the first of the stage). Past the end it
@@ -59,23 +59,19 @@ class Schedule:
         rate falls: more than `patience` values in a row without a gain (NaN is none)."""
         if self.cfg.kind != "plateau":
             return False
-        sign = 1 if self.cfg.mode == "max" else -1
-        if math.isfinite(value) and (self._best is None or sign * value > sign * self._best):
-            self._best, self._bad = float(value), 0
+        if self._patience.observe(value) <= self.cfg.patience:
             return False
-        self._bad += 1
-        if self._bad <= self.cfg.patience:
-            return False
-        before, self._bad = self._scale, 0
+        before, self._patience.bad = self._scale, 0
         self._scale = max(self._scale * self.cfg.factor, self.cfg.min_lr_scale)
         return self._scale < before
 
     def state(self) -> dict[str, Any]:
         """What `load` needs, as JSON values."""
-        return {"scale": self._scale, "best": self._best, "bad": self._bad}
+        return {"scale": self._scale, **self._patience.state()}
 
     def load(self, state: dict[str, Any]) -> None:
-        self._scale, self._best, self._bad = state["scale"], state["best"], state["bad"]
+        self._scale = state["scale"]
+        self._patience.load(state)
 
 
 def _cosine(start: float, end: float, share: float) -> float:

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import update_bn
 
 from distseg.config.training import StageConfig
 from distseg.models import checkpoint
-from distseg.training.epochs import evaluate
+from distseg.training.epochs import evaluate, is_over
 from distseg.training.member import Member
 from distseg.training.state import Progress
 
@@ -42,7 +42,7 @@ def keep_snapshots(
     """After an epoch: write the snapshot that `stage.keep` asks for; only the last stage's are
     kept. One that falls out of the best goes when the next state is saved."""
     epoch, per_cycle = progress.epoch, stage.schedule.epochs_per_cycle
-    last = epoch == stage.schedule.epochs
+    last = is_over(stage, progress)
     wanted = {
         "last": last,
         "cycles": epoch % per_cycle == 0,

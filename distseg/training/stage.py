@@ -44,10 +44,13 @@ class Stage:
         self.batches.close()
 
 
-def set_up_stage(member: Member, number: int) -> Stage:
-    """A stage at its start, on all ranks, with the weights that the member's model has now."""
+def set_up_stage(member: Member, number: int, first_epoch: int | None = None) -> Stage:
+    """A stage at its start, on all ranks, with the weights that the member's model has now.
+
+    first_epoch: its first, of the member over all stages; None: where no stage before ends early.
+    """
     config, model_config = member.stages[number], member.model_config
-    sampling = member.sampling(number)
+    sampling = member.sampling(number, first_epoch)
     batches = StageBatches(member, number, sampling, train_set(member, number))
     terms = LossTerms(
         main=weighted_sum(config.loss.spec, member.config.task),

@@ -43,6 +43,11 @@ class Progress:
     loss_sum: float = 0.0  # of the epoch's finished steps, where it was interrupted
     snapshots: list[dict[str, Any]] = field(default_factory=list)
     schedule: dict[str, Any] = field(default_factory=dict)
+    waited: dict[str, Any] = field(default_factory=dict)  # early stopping: a Patience's state
+
+    def next_stage(self) -> Progress:
+        """The start of the stage after this one."""
+        return replace(self, stage=self.stage + 1, epoch=0, step=0, schedule={}, waited={})
 
     @property
     def rollbacks(self) -> int:

@@ -12,7 +12,6 @@ import logging
 import os
 import shutil
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,7 +25,7 @@ from distseg.inference.out_of_fold import predict_out_of_fold
 from distseg.jobs.job import is_driven
 from distseg.records import log
 from distseg.records.files import atomic_write, mark_done, parsing, read_json_or
-from distseg.records.finished_member import file_sizes, is_done, lost_files
+from distseg.records.finished_member import file_sizes, is_done, lost_files, planned_epochs
 from distseg.records.paths import MemberPaths, RoundKey, Run, is_teachers
 from distseg.training import epochs
 from distseg.training.member import Member
@@ -104,10 +103,10 @@ def _train_and_predict(member: Member) -> None:
 
 
 def trained_before(paths: MemberPaths, epochs: int) -> Progress | None:
-    """Where a member ended that is trained for so many epochs, and lacks only what its snapshots
-    make again: its out-of-fold predictions. None for all others."""
+    """Where a member ended that is trained for so many planned epochs, and lacks only what its
+    snapshots make again: its out-of-fold predictions. None for all others."""
     done = read_json_or(paths.done, {})
-    if done.get("epochs") != epochs:  # its schedule has become longer since
+    if planned_epochs(done) != epochs:  # its schedule has become longer since
         return None
     lost = [name for name in lost_files(paths, done) if name.startswith("snapshots/")]
     if lost or not done.get("snapshots"):
@@ -147,6 +146,7 @@ def done_record(
     """What DONE says of a member. oof_s: seconds that its out-of-fold prediction took."""
     accelerator = member.accelerator
     record: dict[str, Any] = {"score": score, "epochs": progress.total_epochs}
+    record["planned_epochs"] = member.config.epochs_of(member.name, member.round)
     record |= {"steps": progress.total_steps, "skipped_steps": progress.skipped_steps}
     record |= {"seconds": epochs.round_to(progress.seconds), "oof_seconds": epochs.round_to(oof_s)}
     record |= {"member": member.name, "fold": member.fold}
@@ -173,14 +173,15 @@ def train(member: Member, stop: StopSignal) -> Progress:
     epochs.begin_tracking(member)
 
     while progress.stage < len(member.stages):
-        stage = set_up_stage(member, progress.stage)
+        first_epoch = progress.total_epochs - progress.epoch
+        stage = set_up_stage(member, progress.stage, first_epoch)
         if saved is not None:
             put_back(stage, progress, saved)
             saved = None  # it is as large as the model and its optimizer's state
         totals = epochs.EpochTotals(member.accelerator.device)
         sound = progress.total_epochs  # epochs whose end is known to be no reason to roll back
 
-        while progress.epoch < stage.config.schedule.epochs:
+        while not epochs.is_over(stage.config, progress):
             totals.begin(progress.step)
             frozen = begin_epoch(stage, progress.epoch)
             batches = stage.batches.epoch(progress.total_epochs, progress.step)
@@ -225,9 +226,8 @@ def train(member: Member, stop: StopSignal) -> Progress:
                 scores: dict[str, Any] = {}
                 if epochs.is_evaluated(member, stage, progress):
                     scores = epochs.evaluate(member)
+                    epochs.observe(stage, progress, {**scores, "loss": row["loss"]})
                 keep_snapshots(member, stage.config, progress, scores.get("score"))
-            if scores:
-                epochs.observe_plateau(stage, progress.stage, {**scores, "loss": row["loss"]})
             progress.schedule = stage.schedule.state()
             progress.seconds += totals.seconds
             epochs.finish_row(member, row | scores | speed, progress, totals.seconds)
@@ -235,7 +235,7 @@ def train(member: Member, stop: StopSignal) -> Progress:
             # in skipped steps leaves none: the next may show that its weights are spoiled.
             if not int(totals.bad_in_row):
                 sound = progress.total_epochs
-                if progress.epoch < stage.config.schedule.epochs and saving.is_due():
+                if not epochs.is_over(stage.config, progress) and saving.is_due():
                     saving.time(save, member, progress, stage.engine.state())
 
         if saved is not None:  # rolled back: the stage begins anew, and goes on from that state
@@ -250,7 +250,7 @@ def train(member: Member, stop: StopSignal) -> Progress:
         if goes_on:  # the end of the member, and where a longer schedule would take it up
             save(member, progress, stage.engine.state())
         stage.close()
-        progress = replace(progress, stage=progress.stage + 1, epoch=0, step=0, schedule={})
+        progress = progress.next_stage()
         if not goes_on:
             save(member, progress, None)
 

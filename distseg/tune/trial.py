@@ -19,7 +19,7 @@ from distseg.records.files import (
     read_lines,
     write_json,
 )
-from distseg.records.finished_member import is_done
+from distseg.records.finished_member import is_done, planned_epochs
 from distseg.records.paths import Run
 from distseg.run.folder import driver_lock
 from distseg.run.members import MemberKey
@@ -86,13 +86,14 @@ class Follower:
     """The scheduler's observer in a trial: reads what the members write, and reports it to Ray.
 
     The score of an epoch is the mean of the final scores of the members before and of that
-    epoch's, so that trials are compared at the same epoch of the same member.
+    epoch's, so that trials are compared at the same epoch of the same member: one that has ended
+    early counts with all epochs that it was to train.
     """
 
     def __init__(self, run: Run, members: Sequence[MemberKey], report: Report) -> None:
         self.run, self.members, self.report = run, members, report
         self.finals: list[float] = []  # of the members that are done, in order
-        self.before = 0  # epochs of these
+        self.before = 0  # epochs that these were to train
         self.seen = 0  # epochs of the current member that were read
 
     def started(self, job: Job, slot: Slot, attempt: int) -> None:
@@ -119,7 +120,7 @@ class Follower:
                 return
             record = read_json(paths.done)
             self.finals.append(float(record["score"]))
-            self.before, self.seen = self.before + int(record["epochs"]), 0
+            self.before, self.seen = self.before + (planned_epochs(record) or self.seen), 0
 
     def finish(self) -> None:
         """Report the mean of the out-of-fold scores, with TTA."""

@@ -266,6 +266,8 @@ def test_a_resolved_config_of_an_older_version_is_read() -> None:
         ({"keep": "top_k", "top_k": 1}, "indirect"),
         ({"schedule": {"kind": "plateau"}}, "indirect"),
         ({"schedule": {"kind": "plateau", "metric": "loss", "mode": "min"}}, "honest"),
+        ({"early_stopping": {"patience": 2}}, "indirect"),
+        ({"early_stopping": {"patience": 2, "metric": "loss"}}, "honest"),
     ],
 )
 def test_weights_that_the_folds_score_has_chosen_are_not_honest(stage: dict, flag: str) -> None:

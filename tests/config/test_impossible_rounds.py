@@ -37,6 +37,11 @@ from tests.tiny import tiny_tree
             {"stages": [{"schedule": {"kind": "plateau"}}]},
             "schedule.kind: plateau",
         ),
+        (
+            [{"kind": "pseudo_label"}],
+            {"stages": [{"early_stopping": {"patience": 2}}]},
+            "rounds.1: early_stopping chooses by the validation fold",
+        ),
     ],
 )
 def test_impossible_rounds_are_refused(rounds: list, changes: dict, said: str) -> None:

@@ -1,0 +1,185 @@
+"""The config's part on rounds: how later train sets are made, and how students use them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from distseg.config.fields import (
+    NO_BOOL,
+    Chance,
+    Count,
+    Name,
+    Positive,
+    Probability,
+    Sparse,
+    Strict,
+)
+from distseg.config.training import StageConfig
+
+Flag = Annotated[bool, Field(strict=True)]
+
+
+class RulesConfig(Sparse):
+    """Rules that find suspicious rows: rule: value. What they compute: functional/rules.py."""
+
+    min_iou: Chance | None = Field(None, description="IoU of prediction and mask is at most this")
+    min_dice: Chance | None = Field(None, description="Dice of prediction and mask is at most this")
+    min_boundary: Chance | None = Field(None, description="boundary IoU is at most this")
+    min_confidence: Chance | None = Field(None, description="mean confidence is lower")
+    min_decided: Chance | None = Field(
+        None, description="share of pixels with p < .2 or p > .8 is lower"
+    )
+    max_entropy: Annotated[float, Field(ge=0, le=8), NO_BOOL] | None = Field(
+        None, description="mean entropy (bits) is higher"
+    )
+    min_agreement: Chance | None = Field(
+        None, description="mean IoU of the members' masks with the ensemble's is lower"
+    )
+    min_head_certainty: Chance | None = Field(
+        None,
+        description="unlabeled images: the image-level head gives the mask's class (an object, or "
+        "none) a lower probability",
+    )
+    worst: Chance | None = Field(
+        None, description="among this share of the rows with the lowest IoU"
+    )
+    worst_per_stratum: Chance | None = Field(
+        None,
+        description="the same among rows of like area (empty, 5 %, 20 %, 50 %, larger)",
+    )
+    max_false_area: Chance | None = Field(
+        None, description="the mask is empty, and more than this share is predicted"
+    )
+    rectangle: Flag | None = Field(None, description="the mask is one filled rectangle")
+    thin: Flag | None = Field(None, description="the mask is nowhere wider than 2 pixels")
+    full: Flag | None = Field(None, description="the mask covers the whole image")
+    constant: Flag | None = Field(None, description="the image has a single value")
+
+    @property
+    def given(self) -> dict[str, float | bool]:
+        """{rule: value} of the rules that are given."""
+        found = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+class RoundConfig(Strict):
+    """One round: how its train sets are made from the round before, and how students use them."""
+
+    kind: Literal["supervised", "self_distill", "pseudo_label", "distill"] = Field(
+        "supervised",
+        description="supervised: the human labels; self_distill: the same rows, judged by models "
+        "that did not train on them; pseudo_label: adds test images with the models' masks; "
+        "distill: soft targets on the train rows and on the test images",
+    )
+    teacher: Literal["fold", "pair", "oof", "all"] | None = Field(
+        None,
+        description="who judges. Unlabeled images: fold (models that validated the student's "
+        "fold) or all. Train rows: pair (trained without the row's and the student's fold: "
+        "strict), oof (indirect) or all (leaky). null: fold for pseudo_label, else pair",
+    )
+    rules: RulesConfig | None = Field(
+        None,
+        description="rule: value, see docs/rounds.md; null: min_iou .4 for self_distill, "
+        "min_decided .9 and constant for pseudo_label and distill",
+    )
+    empty: Literal["keep", "drop", "judge"] = Field(
+        "keep", description="self_distill: rows with an empty mask: kept, dropped, or judged alike"
+    )
+    action: Literal["drop", "weight", "replace", "blend"] = Field(
+        "drop",
+        description="self_distill: suspicious rows go, weigh `weight`, get the teachers' mask, or "
+        "a blend of theirs and the human one",
+    )
+    weight: float = Field(0.5, ge=0, description="of suspicious rows (action: weight)")
+    pseudo_weight: float = Field(1.0, gt=0, description="of rows with a pseudo-label")
+    targets: Literal["hard", "soft"] = Field(
+        "hard", description="made labels: masks at probability .5, or the teachers' probabilities"
+    )
+    soft_weight: Probability = Field(
+        0.5, description="share of the soft target in the loss (blend, distill)"
+    )
+    temperature: Positive = Field(1.0, description="soft targets: logits are divided by it")
+    top: Count | None = Field(None, description="pseudo-labels at most, the surest first")
+    top_share: float | None = Field(
+        None, gt=0, le=1, description="pseudo-labels at most, as a share of the test images"
+    )
+    rank_by: Literal["decided", "confidence", "agreement", "entropy"] = Field(
+        "decided", description="what `top` takes first"
+    )
+    match_strata: bool = Field(
+        True, description="pseudo-labels keep the train set's shares of empty and large masks"
+    )
+    mix: Literal["concat", "ratio", "pretrain_then_finetune"] = Field(
+        "concat",
+        description="concat: all rows alike; ratio: `share` of every batch is pseudo-labels; "
+        "pretrain_then_finetune: the first stage sees pseudo-labels alone, the others the rest",
+    )
+    share: float = Field(0.5, gt=0, lt=1, description="mix: ratio: pseudo-labels of a batch")
+    init: Literal["scratch", "previous"] = Field(
+        "scratch",
+        description="previous: the students start from the weights of the round before, same fold",
+    )
+    hard_mining: float = Field(
+        0.0,
+        ge=0,
+        description="rows are drawn by 1 + hard_mining x (1 - their out-of-fold score in the round "
+        "before); the score is then called indirect",
+    )
+    stages: list[StageConfig] | None = Field(None, description="instead of the config's stages")
+    members: list[Name] | None = Field(None, description="these models only; null: all")
+
+    @property
+    def judge(self) -> str:
+        """The teacher of the train rows, or of the unlabeled images for pseudo_label."""
+        return self.teacher or ("fold" if self.kind == "pseudo_label" else "pair")
+
+    @property
+    def checks(self) -> dict[str, float | bool]:
+        """The rules, with the kind's own where none are given."""
+        if self.rules is not None:
+            return self.rules.given
+        if self.kind == "self_distill":
+            return {"min_iou": 0.4}
+        return {"min_decided": 0.9, "constant": True} if self.uses_unlabeled else {}
+
+    @property
+    def uses_unlabeled(self) -> bool:
+        return self.kind in ("pseudo_label", "distill")
+
+    @property
+    def judges_labeled(self) -> bool:
+        return self.kind in ("self_distill", "distill")
+
+    @property
+    def makes_soft(self) -> bool:
+        """Whether the round makes soft targets."""
+        blends = self.kind == "self_distill" and self.action == "blend"
+        return self.kind == "distill" or self.targets == "soft" or blends
+
+    def mistakes(self, where: str) -> Iterator[str]:
+        """Keys that this kind of round does not use, and so must keep their defaults."""
+        kind = self.kind
+        teachers: tuple[str, ...] = ("pair", "oof", "all")
+        if kind in ("supervised", "pseudo_label"):
+            teachers = () if kind == "supervised" else ("fold", "all")
+        if self.teacher is not None and self.teacher not in teachers:
+            yield (
+                f"{where}.teacher: {self.teacher!r} is not valid for {kind}; valid: "
+                f"{', '.join(teachers) or 'none'}"
+            )
+        judged, made = ("self_distill",), ("pseudo_label", "distill")
+        used: dict[str, tuple[str, ...]] = {
+            **dict.fromkeys(("empty", "action", "weight"), judged),
+            **dict.fromkeys(("pseudo_weight", "top", "top_share", "rank_by", "match_strata"), made),
+            "targets": ("self_distill", "pseudo_label"),
+            "soft_weight": ("self_distill", "distill"),
+            "temperature": ("self_distill", *made),
+            "rules": ("self_distill", *made),
+        }
+        for key, kinds in used.items():
+            default = type(self).model_fields[key].default
+            if kind not in kinds and getattr(self, key) != default:
+                yield f"{where}.{key}: {kind} does not use it; {' and '.join(kinds)} do"
