@@ -51,8 +51,8 @@ RULES = (
     Rule(
         ("train.evaluate_every",),
         (),
-        "not where weights or the learning rate follow the score: `keep: best`, `keep: top_k`, "
-        "`schedule.kind: plateau`, `early_stopping`",
+        "not where weights or the learning rate follow the score: `keep: best`, `top_k` or "
+        "`best_of_cycles`, `schedule.kind: plateau`, `early_stopping`",
     ),
     Rule(("train.keep_state",), (), "for members that finish from then on"),
     Rule(("predict.every_round",), (), "the submissions that are not there yet are made"),

@@ -256,12 +256,16 @@ class Config(Strict):
         judges |= {"oof" for r in rounds if r.hard_mining}  # its scores are a judgement too
         return "leaky" if "all" in judges else "indirect" if "oof" in judges else "honest"
 
+    def watches_fold(self, stage: StageConfig) -> list[str]:
+        """The keys of a stage that hang on the score of the fold; empty: none."""
+        return [] if self.train.inner_share else stage.watches
+
     def flag(self, key: RoundKey) -> str:
         """What a round's score is: `teacher_flag`, or `indirect` where weights were chosen by the
         score of the fold that they are scored on."""
         flag = self.teacher_flag(key)
         watched = any(
-            bool(stage.watches)
+            self.watches_fold(stage)
             for name in self.members
             for number in range(round_number(key) + 1)
             for stage in self.stages_of(name, number)

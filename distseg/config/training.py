@@ -17,6 +17,7 @@ from distseg.config.fields import (
 from distseg.config.losses import LossConfig
 
 CYCLIC = ("cosine", "onecycle")  # kinds of schedules with cycles
+BY_SCORE = ("best", "top_k", "best_of_cycles")  # values of `keep` that choose by a score
 
 
 class OptimizerConfig(Strict):
@@ -91,10 +92,11 @@ class StageConfig(Strict):
     rows: Literal["all", "labeled", "pseudo"] | None = Field(
         None, description="rows that this stage trains on; null: as the round's `mix` says"
     )
-    keep: Literal["last", "cycles", "best", "top_k"] = Field(
+    keep: Literal["last", "cycles", "best", "top_k", "best_of_cycles"] = Field(
         "last",
-        description="snapshots: the end, each cycle's end; or the best or k best by the score of "
-        "the fold, which is then called indirect",
+        description="snapshots: the end, each cycle's end; or the best, the k best or the best of "
+        "each cycle by the score of the fold, which is then called indirect, or of "
+        "`train.inner_share`",
     )
     top_k: Count = Field(3, description="keep: top_k: how many")
     swa: bool = Field(
@@ -103,16 +105,16 @@ class StageConfig(Strict):
     early_stopping: EarlyStoppingConfig | None = Field(
         None,
         description="end the stage where it no longer gains; the score is then called indirect, "
-        "unless `metric: loss`, the train loss, is watched. null: never; {}: the defaults",
+        "unless the train loss is watched or `train.inner_share` is. null: never; {}: the defaults",
     )
 
     @property
     def watches(self) -> list[str]:
-        """What of these keys hangs on the validation score: `keep: best`; empty: nothing."""
+        """What of these keys hangs on the evaluations' score: `keep: best`; empty: nothing."""
         early, schedule = self.early_stopping, self.schedule
         plateau = schedule.kind == "plateau" and schedule.metric != "loss"
         return [
-            *([f"keep: {self.keep}"] if self.keep in ("best", "top_k") else []),
+            *([f"keep: {self.keep}"] if self.keep in BY_SCORE else []),
             *(["schedule.kind: plateau"] if plateau else []),
             *(["early_stopping"] if early is not None and early.metric != "loss" else []),
         ]
@@ -141,10 +143,10 @@ class StageConfig(Strict):
                 f"{where}.schedule.cycles: {schedule.cycles}: kind {schedule.kind} has no cycles. "
                 "Did you mean kind: cosine?"
             )
-        if self.keep == "cycles" and not cyclic:
+        if self.keep in ("cycles", "best_of_cycles") and not cyclic:
             yield (
-                f"{where}.keep: cycles: kind {schedule.kind} has no cycles; valid: last, best, "
-                "top_k, or schedule.kind: cosine"
+                f"{where}.keep: {self.keep}: kind {schedule.kind} has no cycles; valid: last, "
+                "best, top_k, or schedule.kind: cosine"
             )
         if self.keep == "top_k" and self.top_k > schedule.epochs:
             yield f"{where}.top_k: {self.top_k} snapshots of {schedule.epochs} epochs"
@@ -181,6 +183,12 @@ class TrainConfig(Strict):
     ema_decay: float | None = Field(
         None, gt=0, lt=1, description="decay of averaged weights, per update; null: none"
     )
+    inner_share: float = Field(
+        0.0, ge=0, le=0.5,
+        description="share of a member's train rows that it does not train on: their score, and "
+        "not that of the fold, then chooses snapshots (`keep`) and moves plateau and "
+        "early_stopping, so that the fold's score stays honest; 0: the fold's",
+    )  # fmt: skip
     evaluate_every: Count | Literal["auto"] = Field(
         1,
         description="epochs; auto: as often as the network is shown at most a quarter as many "

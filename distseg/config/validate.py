@@ -240,12 +240,13 @@ def _blind(config: Config, number: int) -> Iterator[str]:
     """A teacher of fold k must not have been chosen by its score on fold k."""
     for name in config.members:
         for stage in [s for before in range(number) for s in config.stages_of(name, before)]:
-            if stage.watches:
+            if keys := config.watches_fold(stage):
                 yield (
-                    f"rounds.{number}: {stage.watches[0]} chooses by the validation fold, whose "
-                    "labels the teachers would carry to their students. Use keep: last or cycles, "
-                    "and neither a schedule nor early_stopping that watches the score; or teacher: "
-                    "oof or all, whose scores say so"
+                    f"rounds.{number}: {keys[0]} chooses by the validation fold, whose labels the "
+                    "teachers would carry to their students. Use train.inner_share: .1, whose rows "
+                    "choose instead; or keep: last or cycles, and neither a schedule nor "
+                    "early_stopping that watches the score; or teacher: oof or all, whose scores "
+                    "say so"
                 )
 
 

@@ -242,7 +242,7 @@ def _folds(
         path = find_file(config, str(options.path))
     if path is not None:
         rows = _in_table(config, path, run, rows)
-    groups = read_groups(config, rows)
+    groups = read_groups(config, [row.id for row in rows])
     coverage = np.zeros((len(rows), len(config.classes)))
     folds = divide(config, own, rows, coverage, groups, [row.id for row in rows])
     known = sorted({fold for fold in folds if fold >= 0})

@@ -61,7 +61,7 @@ def assign_folds(
     if options.kind == "split":
         return _own_split(rows, duplicates)
     keys = [duplicates, groups] if options.kind == "group" else [duplicates]
-    units = _join(len(rows), keys)
+    units = join(len(rows), keys)
     shares = [1 / options.num] * options.num
     if options.kind == "holdout":
         shares = [options.fraction, 1 - options.fraction]
@@ -93,7 +93,7 @@ def _own_split(rows: Sequence[Row], duplicates: Sequence[str]) -> list[int]:
     return [0 if key in held else -1 for key in duplicates]
 
 
-def _join(num: int, keys: Sequence[Sequence[str]]) -> list[list[int]]:
+def join(num: int, keys: Sequence[Sequence[str]]) -> list[list[int]]:
     """The rows, divided into units that must stay together: rows that share a key, directly or
     through another row. keys: columns of a key per row; "" is no key. (Union-find.)"""
     parent = list(range(num))
@@ -194,18 +194,18 @@ def _deal(
     return folds
 
 
-def read_groups(config: Config, rows: Sequence[Row]) -> list[str]:
-    """A key per row, from the table of data.folds.groups; [] unless data.folds.kind is group."""
+def read_groups(config: Config, ids: Sequence[str]) -> list[str]:
+    """A key per id, from the table of data.folds.groups; [] unless data.folds.kind is group."""
     options = config.data.folds
     if options.kind != "group":
         return []
     assert options.groups is not None and options.column is not None
     path = find_file(config, options.groups)
     table = {c["id"]: c[options.column] for _, c in read_table(path, ("id", options.column))}
-    for row in rows:
-        if not table.get(row.id):
-            raise UserError(f"{path}: id {row.id!r} has no {options.column!r}")
-    return [str(table[row.id]) for row in rows]
+    for name in ids:
+        if not table.get(name):
+            raise UserError(f"{path}: id {name!r} has no {options.column!r}")
+    return [str(table[name]) for name in ids]
 
 
 def find_file(config: Config, name: str) -> Path:

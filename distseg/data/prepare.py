@@ -144,6 +144,7 @@ def _prepare(
     table = folds.balance(config, divided, checked.coverage)
     folds.write_balance(run.data / "balance.csv", table)
     manifest.write(run.truth)
+    run.units.unlink(missing_ok=True)  # of other rows or groups
     digests = {run.truth.name: manifest.digest}
     known = {"key": _key(config, run), "levels": config.data.levels, "digests": digests}
     found = _statistics(config, checked, len(listed.test))
@@ -199,7 +200,7 @@ def _inspect_into_cache(config: Config, rows: Sequence[Row], folder: Path) -> Ch
 def _folds(config: Config, run: Run, checked: Checked) -> list[int]:
     """The fold of each good row, from folds.csv, which is written where it is missing."""
     rows, duplicates = checked.good, checked.together
-    groups = folds.read_groups(config, rows)
+    groups = folds.read_groups(config, [row.id for row in rows])
     divided = folds.divide(config, run.folds, rows, checked.coverage, groups, duplicates)
     if not run.folds.is_file():
         folds.write_own(run, [row.id for row in rows], divided)

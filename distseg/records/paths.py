@@ -135,6 +135,11 @@ class Run:
         return self.data / "own_folds.json"
 
     @property
+    def units(self) -> Path:
+        """The table of ids and the rows that they belong to: see `data/units.py`."""
+        return self.data / "units.csv"
+
+    @property
     def report_json(self) -> Path:
         """The report for programs."""
         return self.folder / "report.json"

@@ -30,6 +30,7 @@ class Work:
     name: of its model. updates: steps of all stages, in steps of the measured size: one on a
     quarter of the pixels counts as a quarter. epochs, evaluations: how many. val_images: that its
     fold validates. snapshots: that it keeps. tta: whether it predicts with more than one view.
+    watching: images of an evaluation; None: val_images.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Work:
     val_images: float
     snapshots: int
     tta: bool = True
+    watching: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,8 @@ class Forecast:
 
 def member_seconds(work: Work, pace: Pace) -> float:
     """Training and out-of-fold prediction of a member, without the start of its process."""
-    evaluation = work.evaluations * work.val_images * pace.evaluate_s
+    watching = work.val_images if work.watching is None else work.watching
+    evaluation = work.evaluations * watching * pace.evaluate_s
     # out of fold, each snapshot is counted with views, where there are any, and without
     plain = pace.evaluate_s if work.tta else 0.0
     out_of_fold = work.val_images * work.snapshots * (pace.predict_s + plain)

@@ -183,10 +183,11 @@ def shown_by(config: Config, run: Run) -> dict[str, Pace]:
         rows, done = read_lines(paths.metrics), read_json_or(paths.done, {})
         val, kept = len(manifest.val_rows(fold)), done.get("snapshots") or []
         rates = [row["images_per_s"] for row in rows if row.get("images_per_s")]
+        watching = done.get("watched_by") or val  # images of an evaluation
         if name in found or not (rates and val and kept):
             continue
         scored = [
-            (row.get("epoch_seconds", 0.0) - row.get("seconds", 0.0)) / val
+            (row.get("epoch_seconds", 0.0) - row.get("seconds", 0.0)) / watching
             for row in rows
             if row.get("score") is not None
         ]

@@ -91,10 +91,12 @@ def end_jobs(config: Config, run: Run) -> int:
 def _steps(config: Config, run: Run, until: Until) -> int:
     """Data, rounds, submission, report. Exit status: 0 done, 1 something needed is missing."""
     from distseg.data.prepare import open_cache, prepare
+    from distseg.data.units import check_inner_share
 
     with unlocked_by_mistakes(run):
         config = prepare(config, run)
-    open_cache(config, run, check=True)  # once, before the jobs would all want to build it
+    # once, before the jobs would all want to build it
+    check_inner_share(config, run, open_cache(config, run, check=True))
     with open_executor(config, run) as executor:
         last, whole, rounds = make_rounds(config, run, executor, until)
         if last is None:

@@ -71,6 +71,7 @@ def member_images(
         return steps * config.batch_size_of(name) * config.epochs_of(name, key)
     missing = 2 if is_teachers(key) else 1
     share = 1 - config.data.folds.fraction if num_folds == 1 else (num_folds - missing) / num_folds
+    share *= 1 - config.train.inner_share
     own, extra = round(size.num_train * share), _pseudo_rows(config, size, key)
     recipe, total = config.recipe(key), 0
     for number, stage in enumerate(config.stages_of(name, key)):

@@ -86,6 +86,8 @@ class Remaining:
         """An evaluation's time for each pass and snapshot; a share of the epoch's without one."""
         evaluations = [s.eval_seconds for s in statuses if s.eval_seconds]
         once = sum(evaluations) / len(evaluations) if evaluations else epoch_s * FORWARD_SHARE
+        if inner := self.config.train.inner_share:  # an evaluation is of other rows than the fold's
+            once /= inner * max(1, len({sample.fold for sample in self.train}) - 1)
         return once * num_snapshots(self.config, statuses[0].name) * (self.passes + 1)
 
     def _pass_s(self, name: str, key: RoundKey) -> float:

@@ -34,7 +34,9 @@ def work_of(
     pixels = sum(stage.schedule.epochs * own for stage, own in zip(stages, seen, strict=True))
     share = pixels / (epochs * size.height * size.width)
     updates = math.ceil(images / config.batch_size_of(name)) * share
-    shown = val_images * Fit(size).predicted_pixels(*(native or (size.height, size.width)))
+    inner = config.train.inner_share
+    watching = images / epochs * inner / (1 - inner) if inner else val_images
+    shown = watching * Fit(size).predicted_pixels(*(native or (size.height, size.width)))
     every = config.train.evaluate_every
     evaluations = sum(
         evaluations_of(
@@ -44,7 +46,7 @@ def work_of(
     )
     kept = num_snapshots(config, name, key)
     tta = bool(config.predict.tta)
-    return Work(name, updates, epochs, evaluations, val_images, kept, tta)
+    return Work(name, updates, epochs, evaluations, val_images, kept, tta, watching)
 
 
 def num_snapshots(config: Config, name: str, key: RoundKey = 0) -> int:
@@ -52,7 +54,8 @@ def num_snapshots(config: Config, name: str, key: RoundKey = 0) -> int:
     stage = config.stages_of(name, key)[-1]
     if stage.swa:
         return 1
-    return {"cycles": stage.schedule.cycles, "top_k": stage.top_k}.get(stage.keep, 1)
+    cycles = stage.schedule.cycles
+    return {"cycles": cycles, "best_of_cycles": cycles, "top_k": stage.top_k}.get(stage.keep, 1)
 
 
 def evaluations_of(stage: StageConfig, every: int) -> int:

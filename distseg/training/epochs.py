@@ -118,23 +118,23 @@ def _evaluate_every(member: Member, stage: Stage) -> int:
     if every != "auto":
         return every
     trained = stage.sampling.images * math.prod(stage.config.input_size or member.fit.size)
-    samples = [member.manifest[row] for row in member.val_rows]
+    samples = [member.manifest[row] for row in member.watched_rows]
     shown = sum(member.fit.predicted_pixels(one.height, one.width) for one in samples)
     return evaluate_every(trained, shown)
 
 
 def evaluate(member: Member) -> dict[str, Any]:
-    """All ranks: scores of the member's model on the rows that its fold validates, if any."""
-    if not member.val_rows:
+    """All ranks: scores of the member's model on the rows that watch it, if any."""
+    if not member.watched_rows:
         return {}
-    counts = member.evaluator.run(member.model, member.config.num_outputs)
+    counts = member.watcher.run(member.model, member.config.num_outputs)
     summary = summarize(counts, member.config.metric)
     return {key: summary[key] for key in ("score", "positives", "negatives", "iou")}
 
 
 def observe(stage: Stage, progress: Progress, watched: dict[str, Any]) -> None:
     """After an evaluation, all ranks: hand the watched values to a plateau schedule and to early
-    stopping. A member that validates no row has no scores: nothing follows them."""
+    stopping. A member that no row watches has no scores: nothing follows them."""
     schedule, early = stage.config.schedule, stage.config.early_stopping
     if schedule.metric in watched:
         stage.schedule.observe(watched[schedule.metric])

@@ -16,6 +16,7 @@ from distseg.data.dataset import EvalSet, TrainData, train_statistics
 from distseg.data.fit import Fit
 from distseg.data.prepare import open_cache, open_unlabeled_cache
 from distseg.data.sampling import Sampling, Slide
+from distseg.data.units import held_out, open_units
 from distseg.distributed import default_workers
 from distseg.functional.tta_names import dropout_passes
 from distseg.inference.evaluate import Evaluator
@@ -61,15 +62,17 @@ class Member:
         self.progress = ProgressFile(self.paths.progress if self.main else None)
         self.manifest = Manifest.read(run.train_set(round, fold))
         self.rows = self.manifest.train_rows(fold, leaky=config.teacher_flag(round) != "honest")
-        self.val_rows = self.manifest.val_rows(fold)
+        self.val_rows = self.watched_rows = self.manifest.val_rows(fold)
         self.trained_on = self.manifest.seen(fold)
         self.batch_size = config.batch_size_of(name)
+        self.cache = open_cache(config, run)
+        if config.train.inner_share:
+            self.rows, self.watched_rows = self._inner_split()
         self._check_rows_and_batch()
         again = [round] if round else []  # a student is no copy of its teacher
         self.seed = seed_of(config.seed + self.model_config.seed, name, fold, *again)
         self.workers = default_workers(config, accelerator)
         self.fit = Fit(self.input_config)
-        self.cache = open_cache(config, run)
         self.data = self._train_data()
         if self.input_config.normalize == "train":
             self._measure_mean_and_std()
@@ -79,7 +82,9 @@ class Member:
         # Under ZeRO the engine wraps a copy of the model, anew for each stage.
         self.ddp = self.model if config.compute.zero else accelerator.prepare(self.model)
         self.ema = Ema(self.model, config.train.ema_decay) if config.train.ema_decay else None
-        self.evaluator = self._evaluator()
+        self.evaluator = self.watcher = self._evaluator(self.val_rows)
+        if self.watched_rows is not self.val_rows:
+            self.watcher = self._evaluator(self.watched_rows)
 
     def _check_rows_and_batch(self) -> None:
         """UserError: there is nothing to train on, or a batch that the ranks cannot divide."""
@@ -130,12 +135,26 @@ class Member:
             model.compile()  # in place: the names of the weights stay
         return model
 
-    def _evaluator(self) -> Evaluator:
-        """Scores on the rows that the fold validates."""
-        samples = [self.manifest[row] for row in self.val_rows]
+    def _inner_split(self) -> tuple[list[int], list[int]]:
+        """The rows to train on, and those of the others that a person has labeled: they watch the
+        member. They are the same in every round, since a student may start from the weights of the
+        round before. What belongs together (`data/units.py`) is on one side."""
+        config, known = self.config, open_units(self.config, self.run, self.cache)
+        units = {row: known.get(self.manifest[row].id, "") for row in self.rows}
+        labeled = [row for row in self.rows if self.manifest[row].origin == "labeled"]
+        seed = (config.seed + self.model_config.seed, self.name, self.fold)
+        held = held_out([units[row] for row in labeled], config.train.inner_share, *seed)
+        return (
+            [row for row in self.rows if units[row] not in held],
+            [row for row in labeled if units[row] in held],
+        )
+
+    def _evaluator(self, rows: list[int]) -> Evaluator:
+        """Scores on rows with a human label."""
+        samples = [self.manifest[row] for row in rows]
         return Evaluator(
             self.accelerator,
-            EvalSet(self.manifest, self.val_rows, self.cache, self.fit),
+            EvalSet(self.manifest, rows, self.cache, self.fit),
             [(sample.height, sample.width) for sample in samples],
             lambda i: self.cache.target(samples[i].id),
             self.fit,

@@ -48,18 +48,20 @@ def keep_snapshots(
         "cycles": epoch % per_cycle == 0,
         "best": score is not None or last,
         "top_k": score is not None or last,
+        "best_of_cycles": score is not None or epoch % per_cycle == 0,
     }[stage.keep]
     if progress.stage < len(member.stages) - 1 or not wanted:
         return
-    limit = {"best": 1, "top_k": stage.top_k}.get(stage.keep)
-    kept = progress.snapshots
-    if limit and len(kept) >= limit:
-        worst = min(kept, key=lambda s: _rank(s["score"]))
+    limit = {"best": 1, "top_k": stage.top_k, "best_of_cycles": 1}.get(stage.keep)
+    kept, cycle = progress.snapshots, (epoch - 1) // per_cycle
+    rivals = [s for s in kept if stage.keep != "best_of_cycles" or s["cycle"] == cycle]
+    if limit and len(rivals) >= limit:
+        worst = min(rivals, key=lambda s: _rank(s["score"]))
         if _rank(score) <= _rank(worst["score"]):
             return
         kept = [s for s in kept if s is not worst]
     name = f"stage{progress.stage}_epoch{epoch:04d}.safetensors"
-    record = {"file": name, "stage": progress.stage, "cycle": (epoch - 1) // per_cycle}
+    record = {"file": name, "stage": progress.stage, "cycle": cycle}
     record |= {"epoch": progress.total_epochs, "score": score}
     _write(member, record)
     progress.snapshots = [*kept, record]

@@ -159,7 +159,7 @@ def _drop_ends(member: Member, progress: Progress) -> None:
     if progress.stage == len(member.stages):  # trained to its end
         return
     stage = member.stages[progress.stage]
-    if progress.epoch < stage.schedule.epochs and stage.keep != "cycles":
+    if progress.epoch < stage.schedule.epochs and "cycles" not in stage.keep:
         scored = [s for s in progress.snapshots if s["score"] is not None]
         progress.snapshots = [] if stage.keep == "last" else scored
 

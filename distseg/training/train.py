@@ -151,7 +151,7 @@ def done_record(
     record |= {"seconds": epochs.round_to(progress.seconds), "oof_seconds": epochs.round_to(oof_s)}
     record |= {"member": member.name, "fold": member.fold}
     record |= {"snapshots": [s["file"] for s in progress.snapshots]}
-    record |= {"trained_on": sorted(member.trained_on)}
+    record |= {"trained_on": sorted(member.trained_on), "watched_by": len(member.watched_rows)}
     record |= {"files": file_sizes(member.paths, record["snapshots"])}
     record |= {"precision": accelerator.mixed_precision, "ranks": accelerator.num_processes}
     return record

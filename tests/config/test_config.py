@@ -267,9 +267,12 @@ def test_a_resolved_config_of_an_older_version_is_read() -> None:
         ({"schedule": {"kind": "plateau"}}, "indirect"),
         ({"schedule": {"kind": "plateau", "metric": "loss", "mode": "min"}}, "honest"),
         ({"early_stopping": {"patience": 2}}, "indirect"),
+        ({"keep": "best_of_cycles"}, "indirect"),
         ({"early_stopping": {"patience": 2, "metric": "loss"}}, "honest"),
     ],
 )
 def test_weights_that_the_folds_score_has_chosen_are_not_honest(stage: dict, flag: str) -> None:
     config = parse_config(tiny_tree(stages=[stage]), "test")
     assert config.flag(0) == flag and config.teacher_flag(0) == "honest"
+    train = {"batch_size": 8, "inner_share": 0.1}  # other rows have chosen
+    assert parse_config(tiny_tree(stages=[stage], train=train), "test").flag(0) == "honest"

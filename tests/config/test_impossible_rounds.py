@@ -49,6 +49,13 @@ def test_impossible_rounds_are_refused(rounds: list, changes: dict, said: str) -
         parse_config(tiny_tree(rounds=[{"kind": "supervised"}, *rounds], **changes), "test")
 
 
+def test_teachers_may_be_chosen_by_rows_of_their_own() -> None:
+    rounds = [{"kind": "supervised"}, {"kind": "pseudo_label"}]
+    train = {"batch_size": 8, "inner_share": 0.2}
+    tree = tiny_tree(rounds=rounds, stages=[{"keep": "best"}], train=train)
+    assert parse_config(tree, "test").flag(1) == "honest"
+
+
 def test_the_first_round_is_supervised() -> None:
     with pytest.raises(UserError, match="first round is supervised"):
         parse_config(tiny_tree(rounds=[{"kind": "pseudo_label"}]), "test")

@@ -264,7 +264,7 @@ def check(config: Config) -> list[tuple[str, str, str]]:
     module = layout(config.data.format)
     module.test(config)
     checked = inspect(config, module.train(config))
-    groups = read_groups(config, checked.good)
+    groups = read_groups(config, [row.id for row in checked.good])
     assign_folds(config, checked.good, checked.coverage, groups, checked.together)
     return checked.quarantine
 

@@ -25,22 +25,30 @@ def near_groups(images: Sequence[Measured]) -> list[list[int]]:
     """Places of images that are nearly the same, a list a group, each in order: the connected
     components of the pairs that are alike, so that a video of n frames is one group and not n² / 2
     pairs. Groups whose images all hold the same pixels are left out: those are copies.
+    """
+    useful = [i for i, image in enumerate(images) if image.features[1] >= LEAST_CONTRAST]
+    if len(useful) < 2:
+        return []
+    labels = alike(np.stack([_gray(images[i]) for i in useful]))
+    groups: dict[int, list[int]] = defaultdict(list)
+    for place, label in zip(useful, labels.tolist(), strict=True):
+        groups[label].append(place)
+    return sorted(own for own in groups.values() if len({images[i].image_sha for i in own}) > 1)
+
+
+def alike(grays_NSS: NDArray[np.uint8]) -> Indices:
+    """The group of each of the gray thumbnails (N, SIDE, SIDE), called by its first: the connected
+    components of the pairs that are alike.
 
     Candidates differ in few bits of a difference hash (each of 8 x 8 cells brighter than the one
     to its right; N. Krawetz, "Kind of Like That", 2013); of them those count whose thumbnails
     correlate. Beyond ALL_PAIRS images only those are compared that share 16 of the 64 bits.
     """
-    useful = [i for i, image in enumerate(images) if image.features[1] >= LEAST_CONTRAST]
-    if len(useful) < 2:
-        return []
-    grays = np.stack([_gray(images[i]) for i in useful])
-    labels = np.arange(len(useful))
-    for rows, columns in _near(grays, _hashes(grays)):
-        labels = _joined(labels, rows, columns)
-    groups: dict[int, list[int]] = defaultdict(list)
-    for place, label in zip(useful, labels.tolist(), strict=True):
-        groups[label].append(place)
-    return sorted(own for own in groups.values() if len({images[i].image_sha for i in own}) > 1)
+    labels = np.arange(len(grays_NSS))
+    if len(grays_NSS):
+        for rows, columns in _near(grays_NSS, _hashes(grays_NSS)):
+            labels = _joined(labels, rows, columns)
+    return labels
 
 
 def _joined(labels: Indices, rows: Indices, columns: Indices) -> Indices:

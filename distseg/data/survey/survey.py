@@ -156,8 +156,8 @@ def _folds(config: Config, checked: Checked) -> list[list[Any]]:
     be made."""
     try:
         divided = folds.assign_folds(
-            config, checked.good, checked.coverage, folds.read_groups(config, checked.good),
-            checked.together,
+            config, checked.good, checked.coverage,
+            folds.read_groups(config, [row.id for row in checked.good]), checked.together,
         )  # fmt: skip
     except UserError:
         return []
