@@ -157,6 +157,21 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 @command(
+    "bench", CONFIG, OVERRIDES, OUT,
+    arg("--seconds", "time for each model (default: 20)", type=float, default=20.0),
+    arg("--json", "print the figures as JSON", action="store_true"),
+)  # fmt: skip
+def _bench(args: argparse.Namespace) -> int:
+    """Train and predict a few steps of each model here, say what limits them (loader, device, host,
+    disk, memory), and which key to change. Exit status 1: a model could not be measured."""
+    from distseg.run.bench import bench, bench_record, bench_text
+
+    found = bench(*_check_for_run(args), args.seconds)
+    print(json.dumps(bench_record(found), indent=2) if args.json else bench_text(found))
+    return 1 if found.missing else 0
+
+
+@command(
     "inspect", CONFIG_OR_DATA, OVERRIDES,
     arg("--out", "write inspect.html and inspect.json into this folder", type=Path, metavar="DIR"),
     arg("--json", "print the findings as JSON", action="store_true"),
@@ -225,46 +240,16 @@ def _find_lr(args: argparse.Namespace) -> int:
 
 
 @command(
-    "predict-test", RUN,
-    arg("--round", "the round whose ensemble predicts (default: the final one)", type=int),
-    arg("--share", "first share, number of shares, all shares", nargs=3, type=int, required=True),
+    "measure", RUN,
+    arg("--seconds", "time to take", type=float, required=True),
+    arg("--bench", "take a step apart", action="store_true"),
 )  # fmt: skip
-def _predict_test(args: argparse.Namespace) -> int:
-    """Predict a share of the test images for the submission."""
-    from distseg.records.paths import find_run
-    from distseg.run.launched import predict_test_here
-
-    predict_test_here(find_run(args.run), args.round, *args.share)
-    return 0
-
-
-@command("teach", RUN, arg("--round", "the round that learns", type=int, required=True))
-def _teach(args: argparse.Namespace) -> int:
-    """Predict what the students of a round learn from."""
-    from distseg.records.paths import find_run
-    from distseg.run.launched import teach_here
-
-    teach_here(find_run(args.run), args.round)
-    return 0
-
-
-@command("track", RUN)
-def _track(args: argparse.Namespace) -> int:
-    """Copy the scores of a run to what its `track` names."""
-    from distseg.records.paths import find_run
-    from distseg.run.launched import track_here
-
-    track_here(find_run(args.run))
-    return 0
-
-
-@command("measure", RUN, arg("--seconds", "time to take", type=float, required=True))
 def _measure(args: argparse.Namespace) -> int:
-    """Measure the models of a config; `plan --measure` and `init` start it."""
+    """Measure the models of a config; `plan --measure`, `bench` and `init` start it."""
     from distseg.records.paths import find_run
     from distseg.run.pace import measure_here
 
-    measure_here(find_run(args.run), args.seconds)
+    measure_here(find_run(args.run), args.seconds, bench=args.bench)
     return 0
 
 

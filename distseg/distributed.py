@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs
 
 from distseg.config.find import shipped
@@ -25,6 +26,7 @@ __all__ = [
     "check_launch",
     "check_ranks",
     "default_workers",
+    "forget_accelerator",
     "launch_file",
     "make_accelerator",
     "one_process",
@@ -114,6 +116,13 @@ def make_accelerator(config: Config, *, cpu: bool | None = None) -> Accelerator:
         dynamo_backend="no",
     )
     return check_ranks(accelerator)
+
+
+def forget_accelerator(accelerator: Accelerator) -> None:
+    """Let the next Accelerator of this process, which is alone, have another precision: Accelerate
+    keeps one for the whole process."""
+    accelerator.free_memory()
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def rank_timeout(config: Config) -> timedelta:

@@ -1,4 +1,5 @@
-"""The commands about what runs have found: predict, compare, report, export, score, status.
+"""The commands about what runs have found: predict, compare, report, export, score, status; and
+those that a driver launches with the folder of its run.
 
 As those of `cli.py`: each imports what it needs itself, and nothing heavy is imported here.
 """
@@ -164,4 +165,41 @@ def _compare(args: argparse.Namespace) -> int:
     print(text(compare_runs(*args.runs, out=args.out)))
     if args.out:
         print(f"\nwritten: {args.out / 'compare.html'}")
+    return 0
+
+
+# -- what a driver starts with the folder of its run -----------------------------------------------
+
+
+@command(
+    "predict-test", RUN,
+    arg("--round", "the round whose ensemble predicts (default: the final one)", type=int),
+    arg("--share", "first share, number of shares, all shares", nargs=3, type=int, required=True),
+)  # fmt: skip
+def _predict_test(args: argparse.Namespace) -> int:
+    """Predict a share of the test images for the submission."""
+    from distseg.records.paths import find_run
+    from distseg.run.launched import predict_test_here
+
+    predict_test_here(find_run(args.run), args.round, *args.share)
+    return 0
+
+
+@command("teach", RUN, arg("--round", "the round that learns", type=int, required=True))
+def _teach(args: argparse.Namespace) -> int:
+    """Predict what the students of a round learn from."""
+    from distseg.records.paths import find_run
+    from distseg.run.launched import teach_here
+
+    teach_here(find_run(args.run), args.round)
+    return 0
+
+
+@command("track", RUN)
+def _track(args: argparse.Namespace) -> int:
+    """Copy the scores of a run to what its `track` names."""
+    from distseg.records.paths import find_run
+    from distseg.run.launched import track_here
+
+    track_here(find_run(args.run))
     return 0

@@ -49,11 +49,23 @@ def measure(config: Config, size: DataSize, slot: Slot, seconds: float) -> dict[
 
     seconds: about what it may take in all. Nothing is fetched: weights are random.
     """
+    found = {}
+    for line in measured_lines(config, size, slot, seconds):
+        if (pace := parse_pace(line)) is not None:
+            found[str(line["name"])] = pace
+    return found
+
+
+def measured_lines(
+    config: Config, size: DataSize, slot: Slot, seconds: float, *options: str
+) -> list[dict[str, Any]]:
+    """What a job of the command `measure` with these options has found, a line a model; what it
+    could not measure is a warning."""
     with tempfile.TemporaryDirectory(prefix="distseg-measure-") as scratch:
         run = Run(Path(scratch))
         one = replace(slot, processes=1, devices=slot.devices[:1])
         atomic_write(run.config, dump_config(measuring(config, size, slot.processes)))
-        job = Job("measure", ("measure", str(run.folder), "--seconds", f"{seconds:.1f}"),
+        job = Job("measure", ("measure", str(run.folder), "--seconds", f"{seconds:.1f}", *options),
                   run.folder / "measure.log")  # fmt: skip
         handle = LocalExecutor(run, [one]).start(job, one)
         deadline = time.monotonic() + seconds + GRACE_S
@@ -62,13 +74,11 @@ def measure(config: Config, size: DataSize, slot: Slot, seconds: float) -> dict[
                 time.sleep(0.05)
         finally:
             handle.kill()
-        found = {}
-        for line in read_lines(run.folder / RESULTS):
-            pace = parse_pace(line)
-            if pace is not None and str(line.get("name")) in config.members:
-                found[str(line["name"])] = pace
-            elif "problem" in line:
+        lines = read_lines(run.folder / RESULTS)
+        for line in lines:
+            if "problem" in line:
                 logger.warning("%s: not measured: %s", line.get("name"), line["problem"])
+        found = [x for x in lines if "problem" not in x and str(x.get("name")) in config.members]
         if not found and job.log.is_file():
             tail = job.log.read_text(errors="replace").strip().splitlines()[-1:]
             logger.warning("nothing could be measured: %s", " ".join(tail))
@@ -112,13 +122,15 @@ def _plain(stages: list[StageConfig]) -> list[StageConfig]:
     return [stage.model_copy(update={"positive_share": None, "rows": None}) for stage in stages]
 
 
-def measure_here(run: Run, seconds: float) -> None:
-    """What the job of `measure` does: a line of RESULTS for each model, as soon as it is known."""
+def measure_here(run: Run, seconds: float, *, bench: bool = False) -> None:
+    """What the job of `measure` does: a line of RESULTS for each model, as soon as it is known: its
+    Pace, or with `bench` its Speed."""
     watch_launcher()
     began = time.perf_counter() - process_age()
     from distseg.data.inspect import inspect
     from distseg.data.layouts import layout
     from distseg.data.prepare import prepare
+    from distseg.training.bench import bench_member
     from distseg.training.pace import measure_member
 
     config = load_config(run.config)
@@ -131,6 +143,9 @@ def measure_here(run: Run, seconds: float) -> None:
     for number, name in enumerate(config.members):
         left = max(0.0, began + seconds - time.perf_counter()) / (len(config.members) - number)
         try:
+            if bench:
+                append_line(run.folder / RESULTS, asdict(bench_member(config, run, name, left)))
+                continue
             pace = measure_member(config, run, name, left, prepare_s)
         except Exception as error:  # noqa: BLE001 (one model's failure must not hide the others')
             problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

@@ -6,7 +6,7 @@ import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from distseg.config.schema import Config
 from distseg.distributed import Accelerator, make_accelerator
 from distseg.records.paces import Pace
 from distseg.records.paths import MemberPaths, Run
+from distseg.training.batches import Loaded
 from distseg.training.member import Member
 from distseg.training.stage import Stage, begin_epoch, set_up_stage, train_step
 from distseg.training.state import Progress, save
@@ -47,7 +48,7 @@ def measure_member(config: Config, run: Run, name: str, seconds: float, prepare_
         save(member, Progress(), stage.engine.state())
         save_s = time.perf_counter() - mark
         left = max(0.0, began + seconds - time.perf_counter())
-        evaluate_s, predict_s = _evaluation(member, config.predict.tta, left)
+        evaluate_s, predict_s = evaluation_times(member, config.predict.tta, left)
         saved = sum(t.numel() * t.element_size() for t in member.model.state_dict().values())
         stage.close()
         member.close()
@@ -56,19 +57,26 @@ def measure_member(config: Config, run: Run, name: str, seconds: float, prepare_
     return Pace(
         batch_size=member.batch_size, step_s=middle, spread=statistics.pstdev(times) / middle,
         evaluate_s=evaluate_s, predict_s=predict_s, save_s=save_s, start_s=start_s,
-        prepare_s=prepare_s, memory=_peak(accelerator), saved=saved,
+        prepare_s=prepare_s, memory=peak_memory(accelerator), saved=saved,
     )  # fmt: skip
 
 
-def step_times(member: Member, stage: Stage, began: float, seconds: float) -> list[float]:
-    """Seconds from `began` to the end of the warm-up, and then of each step."""
+def step_times(
+    member: Member, stage: Stage, began: float, seconds: float,
+    source: Callable[[int], Iterator[Loaded]] | None = None,
+) -> list[float]:  # fmt: skip
+    """Seconds from `began` to the end of the warm-up, and then of each step.
+
+    source: the micro-batches of an epoch; None: from the stage's loader, as in training.
+    """
+    source = source or stage.batches.epoch
     found: list[float] = []
     mark = began
     for number in count():
         epoch, step = divmod(number, stage.sampling.steps)
         if step == 0:
             begin_epoch(stage, epoch=stage.config.freeze_encoder)
-            batches = stage.batches.epoch(epoch)
+            batches = source(epoch)
         train_step(member, stage, batches, epoch=epoch, step=step, lr_factor=0.1)
         _wait(member.accelerator)
         now = time.perf_counter()
@@ -81,7 +89,7 @@ def step_times(member: Member, stage: Stage, began: float, seconds: float) -> li
     raise AssertionError
 
 
-def _evaluation(member: Member, tta: Sequence[str], seconds: float) -> tuple[float, float]:
+def evaluation_times(member: Member, tta: Sequence[str], seconds: float) -> tuple[float, float]:
     """Seconds an image takes to be evaluated and to be predicted with all views, from one batch or
     more."""
     model, evaluator = member.model.eval(), member.evaluator
@@ -112,7 +120,8 @@ def _wait(accelerator: Accelerator) -> None:
         torch.cuda.synchronize()
 
 
-def _peak(accelerator: Accelerator) -> int:
+def peak_memory(accelerator: Accelerator) -> int:
+    """Bytes at the highest so far: on the GPU, or of the process."""
     if accelerator.device.type == "cuda":
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
