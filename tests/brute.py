@@ -34,6 +34,7 @@ def every_rule(grid: RuleGrid) -> Iterator[tuple[Place, dict[str, Any]]]:
                 "threshold": [grid.thresholds[place[2]]],
                 "min_area": [grid.areas[place[1]]],
                 "double": [gate and {"top": gate[0], "area": gate[1]}],
+                "gate": [grid.presence(place[0])],
             },
         )
 

@@ -25,12 +25,15 @@ from distseg.rounds.choose import choose_final
 HEIGHT, WIDTH = 12, 10
 
 
-def made_config(root: Path, members: tuple[str, ...] = ("a", "b"), **changes: Any) -> Config:
+def made_config(
+    root: Path, members: tuple[str, ...] = ("a", "b"), own: Any = None, **changes: Any
+) -> Config:
+    """own: keys of each member, by its name."""
     tree: dict[str, Any] = {
         "name": "made",
         "data": {"format": "folder", "root": str(root), "folds": {"num": 3}},
         "input": {"height": 32, "width": 32, "channels": 1},
-        "members": {name: {} for name in members},
+        "members": {name: (own or {}).get(name, {}) for name in members},
         "metric": "iou",
         **changes,
     }
@@ -66,9 +69,11 @@ def write_two_classes(root: Path) -> None:
 def write_member(
     config: Config, run: Run, name: str, fold: int, *, offset: float = 0.0, noise: float = 1.0,
     scale: float = 1.0, snapshots: int = 2, snapshot_noise: Sequence[float] = (),
+    head_noise: float | None = None,
 ) -> None:  # fmt: skip
     """A finished member as training leaves it; logits: scale * (2 * truth - 1 + offset + noise).
-    With `snapshot_noise` those of each snapshot too, of which the member's are the mean."""
+    With `snapshot_noise` those of each snapshot too, of which the member's are the mean; with
+    `head_noise` those of image heads: 4 where the class is there, else -4, and noise."""
     manifest, cache = Manifest.read(run.truth), open_cache(config, run)
     paths = run.member(0, name, fold)
     paths.snapshots.mkdir(parents=True)
@@ -83,6 +88,7 @@ def write_member(
     tables: dict[str, list[Any]] = {
         f"{s}_{k}": [] for s in ["mean", *stems] for k in ("tta", "plain")
     }
+    heads: dict[str, list[Any]] = {stem: [] for stem in stems if head_noise is not None}
     rule = {"threshold": [0.0] * config.num_outputs}
     for sample in samples:
         target = cache.target(sample.id)
@@ -93,6 +99,9 @@ def write_member(
             drawn[f"{stem}_tta"] = own * rng.standard_normal(truth.shape)
         if kept:
             drawn["mean_tta"] = np.mean([drawn[f"{stem}_tta"] for stem in kept], axis=0)
+        for table in heads.values():
+            there = 8.0 * truth.any(axis=(1, 2)) - 4
+            table.append((there + (head_noise or 0) * rng.standard_normal(len(truth))).tolist())
         for key, table in tables.items():
             logits = 2.0 * truth - 1 + offset + drawn[key]
             logits = (scale * logits).astype(np.float16).astype(np.float32)
@@ -103,7 +112,8 @@ def write_member(
     for writer in writers.values():
         writer.close()
     ids = [sample.id for sample in samples]
-    write_json(paths.folder / "oof_scores.json", {"ids": ids, "variants": tables})
+    said = {"heads": heads} if heads else {}
+    write_json(paths.folder / "oof_scores.json", {"ids": ids, "variants": tables, **said})
     files = [f"{stem}.safetensors" for stem in stems]
     seen = sorted(manifest.seen(fold))
     record = {"snapshots": files, "seconds": 1.5, "epochs": 2, "score": 0.5, "trained_on": seen}

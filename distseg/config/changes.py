@@ -74,6 +74,11 @@ RULES = (
     ),
     Rule(("postprocess.exclusive",), FROM_ENSEMBLE),
     Rule(
+        ("postprocess.gate",),
+        (OUT_OF_FOLD, *FROM_ENSEMBLE),
+        "predictions only for `search`, which keeps what image heads say",
+    ),
+    Rule(
         ("ensemble.", "postprocess."),
         FROM_ENSEMBLE,
         "the submission only where the ensemble comes out different; not once a round with "

@@ -97,6 +97,11 @@ class PostprocessConfig(Strict):
     double: Literal["none", "search"] = Field(
         "none", description="search: empty unless `area` pixels pass `top`; then cut at `bottom`"
     )
+    gate: Literal["none", "search"] = Field(
+        "none",
+        description="search: empty where the members' image heads (`members.NAME.image_head`) give "
+        "the class a lower probability, searched with threshold and min_area",
+    )
 
 
 Processes = Annotated[int, Field(ge=1, le=4096)]
@@ -228,6 +233,11 @@ class Config(Strict):
     def keeps_state(self, member: str, key: RoundKey = 0) -> bool:
         """Whether a finished member keeps the state from which more epochs could go on."""
         return self.train.keep_state and self.stages_of(member, key)[-1].can_go_on
+
+    def takes_heads(self, member: str) -> bool:
+        """Whether out-of-fold prediction keeps what the member's image head says, for the gate."""
+        head = self.members[member].image_head is not None
+        return head and self.postprocess.gate == "search"
 
     def rows_of_stage(self, member: str, key: RoundKey, number: int) -> str:
         """all | labeled | pseudo: which rows a stage trains on."""

@@ -102,6 +102,11 @@ def _postprocess(config: Config) -> Iterator[str]:
     for key in ("min_area", "min_component", "fill_holes", "full_mask"):
         if config.task == "multiclass" and getattr(rules, key) != 0:
             yield f"postprocess.{key}: min_area and the like are not for task: multiclass"
+    if rules.gate == "search" and config.task == "multiclass":
+        yield "postprocess.gate: multiclass takes the highest class; no class can be emptied"
+    elif rules.gate == "search" and all(m.image_head is None for m in config.members.values()):
+        first = next(iter(config.members))
+        yield f"postprocess.gate: search: needs an image head; write members.{first}.image_head: .1"
     if rules.exclusive and config.task != "multilabel":
         yield f"postprocess.exclusive: for task: multilabel; {config.task} masks never overlap"
 

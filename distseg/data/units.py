@@ -59,9 +59,11 @@ def find_units(config: Config, ids: Sequence[str], cache: Cache) -> dict[str, st
 
 
 def _look(image_HWC: NDArray[np.uint8]) -> tuple[str, NDArray[np.uint8]]:
-    """A hash of the pixels, and a gray thumbnail."""
+    """A hash of the pixels, "" for those of a single value, which belong to nothing, and a gray
+    thumbnail."""
     thumb = cv2.resize(as_rgb(image_HWC), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-    return pixel_hash(image_HWC), cv2.cvtColor(thumb, cv2.COLOR_RGB2GRAY)
+    constant = image_HWC.min() == image_HWC.max()
+    return "" if constant else pixel_hash(image_HWC), cv2.cvtColor(thumb, cv2.COLOR_RGB2GRAY)
 
 
 def held_out(units: Sequence[str], share: float, *seed: object) -> set[str]:

@@ -62,7 +62,7 @@ def choices_of(record: Mapping[str, Any], names: Sequence[str]) -> Choices:
 def masks_of_row(oof: OutOfFold, row: int, choice: EnsembleChoice) -> NDArray[np.uint8]:
     """The masks of one row under a choice, uint8 (K, H, W); see `postprocess.to_masks`."""
     logits = oof.combined(row, choice.weights, choice.space)
-    return to_masks(logits, choice.rule, oof.config.task)
+    return to_masks(logits, choice.rule, oof.config.task, oof.presence(row, choice.weights))
 
 
 def scored_images(
@@ -95,7 +95,7 @@ def scored_images(
             row, choice = places[line["id"]], choices[line["part"]]
         logits = oof.combined(row, choice.weights, choice.space)
         return ScoredImage(
-            to_masks(logits, choice.rule, config.task),
+            masks_of_row(oof, row, choice),
             to_probabilities(logits, choice.space, config.task),
             list(oof.logits(row).values()),
         )

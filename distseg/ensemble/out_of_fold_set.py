@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -18,7 +18,13 @@ from numpy.typing import NDArray
 
 from distseg.config.schema import Config
 from distseg.data.prepare import open_cache
-from distseg.functional.combine import combine, from_space, highest_only, to_space
+from distseg.functional.combine import (
+    combine,
+    from_space,
+    highest_only,
+    mean_presence,
+    to_space,
+)
 from distseg.functional.metrics import summarize
 from distseg.functional.weights import Weights
 from distseg.records.errors import UserError
@@ -34,10 +40,12 @@ BLOCK_VALUES = 1 << 20  # logits of a block of rows
 
 @dataclass(frozen=True)
 class Source:
-    """Out-of-fold logits of one fold, and the snapshots of which they are the mean."""
+    """Out-of-fold logits of one fold, and the snapshots of which they are the mean. heads: by id,
+    logits (C,) of the image head, where there are any."""
 
     predictions: Predictions
     snapshots: list[str]
+    heads: Mapping[str, NDArray[np.float32]]
 
 
 class OutOfFold:
@@ -71,12 +79,16 @@ class OutOfFold:
                 name = f"{model}@{number}" if round == ALL_ROUNDS else model
                 self._open(run, number, model, fold, name)
         self.models = list(dict.fromkeys(name for name, _ in self.members))
-        self.sources = {key: Source(m.predictions, m.snapshots) for key, m in self.members.items()}
+        self.sources = {
+            key: Source(m.predictions, m.snapshots, _by_id(m, m.heads))
+            for key, m in self.members.items()
+        }
         for (name, fold), member in self.members.items():
             apart = member.by_snapshot if config.ensemble.snapshots == "search" else []
             for place, one in enumerate(apart):
                 own = [member.snapshots[place]]
-                self.sources[snapshot_id(name, place), fold] = Source(one, own)
+                said = _by_id(member, member.heads[place : place + 1])
+                self.sources[snapshot_id(name, place), fold] = Source(one, own, said)
         found = dict.fromkeys(name for name, _ in self.sources)
         self.names = [*self.models, *(name for name in found if name not in self.models)]
         self.folds = [f for f in self.manifest.folds if any(f == fold for _, fold in self.members)]
@@ -120,6 +132,19 @@ class OutOfFold:
         chosen = self._some(weights, list(found))
         logits = combine(list(found.values()), chosen, space, self.config.task)
         return highest_only(logits)[classes] if exclusive else logits
+
+    @property
+    def has_heads(self) -> bool:
+        """Whether any member has kept what its image head says."""
+        return any(source.heads for source in self.sources.values())
+
+    def presence(self, row: int, weights: Weights) -> NDArray[np.float32] | None:
+        """The probability that each class is in a row's image, (C,), as the image heads of its
+        fold's members say, by the same weights. None: none of those that weigh has a head."""
+        sample = self.manifest[row]
+        here = [name for name in self.names if (name, sample.fold) in self.sources]
+        heads = [self.sources[name, sample.fold].heads.get(sample.id) for name in here]
+        return mean_presence(heads, self._some(weights, here))
 
     def mixtures(
         self, rows: Sequence[int], trials: Sequence[Weights], space: str
@@ -236,6 +261,16 @@ class OutOfFold:
 
     def _score(self, counts: Sequence[NDArray[np.int64]]) -> float:
         return float(summarize(np.concatenate(counts), self.config.metric)["score"])
+
+
+def _by_id(
+    member: FinishedMember, heads: Sequence[NDArray[np.float32]]
+) -> dict[str, NDArray[np.float32]]:
+    """Mean logits over snapshots of the image heads, by id."""
+    if not heads:
+        return {}
+    mean = np.mean(heads, axis=0)
+    return {sample.id: own for sample, own in zip(member.rows, mean, strict=True)}
 
 
 def hash_key(sample: Sample) -> tuple[int, str]:

@@ -1,9 +1,9 @@
 """Tuning step by step: the weights, then for each class the rules, one after another.
 
-The order for a class: threshold and minimum area, a double threshold, small components, holes, full
-masks. Each step starts from what the steps before it chose. Before the rules and after them a step
-asks whether something simpler than the ensemble is better: a model or a snapshot alone, or the last
-snapshots of all.
+The order for a class: threshold and minimum area, a double threshold, a gate of the image heads,
+small components, holes, full masks. Each step starts from what the steps before it chose. Before
+the rules and after them a step asks whether something simpler than the ensemble is better: a model
+or a snapshot alone, or the last snapshots of all.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from distseg.functional.tuning import (
     RuleSearch,
     cleaning_search,
     double_search,
+    gate_search,
     threshold_search,
     tune_class,
 )
@@ -87,6 +88,8 @@ def searches_of(nesting: Nesting) -> Iterator[tuple[str, RuleSearch]]:
         yield "threshold", threshold_search(options, metric, pixels)
     if options.double == "search":
         yield "double", double_search(options, metric, pixels)
+    if options.gate == "search" and nesting.oof.has_heads:
+        yield "gate", gate_search(options, metric, pixels)
     for key in CLEANING_KEYS:
         if getattr(options, key) == "search":
             yield key, cleaning_search(key, metric, pixels)
@@ -110,14 +113,16 @@ def tune_rule(nesting: Nesting, choices: Choices, *, number: int, search: RuleSe
 def _class_images(
     nesting: Nesting, rows: Sequence[int], space: str, weights: Weights, number: int
 ) -> Iterator[Images]:
-    """logits, truth and valid pixels (1, H, W) of one class, row by row."""
+    """logits, truth and valid pixels (1, H, W) of one class and its presence (1,), row by row."""
     for row in rows:
         logits = nesting.oof.combined(row, weights, space, slice(number, number + 1))
         planes = target_planes(
             nesting.oof.target(row), range(number, number + 1), nesting.config.task
         )
         # float16 has few enough values for an exact sweep over all of them
-        yield logits.astype(np.float16), *planes
+        said = nesting.oof.presence(row, weights)
+        presence = np.full(1, np.nan if said is None else said[number], dtype=np.float64)
+        yield logits.astype(np.float16), *planes, presence
 
 
 class WeightSearch:

@@ -31,6 +31,19 @@ LOWEST = -65504.0  # of float16, in which logits are kept: under every threshold
 _EXP_LIMIT = 80.0  # exp stays finite in float32
 
 
+def mean_presence(heads: Sequence[Array | None], weights: Sequence[float]) -> Array | None:
+    """The weighted mean probability that each class is in an image, as the models' image heads say.
+
+    heads: by model, logits (C,) of its head, or None without one. None: no model that weighs
+    something has a head.
+    """
+    pairs = [(w, head) for head, w in zip(heads, weights, strict=True) if head is not None and w]
+    if not pairs:
+        return None
+    total: Array = sum(float(w) * sigmoid(head) for w, head in pairs)
+    return total / sum(float(w) for w, _ in pairs)
+
+
 def combine(
     logits: Sequence[Array] | Array, weights: Sequence[float], space: str, task: str
 ) -> Array:

@@ -16,7 +16,9 @@ from distseg.functional.naming import unknown_name
 Mask = NDArray[np.uint8]
 Rule = dict[str, Any]  # as `apply_postprocess` takes it
 
-RULE_KEYS = ("threshold", "min_area", "min_component", "fill_holes", "full_mask", "double")
+RULE_KEYS = (
+    "threshold", "min_area", "min_component", "fill_holes", "full_mask", "double", "gate",
+)  # fmt: skip
 
 
 class Options(Protocol):
@@ -64,12 +66,17 @@ def fill_holes(mask_HW: Mask, max_area: int, connectivity: int = 8) -> Mask:
     return ((mask_HW != 0) | fill[labels]).astype(np.uint8)
 
 
-def apply_postprocess(logits_CHW: NDArray, rule: Mapping[str, Any]) -> Mask:
+def apply_postprocess(
+    logits_CHW: NDArray, rule: Mapping[str, Any], presence_C: NDArray | None = None
+) -> Mask:
     """Logits to masks, class by class, in the order of the steps below.
 
     Args:
         logits_CHW: float (C, H, W), raw logits at the image's native size.
+        presence_C: float (C,), the probability that each class is in the image, as image heads say;
+            None: nobody says it, and no gate shuts.
         rule: lists with one entry per class:
+            gate: None, or a probability per class: a class of less presence is empty.
             threshold: a pixel is foreground where logit > threshold (strictly).
             double: None, or {"top": logit, "area": pixels} per class: with fewer than `area`
                 pixels over `top` the class is empty, otherwise `threshold` draws it.
@@ -88,21 +95,23 @@ def apply_postprocess(logits_CHW: NDArray, rule: Mapping[str, Any]) -> Mask:
     check_rule(rule, num_classes)
     values = {key: rule.get(key) or [0] * num_classes for key in RULE_KEYS}
     masks = [
-        _one_class(logits_CHW[c], {key: value[c] for key, value in values.items()})
-        for c in range(num_classes)
+        _one_class(logits_CHW[c], {key: value[c] for key, value in values.items()}, presence)
+        for c, presence in enumerate([None] * num_classes if presence_C is None else presence_C)
     ]
     return np.stack(masks)
 
 
-def to_masks(logits_CHW: NDArray, rule: Mapping[str, Any], task: str) -> Mask:
-    """Combined logits to the predicted masks.
+def to_masks(
+    logits_CHW: NDArray, rule: Mapping[str, Any], task: str, presence_C: NDArray | None = None
+) -> Mask:
+    """Combined logits to the predicted masks. presence_C: as of `apply_postprocess`.
 
     Returns:
         uint8: (1, H, W) class index for multiclass (the rule has no say), else (C, H, W) of 0, 1.
     """
     if task == "multiclass":
         return logits_CHW.argmax(axis=0)[None].astype(np.uint8)
-    return apply_postprocess(logits_CHW, rule)
+    return apply_postprocess(logits_CHW, rule, presence_C)
 
 
 def logit(prob: float) -> float:
@@ -150,8 +159,10 @@ def check_rule(rule: Mapping[str, Any], num_classes: int) -> None:
             raise ValueError(f"a double threshold is {{'top': logit, 'area': pixels}}, not {gate}")
 
 
-def _one_class(logits_HW: NDArray, rule: Mapping[str, Any]) -> Mask:
+def _one_class(logits_HW: NDArray, rule: Mapping[str, Any], presence: float | None) -> Mask:
     """One class under its own values of every rule; 0 or None is no rule."""
+    if rule["gate"] and presence is not None and presence < rule["gate"]:
+        return np.zeros(logits_HW.shape, dtype=np.uint8)
     # np.float64, since numpy would round a Python float to the logits' float16 before comparing
     double = rule["double"]
     if double and np.count_nonzero(logits_HW > np.float64(double["top"])) < double["area"]:

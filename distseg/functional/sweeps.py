@@ -68,6 +68,7 @@ class Sweep(ABC):
         logits_NHW: NDArray[np.float16],
         truth_NHW: NDArray[np.bool_],
         valid_NHW: NDArray[np.bool_] | None = None,
+        presence_N: NDArray[np.float64] | None = None,
     ) -> None:
         """Count images of one size.
 
@@ -77,18 +78,25 @@ class Sweep(ABC):
             truth_NHW: bool, the class's pixels.
             valid_NHW: bool; False pixels do not score, but count towards an area, as they do when a
                 mask is made. None: all are valid.
+            presence_N: float64, the probability that the class is in each image, NaN where nobody
+                says it; None: of no image.
 
         Raises:
             ValueError: other dtypes or shapes, or a NaN among the logits.
         """
         valid = check_images(logits_NHW, truth_NHW, valid_NHW)
-        self._count(logits_NHW, truth_NHW, valid)
+        unknown = np.full(len(truth_NHW), np.nan)
+        self._count(logits_NHW, truth_NHW, valid, unknown if presence_N is None else presence_N)
         self.num_images += len(truth_NHW)
         self.truth += int(np.count_nonzero(truth_NHW & valid))
 
     @abstractmethod
     def _count(
-        self, logits_NHW: NDArray, truth_NHW: NDArray[np.bool_], valid_NHW: NDArray[np.bool_]
+        self,
+        logits_NHW: NDArray,
+        truth_NHW: NDArray[np.bool_],
+        valid_NHW: NDArray[np.bool_],
+        presence_N: NDArray[np.float64],
     ) -> None:
         """Add the images, which are checked, to `levels`."""
 
@@ -112,27 +120,31 @@ class Sweep(ABC):
 
 @dataclass(frozen=True)
 class RuleChoice:
-    """A mask is `logit > threshold`, and empty if it has fewer than `min_area` pixels or if fewer
-    than gate[1] pixels exceed gate[0]; with its mean score on the sweep's images."""
+    """A mask is `logit > threshold`, and empty if it has fewer than `min_area` pixels, if fewer
+    than gate[1] pixels exceed gate[0], or if the class's presence is less than `presence`; with its
+    mean score on the sweep's images."""
 
     threshold: float
     min_area: int
     score: float
     gate: tuple[float, int] | None = None
+    presence: float | None = None
 
 
 @dataclass(frozen=True)
 class RuleGrid:
     """Candidates of one class: logits, and counts of pixels.
 
-    areas: 0 stands for no minimum area. A gate is a pair of `tops` and `gate_areas`; no gate at
-    all is always a candidate, the first.
+    areas: 0 stands for no minimum area. A gate is a pair of `tops` and `gate_areas`, or one of
+    `presences`, the least probability of the class that lets an image through; no gate at all is
+    always a candidate, the first.
     """
 
     thresholds: tuple[float, ...]
     areas: tuple[int, ...] = (0,)
     tops: tuple[float, ...] = ()
     gate_areas: tuple[int, ...] = ()
+    presences: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.thresholds or not self.areas:
@@ -141,7 +153,7 @@ class RuleGrid:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Numbers of gates, areas and thresholds."""
-        gates = 1 + len(self.tops) * len(self.gate_areas)
+        gates = 1 + len(self.tops) * len(self.gate_areas) + len(self.presences)
         return gates, len(self.areas), len(self.thresholds)
 
     @property
@@ -150,11 +162,16 @@ class RuleGrid:
         return int(np.prod(self.shape))
 
     def gate(self, number: int) -> tuple[float, int] | None:
-        """(top, area) of gate `number`; None for the first."""
-        if number == 0:
+        """(top, area) of gate `number`; None for the first, and for one of `presences`."""
+        if number == 0 or self.presence(number) is not None:
             return None
         top, area = divmod(number - 1, len(self.gate_areas))
         return self.tops[top], self.gate_areas[area]
+
+    def presence(self, number: int) -> float | None:
+        """The least presence of gate `number`, which come last; None for the others."""
+        place = number - (self.shape[0] - len(self.presences))
+        return None if place < 0 else self.presences[place]
 
 
 class GridSweep(Sweep):
@@ -173,7 +190,11 @@ class GridSweep(Sweep):
         self._bins = _bin_of_bits(tuple(sorted(edges)))
 
     def _count(
-        self, logits_NHW: NDArray, truth_NHW: NDArray[np.bool_], valid_NHW: NDArray[np.bool_]
+        self,
+        logits_NHW: NDArray,
+        truth_NHW: NDArray[np.bool_],
+        valid_NHW: NDArray[np.bool_],
+        presence_N: NDArray[np.float64],
     ) -> None:
         inter, pred, area, truth = self._counts(logits_NHW, truth_NHW, valid_NHW)
         num, split = len(truth), len(self.grid.thresholds)
@@ -182,13 +203,13 @@ class GridSweep(Sweep):
         empty_LN = score_levels(self.metric, nothing, nothing, truth)
         kept_NAB = area[:, None, :split] >= np.array(self.grid.areas)[:, None]
         gain = np.where(kept_NAB, (drawn - empty_LN[..., None])[:, :, None], 0.0)
-        product = self._open(area[:, split:]) @ gain.reshape(len(gain), num, -1)
+        product = self._open(area[:, split:], presence_N) @ gain.reshape(len(gain), num, -1)
         self.levels += product.reshape(self.levels.shape)
         self.levels += empty_LN.sum(axis=1)[:, None, None, None]
 
     def best(self) -> RuleChoice:
         """The best rule; ties go to no gate, then the smallest area of a gate, the smallest minimum
-        area, the threshold nearest probability .5, and the first gate."""
+        area, the threshold nearest probability .5, and the first gate (the least presence)."""
         means, grid = self.means(), self.grid
 
         def order(place: list[int]) -> tuple[Any, ...]:
@@ -197,13 +218,17 @@ class GridSweep(Sweep):
             return gate > 0, least, grid.areas[area], abs(grid.thresholds[threshold]), place
 
         g, a, b = min(np.argwhere(means >= means.max() - TIE).tolist(), key=order)
-        return RuleChoice(grid.thresholds[b], grid.areas[a], float(means[g, a, b]), grid.gate(g))
+        score = float(means[g, a, b])
+        return RuleChoice(grid.thresholds[b], grid.areas[a], score, grid.gate(g), grid.presence(g))
 
-    def _open(self, over_NT: NDArray[np.int64]) -> NDArray[np.float64]:
+    def _open(
+        self, over_NT: NDArray[np.int64], presence_N: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
         """1.0 where a gate lets an image through, (G, N), of the pixels over each top."""
         through = over_NT[:, :, None] >= np.array(self.grid.gate_areas, dtype=np.int64)
         none = np.ones((len(over_NT), 1))
-        return np.concatenate([none, through.reshape(len(over_NT), -1)], axis=1).T
+        shut = presence_N[:, None] < np.array(self.grid.presences)  # NaN shuts nothing
+        return np.concatenate([none, through.reshape(len(over_NT), -1), ~shut], axis=1).T
 
     def _counts(
         self,
@@ -251,12 +276,20 @@ class CleaningSweep(Sweep):
         self.values = tuple(values)
 
     def _count(
-        self, logits_NHW: NDArray, truth_NHW: NDArray[np.bool_], valid_NHW: NDArray[np.bool_]
+        self,
+        logits_NHW: NDArray,
+        truth_NHW: NDArray[np.bool_],
+        valid_NHW: NDArray[np.bool_],
+        presence_N: NDArray[np.float64],
     ) -> None:
         if np.isnan(logits_NHW).any():
             raise ValueError("logits hold NaN")
+        images = list(zip(logits_NHW, presence_N, strict=True))
         masks_VNHW = np.stack(
-            [[apply_postprocess(one[None], rule)[0] for one in logits_NHW] for rule in self.rules]
+            [
+                [apply_postprocess(one[None], rule, own[None])[0] for one, own in images]
+                for rule in self.rules
+            ]
         )
         truth_VNHW = np.broadcast_to(truth_NHW, masks_VNHW.shape)
         counts_VN3 = pixel_counts(masks_VNHW != 0, truth_VNHW, valid_NHW[None])

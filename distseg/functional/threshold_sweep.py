@@ -70,7 +70,11 @@ class ThresholdSweep(Sweep):
         super().__init__(metric, self.min_areas, (len(self.min_areas), NUM_CODES))
 
     def _count(
-        self, logits_NHW: NDArray, truth_NHW: NDArray[np.bool_], valid_NHW: NDArray[np.bool_]
+        self,
+        logits_NHW: NDArray,
+        truth_NHW: NDArray[np.bool_],
+        valid_NHW: NDArray[np.bool_],
+        presence_N: NDArray[np.float64],
     ) -> None:
         for image in zip(logits_NHW, truth_NHW, valid_NHW, strict=True):
             self._count_image(*image)

@@ -17,8 +17,8 @@ from distseg.functional.postprocess import Options, Rule, logit
 from distseg.functional.sweeps import CleaningSweep, GridSweep, RuleGrid, Sweep
 from distseg.functional.threshold_sweep import ThresholdSweep
 
-# logits, truth and valid pixels of some images of one size, (N, H, W)
-Images = tuple[NDArray[np.float16], NDArray[np.bool_], NDArray[np.bool_]]
+# logits, truth and valid pixels of some images of one size, (N, H, W), and their presence, (N,)
+Images = tuple[NDArray[np.float16], NDArray[np.bool_], NDArray[np.bool_], NDArray[np.float64]]
 AnySweep = TypeVar("AnySweep", bound=Sweep)
 
 # Candidates of a minimum area, as shares of the median image: 3,500 of Severstal's 409,600 pixels
@@ -26,6 +26,7 @@ AnySweep = TypeVar("AnySweep", bound=Sweep)
 AREA_SHARES = (0.0005, 0.001, 0.002, 0.004, 0.0085, 0.017, 0.034)
 TOP_PROBS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 BOTTOM_PROBS = (0.2, 0.3, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7)
+PRESENCES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 FULL_SHARES = (0.9, 0.95, 0.98, 0.99)
 CLEANING_KEYS = ("min_component", "fill_holes", "full_mask")  # in the order of their steps
 
@@ -96,6 +97,28 @@ def double_search(options: Options, metric: str, pixels: int) -> RuleSearch:
     return RuleSearch(sweep, changes)
 
 
+def gate_search(options: Options, metric: str, pixels: int) -> RuleSearch:
+    """A gate of the image heads, together with the threshold and the minimum area behind it, as far
+    as `options` says search those; where no gate is best the rule stays as it is. Arguments as for
+    `threshold_search`."""
+    areas = area_candidates(pixels) if options.min_area == "search" else ()
+    thresholds = tuple(map(logit, BOTTOM_PROBS)) if options.threshold == "search" else ()
+
+    def sweep(rule: Rule) -> GridSweep:  # the rule so far is a candidate, without a gate too
+        own = tuple(dict.fromkeys((rule["threshold"], *thresholds)))
+        sizes = tuple(dict.fromkeys((rule["min_area"], *areas)))
+        return GridSweep(metric, RuleGrid(own, sizes, presences=PRESENCES))
+
+    def changes(total: GridSweep, rule: Rule) -> Mapping[str, Any]:
+        found = total.best()
+        if found.presence is None:
+            return {}
+        chosen = {"threshold": found.threshold, "min_area": found.min_area}
+        return {**chosen, "gate": found.presence}
+
+    return RuleSearch(sweep, changes, draws=True)
+
+
 def cleaning_search(key: str, metric: str, pixels: int) -> RuleSearch:
     """One of CLEANING_KEYS, with the rest of each rule as it is; ties go to the value nearest to no
     rule. Arguments as for `threshold_search`."""
@@ -157,8 +180,8 @@ def _changed(rule: Rule, number: int, changes: Mapping[str, Any]) -> Rule:
     num_classes = len(rule["threshold"])
     result = dict(rule)
     for key, value in changes.items():
-        # no double threshold is None, no value of the other rules 0
-        nothing: Sequence[Any] = [None if key == "double" else 0] * num_classes
+        # no double threshold and no gate are None, no value of the other rules 0
+        nothing: Sequence[Any] = [None if key in ("double", "gate") else 0] * num_classes
         values = list(result.get(key) or nothing)
         values[number] = value
         result[key] = values

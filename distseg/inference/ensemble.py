@@ -102,14 +102,18 @@ class Ensemble:
 
     def _numbered(self, images: Images) -> Iterator[tuple[int, Prediction]]:
         rows = _rows(images, self.config)
-        for indices, arrays, reasons in logit_batches(
-            self._loaded, self.config, rows, self._process
-        ):
-            for index, logits, reason in zip(indices, arrays, reasons, strict=True):
-                yield index, self._prediction(rows[index].id, logits, reason)
+        for batch in logit_batches(self._loaded, self.config, rows, self._process):
+            for index, logits, presence, reason in zip(*batch, strict=True):
+                yield index, self._prediction(rows[index].id, logits, presence, reason)
 
-    def _prediction(self, name: str, logits_CHW: NDArray[np.float32], error: str) -> Prediction:
-        masks = finished_masks(self.config, self.record, logits_CHW)
+    def _prediction(
+        self,
+        name: str,
+        logits_CHW: NDArray[np.float32],
+        presence_C: NDArray[np.float32] | None,
+        error: str,
+    ) -> Prediction:
+        masks = finished_masks(self.config, self.record, logits_CHW, presence_C)
         task = self.config.task
         if task == "multiclass":
             counts = np.bincount(masks[0].ravel(), minlength=len(self.classes))

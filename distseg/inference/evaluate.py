@@ -87,7 +87,8 @@ class Evaluator:
         return torch.zeros(shape, dtype=torch.int64, device=self.accelerator.device)
 
     def gather(self, counts_NC3: Tensor) -> np.ndarray:
-        """All ranks: the sum of the tables in which each rank has filled its own rows. int64."""
+        """All ranks: the sum of the tables in which each rank has filled its own rows, of their
+        dtype."""
         return self.accelerator.reduce(counts_NC3, reduction="sum").cpu().numpy()
 
     @torch.inference_mode()

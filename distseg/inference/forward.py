@@ -110,12 +110,12 @@ class Predictor:
 
     @torch.inference_mode()
     def image_logits(self, canvas_BCHW: Tensor) -> Tensor:
-        """ "This class is in this image": float32 (B, C) of the models' image heads, their mean
-        over the models. Of the image as it is, without views; all models have the head."""
+        """ "This class is in this image": float32 (M, B, C) of each model's image head. Of the
+        image as it is, without views; all models have the head."""
         images = self.normalizer(canvas_BCHW)
         with self.autocast():
             found = [model(images)[1].float() for model in self.models]
-        return torch.stack(found).mean(0)
+        return torch.stack(found)
 
     def native(self, logits_BCHW: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
         """Canvas logits of each image at its own (height, width): a list of float32 (C, h, w)."""

@@ -30,12 +30,14 @@ def predict_out_of_fold(
     snapshots: Sequence[dict[str, Any]],
     *,
     each: bool,
+    heads: bool = False,
 ) -> float | None:
     """All ranks. Write oof/ (snapshots averaged as logits, with TTA) and oof_scores.json; with
     `each`, where there are several snapshots, oof_snapshots/ too, with the logits of each.
 
     The counts in oof_scores.json are taken at logit 0, for each snapshot and for their mean, with
-    and without TTA. Returns the score of the mean with TTA; None without rows to validate.
+    and without TTA. heads: it holds the logits of the snapshots' image heads, too. Returns the
+    score of the mean with TTA; None without rows to validate.
     """
     accelerator = evaluator.accelerator
     ids = [manifest[row].id for row in rows]
@@ -45,7 +47,9 @@ def predict_out_of_fold(
         kept |= {stem: paths.oof_snapshots / stem for stem in stems}
     rank_folders = [paths.folder / f"oof_part{r}" for r in range(accelerator.num_processes)]
     own = rank_folders[accelerator.process_index]
-    counts = _predict_share(config, paths, evaluator, ids, snapshots, own, list(kept))
+    counts, image_logits = _predict_share(
+        config, paths, evaluator, ids, snapshots, own, list(kept), heads
+    )
     accelerator.wait_for_everyone()  # all ranks have written before one joins
     if accelerator.is_main_process:
         for name, folder in kept.items():
@@ -53,7 +57,8 @@ def predict_out_of_fold(
         for own in rank_folders:
             shutil.rmtree(own)
         variants = {key: table.tolist() for key, table in counts.items()}
-        write_json(paths.oof_scores, {"ids": ids, "variants": variants})
+        said = {"heads": image_logits} if heads else {}
+        write_json(paths.oof_scores, {"ids": ids, "variants": variants, **said})
     if not ids:
         return None
     return float(summarize(counts["mean_tta"], config.metric)["score"])
@@ -67,10 +72,12 @@ def _predict_share(
     snapshots: Sequence[dict[str, Any]],
     folder: Path,
     kept: Sequence[str],
-) -> dict[str, np.ndarray]:
-    """All ranks: this rank's logits with TTA into `folder`, for each name of `kept`, and the counts
-    of all ranks by variant, int64 (N, C, 3): `mean_tta`, `mean_plain`, and the same for the file
-    name of each snapshot."""
+    heads: bool,
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """All ranks: this rank's logits with TTA into `folder`, for each name of `kept`. Returns the
+    counts of all ranks by variant, int64 (N, C, 3): `mean_tta`, `mean_plain`, and the same for the
+    file name of each snapshot; and with `heads` the logits of the image heads by that name, N lists
+    of C numbers."""
     files = [paths.snapshots / snapshot["file"] for snapshot in snapshots]
     device, channels_last = evaluator.accelerator.device, config.compute.channels_last
     predictor = evaluator.predictor(
@@ -88,8 +95,11 @@ def _predict_share(
         for kind in kinds
     }
     writers = {name: PredictionsWriter(folder / name) for name in kept}
+    head_table = torch.zeros((len(files), len(ids), config.num_outputs), device=device)
     for positions, canvas, sizes in evaluator.stream("out of fold"):
         index = torch.tensor(positions, device=device)
+        if heads:
+            head_table[:, index] = predictor.image_logits(canvas)
         for kind, tta in kinds.items():
             logits_MBCHW = predictor.canvas_logits(canvas, tta)
             variants = [logits_MBCHW.mean(0), *(logits_MBCHW if len(files) > 1 else [])]
@@ -102,10 +112,12 @@ def _predict_share(
     for writer in writers.values():
         writer.close()
     found = {key: evaluator.gather(table) for key, table in tables.items()}
-    return {
+    counts = {
         f"{name}_{kind}": found[
             f"{name if name in names else 'mean'}_{kind if kind in kinds else 'tta'}"
         ]
         for name in ("mean", *stems)
         for kind in ("tta", "plain")
     }
+    said = evaluator.gather(head_table).round(4).tolist() if heads else []
+    return counts, dict(zip(stems, said, strict=False))

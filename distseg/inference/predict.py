@@ -27,7 +27,7 @@ from distseg.data.fit import Fit
 from distseg.data.loader import canvas_batches
 from distseg.data.read_input import reading_of
 from distseg.distributed import OneProcess, default_workers, make_accelerator
-from distseg.functional.combine import from_space, highest_only, to_space
+from distseg.functional.combine import from_space, highest_only, mean_presence, to_space
 from distseg.functional.postprocess import to_masks
 from distseg.inference.forward import Predictor
 from distseg.inference.inputs import Broken
@@ -43,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 NOTHING = -1e4  # the logit of a broken image's every class, under every threshold
 WAITING = 4  # batches between the device and the thread that writes: what bounds the memory
+# what `logit_batches` yields
+Predicted = tuple[list[int], list[np.ndarray], list[np.ndarray | None], list[str]]
 Extra = Callable[[Sample, np.ndarray, np.ndarray], None]  # see `predict_images`
 
 
@@ -50,13 +52,15 @@ Extra = Callable[[Sample, np.ndarray, np.ndarray], None]  # see `predict_images`
 class LoadedEnsemble:
     """The members of an ensemble.json as models on a device, and how they are combined.
 
-    weighted: (weight, member) of those that weigh something.
+    weighted: (weight, member) of those that weigh something. heads: whether each of them is asked
+    by its image head, too; none where the rule has no gate.
     """
 
     weighted: Sequence[tuple[float, Predictor]]
     space: str
     task: str
     tta: Sequence[str]
+    heads: Sequence[bool] = ()
 
     @classmethod
     def load(
@@ -73,19 +77,22 @@ class LoadedEnsemble:
                 run_dir / "ensemble.json", f"its rule is not of {config.num_outputs} classes"
             )
         channels_last = config.compute.channels_last
+        members = [member for member in record["members"] if member["weight"] > 0]
+        names = [re.split("[@#]", str(member["name"]))[0] for member in members]
         weighted = [
             (
                 member["weight"],
                 load_predictor(
                     [run_dir / path for path in member["snapshots"]],
                     accelerator.device, channels_last, accelerator.autocast,
-                    member=(re.split("[@#]", str(member["name"]))[0], member["fold"]),
+                    member=(name, member["fold"]),
                 ),
             )
-            for member in record["members"]
-            if member["weight"] > 0
+            for name, member in zip(names, members, strict=True)
         ]  # fmt: skip
-        return cls(weighted, record["space"], config.task, record["tta"])
+        gated = any(record["rule"].get("gate") or [])
+        heads = [gated and config.members[name].image_head is not None for name in names]
+        return cls(weighted, record["space"], config.task, record["tta"], heads)
 
     @property
     def predictors(self) -> list[Predictor]:
@@ -107,6 +114,21 @@ class LoadedEnsemble:
         total = sum(weight for weight, _ in self.weighted)
         # divided last: votes of whole weights tie exactly
         return [from_space(one / total, self.space) for one in sums]
+
+    def presence(self, canvases: dict[str, Tensor], number: int) -> list[np.ndarray | None]:
+        """The probability that each class is in each of `number` images, (C,), as the image heads
+        say; None where the rule asks for none, or no member has one."""
+        if not any(self.heads):
+            return [None] * number
+        said: list[np.ndarray | None] = [
+            p.image_logits(canvases[p.canvas]).mean(0).cpu().numpy() if asked else None
+            for (_, p), asked in zip(self.weighted, self.heads, strict=True)
+        ]
+        weights = [weight for weight, _ in self.weighted]
+        return [
+            mean_presence([None if one is None else one[place] for one in said], weights)
+            for place in range(number)
+        ]
 
 
 class Background:
@@ -160,9 +182,9 @@ def predict_images(
     ensemble = LoadedEnsemble.load(config, run_dir, record, accelerator)
     rows = list(rows)[share[0] :: share[1]]
 
-    def finish(item: tuple[Sequence[int], Sequence[np.ndarray], Sequence[str]]) -> None:
-        for index, logits, reason in zip(*item, strict=True):
-            row, masks = rows[index], finished_masks(config, record, logits)
+    def finish(item: Predicted) -> None:
+        for index, logits, presence, reason in zip(*item, strict=True):
+            row, masks = rows[index], finished_masks(config, record, logits, presence)
             if reason:
                 outcome = sink.leave_out(row.id, masks, is_sized=row.height > 0)
                 logger.warning("%s: %s", reason, outcome)
@@ -175,8 +197,9 @@ def predict_images(
     done, progress = 0, progress or ProgressFile(None)
     background = Background(finish)
     progress.at("predict", 0, len(rows))
-    for indices, arrays, reasons in logit_batches(ensemble, config, rows, accelerator):
-        background.put((indices, arrays, reasons))
+    for batch in logit_batches(ensemble, config, rows, accelerator):
+        background.put(batch)
+        indices, _, _, reasons = batch
         found = zip(indices, reasons, strict=True)
         broken += [(rows[index].id, reason) for index, reason in found if reason]
         done += len(indices)
@@ -190,12 +213,13 @@ def logit_batches(
     config: Config,
     rows: Sequence[Sample | ImagePixels],
     accelerator: Accelerator | OneProcess,
-) -> Iterator[tuple[list[int], list[np.ndarray], list[str]]]:
+) -> Iterator[Predicted]:
     """The ensemble's logits of images, in batches of one canvas size each.
 
     Yields:
-        (indices of `rows`, logits float32 (C, h, w) of each at its native size, why each image is
-        broken or ""). The logits of a broken one are NOTHING, of the size that its file claims.
+        (indices of `rows`, logits float32 (C, h, w) of each at its native size, what
+        `LoadedEnsemble.presence` says of each, why each image is broken or ""). The logits of a
+        broken one are NOTHING, of the size that its file claims.
     """
     rows = [_with_size(config, row) for row in rows]
     fits = [predictor.fit for predictor in ensemble.predictors]
@@ -213,7 +237,9 @@ def logit_batches(
     ):
         sizes = list(zip(facts["height"].tolist(), facts["width"].tolist(), strict=True))
         arrays = [np.zeros(0, np.float32)] * len(indices)
+        presence: list[np.ndarray | None] = [None] * len(indices)
         if not all(facts["error"]):
+            presence = ensemble.presence(canvases, len(indices))
             arrays = [logits.cpu().numpy() for logits in ensemble.logits(canvases, sizes)]
         for place, reason in enumerate(facts["error"]):
             if reason:  # a view: a header that lies must not cost the memory that it claims
@@ -224,16 +250,18 @@ def logit_batches(
                     f"{rows[indices[place]].id}: the ensemble gives logits that are no numbers "
                     "(NaN): its training went astray, or a snapshot is damaged"
                 )
-        yield indices, arrays, facts["error"]
+        yield indices, arrays, presence, facts["error"]
 
 
-def finished_masks(config: Config, record: Mapping[str, Any], logits_CHW: np.ndarray) -> np.ndarray:
+def finished_masks(
+    config: Config, record: Mapping[str, Any], logits_CHW: np.ndarray, presence_C: np.ndarray | None
+) -> np.ndarray:
     """The masks that an ensemble's logits become, uint8 (K, H, W); see `postprocess.to_masks`.
 
     record: of ensemble.json.
     """
     logits = highest_only(logits_CHW) if config.postprocess.exclusive else logits_CHW
-    return to_masks(logits, record["rule"], config.task)
+    return to_masks(logits, record["rule"], config.task, presence_C)
 
 
 def _with_size(config: Config, row: Sample | ImagePixels) -> Sample | ImagePixels:

@@ -193,7 +193,7 @@ class FinishedMember:
     def opened(self) -> FinishedMember:
         """The member itself, once its out-of-fold files are read and found to fit each other, the
         data and the config. UnusableMember: they do not, or one is missing or damaged."""
-        for name in ("predictions", "by_snapshot", "variants"):
+        for name in ("predictions", "by_snapshot", "variants", "heads"):
             getattr(self, name)
         return self
 
@@ -226,6 +226,21 @@ class FinishedMember:
         stems = ["mean", *(Path(file).stem for file in self.snapshots)]
         with _reasons():
             return _counts(read_json(self.paths.oof_scores), stems, self.rows, self.num_outputs)
+
+    @cached_property
+    def heads(self) -> list[NDArray[np.float32]]:
+        """Logits (N, C) of the image head of each of `snapshots`, for `rows` in their order; []
+        where training kept none. Raises as `opened` does."""
+        with _reasons():
+            record = read_json(self.paths.oof_scores)
+            if "heads" not in record:
+                return []
+            stems = [Path(file).stem for file in self.snapshots]
+            found = [np.array(record["heads"][stem], dtype=np.float32) for stem in stems]
+            shape = (len(self.rows), self.num_outputs)
+            if self.rows and any(own.shape != shape or np.isnan(own).any() for own in found):
+                raise UnusableMember("oof_scores.json: the image heads are of other images")
+            return [own.reshape(shape) for own in found]
 
 
 @contextlib.contextmanager

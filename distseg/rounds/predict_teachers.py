@@ -138,7 +138,7 @@ def _predict_share(
             found = predictor.native_logits(canvas, native, config.predict.tta)
             logits.append([one.cpu().numpy() for one in found])
             if uses_heads:
-                heads.append(predictor.image_logits(canvas).cpu().numpy())
+                heads.append(predictor.image_logits(canvas).mean(0).cpu().numpy())
         for place, position in enumerate(positions):
             sample = manifest[position]
             target = cache.target(sample.id) if task.labeled else None

@@ -54,6 +54,8 @@ from distseg.run.members import unused_members
 from distseg.run.objections import OWN_OF_A_JOB, Objections, is_trained, lengths
 
 logger = logging.getLogger("distseg.run")
+# Values that need less of the out-of-fold predictions than the others of their keys.
+NO_NEW_PREDICTIONS = (("ensemble.snapshots", "all"), ("postprocess.gate", "none"))
 
 
 @dataclass
@@ -83,7 +85,7 @@ class Changed:
 
     def steps(self, change: Change) -> tuple[str, ...]:
         """The steps that one change makes again."""
-        if change.key == "ensemble.snapshots" and change.new == "all":
+        if (change.key, change.new) in NO_NEW_PREDICTIONS:
             return tuple(step for step in change.again if step != OUT_OF_FOLD)
         if change.rule is not None:
             return change.again

@@ -89,6 +89,7 @@ def _train_and_predict(member: Member) -> None:
         score = predict_out_of_fold(
             config, paths, member.evaluator, member.manifest, member.val_rows, progress.snapshots,
             each=config.ensemble.snapshots == "search" and not is_teachers(member.round),
+            heads=config.takes_heads(member.name) and not is_teachers(member.round),
         )  # fmt: skip
     accelerator.wait_for_everyone()
     seconds = time.perf_counter() - began

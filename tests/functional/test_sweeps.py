@@ -108,6 +108,42 @@ def test_a_gate_helps_where_one_threshold_cannot() -> None:
     assert (choice.gate, choice.threshold, choice.score) == ((5.0, 1), 0.0, 1.0)
 
 
+@pytest.mark.parametrize("metric", METRIC_NAMES)
+def test_gates_of_presence_score_as_brute_force(metric: str) -> None:
+    """Beside double thresholds; an image whose presence nobody says goes through every gate."""
+    grid = RuleGrid((-0.5, 0.25), (0, 6), (0.5,), (2,), presences=(0.2, 0.5, 0.9))
+    logits, truth, valid = random_set(3, num=9)
+    presence = np.array([0.1, 0.2, 0.3, 0.5, 0.7, 0.95, np.nan, 0.9, 0.0])
+    sweep = GridSweep(metric, grid)
+    for some in (slice(0, 4), slice(4, 9)):
+        sweep.add(logits[some], truth[some], valid[some], presence[some])
+    expected = np.empty(grid.shape)
+    for place, rule in every_rule(grid):
+        said = [None if np.isnan(p) else np.array([p]) for p in presence]
+        pairs = zip(logits, said, strict=True)
+        masks = np.stack([apply_postprocess(one[None], rule, p)[0] for one, p in pairs]) != 0
+        counts = M.pixel_counts(masks[:, None], truth[:, None], valid)
+        expected[place] = M.summarize(counts, metric)["score"]
+    assert grid.shape == (1 + 1 + 3, 2, 2)
+    np.testing.assert_allclose(sweep.means(), expected, rtol=0, atol=1e-12)
+    assert sweep.best().score == pytest.approx(expected.max(), abs=1e-12)
+
+
+def test_cleaning_is_judged_behind_the_gate() -> None:
+    """The only image in which components matter is shut: their size makes no difference."""
+    logits = np.full((2, 3, 5), -1, np.float16)
+    logits[0, 1, 1], logits[1] = 1, 1
+    truth = np.zeros(logits.shape, bool)
+    truth[1] = True
+    presence = np.array([0.1, 0.9])
+    for gate, scores in ((None, [0.5, 1.0]), ([0.5], [1.0, 1.0])):
+        sweep = CleaningSweep(
+            "tgs", {**RULE, "min_area": [0], "gate": gate}, "min_component", (0, 2)
+        )
+        sweep.add(logits, truth, None, presence)
+        assert sweep.means().tolist() == scores
+
+
 def test_of_gates_that_tie_the_nearest_threshold_then_the_first() -> None:
     # the object is over every top, the noise of the empty image under; every threshold cuts alike
     logits = np.array([[[8, 8, -4]], [[2, 2, -4]]], np.float16)
