@@ -72,7 +72,8 @@ def _stage(config: Config, run: Run, name: str) -> Iterator[tuple[Member, Stage]
             member = Member(config, run, 0, name, 0, accelerator, MemberPaths(Path(scratch)))
             stage = set_up_stage(member, len(member.stages) - 1)
             yield member, stage
-            stage.engine.close()
+            stage.close()
+            member.close()
     finally:
         forget_accelerator(accelerator)
 

@@ -167,7 +167,8 @@ class Member:
 
     def close(self) -> None:
         """End the processes that load its images for evaluation."""
-        self.evaluator.close()
+        for evaluator in {self.evaluator, self.watcher}:
+            evaluator.close()
 
     @property
     def micro_batches(self) -> int:
