@@ -1,5 +1,5 @@
 """How a process of a job ends when its parent or its driver is gone: by the kernel's signal, by a
-thread that watches, and by a child that can end it where it is stopped."""
+thread that watches, and by a child that ends it where it is stopped, and ends what it leaves."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import psutil
 
 ORPHAN_GRACE_S = 5.0  # what an orphaned rank gets for saving its state
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
+GUARD_S = 0.1  # how often a guard looks at its rank
+GUARD = "distseg-guard"  # the name of a rank's guard, at most 15 characters
+PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15  # linux/prctl.h
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
@@ -50,23 +52,54 @@ def send_signal(processes: Sequence[psutil.Process], number: signal.Signals) -> 
             process.send_signal(number)
 
 
-def guard(alive: Sequence[psutil.Process]) -> None:
-    """Fork a process that kills this rank where the rank cannot leave by itself: one that is
-    stopped (SIGSTOP, a debugger) runs no thread and takes no SIGTERM, yet keeps its GPU. It dies
-    with the rank, and is forked before torch is imported."""
+def end_all(find: Callable[[], list[psutil.Process]], grace_s: float) -> int:
+    """Wait up to grace_s for the processes that `find` finds to leave, then SIGKILL until it finds
+    none. Returns how many had to be killed."""
+    deadline = time.monotonic() + grace_s
+    killed: set[int] = set()
+    # Again and again, as a process may have forked between the look and its end.
+    while alive := find():
+        if time.monotonic() >= deadline:
+            killed |= {process.pid for process in alive}
+            send_signal(alive, signal.SIGKILL)
+        time.sleep(0.05)
+    return len(killed)
+
+
+def is_guard(process: psutil.Process) -> bool:
+    """Whether a process is the guard of a rank, which goes when all that it watches is gone."""
+    with contextlib.suppress(psutil.Error):
+        return process.name() == GUARD
+    return False
+
+
+def guard(alive: Sequence[psutil.Process], find_left: Callable[[], list[psutil.Process]]) -> None:
+    """Fork a process that outlives this rank and ends what it cannot end by itself: the rank, where
+    it is stopped (SIGSTOP, a debugger), runs no thread and takes no SIGTERM, yet keeps its GPU; and
+    its children, where it was killed. It is forked before torch is imported.
+
+    alive: whose end is the rank's end. find_left: what the rank may leave behind.
+    """
     rank = psutil.Process()
     if os.fork():
         return
     try:
-        os.setsid()  # what stops the rank's group does not stop its guard
-        die_with_parent()
+        os.setsid()  # what stops or kills the rank's group leaves its guard
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # meant for the rank
+            signal.signal(number, signal.SIG_IGN)
+        if _LIBC is not None:
+            _LIBC.prctl(PR_SET_NAME, GUARD.encode())
         for stream in range(3):  # a log, or a pipe whose reader waits for its end
             os.dup2(os.open(os.devnull, os.O_RDWR), stream)
         while os.getppid() == rank.pid and are_running(alive):
-            time.sleep(0.5)
-        time.sleep(ORPHAN_GRACE_S + 1.0)
-        others = [p for p in rank.children(recursive=True) if p.pid != os.getpid()]
-        send_signal([*others, rank], signal.SIGKILL)
+            time.sleep(GUARD_S)
+        deadline = time.monotonic() + ORPHAN_GRACE_S + 1.0
+        while os.getppid() == rank.pid and time.monotonic() < deadline:
+            time.sleep(GUARD_S)
+        if os.getppid() == rank.pid:
+            others = [p for p in rank.children(recursive=True) if p.pid != os.getpid()]
+            send_signal([*others, rank], signal.SIGKILL)
+        end_all(find_left, 0.0)
     finally:
         os._exit(0)
 

@@ -11,7 +11,8 @@ outside and one from inside:
   DISTSEG_RUN (the run folder) and DISTSEG_JOB (this start of the job). Whoever ends a job looks
   for the marks (`end_processes`, `end_leftovers`).
 - The driver itself may be killed. So a rank watches its parent and the driver, and leaves by
-  itself when one of them is gone (`watch_parent`); a child of its own ends it where it cannot.
+  itself when one of them is gone (`watch_parent`). A child of its own, its guard, ends it where it
+  cannot, and ends what it leaves when it was killed.
 """
 
 from __future__ import annotations
@@ -21,8 +22,7 @@ import os
 import signal
 import sys
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,9 +32,10 @@ import psutil
 from distseg.jobs.guard import (
     ORPHAN_GRACE_S,
     die_with_parent,
+    end_all,
     guard,
+    is_guard,
     leave,
-    send_signal,
     status_of,
     watch,
 )
@@ -45,6 +46,7 @@ if TYPE_CHECKING:  # a rank imports this file first: it must be quick
     from distseg.jobs.hardware import Slot
 
 RUN_MARK, JOB_MARK, DRIVER_MARK = "DISTSEG_RUN", "DISTSEG_JOB", "DISTSEG_DRIVER_PID"
+LOCAL_RANK = "LOCAL_RANK"  # the variable by which torchrun tells each rank its number
 LAUNCHER = "distseg.jobs.launcher"
 # What accelerate and torch take a job's ranks and its training from: a job gets it from its
 # launcher alone. The shell may hold some of it, of a scheduler, of MPI or of a person's profile.
@@ -188,15 +190,23 @@ def find_processes(mark: str, value: str) -> list[psutil.Process]:
     """Living processes, other than this one, that have `mark=value` in their environment.
 
     The environment is read from the kernel: a process that has changed its name, its group or its
-    session, or that has lost its parent, is found all the same. A zombie holds nothing.
+    session, or that has lost its parent, is found all the same. A zombie holds nothing. Nor does a
+    guard, which goes by itself once it finds nothing of its rank.
     """
     found = []
     for process in psutil.process_iter():
-        # Processes of other users cannot be read, and any may end while it is looked at.
-        with contextlib.suppress(psutil.Error, OSError):
-            if process.pid != os.getpid() and process.environ().get(mark) == value:
-                found.append(process)
-    return [p for p in found if p.is_running() and status_of(p) != psutil.STATUS_ZOMBIE]
+        if process.pid != os.getpid() and _value(process, mark) == value:
+            found.append(process)
+    alive = [p for p in found if p.is_running() and status_of(p) != psutil.STATUS_ZOMBIE]
+    return [p for p in alive if not is_guard(p)]
+
+
+def _value(process: psutil.Process, variable: str) -> str | None:
+    """A variable of a process's environment; None where it lacks it or cannot be read: processes of
+    other users, and those that end while they are looked at."""
+    with contextlib.suppress(psutil.Error, OSError):
+        return process.environ().get(variable)
+    return None
 
 
 def ranks_of(parent: int, launched: bool) -> list[psutil.Process]:
@@ -215,19 +225,7 @@ def ranks_of(parent: int, launched: bool) -> list[psutil.Process]:
 def end_processes(mark: str, value: str, grace_s: float) -> int:
     """Wait up to grace_s for the marked processes to leave, then SIGKILL until none is left.
     Returns how many had to be killed."""
-    return _end(lambda: find_processes(mark, value), grace_s)
-
-
-def _end(find: Callable[[], list[psutil.Process]], grace_s: float) -> int:
-    deadline = time.monotonic() + grace_s
-    killed: set[int] = set()
-    # Again and again, as a process may have forked between the look and its end.
-    while alive := find():
-        if time.monotonic() >= deadline:
-            killed |= {process.pid for process in alive}
-            send_signal(alive, signal.SIGKILL)
-        time.sleep(0.05)
-    return len(killed)
+    return end_all(lambda: find_processes(mark, value), grace_s)
 
 
 def end_leftovers(run: Run, grace_s: float = 2 * ORPHAN_GRACE_S, *, orphans: bool = False) -> int:
@@ -243,14 +241,13 @@ def end_leftovers(run: Run, grace_s: float = 2 * ORPHAN_GRACE_S, *, orphans: boo
         return [p for p in find_processes(RUN_MARK, folder) if not (orphans and _is_driven(p))]
 
     left = len(find())
-    _end(find, grace_s)  # they are leaving by themselves
+    end_all(find, grace_s)  # they are leaving by themselves
     return left
 
 
 def _is_driven(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.Error, OSError, ValueError):
-        return psutil.pid_exists(int(process.environ().get(DRIVER_MARK, "")))
-    return False
+    driver = _value(process, DRIVER_MARK) or ""
+    return driver.isdigit() and psutil.pid_exists(int(driver))
 
 
 # -- inside a job ---------------------------------------------------------------------------------
@@ -263,12 +260,22 @@ def num_ranks(environment: Mapping[str, str] = os.environ) -> int:
 
 def local_rank(environment: Mapping[str, str] = os.environ) -> int:
     """The number of this process among those of this launch on this machine."""
-    return int(environment.get("LOCAL_RANK", "0"))
+    return int(environment.get(LOCAL_RANK, "0"))
 
 
 def is_driven(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether this process belongs to a job that a run or a sweep has started."""
     return RUN_MARK in environment
+
+
+def left_by_rank(environment: Mapping[str, str] = os.environ) -> list[psutil.Process]:
+    """What a rank of a job has started and would leave: a rank alone all that carries the job's
+    mark, one of several what carries its own number, too. Without the mark it cannot be known, and
+    is left to itself."""
+    if JOB_MARK not in environment:
+        return []
+    marked, own = find_processes(JOB_MARK, environment[JOB_MARK]), environment.get(LOCAL_RANK)
+    return [p for p in marked if own is None or _value(p, LOCAL_RANK) == own]
 
 
 def watch_launcher(environment: Mapping[str, str] = os.environ) -> None:
@@ -294,5 +301,5 @@ def watch_parent(environment: Mapping[str, str] = os.environ) -> None:
         alive = [psutil.Process(pid) for pid in watched]
     except psutil.NoSuchProcess:  # gone before we asked: nothing is trained yet, nothing to save
         leave(0.0)
-    guard(alive)
+    guard(alive, lambda: left_by_rank(environment))
     threading.Thread(target=watch, args=(os.getppid(), alive), daemon=True).start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -91,9 +92,20 @@ STARTS = ["alone", "same", "session"]
 @pytest.mark.parametrize("start", STARTS)
 def test_kill_9_of_the_driver_leaves_nothing(tmp_path: Path, start: str) -> None:
     started = Started(scripted(tmp_path, a0=["sleep"]), start)
-    # the rank, its loader, the guard, and a launcher above them
-    assert len(started.alive()) == (3 if start == "alone" else 4)
+    # the rank, its loader, and a launcher above them; the guard does not count
+    assert len(started.alive()) == (2 if start == "alone" else 3)
     started.driver.kill()
+    started.driver.wait(PATIENCE_S)
+    wait_until(lambda: not started.alive(), "nothing is left alive")
+
+
+@pytest.mark.parametrize("start", ["alone", "session"])
+def test_kill_9_of_driver_and_rank_at_once_leaves_nothing(tmp_path: Path, start: str) -> None:
+    """As a node dies, or memory runs out: the rank cannot end the children that it leaves."""
+    started = Started(scripted(tmp_path, a0=["sleep"]), start)
+    for pid in (started.driver.pid, started.launcher, started.rank):
+        with contextlib.suppress(ProcessLookupError):  # the kernel was faster
+            os.kill(pid, signal.SIGKILL)
     started.driver.wait(PATIENCE_S)
     wait_until(lambda: not started.alive(), "nothing is left alive")
 

@@ -205,7 +205,7 @@ def test_doctor_looks_at_every_node(
     monkeypatch.chdir(tmp_path)
     lines = list(examine_cluster(load_config_of().compute))
     text = "\n".join(f"{grade} {found}" for grade, found, _ in lines)
-    assert text.count("1 jobs at a time") == 2
+    assert text.count("1 job at a time") == 2
     assert text.count("coordinates only") == 1
     assert text.count(": open") == 2
     assert not any(grade == "fail" for grade, *_ in lines), text
