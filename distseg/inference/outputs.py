@@ -10,7 +10,7 @@ from typing import Any
 from distseg.data.mask_values import MARK, MaskValues
 from distseg.inference.inputs import Inputs
 from distseg.records.errors import UserError, printable_path
-from distseg.records.files import real_path, write_json
+from distseg.records.files import real_path, remove_stale, write_json
 from distseg.records.tables import read_cells
 
 
@@ -83,8 +83,12 @@ def refuse_overwriting(inputs: Inputs, data_root: Path, out: Outputs) -> None:
 
 def mark(out: Outputs, inputs: Inputs, run: Path, values: MaskValues) -> None:
     """Create the folders, and note in each that `distseg predict` fills it, and what the values of
-    the masks mean."""
-    for option, (folder, _, _) in out.folders.items():
+    the masks mean. What a prediction that was killed has half-written is removed."""
+    if out.table is not None:
+        remove_stale(out.table.parent, out.table.name)
+    for option, (folder, inside, _) in out.folders.items():
+        for label in inside:
+            remove_stale(folder / label)
         record: dict[str, Any] = {"run": str(run), "images": str(inputs.root)}
         own: Mapping[str, Any] = {"planes": values.record()} if option == "--out" else {}
         write_json(folder / MARK, {**record, **own})

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
@@ -100,6 +101,33 @@ def sync_folder(folder: Path) -> None:
 def temporary_name(path: Path) -> Path:
     """A name beside `path` that no other process has, on this machine or another."""
     return path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.tmp")
+
+
+def remove_stale(folder: Path, name: str = "", *, below: bool = False) -> None:
+    """Remove the temporary files of `temporary_name` that writers of this machine have left in a
+    folder because they were killed.
+
+    name: of the one file that they would have become; all by default. below: in all folders below
+    it, too.
+    """
+    own = re.compile(rf"\.(.+)\.{re.escape(os.uname().nodename)}\.(\d{{1,9}})\.tmp", re.DOTALL)
+    for place, folders, names in os.walk(folder):
+        for found in filter(None, map(own.fullmatch, names)):
+            if name in ("", found[1]) and not _is_alive(int(found[2])):
+                with contextlib.suppress(OSError):  # it harms nobody
+                    Path(place, found[0]).unlink()
+        if not below:
+            folders.clear()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        pass
+    return True
 
 
 def path_problem(path: Path, what: str = "file") -> str:

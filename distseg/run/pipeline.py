@@ -19,7 +19,7 @@ from distseg.jobs.scheduler import Executor
 from distseg.records import log
 from distseg.records.ensemble_record import is_whole, read_ensemble
 from distseg.records.errors import Damaged, UserError
-from distseg.records.files import read_json_or
+from distseg.records.files import read_json_or, remove_stale
 from distseg.records.finished_member import is_done, why_again
 from distseg.records.log import counted
 from distseg.records.manifest import Manifest, is_manifest
@@ -60,6 +60,7 @@ def run(config: Config, folder: Path, until: str | None = None) -> int:
         log.setup(run.log)
         end.announce()
         left = end_jobs(config, run)
+        remove_stale(run.folder, below=True)
         open_run(config, run)
         run.log_event("run_started", pid=os.getpid(), leftovers=left)
         began = time.monotonic()

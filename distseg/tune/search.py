@@ -19,7 +19,7 @@ from distseg.config.tune import TuneConfig
 from distseg.jobs.hardware import Gpu, Slot, make_slots
 from distseg.records import log
 from distseg.records.errors import UserError, unknown
-from distseg.records.files import atomic_write
+from distseg.records.files import atomic_write, remove_stale
 from distseg.records.log import counted
 from distseg.records.manifest import Manifest
 from distseg.run.changes import check_same_sweep
@@ -58,6 +58,7 @@ def tune(config: Config, folder: Path) -> int:
     with driver_lock(sweep.run), stop_on_signals():
         log.setup(sweep.run.log)
         _open(config, sweep)
+        remove_stale(sweep.folder, below=True)
         shared = shared_config(sweep)
         shared = prepare(shared, sweep.run)
         _check_folds(shared, sweep)

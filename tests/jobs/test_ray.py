@@ -142,11 +142,12 @@ def scores(run: Run) -> Any:
 
 
 def test_a_node_dies_another_joins_and_the_driver_is_killed(tmp_path: Path, nodes: Cluster) -> None:
-    """Eight members: weights and report are those of a local run that nothing disturbed."""
+    """Four members: weights and report are those of a local run that nothing disturbed. They train
+    for longer than a driver takes to start: the job that has moved is then there to be adopted."""
     config_path = tmp_path / "tiny.yaml"
-    config_path.write_text(yaml.safe_dump(tree_of(8, 6)))
+    config_path.write_text(yaml.safe_dump(tree_of(4, 80)))
     calm, cut = Run(tmp_path / "calm"), Run(tmp_path / "cut")
-    assert start(config_path, calm.folder, "compute.members_per_job=8").wait(600) == 0
+    assert start(config_path, calm.folder, "compute.members_per_job=4").wait(900) == 0
 
     nodes.add_node(num_cpus=1)  # the third
     driver = start(config_path, cut.folder, "compute.executor=ray")
@@ -173,7 +174,7 @@ def test_a_node_dies_another_joins_and_the_driver_is_killed(tmp_path: Path, node
         """Whether the dead node's job has been given to another."""
         return any(e.get("kind") == "node_lost" for e in read_lines(cut.ledger))
 
-    wait_until(lambda: moved() and len(done()) >= 2 and busy(), "the lost job has moved")
+    wait_until(lambda: moved() and done() and busy(), "the lost job has moved")
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     finished = {path: path.stat().st_mtime_ns for path in done()}
@@ -192,7 +193,7 @@ def test_a_node_dies_another_joins_and_the_driver_is_killed(tmp_path: Path, node
     assert not {path.parent.name for path in finished} & set(started)
     lost = [e for e in events if e["event"] == "node_lost"]
     assert [e["node"] for e in lost] == [victim.node_id]
-    assert len(list(cut.folder.glob("round_0/members/*/DONE"))) == 8
+    assert len(done()) == 4
     assert weights(cut.folder) == weights(calm.folder)
     assert scores(cut) == scores(calm)
     assert cut.submission.read_bytes() == calm.submission.read_bytes()
