@@ -145,10 +145,21 @@ class Host:
         return found
 
 
+@dataclass(frozen=True)
+class Cable:
+    """How bad a cable is: what a frame takes in one direction, and the share that is lost."""
+
+    delay_s: float
+    loss: float
+
+
 @contextlib.contextmanager
-def hosts(folder: Path, number: int, disk: str = "512m") -> Iterator[list[Host]]:
+def hosts(
+    folder: Path, number: int, disk: str = "512m", cable: Cable | None = None
+) -> Iterator[list[Host]]:
     """`number` hosts that share `folder` as SHARED, each with a local disk of that size; their
-    names are a, b, c, ... Whatever ends the block ends them."""
+    names are a, b, c, ... Whatever ends the block ends them. cable: of each; a good one by
+    default."""
     names = [chr(ord("a") + index) for index in range(number)]
     lines = [f"{PREFIX}{index + 1} {name}" for index, name in enumerate(names)]
     with contextlib.ExitStack() as stack:
@@ -166,35 +177,53 @@ def hosts(folder: Path, number: int, disk: str = "512m") -> Iterator[list[Host]]
             )  # fmt: skip
             pid = psutil.Process(first.pid).children()[0].pid
             host = Host(name, f"{PREFIX}{index + 1}", pid, switch.pid)
-            _plug_in(host)
+            if cable is not None:
+                stack.enter_context(_bad_cable(host, cable, seed=index))
+            _plug_in(host, has_cable=cable is not None)
             made.append(host)
         yield made
 
 
-def _plug_in(host: Host) -> None:
+def _plug_in(host: Host, has_cable: bool) -> None:
     """A cable from the switch, where it has the host's name, to the host, where it is eth0."""
-    _ip(host.switch, "link", "add", "name", host.name, "type", "veth", "peer", "name", "eth0",
-        "netns", str(host.first))  # fmt: skip
+    if not has_cable:
+        _ip(host.switch, "link", "add", "name", host.name, "type", "veth", "peer", "name", "eth0",
+            "netns", str(host.first))  # fmt: skip
     _ip(host.switch, "link", "set", "dev", host.name, "master", "switch", "up")
     _ip(host.first, "address", "add", f"{host.address}/24", "dev", "eth0")
     _ip(host.first, "link", "set", "eth0", "up")
 
 
 @contextlib.contextmanager
+def _bad_cable(host: Host, cable: Cable, seed: int) -> Iterator[None]:
+    """The process that is the cable of a host. It ends with the block, and with this process."""
+    numbers = [str(number) for number in (cable.delay_s, cable.loss, seed)]
+    command = [sys.executable, str(Path(__file__).with_name("cable.py"))]
+    with _ready([*command, str(host.first), str(host.switch), host.name, *numbers]):
+        yield
+
+
+@contextlib.contextmanager
 def _namespace(
     spaces: list[str], script: str, **environment: str
 ) -> Iterator[subprocess.Popen[str]]:
-    """A shell in namespaces of its own, which has said that it is ready. It ends with the block,
-    and with this process."""
+    """A shell in namespaces of its own. It ends with the block, and with this process."""
+    with _ready(["unshare", *spaces, "sh", "-c", script], **environment) as process:
+        yield process
+
+
+@contextlib.contextmanager
+def _ready(command: list[str], **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that has said that it is ready."""
     process = subprocess.Popen(
-        ["unshare", *spaces, "sh", "-c", script], env={"PATH": os.environ["PATH"], **environment},
+        command, env={"PATH": os.environ["PATH"], **environment},
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         preexec_fn=die_with_parent,
         start_new_session=True,  # Ctrl-C is the test's: it ends the block, which ends this
     )  # fmt: skip
     try:
         said = process.stdout.readline() if process.stdout else ""
-        assert said == "ready\n", f"no namespace {environment}: {said}"
+        assert said == "ready\n", f"{command}: {said}"
         yield process
     finally:
         process.kill()

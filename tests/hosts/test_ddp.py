@@ -14,7 +14,7 @@ import yaml
 from distseg.records.files import read_lines
 from distseg.records.paths import MemberPaths, Run
 from tests.compare import weights
-from tests.hosts.hosts import Host, hosts
+from tests.hosts.hosts import Cable, Host, hosts
 from tests.tiny import ROOT, tiny_tree, wait_until
 
 pytestmark = [pytest.mark.hosts, pytest.mark.usefixtures("can_make_hosts")]
@@ -24,12 +24,16 @@ EPOCHS = 20
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[list[Host]]:
     """Two hosts that share tmp_path, with a config in it."""
-    tree = tiny_tree()
-    tree["data"]["synthetic"]["num_train"] = 67
-    tree["stages"][0]["schedule"] = {"kind": "cosine", "cycles": 2, "epochs_per_cycle": EPOCHS // 2}
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tree))
+    write_config(tmp_path, EPOCHS)
     with hosts(tmp_path, 2) as made:
         yield made
+
+
+def write_config(folder: Path, epochs: int) -> None:
+    tree = tiny_tree()
+    tree["data"]["synthetic"]["num_train"] = 67
+    tree["stages"][0]["schedule"] = {"kind": "cosine", "cycles": 2, "epochs_per_cycle": epochs // 2}
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(tree))
 
 
 def launch(
@@ -86,6 +90,31 @@ def test_a_cable_that_is_out_for_ten_seconds(pair: list[Host], tmp_path: Path) -
     for process in both:
         end(process)
     assert weights(tmp_path / "local") == weights(tmp_path / "apart")
+
+
+def test_late_and_lost_frames(tmp_path: Path) -> None:
+    """40 ms from host to host and 2% lost on each cable: all is sent again, nothing fails."""
+    write_config(tmp_path, 4)
+    with hosts(tmp_path, 2, cable=Cable(delay_s=0.02, loss=0.02)) as (a, b):
+        answered = a.run([sys.executable, "-c", ECHO.format(b.address)])
+        assert float(answered) >= 4 * 0.02  # there and back, over two cables
+        end(launch(a, 0, "local", machines=1))
+        both = [launch(a, 0, "apart"), launch(b, 1, "apart")]
+        for process in both:
+            end(process, 900.0)
+        assert weights(tmp_path / "local") == weights(tmp_path / "apart")
+        assert not a.processes() and not b.processes()
+
+
+# Seconds until a host says that nobody listens at its port 9.
+ECHO = """
+import socket, time
+began = time.monotonic()
+try:
+    socket.create_connection(("{}", 9), timeout=60)
+except ConnectionRefusedError:
+    print(time.monotonic() - began)
+"""
 
 
 @pytest.mark.parametrize("fault", ["cut", "vanish"])
