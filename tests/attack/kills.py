@@ -38,6 +38,7 @@ MARK = "DISTSEG_KILLS"  # in the environment of all that a lap starts
 WITHIN = ("rank", "launcher", "actor")  # whose end the driver mends
 GONE_S = 30.0  # what is alive so long after a kill is an orphan
 LOOK_S = 0.02  # how often it is looked where a command is
+PER_PLACE = 6  # kills of a lap at one place: it is to come to its end
 LAP_S = 1200.0  # a lap that takes longer hangs
 Starter = Callable[[list[str], dict[str, str], Any], Any]
 
@@ -210,6 +211,7 @@ def disturbed(
     lap = Lap(scene, f"{os.getpid()}-{scene.name}-{seed}", random.Random(seed), log)
     began, kills, starts, orphans = time.monotonic(), 0, 1, 0
     problems: list[str] = []
+    here: Counter[str] = Counter()
     killed = False  # since the last start
     lap.start()
     entered: tuple[Any, ...] = ()
@@ -232,8 +234,9 @@ def disturbed(
             continue
         entered = entry
         rare = seen[place] <= sum(seen.values()) / max(1, len(seen))
-        chance = 0.15 if place.startswith("start") else 0.9 if rare else 0.35
-        if lap.dice.random() > chance:
+        often = rare or not scene.retries
+        chance = 0.1 if place.startswith("start") else 0.9 if often else 0.2
+        if lap.dice.random() > chance or here[place] >= PER_PLACE:
             continue
         _wait(lap, lap.dice.uniform(0.0, stays.get(place, 1.0)))
         if lap.driver.poll() is not None:
@@ -242,6 +245,7 @@ def disturbed(
         if record := lap.kill(place):
             kills, killed = kills + 1, True
             seen[place] += 1
+            here[place] += 1
             tell(record)
             entered = ()
             if not record["within"]:
@@ -317,12 +321,12 @@ def table(folder: Path) -> str:
     pending: dict[str, list[str]] = {}
     for event in events:
         if event["event"] == "kill":
-            row = rows.setdefault(event["place"], Counter())
+            row = rows.setdefault(_row(event["place"]), Counter())
             for one in (row, total):
                 one["kills"] += 1
                 one["two ranks"] += event["ranks"] >= 2
                 one["within"] += event["within"]
-            pending.setdefault(event["scene"], []).append(event["place"])
+            pending.setdefault(event["scene"], []).append(_row(event["place"]))
             continue
         touched = set(pending.pop(event["scene"], []))
         equal = not event["different"] and not event["problems"]
@@ -340,6 +344,11 @@ def table(folder: Path) -> str:
     for place, row in (*sorted(rows.items()), ("all", total)):
         lines.append(f"| {place} | " + " | ".join(str(row[head]) for head in heads) + " |")
     return "\n".join(lines)
+
+
+def _row(place: str) -> str:
+    """The row of a place in the table: what runs elsewhere or otherwise has one for all of it."""
+    return place.partition(":")[0]
 
 
 def main() -> None:

@@ -74,7 +74,7 @@ def test_two_hosts_train_what_two_local_ranks_train(pair: list[Host], tmp_path: 
     for process in both:
         end(process)
     assert weights(tmp_path / "local") == weights(tmp_path / "apart")
-    assert not a.processes() and not b.processes()
+    wait_until(lambda: not a.processes() and not b.processes(), "nothing is left")
 
 
 def test_a_cable_that_is_out_for_ten_seconds(pair: list[Host], tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_late_and_lost_frames(tmp_path: Path) -> None:
         for process in both:
             end(process, 900.0)
         assert weights(tmp_path / "local") == weights(tmp_path / "apart")
-        assert not a.processes() and not b.processes()
+        wait_until(lambda: not a.processes() and not b.processes(), "nothing is left")
 
 
 # Seconds until a host says that nobody listens at its port 9.
