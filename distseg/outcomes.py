@@ -33,6 +33,9 @@ BESIDE = Path()  # the place of an output whose folder is not named: beside that
 )  # fmt: skip
 def _predict(args: argparse.Namespace) -> int:
     """Predict new images with the ensemble of a finished run: masks, and what is asked for."""
+    from distseg.jobs.job import watch_launcher
+
+    watch_launcher()  # ranks of an `accelerate launch` go with it
     from distseg.inference.predict_files import predict_files
 
     out = Path(os.path.abspath(args.out))  # noqa: PTH100 (`.` and `a/..` have no name)
