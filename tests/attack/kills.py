@@ -238,7 +238,9 @@ def disturbed(
         chance = 0.1 if place.startswith("start") else 0.9 if often else 0.2
         if lap.dice.random() > chance or here[place] >= PER_PLACE:
             continue
-        _wait(lap, lap.dice.uniform(0.0, stays.get(place, 1.0)))
+        if scene.ranks > 1 and _num_jobs(scene):
+            _await_ranks(lap, place)
+        _wait(lap, lap.dice.uniform(0.0, stays.get(place, 1.0) / scene.ranks))
         if lap.driver.poll() is not None:
             continue
         place = lap.place()
@@ -269,6 +271,16 @@ def _wait(lap: Lap, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and lap.driver.poll() is None:
         time.sleep(max(0.0, min(0.01, deadline - time.monotonic())))
+
+
+def _await_ranks(lap: Lap, place: str) -> None:
+    """Until all ranks of a job that has been started are alive, or it has ended."""
+    deadline = time.monotonic() + 30.0
+    while lap.driver.poll() is None and lap.place() == place and time.monotonic() < deadline:
+        launchers, ranks = lap.job_processes()
+        if len(ranks) >= lap.scene.ranks or not (launchers or ranks):
+            return
+        time.sleep(0.1)
 
 
 def _num_jobs(scene: Scene) -> int:
