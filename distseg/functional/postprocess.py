@@ -46,7 +46,7 @@ def remove_small(mask_HW: Mask, min_area: int, connectivity: int = 8) -> Mask:
     Returns:
         A new uint8 (H, W) of 0 and 1.
     """
-    labels, stats = _components(mask_HW != 0, connectivity)
+    labels, stats = components(mask_HW != 0, connectivity)
     keep = stats[:, cv2.CC_STAT_AREA] >= min_area
     keep[0] = False  # label 0 is the background
     return keep[labels].astype(np.uint8)
@@ -57,13 +57,20 @@ def fill_holes(mask_HW: Mask, max_area: int, connectivity: int = 8) -> Mask:
 
     `connectivity` is the foreground's: its diagonal contact closes a hole when it is 8.
     """
-    labels, stats = _components(mask_HW == 0, 12 - connectivity)
+    labels, area, inside = holes(mask_HW, connectivity)
+    fill = inside & (area <= max_area)
+    return ((mask_HW != 0) | fill[labels]).astype(np.uint8)
+
+
+def holes(mask_HW: Mask, connectivity: int) -> tuple[NDArray, NDArray, NDArray[np.bool_]]:
+    """Labels int32 (H, W) of the background's components; and by label its pixels, and whether it
+    is a hole: label 0, the foreground, is none."""
+    labels, stats = components(mask_HW == 0, 12 - connectivity)
     left, top, width, height, area = stats.T
     inside = (left > 0) & (top > 0)
     inside &= (left + width < mask_HW.shape[1]) & (top + height < mask_HW.shape[0])
-    fill = inside & (area <= max_area)
-    fill[0] = False  # here label 0 is the foreground
-    return ((mask_HW != 0) | fill[labels]).astype(np.uint8)
+    inside[0] = False
+    return labels, area, inside
 
 
 def apply_postprocess(
@@ -161,24 +168,35 @@ def check_rule(rule: Mapping[str, Any], num_classes: int) -> None:
 
 def _one_class(logits_HW: NDArray, rule: Mapping[str, Any], presence: float | None) -> Mask:
     """One class under its own values of every rule; 0 or None is no rule."""
-    if rule["gate"] and presence is not None and presence < rule["gate"]:
+    if not passes_gates(logits_HW, rule, presence):
         return np.zeros(logits_HW.shape, dtype=np.uint8)
     # np.float64, since numpy would round a Python float to the logits' float16 before comparing
-    double = rule["double"]
-    if double and np.count_nonzero(logits_HW > np.float64(double["top"])) < double["area"]:
-        return np.zeros(logits_HW.shape, dtype=np.uint8)
-    mask = (logits_HW > np.float64(rule["threshold"])).astype(np.uint8)
-    if rule["min_component"] > 1:
-        mask = remove_small(mask, rule["min_component"])
-    if np.count_nonzero(mask) < rule["min_area"]:
-        return np.zeros_like(mask)
-    if rule["fill_holes"]:
-        mask = fill_holes(mask, rule["fill_holes"])
+    mask = cleaned((logits_HW > np.float64(rule["threshold"])).astype(np.uint8), rule)
     full = rule["full_mask"]
     return np.ones_like(mask) if full and np.count_nonzero(mask) >= full * mask.size else mask
 
 
-def _components(foreground_HW: NDArray[np.bool_], connectivity: int) -> tuple[NDArray, NDArray]:
+def passes_gates(logits_HW: NDArray, rule: Mapping[str, Any], presence: float | None) -> bool:
+    """Whether neither the image heads nor the double threshold of one class empty its mask."""
+    if rule["gate"] and presence is not None and presence < rule["gate"]:
+        return False
+    double = rule["double"]
+    if not double:
+        return True
+    return bool(np.count_nonzero(logits_HW > np.float64(double["top"])) >= double["area"])
+
+
+def cleaned(mask_HW: Mask, rule: Mapping[str, Any]) -> Mask:
+    """A mask of one class after `min_component`, `min_area` and `fill_holes`."""
+    mask = mask_HW
+    if rule["min_component"] > 1:
+        mask = remove_small(mask, rule["min_component"])
+    if np.count_nonzero(mask) < rule["min_area"]:
+        return np.zeros_like(mask)
+    return fill_holes(mask, rule["fill_holes"]) if rule["fill_holes"] else mask
+
+
+def components(foreground_HW: NDArray[np.bool_], connectivity: int) -> tuple[NDArray, NDArray]:
     """Labels int32 (H, W), and rows of left, top, width, height, area per label."""
     if connectivity not in (4, 8):
         raise ValueError(f"connectivity must be 4 or 8, not {connectivity}")

@@ -57,9 +57,9 @@ def encode(
     mask = np.asarray(mask_HW)
     if mask.ndim != 2:
         raise ValueError(f"a mask to encode must have the shape (H, W), not {mask.shape}")
-    flat = np.zeros(mask.size + 2, dtype=np.int8)  # a background pixel either side closes all runs
-    flat[1:-1] = mask.ravel(order=_NUMPY_ORDER[order]) != 0
-    edges = np.flatnonzero(np.diff(flat))
+    flat = np.zeros(mask.size + 2, dtype=np.bool_)  # a background pixel either side closes all runs
+    flat[1:-1] = (mask != 0).ravel(order=_NUMPY_ORDER[order])
+    edges = np.flatnonzero(flat[1:] != flat[:-1])  # of bool, which numpy counts fast
     if edges.size == 0:
         return empty
     starts, ends = edges[0::2], edges[1::2]

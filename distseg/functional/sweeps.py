@@ -2,11 +2,10 @@
 
 A sweep reads blocks of images of one size. For every candidate it keeps what adds up over images;
 a ratio is taken at the end. Sweeps of other images add up (`+`), so that tuning nested by split is
-the sum of the other splits' sweeps. There are three:
+the sum of the other splits' sweeps. There are two:
 
-    ThresholdSweep   every float16 threshold, exactly, for some minimum areas (threshold_sweep.py)
     GridSweep        a grid of thresholds, minimum areas and gates, every combination
-    CleaningSweep    some values of one cleaning rule, by drawing the masks
+    CleaningSweep    some values of one cleaning rule, by what they take from a mask or give it
 """
 
 from abc import ABC, abstractmethod
@@ -19,8 +18,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from distseg.functional.metrics import METRICS, TIE, get_metric, iou, pixel_counts, tgs_tenths
-from distseg.functional.postprocess import apply_postprocess
+from distseg.functional.cleaning import counts_by_value
+from distseg.functional.metrics import METRICS, TIE, get_metric, iou, tgs_tenths
+from distseg.functional.postprocess import RULE_KEYS
 
 NUM_CODES = 1 << 16  # of float16
 
@@ -46,7 +46,7 @@ def score_sums(metric: str, levels: NDArray, truth: int, num_images: int) -> NDA
 
 
 class Sweep(ABC):
-    """Sums over images for the candidates of a rule; what the three sweeps have in common.
+    """Sums over images for the candidates of a rule; what the sweeps have in common.
 
     Attributes:
         metric: a name of `metrics.METRICS`. For `miou` a score is this class's IoU over the set: as
@@ -209,15 +209,17 @@ class GridSweep(Sweep):
 
     def best(self) -> RuleChoice:
         """The best rule; ties go to no gate, then the smallest area of a gate, the smallest minimum
-        area, the threshold nearest probability .5, and the first gate (the least presence)."""
+        area, and the first gate (the least presence); of thresholds to probability .5, else to the
+        middle of the widest range of those that tie."""
         means, grid = self.means(), self.grid
+        tied = means >= means.max() - TIE
 
         def order(place: list[int]) -> tuple[Any, ...]:
-            gate, area, threshold = place
-            least = (grid.gate(gate) or (0, 0))[1]
-            return gate > 0, least, grid.areas[area], abs(grid.thresholds[threshold]), place
+            gate, area = place
+            return gate > 0, (grid.gate(gate) or (0, 0))[1], grid.areas[area], gate
 
-        g, a, b = min(np.argwhere(means >= means.max() - TIE).tolist(), key=order)
+        g, a = min(np.argwhere(tied.any(axis=2)).tolist(), key=order)
+        b = _middle_of_widest(np.array(grid.thresholds), tied[g, a])
         score = float(means[g, a, b])
         return RuleChoice(grid.thresholds[b], grid.areas[a], score, grid.gate(g), grid.presence(g))
 
@@ -257,23 +259,34 @@ class GridSweep(Sweep):
         return inter, pred, pred + ignored, hist[:, 1].sum(axis=1)
 
 
+def _middle_of_widest(thresholds: NDArray[np.float64], tied: NDArray[np.bool_]) -> int:
+    """The place of the threshold, of those that tie, that the ties of `GridSweep.best` go to."""
+    order = np.argsort(thresholds, kind="stable")
+    values, tied = thresholds[order], tied[order]
+    if tied[values == 0].any():
+        return int(order[np.flatnonzero(tied & (values == 0))[0]])
+    edges = np.flatnonzero(np.diff(tied, prepend=False, append=False))
+    runs = [(values[first:end], first) for first, end in zip(edges[::2], edges[1::2], strict=True)]
+    run, first = min(runs, key=lambda one: (one[0][0] - one[0][-1], np.abs(one[0]).min()))
+    return int(order[first + np.abs(run - (run[0] + run[-1]) / 2).argmin()])
+
+
 class CleaningSweep(Sweep):
     """Scores of one class for some values of one rule, with the rest of the rule as it is.
 
-    Components, holes and full masks follow from no count of pixels: each mask is drawn. `levels`
-    are (L, values).
+    `levels` are (L, values). What a value takes from a mask or gives it is counted (cleaning.py).
 
     Args:
-        rule: of this class alone, as `apply_postprocess` takes it: lists of one value.
-        key: the rule that is tried; values: its values.
+        rule: of this class alone, a value for each key, as `tuning` has it.
+        key: min_component, fill_holes or full_mask; values: its values.
     """
 
     def __init__(
         self, metric: str, rule: Mapping[str, Any], key: str, values: Sequence[float]
     ) -> None:
         super().__init__(metric, (repr(dict(rule)), key, tuple(values)), (len(values),))
-        self.rules = [{**rule, key: [value]} for value in values]
-        self.values = tuple(values)
+        self.rule = {name: rule.get(name) or 0 for name in RULE_KEYS}
+        self.key, self.values = key, tuple(values)
 
     def _count(
         self,
@@ -284,17 +297,12 @@ class CleaningSweep(Sweep):
     ) -> None:
         if np.isnan(logits_NHW).any():
             raise ValueError("logits hold NaN")
-        images = list(zip(logits_NHW, presence_N, strict=True))
-        masks_VNHW = np.stack(
-            [
-                [apply_postprocess(one[None], rule, own[None])[0] for one, own in images]
-                for rule in self.rules
-            ]
+        images = zip(logits_NHW, truth_NHW, valid_NHW, presence_N, strict=True)
+        counts_NV3 = np.stack(
+            [counts_by_value(*image, self.rule, self.key, self.values) for image in images]
         )
-        truth_VNHW = np.broadcast_to(truth_NHW, masks_VNHW.shape)
-        counts_VN3 = pixel_counts(masks_VNHW != 0, truth_VNHW, valid_NHW[None])
-        levels_LVN = score_levels(self.metric, *np.moveaxis(counts_VN3, -1, 0))
-        self.levels += levels_LVN.sum(axis=-1)
+        levels_LNV = score_levels(self.metric, *np.moveaxis(counts_NV3, -1, 0))
+        self.levels += levels_LNV.sum(axis=1)
 
     def best(self) -> float:
         """The best value; ties go to the first."""

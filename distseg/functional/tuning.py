@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from distseg.functional.postprocess import Options, Rule, logit
 from distseg.functional.sweeps import CleaningSweep, GridSweep, RuleGrid, Sweep
-from distseg.functional.threshold_sweep import ThresholdSweep
 
 # logits, truth and valid pixels of some images of one size, (N, H, W), and their presence, (N,)
 Images = tuple[NDArray[np.float16], NDArray[np.bool_], NDArray[np.bool_], NDArray[np.float64]]
@@ -24,6 +23,10 @@ AnySweep = TypeVar("AnySweep", bound=Sweep)
 # Candidates of a minimum area, as shares of the median image: 3,500 of Severstal's 409,600 pixels
 # and 20 of TGS's 10,201 lie within.
 AREA_SHARES = (0.0005, 0.001, 0.002, 0.004, 0.0085, 0.017, 0.034)
+# In steps of a hundredth, and a few beyond, for a class that is hardly ever or nearly always there.
+FINE_PROBS = (
+    0.0001, 0.001, 0.002, 0.005, *(i / 100 for i in range(1, 100)), 0.995, 0.998, 0.999, 0.9999,
+)  # fmt: skip
 TOP_PROBS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 BOTTOM_PROBS = (0.2, 0.3, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7)
 PRESENCES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -62,13 +65,17 @@ def threshold_search(options: Options, metric: str, pixels: int) -> RuleSearch:
         pixels: of the median image.
     """
     areas = area_candidates(pixels) if options.min_area == "search" else (options.min_area,)
-    fixed = options.threshold != "search"
+    searched = tuple(map(logit, FINE_PROBS)) if options.threshold == "search" else ()
 
-    def changes(total: ThresholdSweep, rule: Rule) -> Mapping[str, Any]:
-        found = total.best(rule["threshold"], fixed=fixed)
+    def sweep(rule: Rule) -> GridSweep:
+        # a threshold that is not searched is the config's, and so the same in all rules
+        return GridSweep(metric, RuleGrid(searched or (rule["threshold"],), areas))
+
+    def changes(total: GridSweep, rule: Rule) -> Mapping[str, Any]:
+        found = total.best()
         return {"threshold": found.threshold, "min_area": found.min_area}
 
-    return RuleSearch(lambda rule: ThresholdSweep(metric, areas), changes)
+    return RuleSearch(sweep, changes)
 
 
 def double_search(options: Options, metric: str, pixels: int) -> RuleSearch:
@@ -125,8 +132,7 @@ def cleaning_search(key: str, metric: str, pixels: int) -> RuleSearch:
     values = (0, *FULL_SHARES) if key == "full_mask" else area_candidates(pixels)
 
     def sweep(rule: Rule) -> CleaningSweep:
-        listed = {name: None if value is None else [value] for name, value in rule.items()}
-        return CleaningSweep(metric, listed, key, values)
+        return CleaningSweep(metric, rule, key, values)
 
     def changes(total: CleaningSweep, rule: Rule) -> Mapping[str, Any]:
         best = total.best()

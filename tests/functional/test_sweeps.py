@@ -166,28 +166,58 @@ def test_of_gates_that_tie_the_smallest_area_before_the_nearest_threshold() -> N
     assert (choice.gate, choice.threshold, choice.score) == ((4.0, 1), 2.0, 0.75)
 
 
-RULE = {"threshold": [0.0], "min_area": [2], "min_component": [0], "double": None}
+RULE = {"threshold": 0.0, "min_area": 2, "min_component": 0, "double": None}
+OTHERS: list[dict[str, Any]] = [
+    {},
+    {"min_component": 3, "fill_holes": 2},
+    {"full_mask": 0.45, "min_area": 12},
+    {"double": {"top": 1.0, "area": 3}, "gate": 0.5},
+]
 
 
 @pytest.mark.parametrize("metric", METRIC_NAMES)
+@pytest.mark.parametrize("others", OTHERS)
 @pytest.mark.parametrize(
     ("key", "values"),
-    [("min_component", (0, 2, 5)), ("fill_holes", (0, 1)), ("full_mask", (0, 0.4))],
+    [("min_component", (0, 2, 5, 9)), ("fill_holes", (0, 1, 3)), ("full_mask", (0, 0.4, 0.6))],
 )
-def test_cleaning_scores_as_brute_force(metric: str, key: str, values: tuple[float, ...]) -> None:
-    logits, truth, valid = random_set(1)
-    parts = [CleaningSweep(metric, RULE, key, values) for _ in range(2)]
-    parts[0].add(logits[:3], truth[:3], valid[:3])
-    parts[1].add(logits[3:], truth[3:], valid[3:])
+def test_cleaning_scores_as_brute_force(
+    metric: str, others: dict[str, Any], key: str, values: tuple[float, ...]
+) -> None:
+    logits, truth, valid = random_set(1, shape=(9, 11))
+    presence, own = np.linspace(0.2, 0.9, len(logits)), RULE | others
+    presence[2] = np.nan
+    parts = [CleaningSweep(metric, own, key, values) for _ in range(2)]
+    for part, some in zip(parts, (slice(3), slice(3, None)), strict=True):
+        part.add(logits[some], truth[some], valid[some], presence[some])
     total = parts[0] + parts[1]
     expected = []
     for value in values:
-        rule = {**RULE, key: [value]}
-        masks = np.stack([apply_postprocess(one[None], rule)[0] for one in logits]) != 0
+        rule = {name: [v] for name, v in (own | {key: value}).items()}
+        pairs = zip(logits, presence, strict=True)
+        masks = np.stack([apply_postprocess(one[None], rule, p[None])[0] for one, p in pairs]) != 0
         counts = M.pixel_counts(masks[:, None], truth[:, None], valid)
         expected.append(M.summarize(counts, metric)["score"])
     np.testing.assert_allclose(total.means(), expected, rtol=0, atol=1e-12)
     assert total.best() == values[int(np.argmax(np.array(expected) >= max(expected) - 1e-9))]
+
+
+@pytest.mark.parametrize(
+    ("inside", "outside", "expected"),
+    [
+        (9.0, -9.0, 0.0),  # every threshold between them ties, .5 too
+        (9.0, 0.5, 4.0),  # 1, 2, 4, 5, 6 and 8 tie: the middle of 1 and 8
+        (-0.5, -9.0, -2.0),  # -3, -2 and -1 tie
+        (1.5, 0.5, 1.0),  # one alone
+    ],
+)
+def test_ties_go_to_a_half_or_to_the_middle(inside: float, outside: float, expected: float) -> None:
+    """The thresholds of a grid stand in any order."""
+    grid = RuleGrid((8.0, -3.0, 0.0, 5.0, 1.0, -1.0, 4.0, 2.0, -2.0, 6.0))
+    sweep = GridSweep("dice", grid)
+    truth = np.arange(12).reshape(1, 3, 4) < 5
+    sweep.add(np.where(truth, inside, outside).astype(np.float16), truth)
+    assert (sweep.best().threshold, sweep.best().score) == (expected, 1.0)
 
 
 def test_cleaning_refuses_what_the_grid_refuses() -> None:
