@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _FUNCTIONS = {
     **dict.fromkeys(("load_run", "load_ensemble", "predict_folder", "export_run"), "distseg.api"),
     **dict.fromkeys(("compare_runs", "score_submission", "RunFailed"), "distseg.api"),
+    "export_student": "distseg.api",
     "UserError": "distseg.records.errors",
 }
 _MODULES = {

@@ -260,6 +260,49 @@ def export_run(
     return record
 
 
+def export_student(
+    run: FolderLike, overrides: Sequence[str] = (), *, out: FolderLike | None = None,
+    encoder: str = "", push: str | None = None, public: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Distill one small model from a finished run's ensemble: `distseg export RUN --student`.
+
+    The student is a run of its own; the same call goes on with one that is not finished. Its model,
+    the network of the first fold, lies in `model` of its folder: an ensemble that was exported.
+
+    Args:
+        overrides: changes of the student's config, as `members.student.encoder_weights=imagenet`.
+        out: the folder of its run; RUN-student, beside the run, by default.
+        encoder: of the student, a Unet; "": it is like the smallest model of the ensemble.
+        push, public: of its model, as in `export_run`.
+
+    Returns:
+        What export.json of the model holds; facts.student: score, share and costs. With `push` also
+        `pushed`.
+
+    Raises:
+        UserError: the run has no ensemble or no data, the encoder is unknown, or the folder holds
+            something else.
+        RunFailed: no student finished.
+        distseg.export.push.PushFailed: the hub has not taken it; the model is there all the same.
+    """
+    from distseg.export.push import check_hub, push_folder
+    from distseg.run.student import default_folder, make_student
+
+    if push is not None:
+        check_hub(push)
+    folder = default_folder(Path(run)) if out is None else Path(out)
+
+    def check(config: Config, place: Path) -> Config:
+        return checked_config(config, overrides, out=place)
+
+    record = make_student(Path(run), folder, encoder, check)
+    if record is None:
+        raise RunFailed(f"{folder}: the student's run is not whole; see {Run(folder).log}")
+    if push is not None:
+        record["pushed"] = push_folder(Run(folder).model, push, public=public)
+    return record
+
+
 def compare_runs(*runs: FolderLike, out: FolderLike | None = None) -> dict[str, Any]:
     """Finished runs side by side, the first against each of the others: `distseg compare`.
 

@@ -55,38 +55,70 @@ def _predict(args: argparse.Namespace) -> int:
 
 @command(
     "export", RUN,
-    arg("--out", "the new folder", type=Path, required=True, metavar="DIR"),
+    arg("overrides", "with --student: change a key of its config", metavar="key=value", nargs="*"),
+    arg("--out", "the new folder (--student: RUN-student)", type=Path, metavar="DIR"),
     arg("--format", "ensemble: one folder that predicts (default); smp, onnx, torch: each member",
         choices=["ensemble", "smp", "onnx", "torch"], default="ensemble"),
     arg("--members", "those that go, such as unet:0,unet:1", default="", metavar="NAME:K,..."),
     arg("--images", "real images to check onnx and torch files on (default: the run's)", type=Path,
         metavar="DIR"),
+    arg("--student", "distill one small model from the ensemble, on this encoder (default: that of "
+        "the run's smallest model)", metavar="ENCODER", nargs="?", const=""),
     arg("--push", "send the folder to the model hub too, as a private repository; see "
         "docs/results.md", metavar="OWNER/NAME"),
     arg("--public", "with --push: everybody may see a repository that is new", action="store_true"),
 )  # fmt: skip
 def _export(args: argparse.Namespace) -> int:
-    """Write a run's ensemble as a folder that predicts anywhere, or its members as smp, ONNX or
-    torch.export models."""
-    from distseg.api import export_run
+    """Write a run's ensemble as a folder that predicts anywhere, its members as smp, ONNX or
+    torch.export models, or one small model that learns from it."""
+    from distseg.api import RunFailed, export_run
     from distseg.export.graph import ExportFailed
     from distseg.export.push import PushFailed
 
     if args.public and not args.push:
         raise UserError("--public: is for --push OWNER/NAME")
+    if args.student is None and args.overrides:
+        raise UserError(f"export: {args.overrides[0]!r}: changes of a config are for --student")
+    if args.student is None and args.out is None:
+        raise UserError("export: needs --out DIR")
     members = [name.strip() for name in args.members.split(",") if name.strip()]
     try:
+        if args.student is not None:
+            return _export_student(args)
         record = export_run(
             args.run, args.out, form=args.format, members=members, images=args.images,
             push=args.push, public=args.public,
         )  # fmt: skip
-    except (ExportFailed, PushFailed) as error:
+    except (ExportFailed, PushFailed, RunFailed) as error:
         print(f"distseg: {error}", file=sys.stderr)
         return 1
     for one in record.get("models", []):
         name = one.get("file", one.get("folder"))
         print(f"{name}: logits within {one['largest_difference']:.1e}")
     print(f"written: {args.out}")
+    if args.push:
+        print(f"pushed: {record['pushed']}")
+    return 0
+
+
+def _export_student(args: argparse.Namespace) -> int:
+    """`export --student`: its run, its model, and the table of what it keeps and costs."""
+    from distseg.api import export_student
+    from distseg.export.student import table
+    from distseg.records.paths import Run
+    from distseg.run.student import default_folder
+
+    given = {"--format": args.format != "ensemble", "--members": args.members,
+             "--images": args.images}  # fmt: skip
+    for flag in [flag for flag, value in given.items() if value]:
+        raise UserError(f"{flag}: not with --student; export the student's own run with it")
+    if "=" in args.student:  # `--student key=value`
+        args.overrides, args.student = [args.student, *args.overrides], ""
+    record = export_student(
+        args.run, args.overrides, out=args.out, encoder=args.student, push=args.push,
+        public=args.public,
+    )  # fmt: skip
+    print(f"\n{table(record)}\nwritten: {Run(args.out or default_folder(args.run)).model}")
     if args.push:
         print(f"pushed: {record['pushed']}")
     return 0

@@ -72,13 +72,14 @@ class RoundConfig(Strict):
         "supervised",
         description="supervised: the human labels; self_distill: the same rows, judged by models "
         "that did not train on them; pseudo_label: adds test images with the models' masks; "
-        "distill: soft targets on the train rows and on the test images",
+        "distill: soft targets on the train rows, and on the test images where there are any",
     )
     teacher: Literal["fold", "pair", "oof", "all"] | None = Field(
         None,
         description="who judges. Unlabeled images: fold (models that validated the student's "
         "fold) or all. Train rows: pair (trained without the row's and the student's fold: "
-        "strict), oof (indirect) or all (leaky). null: fold for pseudo_label, else pair",
+        "strict), fold (distill alone: they have seen the row's label, but none of the student's "
+        "fold), oof (indirect) or all (leaky). null: fold for pseudo_label, else pair",
     )
     rules: RulesConfig | None = Field(
         None,
@@ -165,6 +166,8 @@ class RoundConfig(Strict):
         teachers: tuple[str, ...] = ("pair", "oof", "all")
         if kind in ("supervised", "pseudo_label"):
             teachers = () if kind == "supervised" else ("fold", "all")
+        if kind == "distill":
+            teachers = ("pair", "fold", "oof", "all")
         if self.teacher is not None and self.teacher not in teachers:
             yield (
                 f"{where}.teacher: {self.teacher!r} is not valid for {kind}; valid: "

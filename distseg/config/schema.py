@@ -58,6 +58,11 @@ class EnsembleConfig(Strict):
         description="search: a model or a snapshot alone takes the ensemble's place where it is "
         "better; never: it does not, and the end of a run says where it is better",
     )
+    rounds: Literal["search", "last"] = Field(
+        "search",
+        description="search: the members of all rounds together make the submission where that "
+        "scores higher; last: those of the last round do",
+    )
     snapshots: Literal["search", "all"] = Field(
         "search",
         description="search: a snapshot may weigh by itself, for which the out-of-fold logits of "

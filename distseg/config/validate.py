@@ -228,9 +228,8 @@ def _round_rules(config: Config, round_config: RoundConfig, where: str) -> Itera
 
 def _teachers(config: Config, round_config: RoundConfig, number: int) -> Iterator[str]:
     where, folds = f"rounds.{number}", config.data.folds
-    if round_config.makes_soft and config.task == "multiclass":
-        yield f"{where}: soft targets need task: binary or multilabel"
-    if round_config.judges_labeled and folds.kind in ("holdout", "split"):
+    out_of_fold = round_config.judges_labeled and round_config.judge != "fold"
+    if out_of_fold and folds.kind in ("holdout", "split"):
         yield (
             f"{where}: {round_config.kind} judges the train rows out of fold, a hold-out has no "
             "folds; use data.folds.kind: stratified"

@@ -19,6 +19,7 @@ from distseg.data.cache import Cache
 from distseg.data.fit import Fit
 from distseg.data.read_input import Pixels, Reading, pixels_input, read_input
 from distseg.data.read_target import read_target
+from distseg.functional.combine import softmax
 from distseg.functional.metrics import VOID
 from distseg.records.errors import UserError
 from distseg.records.manifest import Manifest, Sample
@@ -49,7 +50,7 @@ class TrainData:
 
     A human label comes from the decode cache; a label that a model made is the RLE in its row, and
     a soft one is a row of Predictions. Pseudo-labeled images come from `extra`, the cache of the
-    test images. Soft logits are divided by `temperature` before the sigmoid.
+    test images. Soft logits are divided by `temperature` before they become probabilities.
     """
 
     def __init__(
@@ -102,6 +103,8 @@ class TrainData:
             return np.zeros((self.config.num_outputs, sample.height, sample.width), np.uint8)
         logits = self.predictions[sample.soft].of(sample.id.removeprefix(PSEUDO))
         scaled = np.clip(logits.astype(np.float32) / self.temperature, -30, 30)
+        if self.config.task == "multiclass":
+            return np.round(SOFT_SCALE * softmax(scaled)).astype(np.uint8)
         return np.round(SOFT_SCALE / (1 + np.exp(-scaled))).astype(np.uint8)
 
 

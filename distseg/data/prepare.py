@@ -279,7 +279,7 @@ def _size(config: Config, row: Row) -> tuple[int, int]:
 def _key(config: Config, run: Run) -> str:
     """A hash of what the Manifest was made from: the settings and folds.csv. The place of the cache
     is no part of it: each node of a cluster has its own; nor are the measured levels and `use`."""
-    inputs = {name: config.input_of(name).model_dump_json() for name in config.members}
+    inputs = sorted({config.input_of(name).model_dump_json() for name in config.members})
     data = config.data.model_dump_json(exclude=NOT_IN_KEY)
     depths = load_depths(config)
     parts = [data, config.task, config.classes, config.void, inputs, sorted((depths or {}).items())]

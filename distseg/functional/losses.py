@@ -193,8 +193,9 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @per_sample
 def distill(
-    logits_BCHW: Tensor, target_BCHW: Tensor, valid_BHW: Tensor, *, temperature: float = 1.0
-) -> Tensor:
+    logits_BCHW: Tensor, target_BCHW: Tensor, valid_BHW: Tensor, *, temperature: float = 1.0,
+    exclusive: bool = False,
+) -> Tensor:  # fmt: skip
     """KL divergence of the student's probabilities from the teachers', per pixel and class, times
     temperature squared (Hinton et al. 2015); soft BCE less the teachers' own entropy, which has
     the same gradient and is 0 where both agree.
@@ -202,10 +203,17 @@ def distill(
     Args:
         target_BCHW: the teachers' probabilities, 0..1, at the same temperature.
         temperature: > 0; the student's logits are divided by it.
+        exclusive: a pixel is of one class: softmax over the classes, and KL per pixel. The targets
+            are divided by their sum first, as they may be rounded.
 
     Returns:
         float32 (B,).
     """
+    if exclusive:
+        target = target_BCHW / target_BCHW.sum(1, keepdim=True).clamp_min(1e-6)
+        student = F.log_softmax(logits_BCHW / temperature, dim=1)
+        parted = (torch.xlogy(target, target) - target * student).sum(1, keepdim=True)
+        return temperature**2 * pixel_mean(parted, valid_BHW)
     crossed = F.binary_cross_entropy_with_logits(
         logits_BCHW / temperature, target_BCHW, reduction="none"
     )

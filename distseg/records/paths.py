@@ -247,6 +247,16 @@ class Run:
         return self.folder / "export.json"
 
     @property
+    def student(self) -> Path:
+        """JSON of a student's run: the run and the members whose student it trains."""
+        return self.folder / "student.json"
+
+    @property
+    def model(self) -> Path:
+        """Folder of a student's run: the student alone, as `distseg export` writes an ensemble."""
+        return self.folder / "model"
+
+    @property
     def unlabeled(self) -> Path:
         """The Manifest of the test images that can be read."""
         return self.data / "unlabeled.csv"

@@ -26,11 +26,11 @@ def gain(run: Run, config: Config, round: int) -> tuple[float, float]:
     return scores[0] - scores[1], error
 
 
-def choose_final(run: Run, round: int) -> dict[str, Any]:
+def choose_final(run: Run, round: int, *, all_rounds: bool = True) -> dict[str, Any]:
     """The record of the ensemble that makes the submission, written to `run.final`: that of the
-    last round, or of all rounds where that scores higher out of fold."""
+    last round, or, with `all_rounds`, of all rounds where that scores higher out of fold."""
     chosen = read_ensemble(run.ensemble(round))
-    if round and run.ensemble(ALL_ROUNDS).is_file():
+    if all_rounds and round and run.ensemble(ALL_ROUNDS).is_file():
         together = read_ensemble(run.ensemble(ALL_ROUNDS))
         if together["scores"]["final"]["score"] > chosen["scores"]["final"]["score"] + TIE:
             chosen = together

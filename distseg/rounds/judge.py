@@ -17,8 +17,8 @@ from distseg.rounds.teachers import folds_seen, judges_of_fold, teachers_record
 def judge_out_of_fold(config: Config, run: Run, round: int, fold: int, truth: Manifest) -> Path:
     """The folder with the judgement of the train rows for the student of `fold`.
 
-    With `teacher: all` a job has made it, and with `oof` the first student of the round: it serves
-    all of them. What is there is not made again.
+    With `teacher: fold` and `all` a job has made it, and with `oof` the first student of the round:
+    it serves all of them. What is there is not made again.
     """
     round_config = config.rounds[round]
     who = {"all": "all", "oof": "oof"}.get(round_config.judge, f"fold{fold}")

@@ -31,7 +31,13 @@ from distseg.rounds.teacher_predictions import (
     kept_logits,
     write_teacher_predictions,
 )
-from distseg.rounds.teachers import folds_seen, open_teachers, student_folds, teachers_record
+from distseg.rounds.teachers import (
+    folds_seen,
+    has_unlabeled,
+    open_teachers,
+    student_folds,
+    teachers_record,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -59,13 +65,12 @@ def teacher_tasks(config: Config, run: Run, round: int, folds: Sequence[int]) ->
     """What models have to predict for the students of `folds` in a round, without what is there
     already."""
     round_config, truth = config.rounds[round], Manifest.read(run.truth)
-    for_all = round_config.judge == "all"
+    students = ["all"] if round_config.judge == "all" else [f"fold{fold}" for fold in folds]
     wanted = []
-    if round_config.uses_unlabeled:
-        students = ["all"] if for_all else [f"fold{fold}" for fold in folds]
+    if round_config.uses_unlabeled and has_unlabeled(run):
         wanted += [("unlabeled", who) for who in students]
-    if round_config.judges_labeled and for_all:
-        wanted.append(("labeled", "all"))
+    if round_config.judges_labeled and round_config.judge in ("all", "fold"):
+        wanted += [("labeled", who) for who in students]
     tasks = []
     for what, who in wanted:
         folder = run.taught(round, what, who)
@@ -90,7 +95,7 @@ def predict_teachers(run_dir: Path, config: Config, round: int) -> None:
     accelerator.wait_for_everyone()  # all ranks have looked before one writes
     for task in tasks:
         cache = open_cache(config, run) if task.labeled else open_unlabeled_cache(config, run)
-        manifest = Manifest.read(run.truth if task.labeled else run.unlabeled)
+        manifest = _manifest(run, task)
         rank_folders = [
             task.folder.with_name(f"{task.folder.name}.part{rank}")
             for rank in range(accelerator.num_processes)
@@ -104,6 +109,14 @@ def predict_teachers(run_dir: Path, config: Config, round: int) -> None:
             join_rank_folders(rank_folders, task.folder, [sample.id for sample in manifest])
             logger.info("%s: %d images judged", task.folder.name, len(manifest))
         accelerator.wait_for_everyone()
+
+
+def _manifest(run: Run, task: TeacherTask) -> Manifest:
+    """The rows that a task judges; the student of one fold does not train on that fold's."""
+    if not task.labeled:
+        return Manifest.read(run.unlabeled)
+    samples = Manifest.read(run.truth)
+    return Manifest([s for s in samples if f"fold{s.fold}" != task.who])
 
 
 @torch.inference_mode()

@@ -26,7 +26,7 @@ from distseg.records.tables import write_table
 from distseg.rounds.decisions import Decision, write_decisions
 from distseg.rounds.judge import judge_out_of_fold
 from distseg.rounds.teacher_predictions import TeacherPredictions
-from distseg.rounds.teachers import student_folds
+from distseg.rounds.teachers import has_unlabeled, student_folds
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ def _train_set(
     decisions: list[Decision] = []
     if round_config.judges_labeled:
         labeled, decisions = _judge_labeled(config, run, round, fold, truth)
-    if round_config.uses_unlabeled:
+    if round_config.uses_unlabeled and has_unlabeled(run):
         pseudo, more = _pseudo_label(config, run, round, fold, truth)
         decisions += more
     return [*labeled, *pseudo], decisions

@@ -60,7 +60,8 @@ class TeacherPredictionsWriter:
         folds = " ".join(map(str, sorted(teacher_folds)))
         self.write_row([name, folds, *(f"{found[key]:.6g}" for key in STATISTICS), text])
         if self.predictions is not None:
-            kept = mean if self.logits == "soft" else np.where(mean > 0, SURE, -SURE)
+            yes = mean == mean.max(axis=0) if self.task == "multiclass" else mean > 0
+            kept = mean if self.logits == "soft" else np.where(yes, SURE, -SURE)
             self.predictions.add(name, kept)
 
 

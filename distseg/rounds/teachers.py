@@ -20,6 +20,11 @@ def student_folds(config: Config, run: Run, round: int) -> list[int]:
     return sorted({fold for _, fold in planned})
 
 
+def has_unlabeled(run: Run) -> bool:
+    """Whether the data has test images: the only ones without a label."""
+    return len(Manifest.read(run.data / "test.csv")) > 0
+
+
 def open_teachers(
     config: Config, run: Run, truth: Manifest, members: Iterable[tuple[RoundKey, str, int]],
     *, out_of_fold: bool,
@@ -54,15 +59,15 @@ def judges_of_fold(
     """Who judges the rows of `fold` for the student of another fold, by the round's `teacher`.
 
     pair: those that trained without both folds. oof: those of the round before that validated
-    `fold`. Where none is usable the rows stay as they are, and a warning says so.
+    `fold`. fold, all: none, as they judge by no out-of-fold logits. Where none is usable the rows
+    stay as they are, and a warning says so.
     """
+    members: list[tuple[RoundKey, str, int]] = []
     if config.rounds[round].judge == "pair":
         numbers = {pair: number for number, pair in pair_folds(truth.folds).items()}
         number = numbers[min(student, fold), max(student, fold)]
-        members: list[tuple[RoundKey, str, int]] = [
-            (run.teachers(round), name, number) for name in config.members
-        ]
-    else:
+        members = [(run.teachers(round), name, number) for name in config.members]
+    elif config.rounds[round].judge == "oof":
         planned = config.planned_members(truth.folds, round - 1)
         members = [(round - 1, name, own) for name, own in planned if own == fold]
     teachers = open_teachers(config, run, truth, members, out_of_fold=True)

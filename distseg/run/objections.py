@@ -126,8 +126,9 @@ class Objections:
         if entry.uses_unlabeled:
             found |= {one for one in planned if entry.judge == "all" or one[1] == fold}
         if entry.judges_labeled:
-            pair = entry.judge == "pair"
-            found |= {(name, -1) for name in config.members} if pair else set(planned)
+            pair, own = entry.judge == "pair", [one for one in planned if one[1] == fold]
+            other = own if entry.judge == "fold" else planned
+            found |= {(name, -1) for name in config.members} if pair else set(other)
         return found
 
     def _to_comeback(self, name: str) -> str:

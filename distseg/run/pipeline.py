@@ -22,7 +22,7 @@ from distseg.records.errors import Damaged, UserError
 from distseg.records.files import read_json_or, remove_stale
 from distseg.records.finished_member import is_done, why_again
 from distseg.records.log import counted
-from distseg.records.manifest import Manifest, is_manifest
+from distseg.records.manifest import is_manifest
 from distseg.records.oof_table import is_table
 from distseg.records.paths import ALL_ROUNDS, RoundKey, Run, member_id
 from distseg.records.predictions import Predictions
@@ -103,7 +103,7 @@ def _steps(config: Config, run: Run, until: Until) -> int:
         if last is None:
             logger.error("no member finished: there is nothing to ensemble")
             return 1
-        choose_final(run, last)
+        choose_final(config, run, last)
         tested = predict_test(config, run, executor)
         track_scores(config, run, executor)
     remember(config, run)
@@ -178,7 +178,7 @@ def make_train_sets(
     it was time to end."""
     from distseg.rounds.predict_teachers import teacher_tasks
     from distseg.rounds.select import select, write_pair_sets
-    from distseg.rounds.teachers import student_folds
+    from distseg.rounds.teachers import has_unlabeled, student_folds
 
     round_config = config.rounds[number]
     folds = student_folds(config, run, number)
@@ -186,7 +186,7 @@ def make_train_sets(
         return True
     if until.is_over():  # nor may a round learn from those models alone that are done
         return False
-    if round_config.uses_unlabeled and not Manifest.read(run.data / "test.csv"):
+    if round_config.kind == "pseudo_label" and not has_unlabeled(run):
         raise UserError(f"rounds.{number}.kind: {round_config.kind}: the data has no test images")
     if round_config.judges_labeled and round_config.judge == "pair":
         write_pair_sets(run, number)
@@ -217,7 +217,8 @@ def fit_ensemble(config: Config, run: Run, number: int, done: Sequence[MemberKey
         logger.info(text, counted(len(done), "member"))
         fit_ensemble(config, run, number)
     rounds = [run.ensemble(before) for before in range(number + 1)]
-    if number and not _is_younger(run, ALL_ROUNDS, rounds):
+    together = number and config.ensemble.rounds == "search"
+    if together and not _is_younger(run, ALL_ROUNDS, rounds):
         logger.info("fitting the ensemble of the members of rounds 0 to %d", number)
         fit_ensemble(config, run, ALL_ROUNDS)
 
@@ -284,11 +285,11 @@ def gains(config: Config, run: Run, number: int) -> bool:
     return False
 
 
-def choose_final(run: Run, number: int) -> None:
+def choose_final(config: Config, run: Run, number: int) -> None:
     """Choose what makes the submission: the ensemble of round `number`, or that of all rounds."""
     from distseg.rounds.choose import choose_final
 
-    chosen = choose_final(run, number)
+    chosen = choose_final(run, number, all_rounds=config.ensemble.rounds == "search")
     if number:
         which = "all rounds" if chosen["round"] == ALL_ROUNDS else f"round {number}"
         logger.info("the submission is made by the ensemble of %s", which)

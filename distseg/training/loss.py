@@ -49,7 +49,10 @@ def compute_loss(
         logits, image_logits, *deep = model(batch.images_BCHW)
     loss_B = terms.main(logits, batch.target, batch.valid_BHW)
     if batch.soft_BCHW is not None and batch.soft_share_B is not None:
-        soft_B = distill(logits, batch.soft_BCHW, batch.valid_BHW, temperature=terms.temperature)
+        soft_B = distill(
+            logits, batch.soft_BCHW, batch.valid_BHW, temperature=terms.temperature,
+            exclusive=terms.task == "multiclass",
+        )  # fmt: skip
         loss_B = torch.lerp(loss_B, soft_B, batch.soft_share_B)
     if image_logits is not None:
         image_B = image_loss(image_logits, batch.masks_BKHW, terms.task)

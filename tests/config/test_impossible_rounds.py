@@ -14,6 +14,7 @@ from tests.tiny import tiny_tree
     [
         ([{"kind": "pseudo_label", "teacher": "pair"}], {}, "valid: fold, all"),
         ([{"kind": "self_distill", "teacher": "fold"}], {}, "valid: pair, oof, all"),
+        ([{"kind": "distill", "teacher": "folds"}], {}, "fold"),
         ([{"kind": "self_distill", "rules": {"min_io": 1}}], {}, "min_iou"),
         ([{"kind": "pseudo_label", "rules": {"min_iou": 0.4}}], {}, "pseudo_label cannot use it"),
         ([{"kind": "pseudo_label", "rank_by": "luck"}], {}, "decided"),
@@ -54,6 +55,16 @@ def test_teachers_may_be_chosen_by_rows_of_their_own() -> None:
     train = {"batch_size": 8, "inner_share": 0.2}
     tree = tiny_tree(rounds=rounds, stages=[{"keep": "best"}], train=train)
     assert parse_config(tree, "test").flag(1) == "honest"
+
+
+def test_a_hold_out_can_be_distilled_by_the_models_that_validated_it() -> None:
+    data = {"format": "synthetic", "folds": {"kind": "holdout"}}
+    rounds = [{"kind": "supervised"}, {"kind": "distill", "teacher": "fold"}]
+    config = parse_config(tiny_tree(rounds=rounds, data=data), "test")
+    assert config.flag(1) == "honest"
+    rounds[1]["teacher"] = "pair"
+    with pytest.raises(UserError, match="hold-out"):
+        parse_config(tiny_tree(rounds=rounds, data=data), "test")
 
 
 def test_the_first_round_is_supervised() -> None:

@@ -20,7 +20,7 @@ from distseg.records.files import read_json, read_lines
 from distseg.records.manifest import Manifest, pair_folds
 from distseg.records.paths import ALL_ROUNDS, Run
 from distseg.rounds.choose import choose_final, gain
-from distseg.rounds.predict_teachers import teacher_tasks
+from distseg.rounds.predict_teachers import predict_teachers, teacher_tasks
 from distseg.rounds.select import select
 from distseg.rounds.teacher_predictions import TeacherPredictions
 from distseg.run.summary import write_report
@@ -115,6 +115,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         ({**BLEND, "teacher": "oof"}, "indirect"),
         ({**BLEND, "teacher": "all"}, "leaky"),
         ({"kind": "distill", "teacher": "pair", "temperature": 2.0}, "honest"),
+        ({"kind": "distill", "teacher": "fold"}, "honest"),
     ],
     ids=lambda value: f"{value['kind']}-{value['teacher']}" if isinstance(value, dict) else value,
 )
@@ -269,6 +270,29 @@ def test_rounds_together_and_gain(both: tuple[Path, Path], tmp_path: Path) -> No
     assert chosen["scores"]["final"]["score"] == best["scores"]["final"]["score"]
     record = write_report(config, run)
     assert [r["round"] for r in record["rounds"]] == [0, 1, "all"]
+
+
+def test_the_models_that_validated_the_fold_distill_it(
+    both: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """`teacher: fold` says something of every other row, and nothing of the student's own; data
+    without test images has no pseudo-labels, and that is no mistake."""
+    run = Run(tmp_path / "run")
+    shutil.copytree(both[0] / "run", run.folder)
+    shutil.rmtree(run.round(1))
+    Manifest([]).write(run.data / "test.csv")
+    config = config_of(both[0] / "data", {"kind": "distill", "teacher": "fold"})
+    assert [task.who for task in teacher_tasks(config, run, 1, [0])] == ["fold0"]
+    predict_teachers(run.folder, config, 1)
+    select(config, run, 1)
+    for fold in range(FOLDS):
+        said = TeacherPredictions(run.taught(1, "labeled", f"fold{fold}"))
+        others = [s.id for s in Manifest.read(run.truth) if s.fold != fold]
+        assert said.ids == others
+        for sample in Manifest.read(run.train_set(1, fold)):
+            assert sample.origin == "labeled"
+            assert bool(sample.soft) == (sample.fold != fold) == bool(sample.teacher_folds)
+            assert fold not in sample.teacher_folds
 
 
 def test_without_teachers_rows_stay(

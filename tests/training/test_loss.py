@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distseg.functional.losses import weighted_sum
+from distseg.functional.losses import distill, weighted_sum
 from distseg.functional.metrics import VOID
 from distseg.functional.targets import training_target
 from distseg.training.batches import Batch
@@ -48,6 +48,28 @@ def test_soft_targets_take_their_share_of_each_loss() -> None:
     soft = torch.full((2, 1, 4, 4), 1 / (1 + math.exp(-2)))
     batch = replace(batch_of(1, 0), soft_BCHW=soft, soft_share_B=torch.tensor([0.25, 0.0]))
     assert loss_of(batch, TERMS) == [0.75 * HIT, MISS]
+
+
+def test_soft_targets_of_exclusive_classes_are_a_softmax() -> None:
+    """KL of the student from teachers that say (.7, .2, .1), rounded or not; 0 where they agree."""
+    teacher = torch.tensor([0.7, 0.2, 0.1]).view(1, 3, 1, 1).expand(1, 3, 2, 2)
+    uniform, agreed = torch.zeros(1, 3, 2, 2), teacher.log() + 5
+    expected = sum(p * math.log(3 * p) for p in (0.7, 0.2, 0.1))
+    for target in (teacher, 0.99 * teacher):
+        assert distill(uniform, target, exclusive=True).tolist() == pytest.approx([expected])
+        assert distill(agreed, target, exclusive=True).item() == pytest.approx(0, abs=1e-6)
+    warm = distill(2 * agreed, teacher, exclusive=True, temperature=2.0)
+    assert warm.item() == pytest.approx(0, abs=1e-6)
+    half = torch.tensor([[[True, False], [False, False]]])
+    assert distill(uniform, teacher, half, exclusive=True).tolist() == pytest.approx([expected])
+    target = torch.tensor([[[[0, 1], [2, VOID]]]], dtype=torch.uint8)
+    truth, valid = training_target(target, "multiclass")
+    one, share = torch.ones(1), torch.ones(1)
+    images = torch.zeros(1, 1, 2, 2)
+    batch = Batch(images, target, truth, valid, one, teacher, share, [0])
+    terms = LossTerms(weighted_sum({"cross_entropy": 1.0}, "multiclass"), "multiclass")
+    found = compute_loss(lambda _: (uniform, None), batch, terms, nullcontext)
+    assert found.tolist() == pytest.approx([expected])
 
 
 def test_extra_heads_add_their_weighted_losses() -> None:
