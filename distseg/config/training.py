@@ -45,8 +45,9 @@ class ScheduleConfig(Strict):
     warmup_epochs: float = Field(0.0, ge=0, description="linear warm-up of the first cycle")
     min_lr_scale: float = Field(0.01, ge=0, lt=1, description="lowest lr, as a share of lr")
     restart_decay: float = Field(1.0, gt=0, le=1, description="factor of the peak at each restart")
-    metric: Literal["score", "positives", "negatives", "iou", "loss"] = Field(
-        "score", description="plateau: the key of metrics.jsonl to watch"
+    metric: Literal["score", "positives", "negatives", "iou", "val_loss", "loss"] = Field(
+        "score",
+        description="plateau: the key of metrics.jsonl to watch; val_loss and loss with mode: min",
     )
     mode: Literal["max", "min"] = Field("max", description="plateau: which way is better")
     factor: float = Field(0.5, gt=0, lt=1, description="plateau: lr is multiplied by it")

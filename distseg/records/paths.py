@@ -36,7 +36,8 @@ class MemberPaths:
 
     @property
     def metrics(self) -> Path:
-        """One JSON line an epoch: loss, score, images per second."""
+        """One JSON line an epoch: loss, val_loss and score where it was evaluated, images per
+        second."""
         return self.folder / "metrics.jsonl"
 
     def log(self, rank: int) -> Path:

@@ -10,6 +10,8 @@ from typing import Any
 from distseg.records.log import counted, duration
 from distseg.report.page import tick_text, ticks
 
+VALIDATION = "val_loss"
+LINES = {"loss": "training loss", VALIDATION: "validation loss"}
 CHART = (520, 210, 48, 24)  # width, height, left and bottom margin
 GANTT_WIDTH, ROW = 1100, 26
 KINDS = {"predict-test": "predict", "teach-round": "teach"}  # what a job is, by its name's start
@@ -105,12 +107,18 @@ def _flatness(name: str, curve: Mapping[str, Any], key: str, is_named: bool) -> 
 
 def curve_chart(members: Mapping[str, Any], key: str, title: str) -> dict[str, Any]:
     """Lines of one key of the members' epochs, with the stages' borders, snapshots, skipped steps
-    and rollbacks marked on them. Without a number: no lines."""
+    and rollbacks marked on them; of the loss that of validation, too, on the same axes, where it
+    was measured. Without a number: no lines."""
     _, height, _, bottom = CHART
     lines = {
-        name: [(row["epoch"], row[key], row) for row in member["curve"] if _is_number(row.get(key))]
+        (name, shown): [
+            (row["epoch"], row[shown], row) for row in member["curve"] if _is_number(row.get(shown))
+        ]
         for name, member in members.items()
+        for shown in ((key, VALIDATION) if key == "loss" else (key,))
     }
+    both = key == "loss" and any(line for (_, shown), line in lines.items() if shown == VALIDATION)
+    hues = {name: hue(number) for number, name in enumerate(members)}
     points = [point for line in lines.values() for point in line]
     if not points:
         return {"title": title, "lines": []}
@@ -128,13 +136,18 @@ def curve_chart(members: Mapping[str, Any], key: str, title: str) -> dict[str, A
         "lines": [
             {
                 "name": name,
-                "hue": hue(i),
+                "hue": hues[name],
+                "dashed": both and shown == key,
                 "points": " ".join("{},{}".format(*place(x, y)) for x, y, _ in line),
-                "dots": [_dot(place(x, y), name, x, y, row, title) for x, y, row in line],
+                "dots": [
+                    _dot(place(x, y), name, x, y, row, LINES.get(shown, title) if both else title)
+                    for x, y, row in line
+                ],
             }
-            for i, (name, line) in enumerate(lines.items())
+            for (name, shown), line in lines.items()
             if line
         ],
+        "both": both,
         "stages": [(place(x - 0.5, low)[0], 8, height - bottom) for x in sorted(borders)],
         "x_ticks": [
             (place(x, low)[0], str(int(x) + 1)) for x in ticks(first, last, 8) if x == int(x)

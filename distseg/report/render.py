@@ -40,7 +40,7 @@ def render(
     except UserError as error:
         shown, problem = [], str(error)
     colors = class_colors(config)
-    titles = (("loss", "training loss"), ("score", config.metric), ("lr", "learning rate"))
+    titles = (("loss", "loss"), ("score", config.metric), ("lr", "learning rate"))
     images = record["images"] or {"looked": 0}
     calibration = calibration_chart(images["calibration"]) if images["looked"] else None
     return environment().get_template("report.html").render(

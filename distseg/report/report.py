@@ -155,7 +155,8 @@ def data_record(run: Run, manifest: Manifest) -> dict[str, Any]:
 
 
 def member_curves(config: Config, run: Run, manifest: Manifest) -> dict[str, dict[str, Any]]:
-    """Each trained member's epochs: `curve` has [epoch, loss, score or null] rows."""
+    """Each trained member's epochs: `curve` has [epoch, loss, score or null, validation loss or
+    null] rows."""
     members = {}
     for label, paths in trained_members(config, run, manifest).items():
         rows = epochs_of(paths)
@@ -164,12 +165,13 @@ def member_curves(config: Config, run: Run, manifest: Manifest) -> dict[str, dic
         members[label] = {
             "epochs": len(rows),
             "loss": rows[-1].get("loss"),
+            "val_loss": rows[-1].get("val_loss"),
             "best_epoch_score": max(scores, default=None),
             "score": done.get("score"),
             "seconds": done.get("seconds"),
             "skipped_steps": done.get("skipped_steps"),
             "snapshots": len(done.get("snapshots", [])),
-            "curve": [[row["epoch"], row.get("loss"), row.get("score")] for row in rows],
+            "curve": [[row["epoch"], *map(row.get, ("loss", "score", "val_loss"))] for row in rows],
         }
     return members
 

@@ -14,6 +14,7 @@ import torch
 
 from distseg.config.training import StageConfig
 from distseg.functional.evaluations import evaluate_every
+from distseg.functional.losses import SpecLoss
 from distseg.functional.metrics import summarize
 from distseg.records import log
 from distseg.records.files import append_line, atomic_write, read_lines
@@ -123,13 +124,15 @@ def _evaluate_every(member: Member, stage: Stage) -> int:
     return evaluate_every(trained, shown)
 
 
-def evaluate(member: Member) -> dict[str, Any]:
-    """All ranks: scores of the member's model on the rows that watch it, if any."""
+def evaluate(member: Member, loss: SpecLoss | None = None) -> dict[str, Any]:
+    """All ranks: scores of the member's model on the rows that watch it, if any; with `loss` also
+    the mean of it over their images, at native size."""
     if not member.watched_rows:
         return {}
-    counts = member.watcher.run(member.model, member.config.num_outputs)
+    counts, losses = member.watcher.run(member.model, member.config.num_outputs, loss)
     summary = summarize(counts, member.config.metric)
-    return {key: summary[key] for key in ("score", "positives", "negatives", "iou")}
+    scores = {key: summary[key] for key in ("score", "positives", "negatives", "iou")}
+    return scores if loss is None else {**scores, "val_loss": round_to(float(losses.mean()), 7)}
 
 
 def observe(stage: Stage, progress: Progress, watched: dict[str, Any]) -> None:

@@ -226,7 +226,7 @@ def train(member: Member, stop: StopSignal) -> Progress:
             with stage.engine.placed(), member.averaged_weights():
                 scores: dict[str, Any] = {}
                 if epochs.is_evaluated(member, stage, progress):
-                    scores = epochs.evaluate(member)
+                    scores = epochs.evaluate(member, stage.terms.main)
                     epochs.observe(stage, progress, {**scores, "loss": row["loss"]})
                 keep_snapshots(member, stage.config, progress, scores.get("score"))
             progress.schedule = stage.schedule.state()

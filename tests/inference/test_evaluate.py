@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.utils.data import Dataset
 
 from distseg.config.data import InputConfig
 from distseg.data.fit import Fit
+from distseg.functional.losses import weighted_sum
 from distseg.inference.evaluate import Evaluator
 from distseg.inference.forward import Normalizer
 
@@ -61,7 +63,7 @@ def test_counts_by_hand(sizes: list[tuple[int, int]], batch_size: int) -> None:
         Normalizer(config, torch.device("cpu"), channels_last=False), "multilabel", batch_size, 0,
     )  # fmt: skip
     model = Brightness()
-    counts = evaluator.run(model, 2)
+    counts, losses = evaluator.run(model, 2, weighted_sum({"bce": 1.0}, "multilabel"))
     for (height, width), table in zip(sizes, counts, strict=True):
         rows, upper = height - 1, height // 2 - 1
         half = width // 2
@@ -70,3 +72,14 @@ def test_counts_by_hand(sizes: list[tuple[int, int]], batch_size: int) -> None:
             [upper * width, rows * width, upper * width],
         ]
     assert model.training and not any(model.was_training)
+    # the logit .5 or -.5 of class 0 and 1 of class 1, against an upper half of both classes
+    hit, miss = math.log1p(math.exp(-0.5)), 0.5 + math.log1p(math.exp(-0.5))
+    for (height, _), found in zip(sizes, losses, strict=True):
+        share = (height // 2 - 1) / (height - 1)
+        first = (hit + miss) / 2  # each half of each row is right, or wrong
+        second = math.log1p(math.exp(-1)) + (1 - share)
+        assert found == pytest.approx((first + second) / 2, abs=1e-6)
+    passes = len(model.was_training)
+    again, none = evaluator.run(model, 2)
+    assert np.array_equal(again, counts) and not none.any()
+    assert len(model.was_training) == 2 * passes, "the loss needs no pass of its own"

@@ -84,7 +84,7 @@ def test_the_json_holds_everything(tmp_path: Path) -> None:
     assert record["left_out"] == [{"name": "b", "fold": 2, "reason": "it has not finished"}]
     member = record["members"]["a_fold1"]
     assert (member["epochs"], member["best_epoch_score"], member["snapshots"]) == (3, 0.4, 2)
-    assert member["curve"][0] == [0, 1.0, None]
+    assert member["curve"][0] == [0, 1.0, None, None]
     assert record["prediction"] == {"path": "submission.csv", "rows": 2, "empty": 1}
     assert record["seconds"]["ensemble"] > 0 and record["hardware"]["cores"] == 2
 
@@ -173,6 +173,30 @@ def test_charts_survive_what_training_can_write() -> None:
     assert drawn["lines"][0]["points"].count(",") == 2
     assert curve_chart({"a": {"curve": rows}}, "score", "score")["lines"] == []
     assert curve_chart({}, "loss", "loss")["lines"] == []
+
+
+def test_the_loss_of_validation_stands_on_the_axes_of_training() -> None:
+    """Dashed is training; a member that validates nothing has that line alone."""
+    rows = [
+        {"epoch": 0, "loss": 2.0, "val_loss": 4.0},
+        {"epoch": 1, "loss": 1.0, "val_loss": float("nan")},
+        {"epoch": 2, "loss": 1.0},  # not evaluated
+        {"epoch": 3, "loss": 0.0, "val_loss": 2.0},
+    ]
+    alone = [{"epoch": 0, "loss": 3.0}]
+    drawn = curve_chart({"a": {"curve": rows}, "b": {"curve": alone}}, "loss", "loss")
+    assert [(one["name"], one["dashed"]) for one in drawn["lines"]] == [
+        ("a", True), ("a", False), ("b", True),
+    ]  # fmt: skip
+    training, validation, _ = (one["dots"] for one in drawn["lines"])
+    assert [dot["text"] for dot in validation] == [
+        "a, epoch 1: validation loss 4", "a, epoch 4: validation loss 2",
+    ]  # fmt: skip
+    assert training[0]["text"] == "a, epoch 1: training loss 2"
+    assert training[0]["y"] == validation[1]["y"] and training[3]["x"] == validation[1]["x"]
+    before = curve_chart({"b": {"curve": alone}}, "loss", "loss")
+    assert not before["both"] and not before["lines"][0]["dashed"]
+    assert before["lines"][0]["dots"][0]["text"] == "b, epoch 1: loss 3"
 
 
 def test_curves_mark_what_happened_in_an_epoch() -> None:

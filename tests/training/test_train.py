@@ -162,7 +162,8 @@ def test_two_ranks_train_and_evaluate_as_one(tmp_path: Path, launch: Launch) -> 
     one = train_here(tmp_path / "one")
     assert read_json(two.done)["ranks"] == 2
     assert len(losses(two)) == 2
-    assert losses(two) == pytest.approx(losses(one), abs=1e-5)
+    for key in ("loss", "val_loss"):
+        assert losses(two, key) == pytest.approx(losses(one, key), abs=1e-5)
 
     scores = read_json(two.folder / "oof_scores.json")
     assert len(scores["ids"]) % 2 == 1, "the point is a count that two ranks cannot share evenly"

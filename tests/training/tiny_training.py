@@ -33,8 +33,8 @@ def set_up(folder: Path, **changes: Any) -> tuple[Config, Run]:
     return config, run
 
 
-def losses(paths: MemberPaths) -> list[float]:
-    return [row["loss"] for row in read_lines(paths.metrics)]
+def losses(paths: MemberPaths, key: str = "loss") -> list[float]:
+    return [row[key] for row in read_lines(paths.metrics)]
 
 
 def weights(paths: MemberPaths) -> dict[str, torch.Tensor]:
