@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -69,11 +70,12 @@ def write_two_classes(root: Path) -> None:
 def write_member(
     config: Config, run: Run, name: str, fold: int, *, offset: float = 0.0, noise: float = 1.0,
     scale: float = 1.0, snapshots: int = 2, snapshot_noise: Sequence[float] = (),
-    head_noise: float | None = None,
+    head_noise: float | None = None, blur: float = 0,
 ) -> None:  # fmt: skip
     """A finished member as training leaves it; logits: scale * (2 * truth - 1 + offset + noise).
     With `snapshot_noise` those of each snapshot too, of which the member's are the mean; with
-    `head_noise` those of image heads: 4 where the class is there, else -4, and noise."""
+    `head_noise` those of image heads: 4 where the class is there, else -4, and noise. blur: how far
+    the noise of a pixel reaches, as models err in patches."""
     manifest, cache = Manifest.read(run.truth), open_cache(config, run)
     paths = run.member(0, name, fold)
     paths.snapshots.mkdir(parents=True)
@@ -94,7 +96,7 @@ def write_member(
         target = cache.target(sample.id)
         planes = target == np.arange(config.num_outputs)[:, None, None]
         truth = planes if config.task == "multiclass" else target == 1
-        drawn = {key: noise * rng.standard_normal(truth.shape) for key in tables}
+        drawn = {key: noise * _patches(rng.standard_normal(truth.shape), blur) for key in tables}
         for stem, own in zip(kept, snapshot_noise, strict=True):
             drawn[f"{stem}_tta"] = own * rng.standard_normal(truth.shape)
         if kept:
@@ -118,6 +120,13 @@ def write_member(
     seen = sorted(manifest.seen(fold))
     record = {"snapshots": files, "seconds": 1.5, "epochs": 2, "score": 0.5, "trained_on": seen}
     mark_done(paths.done, record)
+
+
+def _patches(noise_CHW: np.ndarray, blur: float) -> np.ndarray:
+    if not blur:
+        return noise_CHW
+    smooth = np.stack([cv2.GaussianBlur(plane, (0, 0), blur) for plane in noise_CHW])
+    return smooth / smooth.std()
 
 
 def made_run(tmp_path: Path, config: Config, **options: Any) -> Run:

@@ -13,11 +13,20 @@ from distseg.functional.metrics import VOID
 
 PICTURE_SIDE = 240  # pixels of the longer side
 TRUTH_RGB, PREDICTION_RGB = (0, 190, 110), (255, 60, 150)
-# By class (Okabe and Ito 2008): told apart by those, too, who see no red or green.
+# By class. The first seven (Okabe and Ito 2008) are told apart by those, too, who see no red or
+# green; those after them are far from each other and from the first.
 CLASS_RGB = (
     *((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66)),
-    *((0, 114, 178), (213, 94, 0), (204, 121, 167)),
+    *((0, 114, 178), (213, 94, 0), (204, 121, 167), (120, 40, 140)),
+    *((140, 215, 60), (115, 70, 30), (0, 225, 215), (190, 0, 50)),
+    *((70, 60, 215), (250, 190, 190), (0, 85, 45), (175, 165, 255)),
 )
+
+
+def class_rgb(number: int) -> tuple[int, int, int]:
+    """The color of a class, 0..255: its number among those that have one, without the background.
+    After the last the first comes again."""
+    return CLASS_RGB[number % len(CLASS_RGB)]
 
 
 def draw(
@@ -38,7 +47,7 @@ def draw(
     truth = None if truth_by_class else TRUTH_RGB
     for values, one in ((target_KHW, truth), (masks_KHW, PREDICTION_RGB)):
         for number, plane in _numbered_planes(values, task):
-            rgb = CLASS_RGB[number % len(CLASS_RGB)] if one is None else one
+            rgb = class_rgb(number) if one is None else one
             large = cv2.resize(plane, size, interpolation=cv2.INTER_NEAREST)
             outlines = cv2.findContours(large, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)[0]
             cv2.drawContours(canvas, outlines, -1, rgb, 1)
@@ -52,12 +61,35 @@ def overlay(
     its own, half transparent, with its outline."""
     canvas = as_rgb(image_HWC)
     for number, plane in _numbered_planes(masks_KHW, task):
-        rgb = np.array(CLASS_RGB[number % len(CLASS_RGB)], np.uint8)
+        rgb = np.array(class_rgb(number), np.uint8)
         mixed = (canvas.astype(np.uint16) + rgb) // 2
         canvas = np.where(plane[:, :, None] > 0, mixed, canvas).astype(np.uint8)
         outlines = cv2.findContours(plane, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)[0]
         cv2.drawContours(canvas, outlines, -1, rgb.tolist(), 1)
     return canvas
+
+
+def draw_both(
+    image_HWC: NDArray[np.uint8],
+    target_KHW: NDArray[np.uint8],
+    masks_KHW: NDArray[np.uint8],
+    task: str,
+) -> NDArray[np.uint8]:
+    """The `overlay` of the truth and that of the prediction, RGB uint8: above each other, of an
+    upright image beside each other; the longer side of each has PICTURE_SIDE pixels."""
+    height, width = image_HWC.shape[:2]
+    scale = PICTURE_SIDE / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    way = cv2.INTER_NEAREST if scale > 1 else cv2.INTER_AREA
+    image = cv2.resize(as_rgb(image_HWC), size, interpolation=way)
+    planes = [
+        np.stack([cv2.resize(plane, size, interpolation=cv2.INTER_NEAREST) for plane in values])
+        for values in (target_KHW, masks_KHW)
+    ]
+    first, second = (overlay(image, values, task) for values in planes)
+    axis = 0 if width >= height else 1
+    gap = np.full((4, size[0], 3) if axis == 0 else (size[1], 4, 3), 128, np.uint8)
+    return np.concatenate([first, gap, second], axis=axis)
 
 
 def sheet(tiles: Sequence[Mapping[str, Any]], columns: int = 6) -> bytes:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distseg.records.log import counted, duration
-from distseg.report.page import tick_text, ticks
+from distseg.report.page import prob_text, tick_text, ticks
 
 VALIDATION = "val_loss"
 LINES = {"loss": "training loss", VALIDATION: "validation loss"}
@@ -56,8 +56,9 @@ def rule_charts(rules: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         if not curves:
             continue
         scale = _tenfold if key == "min_area" else float
+        ends = [0.0, 1.0] if key == "threshold" else []
         axes = Axes(
-            [scale(x) for _, one in curves for x in one["values"]],
+            ends + [scale(x) for _, one in curves for x in one["values"]],
             [y for _, one in curves for y in one["scores"]],
         )
         low = axes.y_range[0]
@@ -73,7 +74,7 @@ def rule_charts(rules: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 dots.append({"x": at[0], "y": at[1], "kind": kind, "text": text})
             line = " ".join("{},{}".format(*axes.place(scale(x), y)) for x, y in points)
             lines.append({"name": name, "hue": hue(number), "points": line, "dots": dots})
-        values = [x for _, one in curves for x in one["values"]]
+        values = ends + [x for _, one in curves for x in one["values"]]
         marks = [0.0, *(10.0**n for n in range(6))] if key == "min_area" else ticks(0, 1, 6)
         marks = [x for x in marks if min(values) <= x <= max(values)]
         flat = [axes.place(scale(x), low)[0] for x in curves[0][1]["flat"]]
@@ -97,12 +98,14 @@ def _tenfold(value: float) -> float:
 
 def _flatness(name: str, curve: Mapping[str, Any], key: str, is_named: bool) -> str:
     values, (first, last) = curve["values"], curve["flat"]
-    unit = " pixels" if key == "min_area" else ""
-    chosen = values[curve["chosen"]]
-    text = f"{name}: " * is_named + f"chosen: {chosen:,.3g}{unit}; "
+    chosen, first, last = (
+        f"{value:,.3g} pixels" if key == "min_area" else prob_text(value)
+        for value in (values[curve["chosen"]], first, last)
+    )
+    text = f"{name}: " * is_named + f"chosen: {chosen}; "
     if first == last:
         return text + "every other point of the curve is worse by more than one standard error"
-    return text + f"from {first:,.3g} to {last:,.3g} nothing is worse by more than a standard error"
+    return text + f"from {first} to {last} nothing is worse by more than a standard error"
 
 
 def curve_chart(members: Mapping[str, Any], key: str, title: str) -> dict[str, Any]:

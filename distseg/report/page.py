@@ -44,7 +44,14 @@ def plain(value: Any) -> str:
 
 
 def prob(logit: float) -> str:
-    return f"{1 / (1 + math.exp(-max(-60.0, min(60.0, logit)))):.3f}"
+    return prob_text(1 / (1 + math.exp(-max(-60.0, min(60.0, logit)))))
+
+
+def prob_text(value: float) -> str:
+    """A probability with three decimals; one that is nearly 0 or 1 is not said to be it."""
+    if 0.9995 <= value < 1:
+        return "over 0.999"
+    return "under 0.001" if 0 < value < 0.0005 else f"{value:.3f}"
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:

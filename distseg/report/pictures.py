@@ -16,7 +16,7 @@ from distseg.config.schema import Config
 from distseg.data.cache import Cache
 from distseg.data.prepare import open_cache
 from distseg.functional.agreement import ScoredImage
-from distseg.functional.drawing import draw, encode_png
+from distseg.functional.drawing import draw, draw_both, encode_png
 from distseg.records.files import parsing
 from distseg.records.oof_table import read_counts
 from distseg.records.paths import Run
@@ -47,7 +47,8 @@ class Compared:
 def pictures(
     config: Config, run: Run, record: Mapping[str, Any], scored_of: ScoredOf
 ) -> list[dict[str, Any]]:
-    """The 4 worst, median and best out-of-fold images, with the outlines of truth and prediction.
+    """The 4 worst, median and best out-of-fold images, with the outlines of truth and prediction;
+    of several classes with both in the colors of the classes.
 
     Median and best are of images with an object, as an empty image that stays empty shows nothing.
     An image stands in one group only.
@@ -71,14 +72,7 @@ def pictures(
             "id": row["id"],
             "fold": row["fold"],
             "score": float(row["score"]),
-            "png": png(
-                draw(
-                    cache.image(row["id"]),
-                    cache.target(row["id"]),
-                    scored_of(row).masks_KHW,
-                    config.task,
-                )
-            ),
+            "png": png(_drawn(config, cache, row["id"], scored_of(row))),
         }
         for group, chosen in groups.items()
         for row in chosen
@@ -113,9 +107,10 @@ def selection_sheets(config: Config, run: Run) -> list[dict[str, Any]]:
     return sorted(found, key=lambda one: (one["round"], one["fold"]))
 
 
-def _outlined(config: Config, cache: Cache, name: str, scored: ScoredImage) -> str:
-    """Base64 of an image with the outlines of its truth and masks."""
-    return png(draw(cache.image(name), cache.target(name), scored.masks_KHW, config.task))
+def _drawn(config: Config, cache: Cache, name: str, scored: ScoredImage) -> NDArray[np.uint8]:
+    """An image with its truth and masks."""
+    way = draw_both if len(config.classes) > 1 else draw
+    return way(cache.image(name), cache.target(name), scored.masks_KHW, config.task)
 
 
 def comparison_pictures(
@@ -132,9 +127,8 @@ def comparison_pictures(
     for group in ("lost", "gained"):
         for one in pair[group][:MOST_PAIRS]:
             name = one["id"]
-            image, target = cache.image(name), cache.target(name)
             drawn = [
-                draw(image, target, run.scored_of(rows[name]).masks_KHW, run.config.task)
+                _drawn(run.config, cache, name, run.scored_of(rows[name]))
                 for run, rows in zip((first, other), lines, strict=True)
             ]
             gap = np.full((len(drawn[0]), 6, 3), 128, np.uint8)

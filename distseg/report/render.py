@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import base64
-import colorsys
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
-from distseg.config.load import flat_keys
 from distseg.config.schema import Config
+from distseg.functional.drawing import class_rgb
 from distseg.records.errors import UserError
 from distseg.records.files import read_lines
 from distseg.records.paths import Run
-from distseg.report.charts import calibration_chart, curve_chart, gantt, hue, rule_charts
+from distseg.report.charts import calibration_chart, curve_chart, gantt, rule_charts
 from distseg.report.images import Measured, ScoredOf
 from distseg.report.intervals import gain_charts, score_chart
 from distseg.report.page import environment, plain
@@ -82,9 +81,19 @@ def group_charts(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def changed_keys(config: Config) -> list[tuple[str, str]]:
-    """Keys of the config that are not at their default, and their values."""
+    """Keys of the config that are not at their default, and their values, lists in one line."""
     tree = config.model_dump(mode="json", exclude_defaults=True)
-    return [(key, plain(value)) for key, value in flat_keys(tree).items()]
+    return [(key, plain(value) or "all as by default") for key, value in _leaves(tree, "")]
+
+
+def _leaves(tree: Any, key: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(tree, list) and any(isinstance(one, Mapping) for one in tree):
+        tree = {str(place): one for place, one in enumerate(tree)}
+    if not isinstance(tree, Mapping) or not tree:
+        yield key, tree
+        return
+    for name, value in tree.items():
+        yield from _leaves(value, f"{key}.{name}" if key else str(name))
 
 
 def page_data(config: Config, measured: Measured, colors: Sequence[Sequence[int]]) -> Markup:
@@ -109,14 +118,14 @@ def doubted_from(config: Config) -> float:
 
 
 def class_colors(config: Config) -> list[list[int]]:
-    """An RGB color for each class, 0..255; the background of multiclass is gray."""
+    """An RGB color for each class, 0..255, as in all pictures; the background of multiclass is
+    gray."""
     found = []
     for number in range(config.num_outputs):
         if config.task == "multiclass" and number == 0:
             found.append([110, 110, 110])
             continue
-        rgb = colorsys.hls_to_rgb((hue(number) + 150) % 360 / 360, 0.5, 0.85)
-        found.append([round(255 * value) for value in rgb])
+        found.append(list(class_rgb(number - (config.task == "multiclass"))))
     return found
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from distseg.data.read_input import read_input, reading_of
 from distseg.data.read_target import read_target
 from distseg.data.survey.findings import Finding, Surveyed
 from distseg.data.survey.measure import class_names
-from distseg.functional.drawing import CLASS_RGB, draw
+from distseg.functional.drawing import class_rgb, draw
 from distseg.records.errors import UserError
 from distseg.records.files import atomic_write, write_json
 from distseg.report.page import environment
@@ -73,7 +72,7 @@ def render(
         areas={name: bars(record["areas"][name]) for name in names},
         objects={name: bars(record["objects"][name]) for name in names},
         folds=by_class(record["folds"], config.classes),
-        colors=dict(zip(names, cycle(CLASS_RGB))) if len(names) > 1 else {},
+        colors={name: class_rgb(n) for n, name in enumerate(names)} if len(names) > 1 else {},
         background=config.classes[0] if config.task == "multiclass" else None,
     )  # fmt: skip
 
