@@ -35,9 +35,11 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# docs/config.md, docs/commands.md and configs/schema.json, from the code; then the site, into site/
+# docs/config.md, docs/commands.md, configs/schema.json and README's table of results, from the code and
+# the reports; then the site, into site/
 docs: $(ALL)
 	$(BIN)/python docs/generate_config.py
+	$(BIN)/python docs/generate_results.py
 	$(BIN)/python -m mkdocs build --strict
 
 $(STAMP): pyproject.toml constraints.txt

@@ -24,12 +24,12 @@ import numpy as np
 
 import distseg
 from distseg.config.load import load_config
+from distseg.data.layouts import layout
 from distseg.data.read_target import read_target
 from distseg.export.student import table
 from distseg.functional.bootstrap import paired_difference
 from distseg.functional.metrics import count_masks
 from distseg.records.files import atomic_write, read_json_or, write_json
-from distseg.records.manifest import Manifest
 from distseg.records.paths import Run
 
 HEAD = """\
@@ -46,8 +46,8 @@ as a share of the ensemble's. Made by `benchmarks/student.py`; each row's comman
 def on_test(source: Path, model: Path) -> dict[str, float] | None:
     """The paired difference of the exported student from the ensemble on test images with a truth;
     None without one."""
-    run, config = Run(source), load_config(Run(source).config)
-    rows = [row for row in Manifest.read(run.data / "test.csv") if row.target]
+    config = load_config(Run(source).config)
+    rows = [row for row in layout(config.data.format).test_truth(config) or [] if row.target]
     if not rows:
         return None
     counts = []
@@ -56,7 +56,7 @@ def on_test(source: Path, model: Path) -> dict[str, float] | None:
         for row, one in zip(
             rows, distseg.load_ensemble(folder).predict([row.image for row in rows]), strict=True
         ):
-            target = read_target(row.target, config, row.height, row.width)
+            target = read_target(row.target, config, *one.mask.shape[-2:])
             masks = one.mask if one.mask.ndim == 3 else one.mask[None]
             own.append(count_masks(masks, target, config.num_outputs, config.task))
         counts.append(np.stack(own))

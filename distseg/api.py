@@ -273,7 +273,8 @@ def export_student(
         overrides: changes of the student's config, as `members.student.encoder_weights=imagenet`.
         out: the folder of its run; RUN-student, beside the run, by default.
         encoder: of the student, a Unet; "": it is like the smallest model of the ensemble.
-        push, public: of its model, as in `export_run`.
+        push: OWNER/NAME of a repository of the model hub that gets its model, too.
+        public: whether everybody may see a repository that is new.
 
     Returns:
         What export.json of the model holds; facts.student: score, share and costs. With `push` also

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import errno
+import json
 import os
 import re
 import shlex
@@ -122,6 +123,25 @@ def test_the_page_of_commands_is_that_of_the_command_line() -> None:
         env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True,
     )  # fmt: skip
     assert made.stdout == (ROOT / "docs" / "commands.md").read_text(encoding="utf-8"), "`make docs`"
+
+
+def test_the_results_of_the_readme_are_those_of_the_reports() -> None:
+    """What `docs/generate_results.py` prints stands in README.md, with the reports' own digits."""
+    made = subprocess.run(
+        [sys.executable, "docs/generate_results.py", "--print"], cwd=ROOT, capture_output=True,
+        text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True,
+    ).stdout  # fmt: skip
+    assert f"\n{made}\n" in (ROOT / "README.md").read_text(encoding="utf-8"), "`make docs`"
+    reports = sorted((ROOT / "benchmarks" / "results").glob("*/report.json"))
+    assert reports
+    for path in reports:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        (line,) = [one for one in made.splitlines() if one.startswith(f"| `{path.parent.name}` ")]
+        cells = [cell.strip() for cell in line.split("|")]
+        assert cells[2:4] == [
+            f"{report['metric']} {report['score']:.4f}", f"{report['standard_error']:.4f}",
+        ]  # fmt: skip
+        assert f"{report['scores']['final']['num_images']:,}" in cells and report["flag"] in cells
 
 
 def test_the_site_builds_without_a_warning_and_asks_no_other_server(tmp_path: Path) -> None:

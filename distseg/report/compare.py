@@ -19,6 +19,7 @@ from distseg.functional.bootstrap import paired_difference
 from distseg.functional.metrics import per_image, summarize
 from distseg.records.errors import UserError
 from distseg.records.files import atomic_write, write_json
+from distseg.records.paths import ALL_ROUNDS
 from distseg.report.page import environment, scatter
 from distseg.report.pictures import Compared, comparison_pictures
 
@@ -64,6 +65,31 @@ def _run_record(one: Compared, counts: Mapping[str, NDArray[np.int64]]) -> dict[
         },
         "rounds": len(one.config.rounds),
     }
+
+
+def reported_run(label: str, report: Mapping[str, Any]) -> dict[str, Any]:
+    """A run as compare.json has it, from its report.json alone."""
+    final, members = report["scores"]["final"], report["scores"]["members"]
+    return {
+        "label": label,
+        **{key: report[key] for key in ("metric", "score", "standard_error", "flag")},
+        "images": final["num_images"],
+        **{key: final[key] for key in ("positives", "negatives")},
+        "per_class": dict(zip(report["classes"], final["per_class"], strict=True)),
+        "members": {name: member["tta"] for name, member in members.items()},
+        "rounds": sum(one["round"] != ALL_ROUNDS for one in report["rounds"]),
+    }
+
+
+def run_cells(one: Mapping[str, Any], metric: str) -> tuple[str, str, str, str, str]:
+    """What a line of a table of scores says of a run: its label, score, standard error, images, and
+    what the score is; with its metric, where that is not `metric`."""
+    flag = f"{one['flag']} ({one['metric']})" if one["metric"] != metric else str(one["flag"])
+    error = one["standard_error"]
+    return (
+        one["label"], f"{one['score']:.4f}", "–" if error is None else f"{error:.4f}",
+        f"{one['images']:,}", flag,
+    )  # fmt: skip
 
 
 def _pair(
@@ -129,10 +155,8 @@ def text(record: Mapping[str, Any]) -> str:
     width = max(len("run"), *(len(one["label"]) for one in record["runs"]))
     lines = [f"{'run':<{width}}  {metric:>8}        ±   images  score is"]
     lines += [
-        f"{one['label']:<{width}}  {one['score']:8.4f} {one['standard_error']:8.4f} "
-        f"{one['images']:8,}  {one['flag']}"
-        + (f" ({one['metric']})" if one["metric"] != metric else "")
-        for one in record["runs"]
+        f"{label:<{width}}  {score:>8} {error:>8} {images:>8}  {flag}"
+        for label, score, error, images, flag in (run_cells(o, metric) for o in record["runs"])
     ]
     for pair in record["pairs"]:
         lines += [

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from distseg.config.load import dump_config
 from distseg.config.schema import Config
 from distseg.ensemble.fit import fit_ensemble
 from distseg.records.files import append_line, read_json, write_json
@@ -80,6 +81,7 @@ def streets(folder: Path) -> tuple[Config, Run]:
         truth = np.asarray(Image.open(path)).clip(0, VOID - 1)
         Image.fromarray(truth).save(run.test_masks / path.name)
     write_report(config, run)
+    run.config.write_text(dump_config(config))  # `compare` reads it
     return config, run
 
 
