@@ -66,7 +66,7 @@ def test_soft_targets_of_exclusive_classes_are_a_softmax() -> None:
     truth, valid = training_target(target, "multiclass")
     one, share = torch.ones(1), torch.ones(1)
     images = torch.zeros(1, 1, 2, 2)
-    batch = Batch(images, target, truth, valid, one, teacher, share, [0])
+    batch = Batch(images, target, truth, valid, one, teacher, share)
     terms = LossTerms(weighted_sum({"cross_entropy": 1.0}, "multiclass"), "multiclass")
     found = compute_loss(lambda _: (uniform, None), batch, terms, nullcontext)
     assert found.tolist() == pytest.approx([expected])
