@@ -25,7 +25,15 @@ from distseg.records.paths import Run, final_ensemble
 from distseg.records.predictions import Predictions
 from distseg.run import pipeline
 from distseg.run.student import student_config
-from tests.run.in_process import InProcess, config_of, files_of, small_tree, start
+from tests.run.in_process import (
+    InProcess,
+    all_weights,
+    config_of,
+    differing,
+    files_of,
+    small_tree,
+    start,
+)
 
 Pair = tuple[Path, Path, str, dict[str, bytes]]
 
@@ -153,6 +161,24 @@ def test_again_it_trains_nothing(pair: Pair, capsys: pytest.CaptureFixture[str])
         assert cli.main(command) == 0
     assert not jobs[0].jobs and (student / "model" / "README.md").stat().st_mtime_ns == before
     assert "student / ensemble" in capsys.readouterr().out
+
+
+def test_what_a_kill_has_left_goes_on(pair: Pair, tmp_path: Path) -> None:
+    """Without one student, ensemble and model: only that student is trained, bit for bit."""
+    source, student, _, _ = pair
+    whole, new = Run(student), Run(tmp_path / "new")
+    shutil.copytree(student, new.folder)
+    shutil.rmtree(new.member(1, "student", 1).folder)
+    shutil.rmtree(new.ensemble(1).parent)
+    shutil.rmtree(new.model)
+    jobs: list[InProcess] = []
+    with in_process(new.folder, jobs):
+        record = distseg.export_student(source, ["train.batch_size=4"], out=new.folder)
+    assert jobs[0].trained == ["student:1"]
+    before, after = all_weights(whole), all_weights(new)
+    assert before.keys() == after.keys() and differing(before, after) == []
+    told = read_json(whole.model / "export.json")["facts"]["student"]
+    assert record["facts"]["student"]["score"] == told["score"] and new.model.is_dir()
 
 
 @pytest.mark.parametrize(
