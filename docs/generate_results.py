@@ -31,7 +31,7 @@ def config_path(name: str) -> str:
         path for path in ("configs", "configs/seeds") if (ROOT / path / f"{name}.yaml").exists()
     ]
     if not found:
-        raise SystemExit(f"benchmarks/results/{name}: no config of that name")
+        raise SystemExit(f"benchmarks/results: no config is called {name}")
     return f"{found[0]}/{name}.yaml"
 
 
@@ -44,7 +44,7 @@ def rows_of(name: str, report: dict[str, Any]) -> Iterator[list[str]]:
     label, score, error, images, flag = run_cells(run, metric)
     alone = [f"{one} {value:.4f}" for one, value in run["members"].items()]
     time = f"{duration(report['seconds']['wall'])}, {where}"
-    command = f"`distseg run {config_path(name)} data.root=...`"
+    command = f"`distseg run {config_path(report['name'])} data.root=...`"
     models = ", ".join(alone) if len(alone) > 1 and run["rounds"] == 1 else ""
     yield [label, f"{metric} {score}", error, images, flag, models, time, command]
     if run["rounds"] < 2:
