@@ -191,6 +191,7 @@ def _student(config: Config, small: str, encoder: str) -> MemberConfig:
         arch="PlainUnet" if encoder == "none" else "Unet",
         encoder=encoder,
         encoder_weights=weights[0] if weights else None,
+        image_head=like.image_head,  # which `postprocess.gate` asks of every model
         stages=stages,
         input=like.input,
         batch_size=like.batch_size,

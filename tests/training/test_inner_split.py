@@ -79,7 +79,7 @@ def test_no_label_of_the_fold_chooses_weights(tmp_path: Path) -> None:
                     make_accelerator(config, cpu=True))  # fmt: skip
     file = paths[0].snapshots / done[0]["snapshots"][0]
     model = load_snapshot_model(file, torch.device("cpu"), True)[0]
-    counts = member.watcher.run(model, 1)
+    counts, _ = member.watcher.run(model, 1)
     best = max(score for score, _ in rows[0])
     assert summarize(counts, config.metric)["score"] == pytest.approx(best)
     assert len(counts) == 3 and len(member.val_rows) == 12
