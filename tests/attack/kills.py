@@ -143,6 +143,8 @@ class Lap:
         """Kill somebody; what was done. None: there was nobody."""
         launchers, ranks = self.job_processes()
         choices = VICTIMS[min(self.scene.ranks, 2) if ranks else 0]
+        if not launchers:  # of a launch by hand it is the driver
+            choices = [choice for choice in choices if choice[0] != "launcher"]
         if self.scene.outlives and ranks:
             choices = [*choices, ("actor", "KILL", 5)]
         who, how, _ = self.dice.choices(choices, [weight for *_, weight in choices])[0]
@@ -236,7 +238,7 @@ def disturbed(
         rare = seen[place] <= sum(seen.values()) / max(1, len(seen))
         often = rare or not scene.retries
         chance = 0.1 if place.startswith("start") else 0.9 if often else 0.2
-        if lap.dice.random() > chance or here[place] >= PER_PLACE:
+        if lap.dice.random() > chance or (scene.retries and here[place] >= PER_PLACE):
             continue
         if scene.ranks > 1 and _num_jobs(scene):
             _await_ranks(lap, place)
