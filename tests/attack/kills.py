@@ -4,7 +4,7 @@ what they leave is compared, bit for bit, with what they leave undisturbed.
     python -m tests.attack.kills LANE... --folder DIR [--kills N] [--seed S]
     python -m tests.attack.kills --table DIR
 
-A lap is one piece of work (a run of three rounds, a prediction, an export, a sweep) from nothing to
+A lap is one piece of work (a run of two rounds, a prediction, an export) from nothing to
 its end, with many kills. DIR/LANE.jsonl gets one line a kill and one a lap: what is there counts,
 so that a campaign goes on where it was; with the seed and the lap's number the dice are thrown
 again, though no machine is ever at the same place at the same time twice.

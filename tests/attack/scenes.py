@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import subprocess
 import sys
@@ -16,12 +15,10 @@ from distseg.records.files import read_lines
 from distseg.records.paths import ALL_ROUNDS, Run
 from tests.attack import forked
 from tests.attack.kills import Scene, calm
-from tests.attack.traces import files_of
 from tests.attack.victim import victim_tree
 from tests.made_run import write_data
 
 FOLDS = 3
-LR = "stages.0.optimizer.lr"
 LAUNCH = [
     *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"),
     *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"),
@@ -210,53 +207,12 @@ def cluster(folder: Path) -> list[Scene]:
     return scenes
 
 
-def sweep(folder: Path) -> list[Scene]:
-    """A sweep over three learning rates; Ray comes and goes with its driver."""
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
-    forked.prepare()
-    import optuna  # noqa: F401
-
-    import distseg.tune.search  # noqa: F401
-
-    tree = tree_of(make_data(folder), 1)
-    tree["tune"] = {
-        "space": {LR: {"choice": [1e-3, 2e-3, 4e-3]}}, "search": "grid", "folds": [0],
-        "max_concurrent": 1,
-    }  # fmt: skip
-    place = folder / "sweep"
-    config = folder / "sweep.yaml"
-    config.write_text(yaml.safe_dump(tree), encoding="utf-8")
-    command = [*DISTSEG, "tune", str(config), "--out", str(place / "out")]
-
-    def where() -> str:
-        ledgers = list(place.glob("out/trials/*/ledger.jsonl"))
-        jobs = [e["event"] for path in ledgers for e in read_lines(path)]
-        return "Tune: a trial" if jobs and jobs[-1] == "job_started" else "Tune: the sweep"
-
-    return [Scene("Tune", place, command, where, max_kills=8, trace=trace_of_sweep)]
-
-
-def trace_of_sweep(folder: Path) -> dict[str, Any]:
-    """The files of each trial, by its setting: Ray gives it a name by chance. Ray's own records,
-    which tell of the names and of every start, are left out."""
-    found: dict[str, Any] = {}
-    for trial in sorted(folder.glob("out/trials/*")):
-        rate = yaml.safe_load((trial / "config.yaml").read_text())["stages"][0]["optimizer"]["lr"]
-        found |= {f"lr {rate}: {name}": what for name, what in files_of(trial).items()}
-    rest = files_of(folder)
-    outside = ("out/trials/", "out/ray", "out/trials.", "out/run.log")
-    found |= {name: what for name, what in rest.items() if not name.startswith(outside)}
-    rows = csv.DictReader((folder / "out" / "trials.csv").read_text().splitlines())
-    return found | {"scores": sorted((row[LR], row["score"], row["status"]) for row in rows)}
-
-
 LANES: dict[str, Callable[[Path], list[Scene]]] = {
     "one_rank": one_rank,
     "two_ranks": two_ranks,
     "outputs": outputs,
     "zero": zero,
     "cluster": cluster,
-    "sweep": sweep,
 }
 
 for name, value in (
