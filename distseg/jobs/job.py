@@ -285,6 +285,15 @@ def watch_launcher(environment: Mapping[str, str] = os.environ) -> None:
         watch_parent(environment)
 
 
+def is_orphan(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether the launcher of this rank was gone before we could look at it: the rank is the first
+    process's child then. In a container that may be the launcher itself."""
+    if LOCAL_RANK not in environment or os.getppid() != 1:
+        return False
+    command = " ".join(psutil.Process(1).cmdline())
+    return not any(name in command for name in ("accelerate", "torch", LAUNCHER))
+
+
 def watch_parent(environment: Mapping[str, str] = os.environ) -> None:
     """End this rank when its launcher or the driver of the run is gone: first by SIGTERM, which
     saves the state, and ORPHAN_GRACE_S later without asking, children included.
@@ -298,6 +307,8 @@ def watch_parent(environment: Mapping[str, str] = os.environ) -> None:
     watched = [os.getppid(), *([int(driver)] if driver.isdigit() else [])]
     die_with_parent(signal.SIGTERM)
     try:
+        if is_orphan(environment):
+            leave(0.0)
         alive = [psutil.Process(pid) for pid in watched]
     except psutil.NoSuchProcess:  # gone before we asked: nothing is trained yet, nothing to save
         leave(0.0)

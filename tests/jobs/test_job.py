@@ -142,6 +142,27 @@ def test_a_signal_lets_the_ranks_save(
     assert not started.alive()
 
 
+def test_a_rank_whose_launcher_was_gone_before_it_looked(tmp_path: Path) -> None:
+    """Of a launch by hand: no driver ends it, and it would wait for the others."""
+    code = (
+        "import pathlib, time\n"
+        "from distseg.jobs.job import watch_launcher\n"
+        f"here = pathlib.Path({str(tmp_path)!r})\n"
+        "while not (here / 'gone').is_file():\n"
+        "    time.sleep(0.05)\n"
+        "watch_launcher()\n"
+        "time.sleep(600)\n"
+    )
+    (tmp_path / "rank.py").write_text(code)
+    shell = f"{sys.executable} {tmp_path}/rank.py & echo $!"
+    environment = {**os.environ, "ACCELERATE_DYNAMO_BACKEND": "no", "LOCAL_RANK": "0"}
+    with (tmp_path / "said").open("w") as said:  # a pipe would wait for the rank
+        subprocess.run(["sh", "-c", shell], env=environment, stdout=said, check=True)
+    rank = psutil.Process(int((tmp_path / "said").read_text()))
+    (tmp_path / "gone").touch()
+    wait_until(lambda: not runs(rank), "the rank has left", 60.0)
+
+
 def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
     started = Started(scripted(tmp_path, a0=["sleep"]), "session")
     started.driver.send_signal(signal.SIGTERM)
