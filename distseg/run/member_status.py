@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,9 @@ class MemberStatus:
         epoch: epochs that are trained, of `epochs`: of those that are planned, without what early
             stopping has left out.
         score: the last; of one that is done, that of its out-of-fold prediction. best: of all.
-        seconds: of all epochs so far, with their evaluations. eval_seconds: of one evaluation.
+        seconds: of all epochs so far, with their evaluations. first_seconds: what of it the first
+            epoch took beyond the others: kernels are searched for, loaders start; 0 before there
+            are others. eval_seconds: of one evaluation.
         oof_seconds: of the out-of-fold prediction; None before it is done.
         eta_s: seconds that the member's own epochs still need.
         position: where its process stands within an epoch, or in its out-of-fold prediction; None
@@ -43,6 +46,7 @@ class MemberStatus:
     lr: float | None = None
     images_per_s: float | None = None
     seconds: float = 0.0
+    first_seconds: float = 0.0
     eval_seconds: float | None = None
     oof_seconds: float | None = None
     eta_s: float | None = None
@@ -104,9 +108,14 @@ def member_status(config: Config, run: Run, round: RoundKey, name: str, fold: in
         name, fold, state, last.get("epoch", -1) + 1, epochs,
         score=score, best=max(scores, default=None), loss=_number(last, "loss"),
         lr=_number(last, "lr"), images_per_s=_number(last, "images_per_s"),
-        seconds=seconds, eval_seconds=_mean(spent), oof_seconds=oof_seconds,
-        eta_s=eta, position=position, message=message,
+        seconds=seconds, first_seconds=_beyond(whole), eval_seconds=_mean(spent),
+        oof_seconds=oof_seconds, eta_s=eta, position=position, message=message,
     )  # fmt: skip
+
+
+def _beyond(epochs: Sequence[float]) -> float:
+    """Seconds of the first epoch beyond the median of the others."""
+    return max(0.0, epochs[0] - statistics.median(epochs[1:])) if len(epochs) > 1 else 0.0
 
 
 def _mean(values: Iterable[float]) -> float | None:

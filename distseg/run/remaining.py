@@ -100,6 +100,7 @@ class Remaining:
     def _training(self, key: RoundKey, statuses: Sequence[MemberStatus], start: float) -> float:
         """Until all members are trained and have predicted out of fold, on all slots."""
         work = []
+        first = max((status.first_seconds for status in statuses), default=0.0)
         for status in statuses:
             if status.state in ("done", "failed"):
                 continue
@@ -107,6 +108,7 @@ class Remaining:
             left = max(0.0, status.epochs - status.epochs_done) * pace.epoch
             oof = pace.out_of_fold * (1 - status.oof_share)
             begins = 0.0 if status.position else start / self.config.compute.members_per_job
+            begins += 0.0 if status.epoch else first
             work.append(left + oof + begins)
         return makespan(work, self.num_slots)
 
@@ -149,11 +151,11 @@ class Remaining:
 
 
 def _epoch_s(statuses: Sequence[MemberStatus]) -> float | None:
-    """Mean seconds of an epoch of one model; before the first, from the steps of the epoch that
-    runs. None while nothing is known."""
+    """Mean seconds of an epoch of one model, without what the first takes beyond the others; before
+    the first, from the steps of the epoch that runs. None while nothing is known."""
     seen = [status for status in statuses if status.epoch]
     if seen:
-        return sum(s.seconds for s in seen) / sum(s.epoch for s in seen)
+        return sum(s.seconds - s.first_seconds for s in seen) / sum(s.epoch for s in seen)
     for status in statuses:
         position = status.position
         if position and position.phase == "train" and position.share >= LEAST_SHARE:

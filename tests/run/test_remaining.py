@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
 import pytest
 
 from distseg.config.load import load_config, parse_config
-from distseg.records.files import append_line, mark_done, write_json
+from distseg.records.files import append_line, mark_done, read_lines, write_json
 from distseg.records.manifest import Manifest, Sample
 from distseg.records.paths import Run
 from distseg.run.forecast import ENSEMBLE_S, ENSEMBLE_S_PER_VALUE, REPORT_S, makespan
@@ -95,6 +96,19 @@ def test_the_first_epoch_is_judged_by_its_steps(run: Run) -> None:
     write_json(run.member(0, "a", 0).progress, {**position, "written": time.time()})
     left = Remaining(load_config(run.config), run, 4).seconds(0, statuses(run))
     assert left and left > 9.75 * 20  # ten epochs of twenty seconds, less what is done
+
+
+def test_what_the_first_epoch_takes_beyond_the_others_is_no_pace(run: Run) -> None:
+    """On a GPU it takes ten times as long: kernels are searched for, a graph is recorded."""
+    config = load_config(run.config)
+    epochs(run, "a", 0, 4, seconds=5.0, evaluation=1.0)
+    even = Remaining(config, run, 1).seconds(0, statuses(run))
+    rows = read_lines(run.member(0, "a", 0).metrics)
+    rows[0] |= {"seconds": 55.0, "epoch_seconds": 56.0}
+    run.member(0, "a", 0).metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert statuses(run)[0].first_seconds == 50.0
+    left = Remaining(config, run, 1).seconds(0, statuses(run))
+    assert left and even and left - even == pytest.approx(3 * 50.0)  # three members begin yet
 
 
 def test_what_members_have_shown_replaces_the_guess(run: Run) -> None:
