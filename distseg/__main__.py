@@ -1,7 +1,9 @@
 """`distseg` and `python -m distseg`, which is what a launcher starts."""
 
-import gc
+import atexit
+import os
 import sys
+import threading
 from typing import NoReturn
 
 from distseg.cli import main
@@ -9,11 +11,22 @@ from distseg.cli import main
 
 def run() -> NoReturn:
     """Run one command as a process of its own, and end it."""
-    status = main()
-    # Python's last collection would go through all that torch has loaded: more than a second, for
-    # what the end of the process gives back at once.
-    gc.freeze()
-    sys.exit(status)
+    leave(main())
+
+
+def leave(status: int) -> NoReturn:
+    """End the process as Python does, but for its last collection: that goes through all that torch
+    has loaded, more than a second for what the end of the process gives back at once."""
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError):  # whoever read it is gone; Python ends so, too
+        status = status or 120
+    os._exit(status)
 
 
 if __name__ == "__main__":
