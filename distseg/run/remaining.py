@@ -42,6 +42,8 @@ class Remaining:
         self.num_test = len(Manifest.read(test)) if test.is_file() else 0
         self.passes = num_passes(config.predict.tta)
         self.shown: dict[str, Pace] = {}
+        self.predicted: dict[str, float] = {}  # by model, its out-of-fold prediction once one ended
+        self.start = JOB_START_S
 
     def seconds(self, key: RoundKey, statuses: Sequence[MemberStatus]) -> float | None:
         """From now to the report, while round `key` trains and its members stand as `statuses`
@@ -49,7 +51,7 @@ class Remaining:
         self._learn(statuses)
         if not self.shown:
             return None
-        start = self._job_start(statuses)
+        start = self._job_start(key, statuses)
         total = self._training(key, statuses, start) + self._after(key, start)
         for later in self.keys[self.keys.index(key) + 1 :] if key in self.keys else []:
             members = known_members(self.config, self.run, later)
@@ -70,9 +72,10 @@ class Remaining:
         for name in {status.name for status in statuses}:
             own = [status for status in statuses if status.name == name]
             if (epoch := _epoch_s(own)) is not None:
-                shown = [s.oof_seconds for s in own if s.oof_seconds]
+                if shown := [s.oof_seconds for s in own if s.oof_seconds]:
+                    self.predicted[name] = sum(shown) / len(shown)
                 guess = self._guess_oof(own, epoch)
-                self.shown[name] = Pace(epoch, sum(shown) / len(shown) if shown else guess)
+                self.shown[name] = Pace(epoch, self.predicted.get(name, guess))
 
     def _pace(self, name: str) -> Pace:
         """Of a model, or the mean of the others while it has shown nothing."""
@@ -131,14 +134,15 @@ class Remaining:
             seconds += self.predict_s(number) + start
         return seconds
 
-    def _job_start(self, statuses: Sequence[MemberStatus]) -> float:
-        """From the start of a job to its first step, as the jobs of this run have shown it."""
+    def _job_start(self, key: RoundKey, statuses: Sequence[MemberStatus]) -> float:
+        """From the start of a job to its first step, as the jobs of this round have shown it, or
+        those of the rounds before: `statuses` tells of this round's members alone."""
         started: dict[str, tuple[float, set[str]]] = {}
         shown = []
         trained = {s.label: s.seconds + (s.oof_seconds or 0.0) for s in statuses}
         for line in read_lines(self.run.ledger):
             job, when = str(line.get("job")), line.get("time")
-            if not isinstance(when, int | float):
+            if not isinstance(when, int | float) or str(line.get("round")) != str(key):
                 continue
             if line.get("event") == "job_started":
                 started[job] = (when, set(line.get("members") or []))
@@ -146,8 +150,9 @@ class Remaining:
                 began, members = started.pop(job)
                 if members and members <= set(trained):
                     shown.append(when - began - sum(trained[label] for label in members))
-        useful = [seconds for seconds in shown if seconds > 0]
-        return sum(useful) / len(useful) if useful else JOB_START_S
+        if useful := [seconds for seconds in shown if seconds > 0]:
+            self.start = sum(useful) / len(useful)
+        return self.start
 
 
 def _epoch_s(statuses: Sequence[MemberStatus]) -> float | None:

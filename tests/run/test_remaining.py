@@ -118,7 +118,9 @@ def test_what_members_have_shown_replaces_the_guess(run: Run) -> None:
     now = time.time()
     for event, when in (("job_started", now), ("job_done", now + 60 + 100 + 40)):
         line = {"event": event, "time": when, "job": "a_fold0", "members": ["a_fold0"]}
-        append_line(run.ledger, line)
+        append_line(run.ledger, {**line, "round": 0})
+        # of members of the same names in another round, whose epochs `statuses` does not tell
+        append_line(run.ledger, {**line, "round": 1, "time": when + 1000 * (event == "job_done")})
     remaining = Remaining(config, run, 1)
     left = remaining.seconds(0, statuses(run))
     assert left and left > 3 * (60 + 100 + 40)  # three members more: training, prediction, start
