@@ -130,9 +130,7 @@ def _batch_change(size: int) -> Change:
     return "train.batch_size", str(size), {"batch_size": size}
 
 
-def _tried(
-    config: Config, run: Run, speed: Speed, change: Change, seconds: float
-) -> Trial | None:  # fmt: skip
+def _tried(config: Config, run: Run, speed: Speed, change: Change, seconds: float) -> Trial | None:
     """A step with another value of a key; None where it cannot be trained."""
     key, value, update = change
     images, threads = update.get("batch_size", speed.batch_size), torch.get_num_threads()
@@ -153,7 +151,7 @@ def _tried(
                 step_s = statistics.median(times[1:])
             else:
                 step_s = _memory_time(member, stage, seconds)
-    except (torch.OutOfMemoryError, RuntimeError):
+    except RuntimeError:  # the memory is too small, or the device has no such kernel
         return None
     finally:
         torch.set_num_threads(threads)
@@ -169,6 +167,5 @@ def _with(config: Config, **compute: Any) -> Config:
 
 
 def _precision(member: Member) -> str:
-    return {"no": "fp32"}.get(
-        member.accelerator.mixed_precision, member.accelerator.mixed_precision
-    )
+    precision = member.accelerator.mixed_precision
+    return "fp32" if precision == "no" else precision

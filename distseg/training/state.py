@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -70,10 +69,10 @@ class Saving:
         self.accelerator = accelerator
         self.took_s, self.ended = 0.0, time.perf_counter()
 
-    def time(self, save: Callable[..., None], *arguments: Any) -> None:
-        """Call `save`, and remember how long it took."""
+    def save(self, member: Member, progress: Progress, optimizer: dict[str, Any] | None) -> None:
+        """As the function `save`; and remember how long it took."""
         began = time.perf_counter()
-        save(*arguments)
+        save(member, progress, optimizer)
         self.ended = time.perf_counter()
         self.took_s = self.ended - began
 

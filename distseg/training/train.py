@@ -169,7 +169,7 @@ def train(member: Member, stop: StopSignal) -> Progress:
     progress, saved = restore(member)
     saving = Saving(member.accelerator)
     if saved is None:  # what a rollback of the first epochs goes back to
-        saving.time(save, member, progress, None)
+        saving.save(member, progress, None)
     epochs.truncate_metrics(member, progress)
     epochs.begin_tracking(member)
 
@@ -237,7 +237,7 @@ def train(member: Member, stop: StopSignal) -> Progress:
             if not int(totals.bad_in_row):
                 sound = progress.total_epochs
                 if not epochs.is_over(stage.config, progress) and saving.is_due():
-                    saving.time(save, member, progress, stage.engine.state())
+                    saving.save(member, progress, stage.engine.state())
 
         if saved is not None:  # rolled back: the stage begins anew, and goes on from that state
             stage.close()
