@@ -286,8 +286,9 @@ def _await_ranks(lap: Lap, place: str) -> None:
 
 
 def _num_jobs(scene: Scene) -> int:
-    ledger = scene.folder / "run" / "ledger.jsonl"
-    return ledger.read_bytes().count(b'"job_started"') if ledger.is_file() else 0
+    run = scene.folder / "run"
+    ledgers = [*run.glob("ledger.jsonl"), *run.glob("trials/*/ledger.jsonl")]
+    return sum(ledger.read_bytes().count(b'"job_started"') for ledger in ledgers)
 
 
 def _empty(folder: Path) -> None:

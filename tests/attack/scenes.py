@@ -14,7 +14,8 @@ import yaml
 from distseg.records.files import read_lines
 from distseg.records.paths import ALL_ROUNDS, Run
 from tests.attack import forked
-from tests.attack.kills import Scene, calm
+from tests.attack.kills import Scene, by_exec, calm
+from tests.attack.traces import files_of_sweep
 from tests.attack.victim import victim_tree
 from tests.made_run import write_data
 
@@ -207,12 +208,39 @@ def cluster(folder: Path) -> list[Scene]:
     return scenes
 
 
+def sweep(folder: Path) -> list[Scene]:
+    """A sweep of four settings by Ray Tune, whose Ray ends with it."""
+    tree = tree_of(make_data(folder), 1) | {"name": "swept"}
+    del tree["rounds"]
+    learning_rates = {"stages.0.optimizer.lr": {"choice": [1e-3, 3e-3, 1e-2, 3e-2]}}
+    tree["tune"] = {"space": learning_rates, "search": "grid", "folds": [0, 1]}
+    place = folder / "sweep"
+    config = place.with_suffix(".yaml")
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    run = place / "run"
+
+    def where() -> str:
+        if not list(run.glob("trials/*")):
+            return "Tune: start"
+        done = len(list(run.glob("trials/*/round_0/members/*/DONE")))
+        return f"Tune: trials, {done} members done"
+
+    command = [*DISTSEG, "tune", str(config), "--out", str(run)]
+    environment = {"RAY_worker_niceness": "0"}
+    return [
+        Scene("Tune", place, command, where, start=by_exec, environment=environment,
+              max_kills=15, trace=files_of_sweep)
+    ]  # fmt: skip
+
+
 LANES: dict[str, Callable[[Path], list[Scene]]] = {
     "one_rank": one_rank,
     "two_ranks": two_ranks,
     "outputs": outputs,
     "zero": zero,
     "cluster": cluster,
+    "sweep": sweep,
 }
 
 for name, value in (

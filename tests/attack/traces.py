@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import re
@@ -30,6 +31,26 @@ def files_of(folder: Path) -> dict[str, Any]:
         assert name not in found, f"{path}: two states"
         diary = path.suffix in DIARIES or path.name in DIARY_NAMES
         found[name] = None if diary or path.is_dir() else content(path)
+    return found
+
+
+def files_of_sweep(folder: Path) -> dict[str, Any]:
+    """The same of a folder that holds a sweep, `run`: Ray draws the names of trials, so that here
+    they have their row of trials.csv for a name. Without Ray's own records."""
+    sweep = folder / "run"
+    with (sweep / "trials.csv").open(newline="", encoding="utf-8") as file:
+        rows = {row.pop("id"): str(timeless(row)) for row in csv.DictReader(file)}
+    best = (sweep / "best.yaml").read_text(encoding="utf-8")
+    found: dict[str, Any] = {
+        "trials.csv": sorted(rows.values()),
+        "best.yaml": [line for line in best.splitlines() if not line.startswith("#")],
+    }
+    for name, value in files_of(sweep).items():
+        first, *rest = Path(name).parts
+        if first == "trials" and rest:
+            rest[0] = rows.get(rest[0], f"{rest[0]}, of no row")
+        if first != "ray" and Path(name).suffix != ".png":
+            found.setdefault("/".join([first, *rest]), value)
     return found
 
 
