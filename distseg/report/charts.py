@@ -12,7 +12,8 @@ from distseg.report.page import prob_text, tick_text, ticks
 
 VALIDATION = "val_loss"
 LINES = {"loss": "training loss", VALIDATION: "validation loss"}
-CHART = (520, 210, 48, 24)  # width, height, left and bottom margin
+CHART = (520, 210, 58, 24)  # width, height, left and bottom margin
+RIGHT = 30  # the right margin: half of the last label stands in it
 GANTT_WIDTH, ROW = 1100, 26
 KINDS = {"predict-test": "predict", "teach-round": "teach"}  # what a job is, by its name's start
 DURATIONS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 43200, 86400)
@@ -37,14 +38,19 @@ class Axes:
         (first, last), (low, high) = self.x_range, self.y_range
         across = (x - first) / (last - first) if last > first else 0.5  # one epoch is a point
         up = (y - low) / (high - low)
-        inner = (width - left - 12, height - bottom - 8)
+        inner = (width - left - RIGHT, height - bottom - 8)
         return round(left + across * inner[0], 1), round(8 + (1 - up) * inner[1], 1)
 
     def frame(self) -> dict[str, Any]:
         """Size, left border and the ticks of the scores."""
         values = ticks(*self.y_range)
         y_ticks = [(self.place(self.x_range[0], value)[1], tick_text(value)) for value in values]
-        return {"size": CHART[:2], "left": CHART[2], "y_ticks": y_ticks}
+        return {
+            "size": CHART[:2],
+            "left": CHART[2],
+            "right": CHART[0] - RIGHT + 4,
+            "y_ticks": y_ticks,
+        }
 
 
 def rule_charts(rules: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -68,7 +74,7 @@ def rule_charts(rules: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             dots = []
             for place, (x, y) in enumerate(points):
                 is_chosen = place == one["chosen"]
-                text = f"{name}, {title} {x:,.4g}: {y:.4f}" + "; chosen" * is_chosen
+                text = f"{name}, {title} {_amount(x, key)}: {y:.4f}" + "; chosen" * is_chosen
                 at = axes.place(scale(x), y)
                 kind = "snapshot" if is_chosen else "plain"
                 dots.append({"x": at[0], "y": at[1], "kind": kind, "text": text})
@@ -96,12 +102,13 @@ def _tenfold(value: float) -> float:
     return math.log10(1 + value)
 
 
+def _amount(value: float, key: str) -> str:
+    return f"{value:,.0f} pixels" if key == "min_area" else prob_text(value)
+
+
 def _flatness(name: str, curve: Mapping[str, Any], key: str, is_named: bool) -> str:
     values, (first, last) = curve["values"], curve["flat"]
-    chosen, first, last = (
-        f"{value:,.3g} pixels" if key == "min_area" else prob_text(value)
-        for value in (values[curve["chosen"]], first, last)
-    )
+    chosen, first, last = (_amount(x, key) for x in (values[curve["chosen"]], first, last))
     text = f"{name}: " * is_named + f"chosen: {chosen}; "
     if first == last:
         return text + "every other point of the curve is worse by more than one standard error"
@@ -129,8 +136,8 @@ def curve_chart(members: Mapping[str, Any], key: str, title: str) -> dict[str, A
     place, (first, last), low = axes.place, axes.x_range, axes.y_range[0]
     borders = {
         row["epoch"]
-        for line in lines.values()
-        for (_, _, before), (_, _, row) in itertools.pairwise(line)
+        for member in members.values()
+        for before, row in itertools.pairwise(member["curve"])
         if row.get("stage") != before.get("stage")
     }
     return {
@@ -153,7 +160,9 @@ def curve_chart(members: Mapping[str, Any], key: str, title: str) -> dict[str, A
         "both": both,
         "stages": [(place(x - 0.5, low)[0], 8, height - bottom) for x in sorted(borders)],
         "x_ticks": [
-            (place(x, low)[0], str(int(x) + 1)) for x in ticks(first, last, 8) if x == int(x)
+            (place(x, low)[0], str(round(x) + 1))
+            for x in ticks(first, last, 8)
+            if abs(x - round(x)) < 1e-6  # 3 tenths times 10 is a little more than 3
         ],
     }
 
@@ -241,7 +250,7 @@ def _bar(line: Mapping[str, Any], end: float, failed: bool) -> dict[str, Any]:
 
 def calibration_chart(calibration: Mapping[str, Any], side: int = 250) -> dict[str, Any]:
     """Share of the truth over the predicted probability, a dot a bin that holds pixels."""
-    left, top, inner = 34, 8, side - 34 - 8
+    left, top, inner = 34, 12, side - 34 - 12
 
     def place(x: float, y: float) -> tuple[float, float]:
         return round(left + x * inner, 1), round(top + (1 - y) * inner, 1)

@@ -75,7 +75,7 @@ def tick_text(value: float) -> str:
 
 def scatter(points: Sequence[Sequence[float]], side: int = 300) -> dict[str, Any]:
     """Points (x, y) of 0..1 in the coordinates of an SVG of `side` pixels, and its ticks."""
-    left, top, inner = 34, 8, side - 34 - 8
+    left, top, inner = 34, 12, side - 34 - 12
 
     def place(x: float, y: float) -> tuple[float, float]:
         return round(left + x * inner, 1), round(top + (1 - y) * inner, 1)

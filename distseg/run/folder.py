@@ -111,7 +111,11 @@ def driver_lock(run: Run, patience_s: float = 0.0) -> Iterator[None]:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[None]:
-    """Within: SIGINT and SIGTERM raise Stopped, and children that are forked die with us."""
+    """Within: SIGINT and SIGTERM raise Stopped, and children that are forked die with us.
+
+    It comes out as Stopped, too, where C code that the signal interrupted (Ray waits in such) makes
+    an error of its own of it.
+    """
 
     def stop(number: int, _frame: FrameType | None) -> None:
         raise Stopped(number)
@@ -121,6 +125,13 @@ def stop_on_signals() -> Iterator[None]:
     _mark_forks()
     try:
         yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, Stopped):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        raise cause from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -70,7 +70,8 @@ class Scene:
     """A piece of work.
 
     name: of its laps. folder: where it works, emptied before each lap; all that it leaves there is
-    compared. command: starts it, and goes on with it. where: the place that it has come to.
+    compared. command: starts it, and goes on with it. where: the place that it has come to. diary:
+    a file of the run that the driver adds to as soon as it is under way.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Scene:
     max_kills: int = 25
     num_before: int = 0  # kills of earlier campaigns
     environment: dict[str, str] = field(default_factory=dict)
+    diary: str = "ledger.jsonl"
     retries: bool = True  # a rank or launcher that is killed is started again by the driver
     outlives: bool = False  # jobs outlive their driver, as on a cluster of its own
     trace: Callable[[Path], dict[str, Any]] = files_of
@@ -100,8 +102,8 @@ class Lap:
 
     def place(self) -> str:
         """Where the command has come to since it was last started."""
-        ledger = self.scene.folder / "run" / "ledger.jsonl"
-        if ledger.is_file() and ledger.stat().st_mtime < self.since:
+        diary = self.scene.folder / "run" / self.scene.diary
+        if diary.is_file() and diary.stat().st_mtime < self.since:
             return "start of the driver"
         return self.scene.where()
 

@@ -1,0 +1,287 @@
+"""The CPU column: distseg's training and prediction beside the limit and beside plain code, in pairs.
+
+    python benchmarks/cpu.py TGS_ROOT OUT.json [--rounds 5] [--steps 12] [--parts step predict busy]
+
+One process that does nothing else but turn from one to the other, so that what the machine does
+meanwhile meets them all alike; each figure is a ratio of one round, and the median of the rounds
+with the lowest and the highest.
+
+step: a ResNet34 U-Net on 128 x 128, batches of 16, real TGS with augmentation: distseg's own steps
+    from its loader; its steps on batches that are in memory (the limit); and the loop that people
+    write (gpu/peers.py: a DataLoader, albumentations, float32, a loss of smp, `.item()`).
+predict: `distseg predict` of two such networks with a flip, from files to a table, start of the
+    process included; the same networks' forward passes on batches in memory; and smp with a flip,
+    image by image in float32, with a loop over runs (gpu/peers.py).
+busy: a step of distseg in memory alone, and beside a process that keeps one core busy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as every job of distseg has it
+
+import segmentation_models_pytorch as smp
+import torch
+
+from benchmarks.gpu.peers import Salt, make_model
+from benchmarks.gpu.peers import predict as predict_by_hand
+from distseg.config.data import FoldsConfig
+from distseg.config.load import dump_config, load_config, parse_config
+from distseg.config.schema import Config
+from distseg.data.prepare import prepare
+from distseg.distributed import make_accelerator
+from distseg.inference.load import load_predictor
+from distseg.records.files import atomic_write
+from distseg.records.paths import Run
+from distseg.training.batches import Loaded
+from distseg.training.member import Member
+from distseg.training.stage import Stage, begin_epoch, set_up_stage, train_step
+
+BATCH = 16
+AHEAD = 8  # batches that loaders have ready when their turn comes, and that are not counted
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def config_of(root: Path) -> Config:
+    model = {"arch": "Unet", "encoder": "resnet34", "encoder_weights": None,
+             "decoder": {"attention": "scse"}}  # fmt: skip
+    tree = {
+        "name": "cpu",
+        "data": {"format": "tgs", "root": str(root), "folds": {"num": 5}},
+        "input": {"height": 128, "width": 128, "fit": "pad", "pad_mode": "reflect", "channels": 1},
+        "metric": "tgs",
+        "augment": [{"hflip": {"p": 0.5}},
+                    {"affine": {"scale": [0.8, 1.4], "translate": 0.16, "p": 0.7}},
+                    {"brightness_contrast": {"brightness": 0.2, "contrast": 0.2, "p": 0.4}}],
+        "members": {"a": model, "b": {**model, "seed": 1}},
+        "stages": [{"loss": {"bce": 1.0}, "optimizer": {"lr": 1e-3},
+                    "schedule": {"epochs_per_cycle": 1}}],
+        "train": {"batch_size": BATCH},
+        "predict": {"tta": ["hflip"], "batch_size": 64},
+    }  # fmt: skip
+    return parse_config(tree, "cpu")
+
+
+def timed(turns: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each turn in each round."""
+    found: dict[str, list[float]] = {name: [] for name in turns}
+    for _ in range(rounds):
+        for name, turn in turns.items():
+            began = time.perf_counter()
+            turn()
+            found[name].append(time.perf_counter() - began)
+    return found
+
+
+def ratios(above: list[float], below: list[float]) -> dict[str, float]:
+    """The median of a ratio over the rounds, and its lowest and highest."""
+    every = [a / b for a, b in zip(above, below, strict=True)]
+    named = {"median": statistics.median(every), "low": min(every), "high": max(every)}
+    return {name: round(value, 3) for name, value in named.items()}
+
+
+# -- training -------------------------------------------------------------------------------------
+
+
+def steps_of(member: Member, stage: Stage, batches: Iterator[Loaded], number: int) -> None:
+    for step in range(number):
+        last = stage.sampling.steps - 1
+        train_step(member, stage, batches, epoch=0, step=min(step, last - 1), lr_factor=0.1)
+
+
+def endless(stage: Stage) -> Iterator[Loaded]:
+    for epoch in itertools.count():
+        yield from stage.batches.epoch(epoch)
+
+
+def plain_steps(root: Path) -> Iterator[float]:
+    """A step of the loop that people write each time that the next one is asked for."""
+    model, loss_fn = make_model(), smp.losses.SoftBCEWithLogitsLoss()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    workers = max(1, (os.cpu_count() or 1) - 1)
+    loader: Any = torch.utils.data.DataLoader(
+        Salt(root, None), BATCH, shuffle=True, num_workers=workers, drop_last=True,
+        persistent_workers=True,
+    )  # fmt: skip
+    while True:
+        for images, masks in loader:
+            optimizer.zero_grad()
+            loss = loss_fn(model(images), masks)
+            loss.backward()
+            optimizer.step()
+            yield loss.item()
+
+
+def step(root: Path, scratch: Path, rounds: int, steps: int) -> dict[str, Any]:
+    run = Run(scratch)
+    config = prepare(config_of(root), run)
+    member = Member(config, run, 0, "a", 0, make_accelerator(config))
+    stage = set_up_stage(member, 0)
+    begin_epoch(stage, stage.config.freeze_encoder)
+    loaded, by_hand = endless(stage), plain_steps(root)
+    kept = list(itertools.islice(loaded, 8))
+
+    def drop(source: Iterator[Any], number: int) -> None:
+        for _ in range(number):
+            next(source)
+
+    begun: dict[str, float] = {}
+
+    def ours() -> None:
+        steps_of(member, stage, loaded, AHEAD)  # what is ready when the turn begins
+        begun["ours"] = time.perf_counter()
+        steps_of(member, stage, loaded, steps)
+        begun["ours"] = time.perf_counter() - begun["ours"]
+
+    def memory() -> None:
+        begun["memory"] = time.perf_counter()
+        steps_of(member, stage, itertools.cycle(kept), steps)
+        begun["memory"] = time.perf_counter() - begun["memory"]
+
+    def plain() -> None:
+        drop(by_hand, 4)
+        begun["plain"] = time.perf_counter()
+        drop(by_hand, steps)
+        begun["plain"] = time.perf_counter() - begun["plain"]
+
+    turns = {"ours": ours, "memory": memory, "plain": plain}
+    found: dict[str, list[float]] = {name: [] for name in turns}
+    for number in range(rounds + 1):
+        for name, turn in turns.items():
+            turn()
+            if number:  # the first round warms up
+                found[name].append(begun[name])
+    stage.close()
+    member.close()
+    rates = {name: round(steps * BATCH / statistics.median(s), 1) for name, s in found.items()}
+    return {
+        "images_per_s": rates,
+        "of_the_limit": ratios(found["memory"], found["ours"]),
+        "times_plain": ratios(found["plain"], found["ours"]),
+    }
+
+
+# -- prediction -----------------------------------------------------------------------------------
+
+
+def trained(root: Path, scratch: Path) -> Run:
+    """A run of two networks that have seen 64 images once: what they say makes no difference."""
+    path, run = scratch / "cpu.yaml", Run(scratch / "run")
+    tree = config_of(root)
+    few = {"data": tree.data.model_copy(update={"limit": 64, "folds": FoldsConfig(kind="holdout")})}
+    atomic_write(path, dump_config(tree.model_copy(update=few)))
+    distseg("run", str(path), "--out", str(run.folder))
+    return run
+
+
+def distseg(*arguments: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "distseg", *arguments]
+    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+
+
+def predict(root: Path, scratch: Path, rounds: int, images: int) -> dict[str, Any]:
+    run, few = trained(root, scratch), scratch / "images"
+    few.mkdir()
+    for path in sorted((root / "test" / "images").glob("*.png"))[:images]:
+        shutil.copy(path, few)
+    snapshots = sorted(run.round(0).glob("members/*/snapshots/*.safetensors"))
+    accelerator = make_accelerator(load_config(run.config))
+    device, autocast = accelerator.device, accelerator.autocast
+    predictors = [load_predictor([path], device, True, autocast) for path in snapshots]
+    canvas = torch.randint(0, 256, (64, 1, 128, 128), dtype=torch.uint8)
+    by_hand: list[float] = []
+
+    def files_to_table() -> None:
+        arguments = ["--images", str(few), "--out", str(scratch / "masks")]
+        distseg("predict", str(run.folder), *arguments, "--rle", str(scratch / "masks.csv"))
+
+    def passes_alone() -> None:
+        for first in range(0, images, 64):
+            for one in predictors:
+                one.canvas_logits(canvas[: min(64, images - first)], ["hflip"])
+
+    def plain() -> None:
+        by_hand.append(len(snapshots) * images / predict_by_hand(root, 70)[1])
+
+    found = timed({"ours": files_to_table, "passes": passes_alone, "plain": plain}, rounds)
+    return {
+        "images": images,
+        "networks": len(snapshots),
+        "seconds": {name: round(statistics.median(s), 1) for name, s in found.items()}
+        | {"plain": round(statistics.median(by_hand), 1)},
+        "of_the_limit": ratios(found["passes"], found["ours"]),
+        "times_plain": ratios(by_hand, found["ours"]),
+    }
+
+
+# -- a busy core ----------------------------------------------------------------------------------
+
+
+def busy(root: Path, scratch: Path, rounds: int, steps: int) -> dict[str, Any]:
+    run = Run(scratch)
+    config = prepare(config_of(root), run)
+    member = Member(config, run, 0, "a", 0, make_accelerator(config))
+    stage = set_up_stage(member, 0)
+    begin_epoch(stage, stage.config.freeze_encoder)
+    kept = list(itertools.islice(endless(stage), 8))
+
+    def alone() -> None:
+        steps_of(member, stage, itertools.cycle(kept), steps)
+
+    def beside() -> None:
+        other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        try:
+            alone()
+        finally:
+            other.kill()
+            other.wait()
+
+    alone()
+    found = timed({"alone": alone, "beside": beside}, rounds)
+    stage.close()
+    member.close()
+    return {"threads": torch.get_num_threads(), "slower": ratios(found["beside"], found["alone"])}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
+    parser.add_argument("root", type=Path, help="TGS: train, test, *.csv")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=12, help="of a turn")
+    parser.add_argument("--images", type=int, default=600, help="of a prediction")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    args = parser.parse_args()
+    root, record = args.root.resolve(), dict[str, Any]()
+    for part in args.parts:
+        with tempfile.TemporaryDirectory() as scratch:
+            amount = args.images if part == "predict" else args.steps
+            record[part] = PARTS[part](root, Path(scratch), args.rounds, amount)
+            print(part, json.dumps(record[part]), flush=True)
+    versions = {"torch": torch.__version__, "smp": smp.__version__}
+    record |= {"cores": os.cpu_count(), "rounds": args.rounds, "versions": versions}
+    args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+PARTS: dict[str, Callable[[Path, Path, int, int], dict[str, Any]]] = {
+    "step": step,
+    "predict": predict,
+    "busy": busy,
+}
+
+if __name__ == "__main__":
+    main()
