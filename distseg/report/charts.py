@@ -208,7 +208,7 @@ def gantt(ledger: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     left = 90
 
     def place(time: float) -> float:
-        return round(left + (time - start) / span * (GANTT_WIDTH - left - 10), 1)
+        return round(left + (time - start) / span * (GANTT_WIDTH - left - RIGHT), 1)
 
     for bar in bars:
         bar |= {"x": place(bar["begin"]), "y": rows[bar["slot"]] * ROW + 4}

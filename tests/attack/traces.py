@@ -15,20 +15,18 @@ from typing import Any
 DIARIES = {".log", ".html"}
 DIARY_NAMES = {"ledger.jsonl", "env.json"}
 LAUNCH_LOG = "launch.log"  # lies with the member that a job began with, which a kill may change
-RAY = "ray"  # Tune's own records of a sweep
+OF_RAY = {"ray", "nodes"}  # folders: Tune's own records, and what tells a cluster's nodes apart
 TIMES = ("seconds", "_s", "time", "times")
 # How many states were saved, a checksum that covers times, and the source's commit
 CHANCE = {"state.json": {"number", "tensors", "sha256"}, "report.json": {"hardware"}}
 STATE_NUMBER = re.compile(r"(?<=/state/tensors)_\d+(?=\.safetensors$)")
 
 
-def files_of(folder: Path, without: str | None = None) -> dict[str, Any]:
-    """By relative path: what a file holds, to the bit; None for a diary and a folder. without: a
-    folder that is passed over."""
+def files_of(folder: Path) -> dict[str, Any]:
+    """By relative path: what a file holds, to the bit; None for a diary and a folder."""
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
-        first = path.relative_to(folder).parts[0]
-        if path.name == LAUNCH_LOG or first == without:
+        if path.name == LAUNCH_LOG or OF_RAY.intersection(path.relative_to(folder).parts):
             continue
         name = STATE_NUMBER.sub("", str(path.relative_to(folder)))
         assert name not in found, f"{path}: two states"
@@ -48,7 +46,7 @@ def files_of_sweep(folder: Path) -> dict[str, Any]:
         "trials.csv": sorted(rows.values()),
         "best.yaml": [line for line in best.splitlines() if not line.startswith("#")],
     }
-    for name, value in files_of(sweep, without=RAY).items():
+    for name, value in files_of(sweep).items():
         first, *rest = Path(name).parts
         if first == "trials" and rest:
             rest[0] = rows.get(rest[0], f"{rest[0]}, of no row")
