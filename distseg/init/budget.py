@@ -30,6 +30,7 @@ COMPANY, SNAPSHOTS = 0.03, 0.008  # gain of many members, of many snapshots
 TTA = 1.01  # gain of a flipped view
 UNSURE = 0.2  # what is lost where thresholds and the score rest on one image; 1 / sqrt(images)
 EVALUATION_SHARE = 0.1  # of the time of training
+THREADS = 0.7  # a job on twice the cores is 2 ** 0.7 times as fast
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,11 @@ class Size:
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """An encoder at a size. quality: its prior; pretrained: whether it has weights; tta: whether
-    each image is predicted flipped, too."""
+    each image is predicted flipped, too.
+
+    jobs: number of jobs side by side, among which the cores are divided, that the pace is for;
+    None: it holds for any.
+    """
 
     encoder: int
     size: Size
@@ -62,6 +67,7 @@ class Candidate:
     quality: float
     pretrained: bool
     tta: bool = True
+    jobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +138,22 @@ def spend(
         for candidate, folds, models, snapshots in itertools.product(
             candidates, divisions(data), (1, 2), (1, 2, 3)
         )
-        for way in _filled(candidate, folds, models, snapshots, data, machine, seconds)
+        if (beside := _beside(candidate, machine, models * folds.used)) is not None
+        for way in _filled(candidate, folds, models, snapshots, data, beside, seconds)
     ]
     fitting = [way for way in ways if way.forecast.seconds <= seconds * USED * 1.001]
     if fitting:
         return max(fitting, key=lambda way: (way.expected, -way.members)), True
     return min(ways, key=lambda way: way.forecast.seconds), False
+
+
+def _beside(candidate: Candidate, machine: Machine, members: int) -> Machine | None:
+    """The machine as so many members use it: fewer than it has slots divide it among fewer jobs.
+    None: the candidate's pace is for another number of jobs."""
+    if candidate.jobs is None:
+        return machine
+    jobs = min(machine.slots, members)
+    return replace(machine, slots=jobs, ranks=jobs) if candidate.jobs == jobs else None
 
 
 def divisions(data: Data) -> Iterator[Folds]:
@@ -191,12 +207,12 @@ def _planned(
     pace = candidate.pace
     epochs, first, steps = epochs_of(updates, snapshots)
     val = data.validated or data.num_train / max(folds.num, 1 if folds.full else 5)
-    training = epochs * steps * pace.step_s
+    training = steps * ((epochs - first) * pace.step_s + first * (pace.first_step_s or pace.step_s))
     cycles = (epochs - first) // snapshots
     every = evaluate_every(training, val * pace.evaluate_s, first, cycles)
     evaluations = first // every + ((epochs - first) // every if every < cycles else snapshots)
     work = Work("model", epochs * steps, epochs, max(1, evaluations) + 1, val, snapshots,
-                candidate.tta)  # fmt: skip
+                candidate.tta, first_updates=first * steps)  # fmt: skip
     members = models * folds.used
     foreseen = forecast(
         [work] * members, {"model": pace}, machine, num_train=data.num_train,
@@ -280,6 +296,16 @@ def _round_up(length: int) -> int:
     return max(32, -(-length // 32) * 32)
 
 
+def divided(pace: Pace, cores: int, measured: int, jobs: int) -> Pace:
+    """A pace of one of `measured` jobs side by side as that of one of `jobs` jobs."""
+    threads = max(1, cores // jobs) / max(1, cores // measured)
+    share = threads**-THREADS
+    return replace(
+        pace, step_s=pace.step_s * share, first_step_s=pace.first_step_s * share,
+        evaluate_s=pace.evaluate_s * share, predict_s=pace.predict_s * share,
+    )  # fmt: skip
+
+
 def scaled(pace: Pace, measured: Size, size: Size, tta: bool = True) -> Pace:
     """A pace, measured with one flipped view, at another size, and without that view.
 
@@ -295,6 +321,6 @@ def scaled(pace: Pace, measured: Size, size: Size, tta: bool = True) -> Pace:
     evaluate = pace.evaluate_s - forward + forward * predicting
     predict = pace.predict_s - 2 * forward + (2 if tta else 1) * forward * predicting
     return replace(
-        pace, step_s=pace.step_s * training, evaluate_s=evaluate, predict_s=predict,
-        memory=int(pace.memory * max(1.0, training)),
+        pace, step_s=pace.step_s * training, first_step_s=pace.first_step_s * training,
+        evaluate_s=evaluate, predict_s=predict, memory=int(pace.memory * max(1.0, training)),
     )  # fmt: skip

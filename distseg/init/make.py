@@ -16,7 +16,7 @@ from distseg.config.load import apply_overrides, parse_config
 from distseg.config.schema import ComputeConfig, Config
 from distseg.config.write import config_text
 from distseg.data.formats.row import plain
-from distseg.init.budget import Candidate, Data, Size, Spent, scaled, sizes, spend
+from distseg.init.budget import Candidate, Data, Size, Spent, divided, scaled, sizes, spend
 from distseg.init.encoders import Offer, at_hand
 from distseg.init.given import given_keys, with_given
 from distseg.init.look import Facts, look
@@ -181,12 +181,14 @@ def candidates(
     # Each time anew: who else works on this machine decides, too. What was found before is for
     # where that fails.
     paces = known_paces(config, size, slots[0], gpus)
-    paces |= measured_paces(config, size, slots[0], gpus, seconds)
+    paces |= measured_paces(config, size, slots if not gpus else slots[:1], gpus, seconds)
     found = [
-        Candidate(number, size, _scaled(paces[f"m{number}"], measured, size, facts, tta),
-                  encoder.quality, encoder.weights is not None, tta)
+        Candidate(number, size, pace, encoder.quality, encoder.weights is not None, tta, jobs)
         for number, encoder in enumerate(offer.encoders) if f"m{number}" in paces
         for size in possible for tta in (True, False)
+        for jobs, pace in _by_jobs(
+            _scaled(paces[f"m{number}"], measured, size, facts, tta), len(slots), gpus
+        )
     ]  # fmt: skip
     memory = min((gpu.memory for gpu in gpus), default=0)
     fitting = [c for c in found if not memory or c.pace.memory < 0.9 * memory]
@@ -209,15 +211,28 @@ def measured_again(
     images = DataSize(data.num_train, data.num_test, data.height, data.width)
     logger.info("measuring %s at %d x %d for about %s", encoder.name, size.height, size.width,
                 duration(seconds))  # fmt: skip
-    pace = measured_paces(config, images, slots[0], gpus, seconds).get("m0")
+    beside = slots[:1]
+    if chosen.jobs is not None:
+        beside = make_slots(ComputeConfig(slots=chosen.jobs), gpus, num_cores())
+    pace = measured_paces(config, images, beside, gpus, seconds).get("m0")
     if pace is None:
         return list(options)
-    return [
-        replace(c, pace=_scaled(pace, size, c.size, facts, c.tta))
-        if c.encoder == chosen.encoder
-        else c
-        for c in options
-    ]
+
+    def paced(option: Candidate) -> Candidate:
+        own = _scaled(pace, size, option.size, facts, option.tta)
+        if chosen.jobs is not None and option.jobs is not None:
+            own = divided(own, num_cores(), chosen.jobs, option.jobs)
+        return replace(option, pace=own)
+
+    return [paced(one) if one.encoder == chosen.encoder else one for one in options]
+
+
+def _by_jobs(pace: Pace, slots: int, gpus: list[Gpu]) -> list[tuple[int | None, Pace]]:
+    """A pace of one of as many jobs as there are slots, by each number of jobs that there may be:
+    those of a CPU divide its cores."""
+    if gpus:
+        return [(None, pace)]
+    return [(jobs, divided(pace, num_cores(), slots, jobs)) for jobs in range(1, slots + 1)]
 
 
 def _scaled(pace: Pace, measured: Size, size: Size, facts: Facts, tta: bool) -> Pace:
@@ -252,7 +267,7 @@ def measured_config(facts: Facts, offer: Offer, size: Size, gpu: bool) -> Config
         "augment": AUGMENT,
         "members": {f"m{n}": {**e.member(), "encoder_weights": None}
                     for n, e in enumerate(offer.encoders)},
-        "stages": [{"loss": LOSSES[facts.task][1]}],
+        "stages": [{"loss": loss} for loss in LOSSES[facts.task]],
         "train": {"batch_size": batch_size(facts, size, gpu)},
         "predict": {"tta": ["hflip"], "batch_size": predict_batch(facts, size, gpu)},
     }  # fmt: skip

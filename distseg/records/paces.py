@@ -12,7 +12,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,8 @@ MAX_AGE_S = 90 * 86400.0
 class Pace:
     """What one model takes on one rank of this machine.
 
-    step_s: seconds of an update of `batch_size` images; spread: their standard deviation, as a
-        share.
+    step_s: seconds of an update of `batch_size` images with the loss of the last stage; spread:
+        their standard deviation, as a share. first_step_s: with that of the first; 0: the same.
     evaluate_s: seconds to evaluate an image; predict_s: to predict one with all views,
         one snapshot.
     save_s: seconds to save a state, once an epoch.
@@ -49,6 +49,15 @@ class Pace:
     prepare_s: float
     memory: int
     saved: int
+    first_step_s: float = 0.0
+
+
+def mean_pace(paces: Sequence[Pace]) -> Pace:
+    """What one of several jobs side by side takes; of counts of bytes the highest."""
+    shown = [asdict(pace) for pace in paces]
+    found = {key: sum(one[key] for one in shown) / len(shown) for key in shown[0]}
+    whole = {key: max(one[key] for one in shown) for key in ("batch_size", "memory", "saved")}
+    return Pace(**{**found, **whole})
 
 
 def paces_path() -> Path | None:
@@ -81,7 +90,7 @@ def parse_pace(entry: Mapping[str, Any]) -> Pace | None:
     """A pace of a JSON object; None where a number is missing, negative or no number."""
     values = {}
     for field in fields(Pace):
-        value = entry.get(field.name)
+        value = entry.get(field.name, 0.0 if field.name == "first_step_s" else None)
         if isinstance(value, bool) or not isinstance(value, int | float):
             return None
         if not math.isfinite(value) or value < 0 or value > 1e15:

@@ -59,7 +59,7 @@ def bench(config: Config, run: Run, seconds: float) -> Bench:
     lines: list[dict[str, Any]] = []
     for name, member in config.members.items():  # its own process: its own peak of memory
         alone = config.model_copy(update={"members": {name: member}})
-        lines += measured_lines(alone, size, slots[0], seconds, "--bench")
+        lines += measured_lines(alone, size, slots[:1], seconds, "--bench")
     speeds = [speed for line in lines if (speed := parse_speed(line)) is not None]
     known = {speed.name for speed in speeds}
     per_image = _image_bytes(config, size)

@@ -28,8 +28,9 @@ class Work:
     """What one member does.
 
     name: of its model. updates: steps of all stages, in steps of the measured size: one on a
-    quarter of the pixels counts as a quarter. epochs, evaluations: how many. val_images: that its
-    fold validates. snapshots: that it keeps. tta: whether it predicts with more than one view.
+    quarter of the pixels counts as a quarter. first_updates: those of them that have the first
+    stage's loss, where the last stage has another. epochs, evaluations: how many. val_images: that
+    its fold validates. snapshots: that it keeps. tta: whether it predicts with more than one view.
     watching: images of an evaluation; None: val_images.
     """
 
@@ -41,6 +42,7 @@ class Work:
     snapshots: int
     tta: bool = True
     watching: float | None = None
+    first_updates: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,9 @@ def member_seconds(work: Work, pace: Pace) -> float:
     # out of fold, each snapshot is counted with views, where there are any, and without
     plain = pace.evaluate_s if work.tta else 0.0
     out_of_fold = work.val_images * work.snapshots * (pace.predict_s + plain)
-    return work.updates * pace.step_s + work.epochs * pace.save_s + evaluation + out_of_fold
+    first = work.first_updates * (pace.first_step_s or pace.step_s)
+    training = first + (work.updates - work.first_updates) * pace.step_s
+    return training + work.epochs * pace.save_s + evaluation + out_of_fold
 
 
 def makespan(seconds: Iterable[float], slots: int) -> float:

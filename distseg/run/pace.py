@@ -13,7 +13,7 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
@@ -31,7 +31,7 @@ from distseg.jobs.local import LocalExecutor
 from distseg.records.errors import UserError
 from distseg.records.files import append_line, atomic_write, read_json_or, read_lines
 from distseg.records.manifest import Manifest
-from distseg.records.paces import Pace, parse_pace, read_paces, write_paces
+from distseg.records.paces import Pace, mean_pace, parse_pace, read_paces, write_paces
 from distseg.records.paths import Run
 from distseg.run.measure import DataSize, data_size
 from distseg.run.members import known_members
@@ -44,43 +44,50 @@ MIN_IMAGES, MAX_IMAGES = 12, 160
 MAX_VALUES = 48_000_000  # pixels of the images that a measurement decodes
 
 
-def measure(config: Config, size: DataSize, slot: Slot, seconds: float) -> dict[str, Pace]:
-    """The pace of each model of a config on a slot; those that could not be measured are missing.
+def measure(
+    config: Config, size: DataSize, slots: Sequence[Slot], seconds: float
+) -> dict[str, Pace]:
+    """The pace of each model of a config on slots that work side by side, as jobs of a run do,
+    which slow each other down; models that could not be measured are missing.
 
     seconds: about what it may take in all. Nothing is fetched: weights are random.
     """
-    found = {}
-    for line in measured_lines(config, size, slot, seconds):
+    found: dict[str, list[Pace]] = {}
+    for line in measured_lines(config, size, slots, seconds):
         if (pace := parse_pace(line)) is not None:
-            found[str(line["name"])] = pace
-    return found
+            found.setdefault(str(line["name"]), []).append(pace)
+    return {name: mean_pace(paces) for name, paces in found.items()}
 
 
 def measured_lines(
-    config: Config, size: DataSize, slot: Slot, seconds: float, *options: str
+    config: Config, size: DataSize, slots: Sequence[Slot], seconds: float, *options: str
 ) -> list[dict[str, Any]]:
-    """What a job of the command `measure` with these options has found, a line a model; what it
-    could not measure is a warning."""
+    """What jobs of the command `measure` with these options have found, one on each slot at the
+    same time, a line a model and slot; what they could not measure is a warning."""
     with tempfile.TemporaryDirectory(prefix="distseg-measure-") as scratch:
-        run = Run(Path(scratch))
-        one = replace(slot, processes=1, devices=slot.devices[:1])
-        atomic_write(run.config, dump_config(measuring(config, size, slot.processes)))
-        job = Job("measure", ("measure", str(run.folder), "--seconds", f"{seconds:.1f}", *options),
-                  run.folder / "measure.log")  # fmt: skip
-        handle = LocalExecutor(run, [one]).start(job, one)
+        runs = [Run(Path(scratch) / str(number)) for number in range(len(slots))]
+        jobs, handles = [], []
         deadline = time.monotonic() + seconds + GRACE_S
         try:
-            while handle.poll() is None and time.monotonic() < deadline:
+            for run, slot in zip(runs, slots, strict=True):
+                one = replace(slot, processes=1, devices=slot.devices[:1])
+                run.folder.mkdir()
+                atomic_write(run.config, dump_config(measuring(config, size, slot.processes)))
+                command = ("measure", str(run.folder), "--seconds", f"{seconds:.1f}", *options)
+                jobs.append(Job("measure", command, run.folder / "measure.log"))
+                handles.append(LocalExecutor(run, [one]).start(jobs[-1], one))
+            while any(handle.poll() is None for handle in handles) and time.monotonic() < deadline:
                 time.sleep(0.05)
         finally:
-            handle.kill()
-        lines = read_lines(run.folder / RESULTS)
-        for line in lines:
-            if "problem" in line:
-                logger.warning("%s: not measured: %s", line.get("name"), line["problem"])
+            for handle in handles:
+                handle.kill()
+        lines = [line for run in runs for line in read_lines(run.folder / RESULTS)]
+        problems = {str(x.get("name")): x["problem"] for x in lines if "problem" in x}
+        for name, problem in problems.items():
+            logger.warning("%s: not measured: %s", name, problem)
         found = [x for x in lines if "problem" not in x and str(x.get("name")) in config.members]
-        if not found and job.log.is_file():
-            tail = job.log.read_text(errors="replace").strip().splitlines()[-1:]
+        if not found and jobs[0].log.is_file():
+            tail = jobs[0].log.read_text(errors="replace").strip().splitlines()[-1:]
             logger.warning("nothing could be measured: %s", " ".join(tail))
     return found
 
@@ -166,14 +173,14 @@ def known_paces(config: Config, size: DataSize, slot: Slot, gpus: list[Gpu]) -> 
 
 
 def measured_paces(
-    config: Config, size: DataSize, slot: Slot, gpus: list[Gpu], seconds: float
+    config: Config, size: DataSize, slots: Sequence[Slot], gpus: list[Gpu], seconds: float
 ) -> dict[str, Pace]:
-    """Measure the models of a config, those once that differ in nothing that matters (a seed), and
-    remember what was found."""
-    keys = {name: pace_key(config, name, size, slot, gpus) for name in config.members}
+    """Measure the models of a config on slots side by side, those once that differ in nothing that
+    matters (a seed), and remember what was found."""
+    keys = {name: pace_key(config, name, size, slots[0], gpus) for name in config.members}
     first = {key: name for name, key in reversed(keys.items())}
     members = {name: config.members[name] for name in config.members if name in first.values()}
-    measured = measure(config.model_copy(update={"members": members}), size, slot, seconds)
+    measured = measure(config.model_copy(update={"members": members}), size, slots, seconds)
     found = {keys[name]: pace for name, pace in measured.items()}
     write_paces(found)
     return {name: found[key] for name, key in keys.items() if key in found}
@@ -197,9 +204,9 @@ def shown_by(config: Config, run: Run) -> dict[str, Pace]:
         paths = run.member(0, name, fold)
         rows, done = read_lines(paths.metrics), read_json_or(paths.done, {})
         val, kept = len(manifest.val_rows(fold)), done.get("snapshots") or []
-        rates = [row["images_per_s"] for row in rows if row.get("images_per_s")]
+        rates = _rates(rows, config, name)
         watching = done.get("watched_by") or val  # images of an evaluation
-        if name in found or not (rates and val and kept):
+        if name in found or not (rates[-1] and val and kept):
             continue
         scored = [
             (row.get("epoch_seconds", 0.0) - row.get("seconds", 0.0)) / watching
@@ -211,13 +218,25 @@ def shown_by(config: Config, run: Run) -> dict[str, Pace]:
         plain = evaluate if config.predict.tta else 0.0  # it is counted without views, too
         pace = Pace(
             batch_size=config.batch_size_of(name),
-            step_s=config.batch_size_of(name) / statistics.median(rates),
-            spread=statistics.pstdev(rates) / statistics.mean(rates),
+            step_s=config.batch_size_of(name) / statistics.median(rates[-1]),
+            first_step_s=config.batch_size_of(name) / statistics.median(rates[0] or rates[-1]),
+            spread=statistics.pstdev(rates[-1]) / statistics.mean(rates[-1]),
             evaluate_s=evaluate, predict_s=max(evaluate, oof - plain), save_s=SAVE_S,
             start_s=START_S, prepare_s=0.0, memory=0,
             saved=sum(done.get("files", {}).get(str(file), 0) for file in kept[:1]),
         )  # fmt: skip
         found |= {name: pace} if parse_pace(asdict(pace)) else {}
+    return found
+
+
+def _rates(rows: Sequence[Mapping[str, Any]], config: Config, name: str) -> list[list[float]]:
+    """Images a second of each stage's epochs, as they would be at the size of the model's input."""
+    size, found = config.input_of(name), list[list[float]]()
+    for number, stage in enumerate(config.stages_of(name)):
+        height, width = stage.input_size or (size.height, size.width)
+        share = height * width / (size.height * size.width)
+        own = [row for row in rows if row.get("stage", 0) == number and row.get("images_per_s")]
+        found.append([row["images_per_s"] * share for row in own])
     return found
 
 
@@ -234,7 +253,8 @@ def pace_key(config: Config, name: str, size: DataSize, slot: Slot, gpus: list[G
         mode="json", include={"precision", "channels_last", "compile", "workers"}
     )
     augment = [one.model_dump(mode="json") for one in config.augment]
-    losses = [stage.loss.model_dump(mode="json") for stage in config.stages_of(name)[-1:]]
+    stages = config.stages_of(name)
+    losses = [stage.loss.model_dump(mode="json") for stage in (stages[0], stages[-1])]
     parts: Mapping[str, Any] = {
         "member": member, "input": shown, "outputs": config.num_outputs, "task": config.task,
         "batch": config.batch_size_of(name) // slot.processes, "compute": compute,

@@ -173,7 +173,8 @@ def plan(config: Config, run: Run, *, measure: bool = False) -> str:
     gpus, size = visible_gpus(), data_size(config, run)
     slots = make_slots(config.compute, gpus, num_cores())
     if measure:
-        paces = measured_paces(config, size, slots[0], gpus, MEASURE_S)
+        busy = slots[: max(1, len(known_members(config, run)))]
+        paces = measured_paces(config, size, busy, gpus, MEASURE_S)
     else:
         paces = known_paces(config, size, slots[0], gpus)
     again = {paths.folder for _, paths, _ in changed.outdated()}

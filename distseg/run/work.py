@@ -32,8 +32,13 @@ def work_of(
     epochs = sum(stage.schedule.epochs for stage in stages)
     seen = [math.prod(stage.input_size or (size.height, size.width)) for stage in stages]
     pixels = sum(stage.schedule.epochs * own for stage, own in zip(stages, seen, strict=True))
-    share = pixels / (epochs * size.height * size.width)
-    updates = math.ceil(images / config.batch_size_of(name)) * share
+    updates = math.ceil(images / config.batch_size_of(name)) * pixels
+    first = sum(
+        stage.schedule.epochs * own
+        for stage, own in zip(stages, seen, strict=True)
+        if stage.loss == stages[0].loss != stages[-1].loss
+    )
+    whole = epochs * size.height * size.width
     inner = config.train.inner_share
     watching = images / epochs * inner / (1 - inner) if inner else val_images
     shown = watching * Fit(size).predicted_pixels(*(native or (size.height, size.width)))
@@ -46,7 +51,8 @@ def work_of(
     )
     kept = num_snapshots(config, name, key)
     tta = bool(config.predict.tta)
-    return Work(name, updates, epochs, evaluations, val_images, kept, tta, watching)
+    return Work(name, updates / whole, epochs, evaluations, val_images, kept, tta, watching,
+                updates / pixels * first / whole)  # fmt: skip
 
 
 def num_snapshots(config: Config, name: str, key: RoundKey = 0) -> int:

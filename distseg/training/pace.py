@@ -7,6 +7,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 
 from distseg.config.schema import Config
 from distseg.distributed import Accelerator, make_accelerator
+from distseg.functional.losses import weighted_sum
 from distseg.records.paces import Pace
 from distseg.records.paths import MemberPaths, Run
 from distseg.training.batches import Loaded
@@ -42,8 +44,16 @@ def measure_member(config: Config, run: Run, name: str, seconds: float, prepare_
         paths = MemberPaths(Path(scratch))
         member = Member(config, run, 0, name, 0, accelerator, paths)
         stage = set_up_stage(member, len(member.stages) - 1)
-        times = step_times(member, stage, began, seconds * TRAINING_SHARE)
+        first = member.stages[0].loss
+        another = first != stage.config.loss and not stage.graphs
+        share = TRAINING_SHARE / 2 if another else TRAINING_SHARE
+        times = step_times(member, stage, began, seconds * share)
         start_s = times.pop(0)
+        first_s = 0.0
+        if another:  # the same steps, with the loss of the first stage
+            terms = replace(stage.terms, main=weighted_sum(first.spec, config.task))
+            changed, mark = replace(stage, terms=terms), time.perf_counter()
+            first_s = statistics.median(step_times(member, changed, mark, seconds * share)[1:])
         mark = time.perf_counter()
         save(member, Progress(), stage.engine.state())
         save_s = time.perf_counter() - mark
@@ -57,7 +67,7 @@ def measure_member(config: Config, run: Run, name: str, seconds: float, prepare_
     return Pace(
         batch_size=member.batch_size, step_s=middle, spread=statistics.pstdev(times) / middle,
         evaluate_s=evaluate_s, predict_s=predict_s, save_s=save_s, start_s=start_s,
-        prepare_s=prepare_s, memory=peak_memory(accelerator), saved=saved,
+        prepare_s=prepare_s, memory=peak_memory(accelerator), saved=saved, first_step_s=first_s,
     )  # fmt: skip
 
 

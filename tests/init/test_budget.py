@@ -8,11 +8,13 @@ import pytest
 
 from distseg.init.budget import (
     MAX_PASSES,
+    THREADS,
     USED,
     Candidate,
     Data,
     Folds,
     Size,
+    divided,
     divisions,
     epochs_of,
     evaluate_every,
@@ -56,6 +58,29 @@ def test_a_member_takes_what_its_counts_say() -> None:
     work = Work("a", updates=100, epochs=4, evaluations=2, val_images=50, snapshots=3)
     # 100 x .25 + 4 x .1 + 2 x 50 x .01 + 50 x 3 x (.02 + .01)
     assert member_seconds(work, PACE) == pytest.approx(25 + 0.4 + 1 + 4.5)
+    # 60 updates of the first stage, whose loss is cheaper
+    split, pace = replace(work, first_updates=60.0), replace(PACE, first_step_s=0.1)
+    assert member_seconds(split, pace) == pytest.approx(6 + 10 + 0.4 + 1 + 4.5)
+    assert member_seconds(split, PACE) == member_seconds(work, PACE)
+
+
+def test_fewer_jobs_than_slots_have_all_cores() -> None:
+    """One member alone takes the cores of both slots, and predicts the test images with them."""
+    alone = divided(PACE, cores=2, measured=2, jobs=1)
+    assert alone.step_s == pytest.approx(PACE.step_s / 2**THREADS)
+    assert divided(alone, cores=2, measured=1, jobs=2).step_s == pytest.approx(PACE.step_s)
+    assert divided(PACE, cores=16, measured=4, jobs=4) == PACE
+    (size,) = sizes(64, 64, one_size=True, gpu=False)[:1]
+    both = [
+        Candidate(0, size, pace, 1.0, False, jobs=jobs) for jobs, pace in ((1, alone), (2, PACE))
+    ]
+    for offers, members in ((both[:1], {1}), (both[1:], {2, 3, 4, 5, 6, 10})):
+        spent, fits = spend(offers, DATA, TWO, 600.0)
+        assert fits and spent.members in members
+    single = spend(both[:1], DATA, TWO, 600.0)[0]
+    views = single.forecast.phases["test prediction"]
+    expected = alone.start_s + DATA.num_test * single.snapshots * alone.predict_s
+    assert views == pytest.approx(expected)
 
 
 def test_the_last_job_ends_as_the_longest_first_says() -> None:

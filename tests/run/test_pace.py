@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from distseg.config.load import dump_config, parse_config
+from distseg.config.losses import LossConfig
 from distseg.config.schema import Config
 from distseg.jobs.hardware import Slot
 from distseg.records.files import append_line, atomic_write, mark_done, read_lines
@@ -71,9 +72,13 @@ def test_a_process_of_its_own_measures_and_what_it_finds_is_kept(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     config = trees()
     assert known_paces(config, SIZE, SLOT, []) == {}
-    found = measured_paces(config, SIZE, SLOT, [], 1.0)
+    dice = LossConfig.model_validate({"dice": 1.0})
+    stages = [*config.stages, config.stages[0].model_copy(update={"loss": dice})]
+    config = config.model_copy(update={"stages": stages})
+    found = measured_paces(config, SIZE, [SLOT, SLOT], [], 1.0)
     assert set(found) == {"a", "twin"}
     assert found["twin"] is found["a"]  # from another seed: measured once
+    assert found["a"].step_s > 0 and found["a"].first_step_s > 0, "the losses differ"
     assert known_paces(config, SIZE, SLOT, []) == found
 
 
@@ -145,6 +150,7 @@ def test_what_a_run_has_shown_is_remembered(
                            "files": {"s.safetensors": 1000}})  # fmt: skip
     pace = shown_by(config, run)["a"]
     assert (pace.batch_size, pace.step_s, pace.saved) == (8, 0.5, 1000)
+    assert pace.first_step_s == 0.5
     assert pace.evaluate_s == pytest.approx(1 / 20)  # a second for 20 images
     assert pace.predict_s == pytest.approx(6 / 40 - 1 / 20)  # 20 images, two snapshots
     remember(config, run)
