@@ -68,11 +68,13 @@ class RulesConfig(Sparse):
 class RoundConfig(Strict):
     """One round: how its train sets are made from the round before, and how students use them."""
 
-    kind: Literal["supervised", "self_distill", "pseudo_label", "distill"] = Field(
+    kind: Literal["supervised", "self_distill", "pseudo_label", "distill", "mean_teacher"] = Field(
         "supervised",
         description="supervised: the human labels; self_distill: the same rows, judged by models "
         "that did not train on them; pseudo_label: adds test images with the models' masks; "
-        "distill: soft targets on the train rows, and on the test images where there are any",
+        "distill: soft targets on the train rows, and on the test images where there are any; "
+        "mean_teacher: test images without any label, on which the student shall predict what the "
+        "average of its own weights does",
     )
     teacher: Literal["fold", "pair", "oof", "all"] | None = Field(
         None,
@@ -118,7 +120,28 @@ class RoundConfig(Strict):
         description="concat: all rows alike; ratio: `share` of every batch is pseudo-labels; "
         "pretrain_then_finetune: the first stage sees pseudo-labels alone, the others the rest",
     )
-    share: float = Field(0.5, gt=0, lt=1, description="mix: ratio: pseudo-labels of a batch")
+    share: float = Field(
+        0.5, gt=0, lt=1,
+        description="of every batch: pseudo-labels (mix: ratio), unlabeled images (mean_teacher)",
+    )  # fmt: skip
+    consistency: Positive = Field(
+        1.0,
+        description="mean_teacher: weight of the squared difference of the student's and the "
+        "teacher's probabilities, beside the loss of the labeled images",
+    )
+    rampup_epochs: float = Field(
+        5.0, ge=0, le=100_000,
+        description="mean_teacher: first epochs, in which that weight grows: "
+        "exp(-5 (1 - t)^2), t from 0 to 1",
+    )  # fmt: skip
+    teacher_decay: float = Field(
+        0.99, gt=0, lt=1,
+        description="mean_teacher: decay of the teacher's weights, per update; it takes the place "
+        "of train.ema_decay: the teacher is what is scored, kept and predicts",
+    )  # fmt: skip
+    confidence: Chance = Field(
+        0.0, description="mean_teacher: pixels of which the teacher is less sure do not count"
+    )
     init: Literal["scratch", "previous"] = Field(
         "scratch",
         description="previous: the students start from the weights of the round before, same fold",
@@ -135,6 +158,8 @@ class RoundConfig(Strict):
     @property
     def judge(self) -> str:
         """The teacher of the train rows, or of the unlabeled images for pseudo_label."""
+        if not self.has_teachers:
+            return "none"
         return self.teacher or ("fold" if self.kind == "pseudo_label" else "pair")
 
     @property
@@ -144,15 +169,38 @@ class RoundConfig(Strict):
             return self.rules.given
         if self.kind == "self_distill":
             return {"min_iou": 0.4}
-        return {"min_decided": 0.9, "constant": True} if self.uses_unlabeled else {}
+        return {"min_decided": 0.9, "constant": True} if self.makes_pseudo else {}
 
     @property
-    def uses_unlabeled(self) -> bool:
+    def makes_pseudo(self) -> bool:
         return self.kind in ("pseudo_label", "distill")
 
     @property
     def judges_labeled(self) -> bool:
         return self.kind in ("self_distill", "distill")
+
+    @property
+    def has_teachers(self) -> bool:
+        """Whether models of the rounds before, or pair teachers, say something of images."""
+        return self.makes_pseudo or self.judges_labeled
+
+    @property
+    def has_mean_teacher(self) -> bool:
+        return self.kind == "mean_teacher"
+
+    @property
+    def mixes(self) -> bool:
+        """Whether `share` of every batch is drawn for itself."""
+        return self.mix == "ratio" or self.has_mean_teacher
+
+    @property
+    def needs_tests(self) -> bool:
+        """Whether the round cannot be without test images."""
+        return self.kind in ("pseudo_label", "mean_teacher")
+
+    def decay_of_averages(self, ema_decay: float | None) -> float | None:
+        """The decay of averaged weights; ema_decay: that of the config."""
+        return self.teacher_decay if self.has_mean_teacher else ema_decay
 
     @property
     def makes_soft(self) -> bool:
@@ -164,8 +212,8 @@ class RoundConfig(Strict):
         """Keys that this kind of round does not use, and so must keep their defaults."""
         kind = self.kind
         teachers: tuple[str, ...] = ("pair", "oof", "all")
-        if kind in ("supervised", "pseudo_label"):
-            teachers = () if kind == "supervised" else ("fold", "all")
+        if kind in ("supervised", "mean_teacher", "pseudo_label"):
+            teachers = ("fold", "all") if kind == "pseudo_label" else ()
         if kind == "distill":
             teachers = ("pair", "fold", "oof", "all")
         if self.teacher is not None and self.teacher not in teachers:
@@ -181,8 +229,17 @@ class RoundConfig(Strict):
             "soft_weight": ("self_distill", "distill"),
             "temperature": ("self_distill", *made),
             "rules": ("self_distill", *made),
+            **dict.fromkeys(
+                ("consistency", "rampup_epochs", "teacher_decay", "confidence"), ("mean_teacher",)
+            ),
         }
         for key, kinds in used.items():
             default = type(self).model_fields[key].default
             if kind not in kinds and getattr(self, key) != default:
-                yield f"{where}.{key}: {kind} does not use it; {' and '.join(kinds)} do"
+                does = f"{' and '.join(kinds)} do{'es' if len(kinds) == 1 else ''}"
+                yield f"{where}.{key}: {kind} does not use it; {does}"
+        if self.has_mean_teacher and self.mix != "concat":
+            yield (
+                f"{where}.mix: {self.mix}: mean_teacher takes `share` of every batch from the "
+                "unlabeled images; write concat"
+            )

@@ -255,7 +255,7 @@ class Config(Strict):
         """Whether a round's train sets hold pseudo-labels: its own, or those it inherits from the
         rounds before it, back to the last supervised one."""
         for round_config in reversed(self.rounds[: number + 1]):
-            if round_config.uses_unlabeled:
+            if round_config.makes_pseudo:
                 return True
             if round_config.kind == "supervised":
                 return False
@@ -267,7 +267,7 @@ class Config(Strict):
         if is_teachers(key):
             return "honest"
         rounds = self.rounds[: round_number(key) + 1]
-        judges = {r.judge for r in rounds if r.kind != "supervised"}
+        judges = {r.judge for r in rounds}
         judges |= {"oof" for r in rounds if r.hard_mining}  # its scores are a judgement too
         return "leaky" if "all" in judges else "indirect" if "oof" in judges else "honest"
 

@@ -15,17 +15,10 @@ from distseg.config.member import MemberConfig
 from distseg.config.rounds import RoundConfig
 from distseg.config.schema import Config
 from distseg.config.training import StageConfig
+from distseg.config.zero import zero_mistakes
 from distseg.functional.loss_names import LOSS_TASKS, losses_for
 from distseg.functional.rules import rules_for
 from distseg.records.errors import unknown_line
-
-# Optimizers that update each weight by itself, and so also shards of flattened weights (measured
-# against whole weights: tests/training/test_zero.py). Those that look at layers cannot, nor those
-# that count their steps per group (Adan, Lookahead): ZeRO-3 calls an optimizer once for each group.
-ZERO_OPTIMIZERS = (
-    "adamw", "adam", "sgd", "adabelief", "adadelta", "adamax", "adopt", "adoptw", "asgd", "laprop",
-    "lion", "madgrad", "nadam", "nadamw", "radam", "rmsprop", "rprop", "sgdw",
-)  # fmt: skip
 
 
 def mistakes(config: Config) -> list[str]:
@@ -40,7 +33,7 @@ def mistakes(config: Config) -> list[str]:
         *_rounds(config),
         *_tune(config),
         *filter(None, [share_problem(config.compute.gpus_per_job)]),
-        *_zero(config),
+        *zero_mistakes(config),
     ]
     return list(dict.fromkeys(found))
 
@@ -207,7 +200,7 @@ def _rounds(config: Config) -> Iterator[str]:
         for name in round_config.members or []:
             if name not in config.members:
                 yield unknown_line(f"{where}.members", "member", name, list(config.members))
-        if round_config.kind != "supervised":
+        if round_config.has_teachers:
             yield from _teachers(config, round_config, number)
         for name in config.members:
             yield from _round_stages(config, name, number)
@@ -272,14 +265,14 @@ def _round_stages(config: Config, name: str, number: int) -> Iterator[str]:
                 f"{number}, {round_config.kind}, has no pseudo-labels to train on"
             )
     wanted = round_config.share * config.batch_size_of(name)
-    if round_config.mix == "ratio" and abs(wanted - round(wanted)) > 1e-6:
+    if round_config.mixes and abs(wanted - round(wanted)) > 1e-6:
         yield (
             f"{where}.share: {round_config.share} of a batch of {config.batch_size_of(name)} is "
             f"{wanted:g} images"
         )
 
 
-# -- sweeps and ZeRO ------------------------------------------------------------------------------
+# -- sweeps ---------------------------------------------------------------------------------------
 
 
 def _tune(config: Config) -> Iterator[str]:
@@ -312,37 +305,3 @@ def share_problem(gpus: float) -> str:
     if gpus > 1 and gpus != int(gpus):
         return f"compute.gpus_per_job: {gpus}: valid: a whole number, or less than 1 to share a GPU"
     return ""
-
-
-def _zero(config: Config) -> Iterator[str]:
-    """What DeepSpeed's ZeRO cannot do (docs/deepspeed.md says why)."""
-    compute, where = config.compute, f"compute.zero: {config.compute.zero}"
-    if compute.offload and compute.zero < 2:
-        yield f"compute.offload: true needs compute.zero: 2 or 3, not {compute.zero}"
-    if not compute.zero:
-        return
-    if compute.zero == 3 and config.train.ema_decay is not None:
-        yield (
-            f"{where}: train.ema_decay: {config.train.ema_decay}: the average of every step needs "
-            "whole weights, which stage 3 divides; use compute.zero: 2, or stages[].swa"
-        )
-    if compute.compile:
-        yield f"{where}: compute.compile: true: its hooks are not compiled; write false"
-    if compute.precision == "fp16":
-        yield (
-            f"{where}: compute.precision: fp16 would make BatchNorm's statistics float16; valid: "
-            "auto, bf16, fp32"
-        )
-    for name in config.members:
-        for stage in [s for key in range(len(config.rounds)) for s in config.stages_of(name, key)]:
-            plain = stage.optimizer.name.lower().replace("_", "").replace("-", "")
-            if plain not in ZERO_OPTIMIZERS:
-                yield (
-                    f"{where}: optimizer.name: {stage.optimizer.name!r} does not work on weights "
-                    f"that are cut into flat pieces. Valid: {', '.join(ZERO_OPTIMIZERS)}"
-                )
-            if stage.freeze_encoder:
-                yield (
-                    f"{where}: stages[].freeze_encoder: {stage.freeze_encoder}: gradients are "
-                    "divided before a part of them could be left out; write 0"
-                )

@@ -32,23 +32,40 @@ class Augment:
         it, and what changes gray values must not."""
         os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # read by the import below
         import albumentations as A
+        from albumentations.augmentations.dropout.transforms import BaseDropout
 
         self.depth = int(depth)
         self.steps: list[tuple[float, str, Any]] = [
             (options.p, name, _transform(A, name, options)) for name, options in transforms(steps)
         ]
+        # a dropout's holes move no pixel, though albumentations could cut them into a mask, too
+        gray = (A.ImageOnlyTransform, BaseDropout, A.PixelDropout)
+        self.gray = [isinstance(transform, gray) for *_, transform in self.steps]
 
     def __call__(
         self, image_HWC: NDArray[np.uint8], target_KHW: NDArray[np.uint8], seed: int
     ) -> Pair:
         """Image uint8 (H, W, C) and target uint8 (K, H, W), both of unchanged shape."""
+        return self._apply(image_HWC, target_KHW, seed, gray=True)
+
+    def geometry(
+        self, image_HWC: NDArray[np.uint8], target_KHW: NDArray[np.uint8], seed: int
+    ) -> Pair:
+        """The same, without the steps that change gray values alone: every pixel comes to lie where
+        a call with the same seed puts it."""
+        return self._apply(image_HWC, target_KHW, seed, gray=False)
+
+    def _apply(
+        self, image_HWC: NDArray[np.uint8], target_KHW: NDArray[np.uint8], seed: int, *, gray: bool
+    ) -> Pair:
+        """gray: whether steps that change gray values alone are applied."""
         draw = random.Random(seed)
         image, target = image_HWC, target_KHW.transpose(1, 2, 0)
         image, depth = np.split(image, [image.shape[2] - self.depth], axis=2)
-        for p, name, transform in self.steps:
+        for (p, name, transform), is_gray in zip(self.steps, self.gray, strict=True):
             # both drawn always: one transform's p does not change what the others do
             applies, own_seed = draw.random() < p, draw.getrandbits(32)
-            if not applies:
+            if not applies or (is_gray and not gray):
                 continue
             if name in _SYMMETRIES:
                 image, target = (_SYMMETRIES[name](a, own_seed) for a in (image, target))

@@ -49,7 +49,7 @@ def mistakes(config: Config, run: Run | None = None, *, sweep: bool = False) -> 
     tests = _test_rows(config, lines)
     if rows is not None:
         _attempt(lines, lambda: _folds(config, run, rows, lines, sweep))
-    unlabeled = [n for n, entry in enumerate(config.rounds) if entry.kind == "pseudo_label"]
+    unlabeled = [n for n, entry in enumerate(config.rounds) if entry.needs_tests]
     if tests == 0 and unlabeled and not any("test_images" in line for line in lines):
         kind = config.rounds[unlabeled[0]].kind
         lines.append(f"rounds.{unlabeled[0]}.kind: {kind}: the data has no test images")

@@ -26,7 +26,9 @@ from distseg.records.manifest import Manifest, Sample
 from distseg.records.predictions import Predictions
 
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
-PSEUDO = "test:"  # what the id of a pseudo-labeled row begins with: train and test may share ids
+Transform = Callable[[NDArray[np.uint8], NDArray[np.uint8], int], Pair]
+PSEUDO = "test:"  # what the id of a test image's row begins with: train and test may share ids
+FROM_TEST = ("pseudo", "unlabeled")  # origins of rows that are test images
 STATISTICS_ROWS = 4096  # images that mean and std are measured on
 SOFT_SCALE = 254  # probability 1 of a soft target; 255 is VOID
 
@@ -49,8 +51,9 @@ class TrainData:
     """Image, target and soft target of each row of a Manifest, uint8, at native size.
 
     A human label comes from the decode cache; a label that a model made is the RLE in its row, and
-    a soft one is a row of Predictions. Pseudo-labeled images come from `extra`, the cache of the
-    test images. Soft logits are divided by `temperature` before they become probabilities.
+    a soft one is a row of Predictions. Pseudo-labeled and unlabeled images come from `extra`, the
+    cache of the test images; an unlabeled one is VOID all over. Soft logits are divided by
+    `temperature` before they become probabilities.
     """
 
     def __init__(
@@ -78,9 +81,9 @@ class TrainData:
     def image(self, row: int) -> NDArray[np.uint8]:
         """The image of a row, (H, W, C): a read-only view."""
         sample = self.manifest[row]
-        if sample.origin != "pseudo":
+        if sample.origin not in FROM_TEST:
             return self.cache.image(sample.id)
-        assert self.extra is not None, "a train set with pseudo-labels has their images"
+        assert self.extra is not None, "a train set with test images has their cache"
         return self.extra.image(sample.id.removeprefix(PSEUDO))
 
     def target(self, row: int) -> NDArray[np.uint8]:
@@ -129,18 +132,22 @@ class TrainSet(Dataset[dict[str, Any]]):
     """Augmented samples; the index is (row, epoch, how often the row came before in the epoch).
 
     A sample holds, on the canvas: "image" uint8 (C, H, W), "target" uint8 (K, H, W), "row" int,
-    and where the train set has soft targets "soft" uint8 (C, H, W), see `TrainData.soft`.
+    where the train set has soft targets "soft" uint8 (C, H, W), see `TrainData.soft`, and for a
+    mean teacher "view" uint8 (C, H, W): the image by `geometry`, pixel by pixel beside "image".
     """
 
     def __init__(
         self,
         data: TrainData,
         fit: Fit,
-        augment: Callable[[NDArray[np.uint8], NDArray[np.uint8], int], Pair] | None,
+        augment: Transform | None,
         seed: int,
+        geometry: Transform | None = None,
     ) -> None:
+        """geometry: that part of `augment` that moves pixels; None: no "view" is made."""
         self.names = [sample.id for sample in data.manifest]
         self.data, self.fit, self.augment, self.seed = data, fit, augment, seed
+        self.geometry = geometry
 
     def __len__(self) -> int:
         return len(self.names)
@@ -152,18 +159,29 @@ class TrainSet(Dataset[dict[str, Any]]):
         num = len(target)
         if self.data.has_soft:  # goes through the same geometry
             target = np.concatenate([target, self.data.soft(row)])
+        made, labels = self._on_canvas(image, target, seed, num, self.augment)
+        sample = {"image": _chw(made), "target": _tensor(labels[:num])}
+        sample |= {"soft": _tensor(labels[num:])} if self.data.has_soft else {}
+        if self.geometry:
+            view, _ = self._on_canvas(image, target, seed, num, self.geometry)
+            sample["view"] = _chw(view)
+        return {**sample, "row": row}
+
+    def _on_canvas(
+        self, image: NDArray[np.uint8], target: NDArray[np.uint8], seed: int, num_hard: int,
+        augment: Transform | None,
+    ) -> Pair:  # fmt: skip
+        """Image and target, transformed and on the canvas: the same pixels by the same seed."""
         rng = np.random.default_rng(seed)
         # pad: the border reflects the augmented picture, as at prediction; else the canvas is
         # what the network sees, and is often smaller
         first = self.fit.config.fit == "pad"
-        if self.augment and first:
-            image, target = self.augment(image, target, seed)
-        image, target = self.fit.train(image, target, rng, num_hard=num)
-        if self.augment and not first:
-            image, target = self.augment(image, target, seed)
-        sample = {"image": _chw(image), "target": _tensor(target[:num])}
-        sample |= {"soft": _tensor(target[num:])} if self.data.has_soft else {}
-        return {**sample, "row": row}
+        if augment and first:
+            image, target = augment(image, target, seed)
+        image, target = self.fit.train(image, target, rng, num_hard=num_hard)
+        if augment and not first:
+            image, target = augment(image, target, seed)
+        return image, target
 
 
 class EvalSet(Dataset[dict[str, Any]]):

@@ -339,7 +339,7 @@ def _make_unlabeled(config: Config, run: Run, folder: Path) -> None:
         else:  # another run made it: only the reasons of the broken ones are not known
             bad = list(decode_each(config, [s for s in tests if s.id not in known.index]))
     for sample, reason in bad:
-        logger.warning("%s: %s: gets no pseudo-label", sample.image, reason)
+        logger.warning("%s: %s: no round learns from it", sample.image, reason)
         run.log_event("broken_image", id=sample.id, reason=reason)
     broken = {sample.id for sample, _ in bad}
     Manifest([sample for sample in tests if sample.id not in broken]).write(run.unlabeled)

@@ -13,7 +13,7 @@ from pathlib import Path
 from distseg.records.errors import UserError
 from distseg.records.tables import read_table, write_table
 
-ORIGINS = ("labeled", "pseudo", "distilled")
+ORIGINS = ("labeled", "pseudo", "distilled", "unlabeled")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,7 @@ class Sample:
     or along the rows: functional/rle.py, TARGET_KINDS) or "shapes:S" (data/shapes.py).
     fold: 0..k-1, or -1: trained on in every fold, validated in none.
     weight: factor of the sample's loss, >= 0.
+    origin: one of ORIGINS: who made the label. `unlabeled`: nobody, and the image trains without.
     teacher_folds: folds that the models behind a made label, or behind the choice of this row
     and its weight, had *trained on*, directly or through a teacher of theirs; empty where nobody
     but a person has judged.
@@ -82,8 +83,8 @@ class Manifest(Sequence[Sample]):
         ]
 
     def train_rows(self, fold: int, *, leaky: bool = False) -> list[int]:
-        """Rows that fold `fold` trains on. Refuses a leak (see `leaks`) unless `leaky`: the
-        config asks for teachers that leak, and the score says so."""
+        """Rows that fold `fold` trains on, with a label or as `unlabeled`. Refuses a leak (see
+        `leaks`) unless `leaky`: the config asks for teachers that leak, and the score says so."""
         leaked = [] if leaky else self.leaks(fold)
         if leaked:
             sample = self.samples[leaked[0]]
@@ -95,7 +96,7 @@ class Manifest(Sequence[Sample]):
         return [
             row
             for row, s in enumerate(self.samples)
-            if s.fold != fold and s.target and s.weight > 0
+            if s.fold != fold and s.weight > 0 and (s.target or s.origin == "unlabeled")
         ]
 
     def leaks(self, fold: int) -> list[int]:

@@ -115,7 +115,8 @@ def round_records(config: Config, run: Run) -> list[dict[str, Any]]:
         }
         if isinstance(key, int):
             round_config = config.rounds[key]
-            record |= {"kind": round_config.kind, "teacher": round_config.judge if key else None}
+            judge = round_config.judge if round_config.has_teachers else None
+            record |= {"kind": round_config.kind, "teacher": judge}
             record |= {"selection": selection_record(config, run, key) if key else {}}
         records.append(record)
     return records

@@ -67,7 +67,7 @@ def teacher_tasks(config: Config, run: Run, round: int, folds: Sequence[int]) ->
     round_config, truth = config.rounds[round], Manifest.read(run.truth)
     students = ["all"] if round_config.judge == "all" else [f"fold{fold}" for fold in folds]
     wanted = []
-    if round_config.uses_unlabeled and has_unlabeled(run):
+    if round_config.makes_pseudo and has_unlabeled(run):
         wanted += [("unlabeled", who) for who in students]
     if round_config.judges_labeled and round_config.judge in ("all", "fold"):
         wanted += [("labeled", who) for who in students]

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from distseg.config.rounds import RoundConfig
 from distseg.config.schema import Config
-from distseg.data.dataset import PSEUDO
-from distseg.data.prepare import open_cache
+from distseg.data.dataset import FROM_TEST, PSEUDO
+from distseg.data.prepare import open_cache, open_unlabeled_cache
 from distseg.functional.rules import balanced, objections, ranking, strata, top
 from distseg.functional.statistics import planes_of_target
 from distseg.records.errors import UserError
@@ -92,15 +92,16 @@ def _train_set(
         return list(truth), []
     path = run.train_set(round - 1, fold)
     before = Manifest.read(path) if path.is_file() else truth  # a fold that it did not train
-    labeled = [s for s in before if s.origin != "pseudo"]
+    labeled = [s for s in before if s.origin not in FROM_TEST]
     pseudo = [s for s in before if s.origin == "pseudo"]
     decisions: list[Decision] = []
     if round_config.judges_labeled:
         labeled, decisions = _judge_labeled(config, run, round, fold, truth)
-    if round_config.uses_unlabeled and has_unlabeled(run):
+    if round_config.makes_pseudo and has_unlabeled(run):
         pseudo, more = _pseudo_label(config, run, round, fold, truth)
         decisions += more
-    return [*labeled, *pseudo], decisions
+    unlabeled = _unlabeled(config, run, round) if round_config.has_mean_teacher else []
+    return [*labeled, *pseudo, *unlabeled], decisions
 
 
 # -- train rows -----------------------------------------------------------------------------------
@@ -155,6 +156,15 @@ def _apply_action(
 
 
 # -- unlabeled images -----------------------------------------------------------------------------
+
+
+def _unlabeled(config: Config, run: Run, round: int) -> list[Sample]:
+    """All test images that can be read, as rows without a label."""
+    open_unlabeled_cache(config, run)
+    tests = Manifest.read(run.unlabeled)
+    if not tests:
+        raise UserError(f"rounds.{round}.kind: mean_teacher: no test image can be read")
+    return [replace(s, id=f"{PSEUDO}{s.id}", origin="unlabeled") for s in tests]
 
 
 def _pseudo_label(

@@ -170,7 +170,7 @@ def batch_mistakes(config: Config, ranks: int) -> Iterator[str]:
         if batch % parts and not batch % config.train.accumulation:
             yield f"{key}: {batch} cannot be split over {each}"
         for number, entry in enumerate(config.rounds):
-            share = round(batch * entry.share) if entry.mix == "ratio" else 0
+            share = round(batch * entry.share) if entry.mixes else 0
             if share % parts or ((batch - share) % parts and not batch % parts):
                 yield (
                     f"rounds.{number}.share: {entry.share} of a batch of {batch} cannot be split "

@@ -123,7 +123,7 @@ class Objections:
         entry = config.rounds[number]
         planned = config.planned_members(self.folds, number - 1)
         found: set[tuple[str, int]] = set()
-        if entry.uses_unlabeled:
+        if entry.makes_pseudo:
             found |= {one for one in planned if entry.judge == "all" or one[1] == fold}
         if entry.judges_labeled:
             pair, own = entry.judge == "pair", [one for one in planned if one[1] == fold]
@@ -152,7 +152,7 @@ class Objections:
     def _to_predictions(self) -> str:
         for number in self.later:
             entry = self.before.rounds[number]
-            if entry.kind != "supervised" or entry.hard_mining:
+            if entry.has_teachers or entry.hard_mining:
                 return f"round {number} has learned from predictions that were made so"
         return ""
 

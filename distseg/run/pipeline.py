@@ -186,7 +186,7 @@ def make_train_sets(
         return True
     if until.is_over():  # nor may a round learn from those models alone that are done
         return False
-    if round_config.kind == "pseudo_label" and not has_unlabeled(run):
+    if round_config.needs_tests and not has_unlabeled(run):
         raise UserError(f"rounds.{number}.kind: {round_config.kind}: the data has no test images")
     if round_config.judges_labeled and round_config.judge == "pair":
         write_pair_sets(run, number)

@@ -79,6 +79,8 @@ def member_images(
         rows = {"labeled": own, "pseudo": extra}.get(which, own + extra)
         if which == "all" and recipe.mix == "ratio" and extra:
             rows = round(own / (1 - recipe.share))
+        if recipe.has_mean_teacher:
+            rows = round(rows / (1 - recipe.share))
         total += rows * stage.schedule.epochs
     return total
 
@@ -90,7 +92,7 @@ def _pseudo_rows(config: Config, size: DataSize, key: RoundKey) -> int:
     for round_config in reversed(config.rounds[: round_number(key) + 1]):
         if round_config.kind == "supervised":
             return 0
-        if round_config.uses_unlabeled:
+        if round_config.makes_pseudo:
             most = int((round_config.top_share or 1.0) * size.num_test)
             return min(most, round_config.top or most)
     return 0
@@ -111,7 +113,8 @@ def disk_bytes(
     oof_images = val_images(config, size, num_folds)
     everyone = [(key, name) for key, members in planned.items() for name, _ in members]
     logits = sum(oof_images * num_logits(config, name, key) for key, name in everyone)
-    unlabeled = any(round_config.uses_unlabeled for round_config in config.rounds) * size.num_test
+    reads_tests = any(r.makes_pseudo or r.has_mean_teacher for r in config.rounds)
+    unlabeled = reads_tests * size.num_test
     return {
         "decode cache": (size.num_train + unlabeled) * pixels * (config.input.channels + targets),
         "out-of-fold logits (float16)": round(logits * pixels * config.num_outputs * 2),
@@ -147,7 +150,7 @@ def _soft_rows(config: Config, size: DataSize, num_folds: int) -> int:
         if not round_config.makes_soft:
             continue
         students = 1 if round_config.judge == "all" else num_folds
-        rows += students * size.num_test * round_config.uses_unlabeled
+        rows += students * size.num_test * round_config.makes_pseudo
         rows += (1 if round_config.judge in ("all", "oof") else num_folds) * size.num_train * (
             round_config.judges_labeled
         )  # fmt: skip
@@ -155,12 +158,14 @@ def _soft_rows(config: Config, size: DataSize, num_folds: int) -> int:
 
 
 def memory_bytes(config: Config, models: Mapping[str, ModelSize], slot: Slot) -> dict[str, int]:
-    """Bytes of one rank while it trains, by model: weights, gradients, two moments; activations
-    of a micro-batch in float32."""
+    """Bytes of one rank while it trains, by model: weights, gradients, two moments, averaged
+    weights where a round has them; activations of a micro-batch in float32."""
+    averages = any(r.decay_of_averages(config.train.ema_decay) for r in config.rounds)
     needed = {}
     for name, model in models.items():
         micro = config.batch_size_of(name) / (config.train.accumulation * slot.processes)
-        needed[name] = 16 * model.parameters + round(micro * model.activation_bytes)
+        weights = (16 + 4 * averages) * model.parameters
+        needed[name] = weights + round(micro * model.activation_bytes)
     return needed
 
 
@@ -227,9 +232,10 @@ def plan_text(
 def _round_line(config: Config, key: RoundKey) -> str:
     if is_teachers(key):
         return f"teachers of round {round_number(key)}, each without two folds"
-    kind, judge = config.rounds[int(key)].kind, config.rounds[int(key)].judge
-    teacher = f", teacher: {judge} ({config.flag(key)})" if kind != "supervised" else ""
-    return f"round {key}: {kind}{teacher}"
+    round_config = config.rounds[int(key)]
+    teacher = f", teacher: {round_config.judge}" if round_config.has_teachers else ""
+    word = f" ({config.flag(key)})" if round_config.kind != "supervised" else ""
+    return f"round {key}: {round_config.kind}{teacher}{word}"
 
 
 def _slots_line(slots: Sequence[Slot]) -> str:

@@ -15,17 +15,16 @@ from distseg.records.paths import RoundKey, Run, is_teachers
 from distseg.run.forecast import ENSEMBLE_S, ENSEMBLE_S_PER_VALUE, REPORT_S, makespan
 from distseg.run.member_status import MemberStatus, member_status
 from distseg.run.members import known_members, round_keys
-from distseg.run.work import num_snapshots
+from distseg.run.work import FORWARD_SHARE, epoch_cost, num_snapshots
 
 JOB_START_S = 8.0  # until a job has shown how long it takes to its first step: imports, weights
-FORWARD_SHARE = 1 / 3  # of a training step's time, until an evaluation has shown it
 LEAST_SHARE = 0.02  # of a first epoch, before which its pace says nothing
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Seconds that a member of one model takes: for an epoch with its evaluation, and for its
-    out-of-fold prediction."""
+    """Seconds that a member of one model takes: for an epoch of `epoch_cost` 1 with its evaluation,
+    and for its out-of-fold prediction."""
 
     epoch: float
     out_of_fold: float
@@ -48,7 +47,7 @@ class Remaining:
     def seconds(self, key: RoundKey, statuses: Sequence[MemberStatus]) -> float | None:
         """From now to the report, while round `key` trains and its members stand as `statuses`
         says. None before anything has shown a pace."""
-        self._learn(statuses)
+        self._learn(statuses, epoch_cost(self.config, key))
         if not self.shown:
             return None
         start = self._job_start(key, statuses)
@@ -67,15 +66,16 @@ class Remaining:
         )
         return self.num_test * self.passes * passes / self.num_slots
 
-    def _learn(self, statuses: Sequence[MemberStatus]) -> None:
-        """Take up what the members have shown so far; what an earlier round has shown stays."""
+    def _learn(self, statuses: Sequence[MemberStatus], cost: float) -> None:
+        """Take up what the members have shown so far, in a round whose epochs have this cost; what
+        an earlier round has shown stays."""
         for name in {status.name for status in statuses}:
             own = [status for status in statuses if status.name == name]
             if (epoch := _epoch_s(own)) is not None:
                 if shown := [s.oof_seconds for s in own if s.oof_seconds]:
                     self.predicted[name] = sum(shown) / len(shown)
                 guess = self._guess_oof(own, epoch)
-                self.shown[name] = Pace(epoch, self.predicted.get(name, guess))
+                self.shown[name] = Pace(epoch / cost, self.predicted.get(name, guess))
 
     def _pace(self, name: str) -> Pace:
         """Of a model, or the mean of the others while it has shown nothing."""
@@ -108,7 +108,8 @@ class Remaining:
             if status.state in ("done", "failed"):
                 continue
             pace = self._pace(status.name)
-            left = max(0.0, status.epochs - status.epochs_done) * pace.epoch
+            epoch = pace.epoch * epoch_cost(self.config, key)
+            left = max(0.0, status.epochs - status.epochs_done) * epoch
             oof = pace.out_of_fold * (1 - status.oof_share)
             begins = 0.0 if status.position else start / self.config.compute.members_per_job
             begins += 0.0 if status.epoch else first
@@ -130,7 +131,7 @@ class Remaining:
         if self.run.ensemble(number).is_file():
             return 0.0
         seconds = fitted[-1] if fitted else guess
-        if number and self.config.rounds[number].uses_unlabeled:
+        if number and self.config.rounds[number].makes_pseudo:
             seconds += self.predict_s(number) + start
         return seconds
 

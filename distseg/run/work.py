@@ -16,6 +16,7 @@ from distseg.records.paths import RoundKey
 from distseg.run.forecast import Forecast, Machine, Work, forecast
 from distseg.run.measure import DataSize
 
+FORWARD_SHARE = 1 / 3  # of a training step's time, where nothing has shown it
 Todo = tuple[RoundKey, str, int]  # round and model of a member, images that it trains on
 
 
@@ -32,7 +33,8 @@ def work_of(
     epochs = sum(stage.schedule.epochs for stage in stages)
     seen = [math.prod(stage.input_size or (size.height, size.width)) for stage in stages]
     pixels = sum(stage.schedule.epochs * own for stage, own in zip(stages, seen, strict=True))
-    updates = math.ceil(images / config.batch_size_of(name)) * pixels
+    teacher = FORWARD_SHARE if config.recipe(key).has_mean_teacher else 0.0
+    updates = math.ceil(images / config.batch_size_of(name)) * pixels * (1 + teacher)
     first = sum(
         stage.schedule.epochs * own
         for stage, own in zip(stages, seen, strict=True)
@@ -53,6 +55,15 @@ def work_of(
     tta = bool(config.predict.tta)
     return Work(name, updates / whole, epochs, evaluations, val_images, kept, tta, watching,
                 updates / pixels * first / whole)  # fmt: skip
+
+
+def epoch_cost(config: Config, key: RoundKey) -> float:
+    """How long an epoch of a round takes, as a multiple of one of the labeled rows alone: a mean
+    teacher adds unlabeled images to each step, and its own forward pass."""
+    recipe = config.recipe(key)
+    if not recipe.has_mean_teacher:
+        return 1.0
+    return (1 + FORWARD_SHARE) / (1.0 if config.train.steps_per_epoch else 1 - recipe.share)
 
 
 def num_snapshots(config: Config, name: str, key: RoundKey = 0) -> int:

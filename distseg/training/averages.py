@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -49,6 +50,15 @@ class Ema:
             yield
         finally:
             _copy(parameters, own)
+
+    def teacher(self, model: nn.Module) -> nn.Module:
+        """`model` with the averages in the place of its parameters, in evaluation mode; it shares
+        the tensors of both, so that it always is what the averages are and what `swap` evaluates:
+        update() and load() move its parameters, and the model's training its buffers."""
+        shared: dict[int, Tensor] = {id(buffer): buffer for buffer in model.buffers()}
+        averages = zip(self._parameters(model), self._shadow.values(), strict=True)
+        shared |= {id(own): nn.Parameter(mean, requires_grad=False) for own, mean in averages}
+        return copy.deepcopy(model, shared).eval()
 
     def _parameters(self, model: nn.Module) -> list[Tensor]:
         named = dict(model.named_parameters())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,13 +19,16 @@ from distseg.data.sampling import Item, Sampling, micro_batches_of_epoch
 from distseg.functional.targets import training_target
 from distseg.training.member import Member
 
+logger = logging.getLogger(__name__)
+
 
 class Loaded(NamedTuple):
     """One micro-batch of one rank, as the loader gives it.
 
     tensors: on the host, of the same names, shapes and dtypes in every step of a stage: "image"
-        uint8 (B, C, H, W), "target" uint8 (B, K, H, W), "weight" float32 (B,), and where the train
-        set has soft targets "soft" uint8 (B, C, H, W) and "share" float32 (B,).
+        uint8 (B, C, H, W), "target" uint8 (B, K, H, W), "weight" float32 (B,), where the train set
+        has soft targets "soft" uint8 (B, C, H, W) and "share" float32 (B,), and for a mean teacher
+        "view" uint8 (B, C, H, W) and "label_weight" float32 (B,).
     rows: the images' rows of the Manifest.
     """
 
@@ -42,6 +46,10 @@ class Batch:
     weight_B: float32; the row's weight, 0 where the image only fills the step.
     soft_BCHW, soft_share_B: probabilities 0..1 of the teachers and their share (0..1) of each
         image's loss; None where no row of the train set has them.
+    view_BCHW, label_weight_B, consistency: for a mean teacher, else None. What it sees: the images
+        moved as those in images_BCHW are, their gray values as they were. The factor of the losses
+        against a label: 0 for an image without one, of the others such that their mean is over them
+        alone. Float32 (): the weight of the consistency loss in this step.
     """
 
     images_BCHW: Tensor
@@ -51,6 +59,9 @@ class Batch:
     weight_B: Tensor
     soft_BCHW: Tensor | None
     soft_share_B: Tensor | None
+    view_BCHW: Tensor | None = None
+    label_weight_B: Tensor | None = None
+    consistency: Tensor | None = None
 
 
 @dataclass
@@ -108,6 +119,10 @@ class StageBatches:
         self._weights = torch.tensor([s.weight for s in manifest], dtype=torch.float32)
         soft = [s.soft_weight if s.soft else 0.0 for s in manifest]
         self._soft_weights = torch.tensor(soft, dtype=torch.float32)
+        # Each step has as many labeled images as any other, so that this makes their mean.
+        share = sampling.batch_size / sampling.own
+        labels = [share if s.origin != "unlabeled" else 0.0 for s in manifest]
+        self._label_weights = torch.tensor(labels, dtype=torch.float32)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Loaded]:
         """This rank's micro-batches from a step of an epoch on, `train.accumulation` a step.
@@ -135,6 +150,8 @@ class StageBatches:
         tensors["weight"] = self._weights[rows] * counts_B
         if "soft" in raw:
             tensors["share"] = self._soft_weights[rows]
+        if "view" in raw:
+            tensors["label_weight"] = self._label_weights[rows]
         return Loaded(tensors, rows.tolist())
 
     def on_device(self, tensors: Mapping[str, Tensor]) -> Batch:
@@ -151,6 +168,9 @@ class StageBatches:
             weight_B=moved["weight"],
             soft_BCHW=moved["soft"].float() / SOFT_SCALE if "soft" in moved else None,
             soft_share_B=moved.get("share"),
+            view_BCHW=self.member.normalizer(moved["view"]) if "view" in moved else None,
+            label_weight_B=moved.get("label_weight"),
+            consistency=moved.get("consistency"),
         )
 
 
@@ -163,4 +183,11 @@ def train_set(member: Member, number: int) -> TrainSet:
     size = member.input_config
     height, width = stage.input_size or (size.height, size.width)
     fit = Fit(size.model_copy(update={"height": height, "width": width}))
-    return TrainSet(member.data, fit, augment, member.seed)
+    if member.teacher is None:
+        return TrainSet(member.data, fit, augment, member.seed)
+    if not any(augment.gray) and member.main:
+        logger.warning(
+            "stage %d: augment changes no gray values, as noise, gamma or cutout do: student and "
+            "teacher see the same image", number,
+        )  # fmt: skip
+    return TrainSet(member.data, fit, augment, member.seed, augment.geometry)

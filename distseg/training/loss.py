@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distseg.functional.consistency import consistency
 from distseg.functional.deep_supervision import deep_loss
 from distseg.functional.losses import SpecLoss, distill
 from distseg.functional.metrics import VOID
@@ -23,6 +24,7 @@ class LossTerms:
     main: the stage's loss of the logits.
     temperature: > 0, of the soft targets.
     image_head, deep_supervision: weights of the losses of the extra heads.
+    confidence: 0..1, of a mean teacher; see `consistency`.
     """
 
     main: SpecLoss
@@ -30,6 +32,7 @@ class LossTerms:
     temperature: float = 1.0
     image_head: float = 0.0
     deep_supervision: float = 0.0
+    confidence: float = 0.0
 
 
 def compute_loss(
@@ -37,6 +40,7 @@ def compute_loss(
     batch: Batch,
     terms: LossTerms,
     autocast: Callable[[], AbstractContextManager[None]],
+    teacher: Callable[[Tensor], tuple[Any, ...]] | None = None,
 ) -> Tensor:
     """The loss of each sample, float32 (B,), not yet weighted.
 
@@ -44,6 +48,7 @@ def compute_loss(
         scale under deep supervision. Only the forward pass runs under `autocast`: losses are
         computed in float32. A head that the model has is always part of the loss, if need be with
         the weight 0: DDP waits for the gradient of every parameter.
+    teacher: a mean teacher, whose logits those of the model shall be like.
     """
     with autocast():
         logits, image_logits, *deep = model(batch.images_BCHW)
@@ -60,6 +65,18 @@ def compute_loss(
     if deep:
         deep_B = deep_loss(terms.main, deep, batch.target, batch.valid_BHW)
         loss_B = loss_B + terms.deep_supervision * deep_B
+    if teacher is not None:
+        assert batch.view_BCHW is not None and batch.label_weight_B is not None
+        assert batch.consistency is not None
+        # After the model: its pass under DDP takes rank 0's running statistics, which the teacher
+        # shares, and so gives every rank the same teacher, also in the first step after a resume.
+        with torch.no_grad(), autocast():
+            teacher_logits = teacher(batch.view_BCHW)[0]
+        unlike_B = consistency(
+            logits, teacher_logits, exclusive=terms.task == "multiclass",
+            confidence=terms.confidence,
+        )  # fmt: skip
+        loss_B = loss_B * batch.label_weight_B + batch.consistency * unlike_B
     return loss_B
 
 

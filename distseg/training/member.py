@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from distseg.config.schema import Config
-from distseg.data.dataset import EvalSet, TrainData, train_statistics
+from distseg.data.dataset import FROM_TEST, EvalSet, TrainData, train_statistics
 from distseg.data.fit import Fit
 from distseg.data.prepare import open_cache, open_unlabeled_cache
 from distseg.data.sampling import Sampling, Slide
@@ -79,9 +79,11 @@ class Member:
         channels_last = config.compute.channels_last
         self.normalizer = Normalizer(self.input_config, accelerator.device, channels_last)
         self.model = self._build_model()
+        decay = self.recipe.decay_of_averages(config.train.ema_decay)
+        self.ema = Ema(self.model, decay) if decay else None
+        self.teacher = self._build_teacher()
         # Under ZeRO the engine wraps a copy of the model, anew for each stage.
         self.ddp = self.model if config.compute.zero else accelerator.prepare(self.model)
-        self.ema = Ema(self.model, config.train.ema_decay) if config.train.ema_decay else None
         self.evaluator = self.watcher = self._evaluator(self.val_rows)
         if self.watched_rows is not self.val_rows:
             self.watcher = self._evaluator(self.watched_rows)
@@ -98,8 +100,8 @@ class Member:
             )
 
     def _train_data(self) -> TrainData:
-        pseudo = any(sample.origin == "pseudo" for sample in self.manifest)
-        extra = open_unlabeled_cache(self.config, self.run) if pseudo else None
+        tests = any(sample.origin in FROM_TEST for sample in self.manifest)
+        extra = open_unlabeled_cache(self.config, self.run) if tests else None
         temperature = self.recipe.temperature
         return TrainData(
             self.manifest, self.cache, extra, self.config, self.run.folder, temperature
@@ -134,6 +136,16 @@ class Member:
         if config.compute.compile:
             model.compile()  # in place: the names of the weights stay
         return model
+
+    def _build_teacher(self) -> nn.Module | None:
+        """Whose predictions the model's shall be like, in a round of that kind."""
+        if not self.recipe.has_mean_teacher:
+            return None
+        assert self.ema is not None
+        teacher = self.ema.teacher(self.model)
+        if self.config.compute.compile:  # a copy of a compiled model is not
+            teacher.compile()
+        return teacher
 
     def _inner_split(self) -> tuple[list[int], list[int]]:
         """The rows to train on, and those of the others that a person has labeled: they watch the
@@ -193,7 +205,7 @@ class Member:
         self.trained_on |= set(done["trained_on"])
 
     def averaged_weights(self) -> AbstractContextManager[None]:
-        """Within the block, the model has its averaged weights, if `train.ema_decay` is set."""
+        """Within the block, the model has its averaged weights, if it keeps any."""
         return self.ema.swap(self.model) if self.ema else nullcontext()
 
     def sampling(self, stage: int, first_epoch: int | None = None) -> Sampling:
@@ -202,11 +214,14 @@ class Member:
         first_epoch: see `set_up_stage`.
         """
         which = self.config.rows_of_stage(self.name, self.round, stage)
-        pseudo = [r for r in self.rows if self.manifest[r].origin == "pseudo"]
-        others = [r for r in self.rows if self.manifest[r].origin != "pseudo"]
+        origins = {row: self.manifest[row].origin for row in self.rows}
+        pseudo, unlabeled = ([r for r in self.rows if origins[r] == one] for one in FROM_TEST)
+        others = [r for r in self.rows if origins[r] not in FROM_TEST]
         mixes = which == "all" and self.recipe.mix == "ratio" and bool(pseudo)
-        rows = {"pseudo": pseudo, "labeled": others}.get(which, others if mixes else self.rows)
-        if mixes and round(self.recipe.share * self.batch_size) % self.micro_batches:
+        made = others if mixes else [r for r in self.rows if origins[r] != "unlabeled"]
+        rows = {"pseudo": pseudo, "labeled": others}.get(which, made)
+        mixed = pseudo if mixes else unlabeled
+        if mixed and round(self.recipe.share * self.batch_size) % self.micro_batches:
             raise UserError(
                 f"rounds.{self.round}.share: {self.recipe.share} of a batch of {self.batch_size} "
                 f"cannot be split over {self.micro_batches} micro-batches (processes x "
@@ -221,7 +236,7 @@ class Member:
             draw=self.hard_draw(rows),
             **self._slide(stage, rows, first_epoch),
             bootstrap=self.config.data.folds.kind == "bootstrap",
-            mixed=pseudo if mixes else (),
+            mixed=mixed,
             share=self.recipe.share,
             steps_per_epoch=self.config.train.steps_per_epoch,
         )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from distseg.config.training import OptimizerConfig, StageConfig
 from distseg.data.sampling import Sampling
+from distseg.functional.consistency import ramp_up
 from distseg.functional.losses import weighted_sum
 from distseg.models.pyramid import trunk
 from distseg.training.batches import Loaded, StageBatches, train_set
@@ -58,6 +59,7 @@ def set_up_stage(member: Member, number: int, first_epoch: int | None = None) ->
         temperature=member.recipe.temperature,
         image_head=model_config.image_head or 0.0,
         deep_supervision=model_config.deep_supervision or 0.0,
+        confidence=member.recipe.confidence,
     )
     engine = make_engine(member, config.optimizer)
     graphs = None
@@ -120,15 +122,15 @@ def add_gradients(
     """Forward and backward pass of one micro-batch: adds to the gradients.
 
     Args:
-        tensors: as in `Loaded`, on the host or the device, and "in_step" float32 (), the samples
-            of the step over all ranks and micro-batches.
+        tensors: as in `Loaded`, on the host or the device; "in_step" float32 (), the samples of
+            the step over all ranks and micro-batches; and for a mean teacher "consistency".
 
     Returns:
         float64 (), on the device: the sum of this rank's weighted sample losses.
     """
     accelerator, batch = member.accelerator, batches.on_device(tensors)
     in_step = tensors["in_step"].to(accelerator.device, non_blocking=True)
-    loss_B = compute_loss(engine, batch, terms, accelerator.autocast)
+    loss_B = compute_loss(engine, batch, terms, accelerator.autocast, member.teacher)
     loss = (loss_B * batch.weight_B).sum() / in_step
     # DDP and ZeRO average gradients over the ranks; this sums them.
     engine.backward(loss * accelerator.num_processes)
@@ -159,12 +161,15 @@ def train_step(
     """
     accelerator, settings = member.accelerator, member.config.train
     set_lr(stage.engine.optimizer, lr_factor)
-    in_step = torch.tensor(stage.sampling.in_step(step), dtype=torch.float32)
+    of_step = {"in_step": torch.tensor(stage.sampling.in_step(step), dtype=torch.float32)}
+    if member.teacher is not None:
+        share = ramp_up(epoch + step / stage.sampling.steps, member.recipe.rampup_epochs)
+        of_step["consistency"] = torch.tensor(member.recipe.consistency * share)
     step_loss = torch.zeros((), dtype=torch.float64, device=accelerator.device)
     rows: list[int] = []
     for number in range(settings.accumulation):
         loaded = next(batches)
-        tensors = {**loaded.tensors, "in_step": in_step}
+        tensors = {**loaded.tensors, **of_step}
         first, last = number == 0, number == settings.accumulation - 1
         if first:
             # After the first batch: a loader's iterator draws from the same generator when it is

@@ -43,6 +43,29 @@ from tests.tiny import tiny_tree
             {"stages": [{"early_stopping": {"patience": 2}}]},
             "rounds.1: early_stopping chooses by the validation fold",
         ),
+        ([{"kind": "mean_teacher", "teacher": "fold"}], {}, "'fold' is not valid.*valid: none"),
+        ([{"kind": "mean_teacher", "mix": "ratio"}], {}, "rounds.1.mix: ratio: mean_teacher takes"),
+        ([{"kind": "mean_teacher", "share": 0.3}], {}, "rounds.1.share: 0.3 .* 2.4 images"),
+        ([{"kind": "mean_teacher", "rules": {"thin": True}}], {}, "rules: mean_teacher does not"),
+        ([{"kind": "mean_teacher", "consistency": 0}], {}, "rounds.1.consistency"),
+        ([{"kind": "mean_teacher", "teacher_decay": 1}], {}, "rounds.1.teacher_decay"),
+        ([{"kind": "mean_teacher", "confidence": 1.5}], {}, "rounds.1.confidence"),
+        ([{"kind": "mean_teachr"}], {}, "mean_teacher"),
+        (
+            [{"kind": "supervised", "consistency": 2}],
+            {},
+            "supervised does .* mean_teacher does",
+        ),
+        (
+            [{"kind": "pseudo_label", "rampup_epochs": 2}],
+            {},
+            "rampup_epochs: pseudo_label",
+        ),
+        (
+            [{"kind": "mean_teacher"}],
+            {"compute": {"zero": 2}},
+            "compute.zero: 2: rounds.1.kind: mean_teacher",
+        ),
     ],
 )
 def test_impossible_rounds_are_refused(rounds: list, changes: dict, said: str) -> None:
@@ -70,3 +93,15 @@ def test_a_hold_out_can_be_distilled_by_the_models_that_validated_it() -> None:
 def test_the_first_round_is_supervised() -> None:
     with pytest.raises(UserError, match="first round is supervised"):
         parse_config(tiny_tree(rounds=[{"kind": "pseudo_label"}]), "test")
+
+
+def test_a_mean_teacher_needs_no_folds_and_no_honest_teachers() -> None:
+    """It is the student's own average: a hold-out will do, and the score is as honest as that of
+    the rounds before."""
+    data = {"format": "synthetic", "folds": {"kind": "holdout"}}
+    rounds = [{"kind": "supervised"}, {"kind": "mean_teacher"}]
+    assert parse_config(tiny_tree(rounds=rounds, data=data), "test").flag(1) == "honest"
+    rounds.insert(1, {"kind": "pseudo_label", "teacher": "all"})
+    assert parse_config(tiny_tree(rounds=rounds), "test").flag(2) == "leaky"
+    rounds = [{"kind": "supervised"}, {"kind": "mean_teacher"}, {"kind": "pseudo_label"}]
+    assert parse_config(tiny_tree(rounds=rounds), "test").flag(2) == "honest"

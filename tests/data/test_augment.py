@@ -195,3 +195,22 @@ def test_transforms_by_the_names_of_albumentations(step: dict[str, Any]) -> None
 def test_transforms_that_cannot_be_used(step: dict[str, Any], channels: int, text: str) -> None:
     (line,) = mistakes(steps({"hflip": {}}, step)[1:], channels)
     assert text in line and "\n" not in line
+
+
+def test_the_geometry_alone_puts_every_pixel_where_the_whole_does() -> None:
+    """It is the whole with the steps on gray values left out: their draws move nobody else's."""
+    gray = {"brightness_contrast", "gamma", "blur", "noise", "cutout", "A.CLAHE", "A.GridDropout"}
+    specs = [{name: {**SOME.get(name, {}), "p": 0.6}} for name in [*NAMES, *BY_NAME_OF_BOTH]]
+    without = [{n: {**o, "p": 0.0} if n in gray else o} for spec in specs for n, o in spec.items()]
+    whole, plain = Augment(steps(*specs)), Augment(steps(*without))
+    image, target = pair(40, 40, 3)
+    changed = 0
+    for seed in range(20):
+        made, moved = whole(image, target, seed)
+        view, same = whole.geometry(image, target, seed)
+        assert np.array_equal(view, plain(image, target, seed)[0]) and np.array_equal(moved, same)
+        changed += not np.array_equal(made, view)
+    assert changed > 10
+
+
+BY_NAME_OF_BOTH = ["A.CLAHE", "A.GridDropout", "A.OpticalDistortion", "A.Perspective"]

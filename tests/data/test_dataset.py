@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,36 @@ def test_samples_are_canvas_sized_tensors(tmp_path: Path, fit: str) -> None:
         assert sample[key].is_contiguous()
     assert sample["row"] == 6
     assert set(sample["target"].unique().tolist()) <= {0, 1}
+
+
+@pytest.mark.parametrize("fit", ["pad", "resize", "crop"])
+def test_a_teachers_view_lies_pixel_by_pixel_beside_the_image(tmp_path: Path, fit: str) -> None:
+    """Noise alone keeps them apart: without it they are the same, through crop, border and flip."""
+    data = train_set(tmp_path, fit=fit, foreground=0.5 if fit == "crop" else 0.0)
+    quiet = Augment(steps(*AUGMENT[:2], {"noise": {"p": 0.0}}))
+    assert isinstance(data.augment, Augment)
+    data.geometry = data.augment.geometry
+    plain = TrainSet(data.data, data.fit, quiet, seed=3)
+    differ = 0
+    for epoch in range(3):
+        for row in range(7):
+            sample, expected = data[(row, epoch, 0)], plain[(row, epoch, 0)]
+            assert torch.equal(sample["view"], expected["image"])
+            assert torch.equal(sample["target"], expected["target"])
+            differ += not torch.equal(sample["view"], sample["image"])
+    assert differ > 3 and "view" not in expected
+
+
+def test_an_unlabeled_row_is_a_test_image_without_a_target(tmp_path: Path) -> None:
+    c, m = made(tmp_path)
+    cache = build_cache(c, m, tmp_path / "cache")
+    one = m[1]
+    rows = [Sample(f"test:{one.id}", one.image, origin="unlabeled", height=16, width=16), one]
+    data = TrainData(Manifest(rows), cache, cache, c, tmp_path)
+    assert np.array_equal(data.image(0), cache.image(one.id))
+    assert data.target(0).shape == (1, 16, 16) and (data.target(0) == 255).all()
+    assert Manifest(rows).train_rows(1) == [0, 1] and Manifest(rows).val_rows(0) == [1]
+    assert Manifest([replace(rows[0], origin="labeled")]).train_rows(1) == []
 
 
 def test_a_sample_is_a_function_of_seed_epoch_and_id(tmp_path: Path) -> None:

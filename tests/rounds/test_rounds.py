@@ -116,8 +116,9 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         ({**BLEND, "teacher": "all"}, "leaky"),
         ({"kind": "distill", "teacher": "pair", "temperature": 2.0}, "honest"),
         ({"kind": "distill", "teacher": "fold"}, "honest"),
+        ({"kind": "mean_teacher"}, "honest"),
     ],
-    ids=lambda value: f"{value['kind']}-{value['teacher']}" if isinstance(value, dict) else value,
+    ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else value,
 )
 def test_canary(both: tuple[Path, Path], tmp_path: Path, entry: dict, flag: str) -> None:
     """Fold 0's labels become noise: its student must not notice, or the score says so."""

@@ -279,6 +279,14 @@ DATA: list[Case] = [
         "data.folder.test_images=null ; rounds=[{}, {kind: pseudo_label}]",
         ["rounds.1.kind: pseudo_label", "no test images"],
     ),
+    (
+        "data.folder.test_images=null ; rounds=[{}, {kind: mean_teacher}]",
+        ["rounds.1.kind: mean_teacher", "no test images"],
+    ),
+    (
+        "train.accumulation=2 ; rounds=[{}, {kind: mean_teacher, share: .25}]",
+        ["rounds.1.share: 0.25 of a batch of 4 cannot be split", "2 micro-batches"],
+    ),
 ]
 
 

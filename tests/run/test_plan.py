@@ -22,6 +22,7 @@ from distseg.run.plan import (
     memory_bytes,
     plan_text,
 )
+from distseg.run.work import epoch_cost, work_of
 from tests.tiny import tiny_tree
 
 SIZE = DataSize(100, 20, 10, 10)
@@ -80,6 +81,25 @@ def test_estimates() -> None:
     assert parts["snapshots"] == 2 * 2 * 4 * (1000 + 3000)
     slot = Slot(0, (), 2, 1)
     assert memory_bytes(config, MODELS, slot)["a"] == 16 * 1000 + 4 * 4000  # 8 images, 2 ranks
+
+
+def test_estimates_of_a_mean_teacher() -> None:
+    """A quarter of each batch are test images, the batch keeps its size; a step takes a forward
+    pass more; the teacher's weights take room, and the test images some in the cache."""
+    rounds = [{}, {"kind": "mean_teacher", "share": 0.25}]
+    plain, config = config_of(), config_of(rounds=rounds)
+    images = [member_images(config, "a", SIZE, 2, key) for key in (0, 1)]
+    assert images == [100, 2 * round(50 / 0.75)]
+    works = [work_of(config, "a", 96, 50, key).updates for key in (0, 1)]
+    assert works == [12, pytest.approx(12 * 4 / 3)]
+    assert [epoch_cost(config, key) for key in (0, 1)] == [1, pytest.approx(4 / 3 / 0.75)]
+    steps = config_of(rounds=rounds, train={"batch_size": 8, "steps_per_epoch": 5})
+    assert epoch_cost(steps, 1) == pytest.approx(4 / 3)
+    slot, members = Slot(0, (), 1, 1), config.planned_members([0, 1])
+    memory = [memory_bytes(one, MODELS, slot)["a"] for one in (plain, config)]
+    assert memory[1] - memory[0] == 4 * 1000
+    disk = [disk_bytes(one, SIZE, MODELS, {0: members}, 1, 2) for one in (plain, config)]
+    assert disk[1]["decode cache"] - disk[0]["decode cache"] == 20 * 100 * 2
 
 
 def test_pace_comes_from_the_first_epoch(run: Run) -> None:

@@ -128,6 +128,24 @@ def test_what_members_have_shown_replaces_the_guess(run: Run) -> None:
     assert left - remaining.predict_s(0) == pytest.approx(known, abs=0.1)
 
 
+def test_a_mean_teachers_epochs_cost_more_than_those_before(run: Run) -> None:
+    """Where only round 0 has shown a pace, and, the other way round, where its own round has."""
+    epochs(run, "a", 0, 4, seconds=5.0, evaluation=1.0)
+    tree = {"name": "two", "members": {"a": {}, "b": {}},
+            "rounds": [{}, {"kind": "mean_teacher", "share": 0.5}]}  # fmt: skip
+    config = parse_config(tree, "two")
+    cost = 4 / 3 / 0.5
+    remaining = Remaining(config, run, 1)
+    remaining.seconds(0, statuses(run))
+    assert remaining.shown["a"].epoch == pytest.approx(6.0)
+    waiting = [member_status(config, run, 1, name, 0) for name in "ab"]
+    trained = sum(status.epochs for status in waiting) * 6.0 * cost
+    others = sum(remaining.shown["a"].out_of_fold for _ in waiting)
+    assert remaining._training(1, waiting, 0.0) == pytest.approx(trained + others)
+    remaining._learn(statuses(run), cost)
+    assert remaining.shown["a"].epoch == pytest.approx(6.0 / cost)
+
+
 def test_later_rounds_count(tmp_path: Path, run: Run) -> None:
     epochs(run, "a", 0, 4, seconds=5.0, evaluation=1.0)
     one = load_config(run.config)

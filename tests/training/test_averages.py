@@ -58,3 +58,34 @@ def test_ema_is_torchs_averaged_model_to_the_bit() -> None:
     expected = clean_state_dict(theirs.module)
     assert all(torch.equal(averaged[name], expected[name]) for name in expected)
     assert not torch.equal(averaged["decoder.weight"], own["decoder.weight"])
+
+
+def test_a_teacher_is_the_model_with_its_averages() -> None:
+    """Bit by bit what `swap` evaluates, after updates and after the averages are loaded."""
+    model, images = net(), torch.randn(2, 3, 8, 8)
+    ema = Ema(model, 0.5)
+    teacher, optimizer = ema.teacher(model), optimizer_of(model, "sgd", lr=0.1)
+    saved = {name: tensor.clone() for name, tensor in ema.tensors().items()}
+
+    def said() -> tuple[Tensor, Tensor]:
+        with torch.no_grad(), ema.swap(model.eval()):
+            swapped = model(images)
+        model.train()
+        return teacher(images), swapped
+
+    expected = model.decoder.weight.detach().clone()
+    for step in range(3):
+        train(model, optimizer, range(step, step + 1))
+        ema.update(model)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * model.decoder.weight.detach()
+    torch.testing.assert_close(teacher.get_parameter("decoder.weight"), expected)
+    assert torch.equal(*said())
+    ema.load(saved)
+    assert torch.equal(*said())
+    assert not teacher.training and not any(p.requires_grad for p in teacher.parameters())
+    averages = {tensor.data_ptr() for tensor in ema.tensors().values()}
+    assert {parameter.data_ptr() for parameter in teacher.parameters()} <= averages
+    shared = zip(teacher.buffers(), model.buffers(), strict=True)
+    assert all(own is other for own, other in shared)
+    assert teacher(images).grad_fn is None

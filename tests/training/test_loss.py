@@ -83,6 +83,31 @@ def test_extra_heads_add_their_weighted_losses() -> None:
     assert loss_of(batch, with_deep, None, deep, deep) == [1.1 * HIT, MISS]
 
 
+def test_a_mean_teacher_adds_its_consistency_to_the_labels_mean() -> None:
+    """Half of the images have a label, whose losses count twice, extra heads too; the weight of the
+    consistency is that of the step."""
+    batch = replace(
+        batch_of(1, VOID), view_BCHW=torch.ones(2, 1, 4, 4), consistency=torch.tensor(3.0),
+        label_weight_B=torch.tensor([2.0, 0.0]),
+    )  # fmt: skip
+    seen = []
+
+    def teacher(images_BCHW: Tensor) -> tuple[Any, ...]:
+        seen.append(images_BCHW)
+        return torch.full_like(images_BCHW, -1.0), None
+
+    def model(images_BCHW: Tensor) -> tuple[Any, ...]:
+        return torch.full_like(images_BCHW, 2.0), torch.full((2, 1), 2.0)
+
+    squared = (1 / (1 + math.exp(-2)) - 1 / (1 + math.exp(1))) ** 2
+    terms = replace(TERMS, image_head=0.5)
+    found = compute_loss(model, batch, terms, nullcontext, teacher)
+    assert found.tolist() == pytest.approx([2 * 1.5 * HIT + 3 * squared, 3 * squared])
+    assert seen[0] is batch.view_BCHW
+    sure = compute_loss(model, batch, replace(terms, confidence=0.8), nullcontext, teacher)
+    assert sure.tolist() == pytest.approx([2 * 1.5 * HIT, 0.0])  # it says .73
+
+
 def test_the_image_head_learns_nothing_from_void() -> None:
     target = torch.full((3, 1, 4, 4), VOID, dtype=torch.uint8)
     target[1, 0, 0, 0], target[2] = 1, 0

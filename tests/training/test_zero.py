@@ -19,7 +19,7 @@ import torch
 import yaml
 
 from distseg.config.load import parse_config
-from distseg.config.validate import ZERO_OPTIMIZERS
+from distseg.config.zero import ZERO_OPTIMIZERS
 from distseg.data.prepare import prepare
 from distseg.distributed import launch_file
 from distseg.models import checkpoint

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from distseg.config.load import load_config
 from distseg.config.schema import Config
 from distseg.config.training import OptimizerConfig
-from distseg.config.validate import ZERO_OPTIMIZERS
+from distseg.config.zero import ZERO_OPTIMIZERS
 from distseg.inference.load import load_snapshot_model
 from distseg.models import checkpoint
 from distseg.records.paths import Run
