@@ -1,4 +1,4 @@
-"""The CPU column: distseg's training and prediction beside the limit and beside plain code, in pairs.
+"""The CPU column: training and prediction beside the limit and beside plain code, in pairs.
 
     python benchmarks/cpu.py TGS_ROOT OUT.json [--rounds 5] [--steps 12] [--parts step predict busy]
 

@@ -45,7 +45,7 @@ class Node:
 @dataclass(frozen=True)
 class Share:
     """What all nodes must see. folder: the run's folder of such proofs, in which the driver has
-    written `token`; start: where the driver was started; files: some of the data."""
+    written its `token`; start: where the driver was started; files: some of the data."""
 
     folder: Path
     token: str
@@ -57,9 +57,10 @@ class Share:
         own in the folder, by which the driver knows that it sees what the node writes."""
         host, driver = socket.gethostname(), self.folder / "driver"
         try:
-            if not driver.is_file() or driver.read_text(encoding="utf-8") != self.token:
+            found = driver.read_text(encoding="utf-8") if driver.is_file() else ""
+            if not _follows(found, self.token):
                 return unseen(host, self.folder.parent)
-            atomic_write(self.folder / node, self.token)
+            atomic_write(self.folder / node, found)
         except OSError as error:
             return f"{host} cannot use {self.folder}: {error.strerror or error}"
         if not self.start.is_dir():
@@ -70,6 +71,28 @@ class Share:
         if missing := [path for path in self.files if not path.is_file()]:
             return f"{host} does not see {missing[0]}: the data must lie there on all nodes"
         return ""
+
+
+def next_token(before: str) -> str:
+    """The token of a driver of a run, from that of the driver before it: `RUN NUMBER RANDOM`."""
+    run, number = _parts(before) or (uuid.uuid4().hex, 0)
+    return f"{run} {number + 1} {uuid.uuid4().hex}"
+
+
+def _follows(token: str, own: str) -> bool:
+    """Whether a token is that of the same driver, or of one that came after it: a job outlives its
+    driver, and the next one takes it over. A stale copy of the run folder holds an older one, and
+    another disk none of this run."""
+    found, mine = _parts(token), _parts(own)
+    if token == own or found is None or mine is None:
+        return token == own
+    return found[0] == mine[0] and found[1] > mine[1]
+
+
+def _parts(token: str) -> tuple[str, int] | None:
+    run, _, rest = token.partition(" ")
+    number = rest.partition(" ")[0]
+    return (run, int(number)) if run and number.isdecimal() else None
 
 
 def unseen(host: str, folder: Path) -> str:
@@ -105,7 +128,8 @@ class Nodes:
         self.compute, self.run = compute, run
         self.folder = run.folder.resolve() / "nodes"
         # Files of an earlier start prove nothing: this one's do.
-        self.share = Share(self.folder, uuid.uuid4().hex, Path.cwd(), some_files(run))
+        token = next_token(_text(self.folder / "driver"))
+        self.share = Share(self.folder, token, Path.cwd(), some_files(run))
         self.known: dict[str, Node] = {}
         self.refused: dict[str, str] = {}
         self.asked: dict[str, ray.ObjectRef] = {}  # those that have not answered yet
@@ -187,6 +211,14 @@ class Nodes:
             if version != there[name]:
                 text = "%s has %s %s, the driver %s: weights may differ in their last bits"
                 logger.warning(text, host, name, there[name], version)
+
+
+def _text(path: Path) -> str:
+    """Of a small file; "" where there is none, or none that was written here."""
+    try:
+        return path.read_text(encoding="utf-8")[:200]
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def some_files(run: Run) -> tuple[Path, ...]:

@@ -48,8 +48,8 @@ def test_tgs_with_rounds(data_root: Path, tmp_path: Path) -> None:
         sheets = page.locator("text=What the rounds chose")
         assert sheets.count() >= 1
     assert list(fits(run.report_html)) == []
-    other = trained(tmp_path / "tgs_plain", "tgs_self_distill_cpu", data_root / "tgs",
-                    "data.limit=240", "rounds=[{kind: supervised}]", "seed=1", epochs=2)  # fmt: skip
+    plain = "data.limit=240", "rounds=[{kind: supervised}]", "seed=1"
+    other = trained(tmp_path / "tgs_plain", "tgs_self_distill_cpu", data_root / "tgs", *plain)
     compare_runs([other.folder, run.folder], tmp_path / "out")
     with opened(tmp_path / "out" / "compare.html") as page:
         body = page.inner_text("body")

@@ -1,4 +1,4 @@
-"""What a driver holds while it works: its lock is tested with those who want it, here are signals."""
+"""Signals that reach a driver at work."""
 
 from __future__ import annotations
 
