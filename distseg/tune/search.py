@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,8 @@ def _fit(config: Config, sweep: SweepFolder, longest: int) -> list[Trial]:
         path = str(sweep.ray / EXPERIMENT)
         if ray_tune.Tuner.can_restore(path):
             logger.info("resuming the sweep of %s", sweep.folder)
+            # A trial that goes on reports its first epochs again, which the search knows.
+            warnings.filterwarnings("ignore", "The reported value is ignored", module="optuna")
             tuner = ray_tune.Tuner.restore(path, trainable, resume_errored=True)
         else:
             tuner = _make_tuner(trainable, sweep_of(config), sweep, longest)
