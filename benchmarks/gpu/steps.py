@@ -35,7 +35,7 @@ def wait() -> None:
 
 
 def measure(member: Member, stage: Stage, steps: int) -> dict[str, Any]:
-    begin_epoch(stage, stage.config.freeze_encoder)
+    begin_epoch(stage, stage.config.schedule.epochs)
     batches = stage.batches.epoch(0)
     kept = list(itertools.islice(batches, min(8, stage.sampling.steps)))
     began, count = time.perf_counter(), 0

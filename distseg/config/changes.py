@@ -47,7 +47,10 @@ RULES = (
         "how jobs are spread over machines; `precision`, `zero`, `offload`, `channels_last` and "
         "`compile` change weights, and stay",
     ),
-    Rule(("data.cache_dir", "predict.batch_size", "track", "tune", "tune."), ()),
+    Rule(
+        ("data.cache_dir", "data.feature_cache_gb", "predict.batch_size", "track", "tune", "tune."),
+        (),
+    ),
     Rule(
         ("train.evaluate_every",),
         (),

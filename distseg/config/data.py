@@ -170,6 +170,12 @@ class DataConfig(Strict):
     cache_dir: str | None = Field(
         None, description="folder of the decode cache, shared by runs; null: inside the run"
     )
+    feature_cache_gb: float = Field(
+        10.0,
+        ge=0,
+        description="most that the feature maps of frozen encoders may take there, all together, "
+        "in 1e9 bytes; maps that find no room are computed in each step. 0: all are",
+    )
 
     def color_map(self, task: str, classes: Sequence[str]) -> dict[Color, int] | None:
         """What each color of a mask file means: a class's number in multiclass, else 1 and up; 0

@@ -188,6 +188,23 @@ class MemberConfig(Strict):
             yield f"{where}.decoder.encoder_depth: {depth!r} is no whole number"
         yield from self._part_mistakes(where)
 
+    def freeze_mistakes(
+        self, where: str, stage: StageConfig, key: str, *, built: bool
+    ) -> Iterator[str]:
+        """What a stage's freeze_encoder cannot be for this member, a line each. where, key: of this
+        section and of it. built: the stage takes the encoder as it is built, before it has learned
+        anything."""
+        frozen, epochs = stage.freeze_encoder, stage.schedule.epochs
+        if frozen != "always" and frozen > epochs:
+            yield f"{key}: {frozen} of {epochs} epochs"
+        if frozen and self.encoder == "none":
+            yield f"{key}: {self.arch} ({where}) has no encoder"
+        elif frozen == "always" and built and self.encoder_weights is None:
+            yield (
+                f"{key}: always: the encoder would stay random; give {where}.encoder_weights: "
+                "imagenet, or the path of a local .safetensors file"
+            )
+
     def _part_mistakes(self, where: str) -> Iterator[str]:
         """Parts that do not exist, or that are asked of an architecture that has none.
 

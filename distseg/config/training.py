@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from distseg.config.augment import AugmentConfig
 from distseg.config.fields import (
@@ -17,6 +17,7 @@ from distseg.config.fields import (
 from distseg.config.losses import LossConfig
 
 CYCLIC = ("cosine", "onecycle")  # kinds of schedules with cycles
+VIEWS = 4  # draws of an image whose feature maps are kept
 BY_SCORE = ("best", "top_k", "best_of_cycles")  # values of `keep` that choose by a score
 
 
@@ -76,8 +77,16 @@ class StageConfig(Strict):
     )
     optimizer: OptimizerConfig = Field(OptimizerConfig(), description="how weights are updated")
     schedule: ScheduleConfig = Field(ScheduleConfig(), description="the learning rate over time")
-    freeze_encoder: int = Field(
-        0, ge=0, description="first epochs in which the encoder (and its running statistics) stay"
+    freeze_encoder: Annotated[int, Field(ge=0)] | Literal["always"] = Field(
+        0,
+        description="first epochs in which the encoder (and its running statistics) stay; always: "
+        "in all of them, without gradients and optimizer state: a step costs what a decoder costs",
+    )
+    views: Count | None = Field(
+        VIEWS,
+        description="freeze_encoder: always: draws of the augmentation per image, of which each "
+        "epoch takes one; the encoder sees each once (data.feature_cache_gb). null: a new draw in "
+        "each epoch, and the encoder in each step",
     )
     positive_share: tuple[Probability, Probability] | None = Field(
         None,
@@ -108,6 +117,18 @@ class StageConfig(Strict):
         description="end the stage where it no longer gains; the score is then called indirect, "
         "unless the train loss is watched or `train.inner_share` is. null: never; {}: the defaults",
     )
+
+    @field_validator("freeze_encoder", mode="before")
+    @classmethod
+    def _is_no_flag(cls, epochs: Any) -> Any:
+        """true would be read as 1: one epoch."""
+        if epochs is True:
+            raise ValueError("needs a number of epochs, or always, not true")
+        return epochs
+
+    def is_frozen(self, epoch: int) -> bool:
+        """Whether the encoder stays as it is in an epoch of the stage."""
+        return self.freeze_encoder == "always" or epoch < self.freeze_encoder
 
     @property
     def watches(self) -> list[str]:
@@ -151,6 +172,14 @@ class StageConfig(Strict):
             )
         if self.keep == "top_k" and self.top_k > schedule.epochs:
             yield f"{where}.top_k: {self.top_k} snapshots of {schedule.epochs} epochs"
+        if self.freeze_encoder != "always" and self.views != VIEWS:
+            views = "null" if self.views is None else self.views
+            yield f"{where}.views: {views}: needs freeze_encoder: always"
+        if self.freeze_encoder == "always" and self.optimizer.encoder_lr is not None:
+            yield (
+                f"{where}.optimizer.encoder_lr: {self.optimizer.encoder_lr:g}: the encoder never "
+                "learns (freeze_encoder: always); leave it out"
+            )
         if self.early_stopping is not None:
             yield from self._early_mistakes(self.early_stopping, f"{where}.early_stopping")
 

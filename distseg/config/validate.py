@@ -128,7 +128,8 @@ def _members(config: Config) -> Iterator[str]:
                 "constant channel)"
             )
         prefix = "stages" if member.stages is None else f"{where}.stages"
-        yield from _stages(config, name, member.stages or config.stages, prefix)
+        starts = any(r.stages is None and r.init != "previous" for r in config.rounds)
+        yield from _stages(config, name, member.stages or config.stages, prefix, starts=starts)
         batch, micro_batches = config.batch_size_of(name), config.train.accumulation
         if batch % micro_batches:
             yield f"train.accumulation: {micro_batches} does not divide the batch size {batch}"
@@ -144,7 +145,10 @@ def _multiple(key: str, value: int, member: MemberConfig, where: str) -> Iterato
         )
 
 
-def _stages(config: Config, name: str, stages: Sequence[StageConfig], prefix: str) -> Iterator[str]:
+def _stages(
+    config: Config, name: str, stages: Sequence[StageConfig], prefix: str, *, starts: bool = True
+) -> Iterator[str]:
+    """starts: the first stage takes the encoder as it is built, not one that has learned."""
     member, size = config.members[name], config.input_of(name)
     for number, stage in enumerate(stages):
         label = f"{prefix}.{number}"
@@ -154,11 +158,8 @@ def _stages(config: Config, name: str, stages: Sequence[StageConfig], prefix: st
             yield from _multiple(f"{label}.input_size", value, member, f"members.{name}")
         yield from _loss(config, stage, f"{label}.loss")
         yield from stage.mistakes(label)
-        if stage.freeze_encoder > stage.schedule.epochs:
-            epochs = stage.schedule.epochs
-            yield f"{label}.freeze_encoder: {stage.freeze_encoder} of {epochs} epochs"
-        if stage.freeze_encoder and member.encoder == "none":
-            yield f"{label}.freeze_encoder: {member.arch} (members.{name}) has no encoder"
+        key, built = f"{label}.freeze_encoder", starts and number == 0
+        yield from member.freeze_mistakes(f"members.{name}", stage, key, built=built)
 
 
 def _loss(config: Config, stage: StageConfig, label: str) -> Iterator[str]:
@@ -253,8 +254,9 @@ def _round_stages(config: Config, name: str, number: int) -> Iterator[str]:
     stages = config.stages_of(name, number)
     if round_config.mix == "pretrain_then_finetune" and len(stages) < 2:
         yield f"{where}.mix: pretrain_then_finetune needs two stages, there is one"
-    if number and round_config.stages:
-        yield from _stages(config, name, stages, f"{where}.stages")
+    if round_config.stages:
+        starts = round_config.init != "previous"
+        yield from _stages(config, name, stages, f"{where}.stages", starts=starts)
     for place, stage in enumerate(stages):
         if round_config.hard_mining and stage.positive_share:
             yield f"{where}.hard_mining: stage {place} of {name} draws by positive_share; use one"

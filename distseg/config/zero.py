@@ -48,8 +48,8 @@ def zero_mistakes(config: Config) -> Iterator[str]:
                     f"{where}: optimizer.name: {stage.optimizer.name!r} does not work on weights "
                     f"that are cut into flat pieces. Valid: {', '.join(ZERO_OPTIMIZERS)}"
                 )
-            if stage.freeze_encoder:
+            if stage.freeze_encoder not in (0, "always"):
                 yield (
                     f"{where}: stages[].freeze_encoder: {stage.freeze_encoder}: gradients are "
-                    "divided before a part of them could be left out; write 0"
+                    "divided before a part of them could be left out; write 0 or always"
                 )

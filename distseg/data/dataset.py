@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from distseg.config.schema import Config
 from distseg.data.cache import Cache
+from distseg.data.features import FeatureStore
 from distseg.data.fit import Fit
 from distseg.data.read_input import Pixels, Reading, pixels_input, read_input
 from distseg.data.read_target import read_target
@@ -128,12 +129,26 @@ def train_statistics(data: TrainData, rows: Sequence[int]) -> tuple[list[float],
     return mean.round(6).tolist(), np.maximum(std, 1 / 255).round(6).tolist()
 
 
+@dataclass(frozen=True)
+class Draws:
+    """A few draws of the augmentation per image, the same in every member, in place of a new one
+    each time."""
+
+    views: int
+    seed: int
+
+    def seed_of(self, name: str, view: int) -> int:
+        """Of a draw of the image `name`."""
+        return sample_seed(self.seed, view, name)
+
+
 class TrainSet(Dataset[dict[str, Any]]):
     """Augmented samples; the index is (row, epoch, how often the row came before in the epoch).
 
     A sample holds, on the canvas: "image" uint8 (C, H, W), "target" uint8 (K, H, W), "row" int,
     where the train set has soft targets "soft" uint8 (C, H, W), see `TrainData.soft`, and for a
     mean teacher "view" uint8 (C, H, W): the image by `geometry`, pixel by pixel beside "image".
+    With a store of feature maps it holds "features", float16 (values,), in place of the image.
     """
 
     def __init__(
@@ -143,35 +158,47 @@ class TrainSet(Dataset[dict[str, Any]]):
         augment: Transform | None,
         seed: int,
         geometry: Transform | None = None,
+        draws: Draws | None = None,
+        store: FeatureStore | None = None,
     ) -> None:
-        """geometry: that part of `augment` that moves pixels; None: no "view" is made."""
+        """geometry: that part of `augment` that moves pixels; None: no "view" is made. draws: of
+        which the seed takes one each time. store: of all of them."""
         self.names = [sample.id for sample in data.manifest]
         self.data, self.fit, self.augment, self.seed = data, fit, augment, seed
-        self.geometry = geometry
+        self.geometry, self.draws, self.store = geometry, draws, store
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, item: tuple[int, int, int]) -> dict[str, Any]:
         row, epoch, nth = item
-        seed = sample_seed(self.seed, epoch, self.names[row], nth)
+        name, view = self.names[row], 0
+        seed = sample_seed(self.seed, epoch, name, nth)
+        if self.draws is not None:
+            view = seed % self.draws.views
+            seed = self.draws.seed_of(name, view)
         image, target = self.data.image(row), self.data.target(row)
         num = len(target)
         if self.data.has_soft:  # goes through the same geometry
             target = np.concatenate([target, self.data.soft(row)])
-        made, labels = self._on_canvas(image, target, seed, num, self.augment)
-        sample = {"image": _chw(made), "target": _tensor(labels[:num])}
+        made, labels = self.draw(image, target, seed, num, self.augment)
+        sample = {"target": _tensor(labels[:num])}
+        if self.store is None:
+            sample["image"] = _chw(made)
+        else:
+            sample["features"] = torch.from_numpy(self.store.maps(name, view).copy())
         sample |= {"soft": _tensor(labels[num:])} if self.data.has_soft else {}
         if self.geometry:
-            view, _ = self._on_canvas(image, target, seed, num, self.geometry)
-            sample["view"] = _chw(view)
+            plain, _ = self.draw(image, target, seed, num, self.geometry)
+            sample["view"] = _chw(plain)
         return {**sample, "row": row}
 
-    def _on_canvas(
+    def draw(
         self, image: NDArray[np.uint8], target: NDArray[np.uint8], seed: int, num_hard: int,
         augment: Transform | None,
     ) -> Pair:  # fmt: skip
-        """Image and target, transformed and on the canvas: the same pixels by the same seed."""
+        """Image (H, W, C) and target (K, H, W), transformed and on the canvas: the same pixels by
+        the same seed. num_hard: planes of the target that are labels; soft ones follow them."""
         rng = np.random.default_rng(seed)
         # pad: the border reflects the augmented picture, as at prediction; else the canvas is
         # what the network sees, and is often smaller
@@ -182,6 +209,25 @@ class TrainSet(Dataset[dict[str, Any]]):
         if augment and not first:
             image, target = augment(image, target, seed)
         return image, target
+
+
+class DrawnImages(Dataset[dict[str, Any]]):
+    """The images that a train set draws, without targets: all draws of one of `ids`, ids of the
+    decode cache, then those of the next. "image" uint8 (C, H, W)."""
+
+    def __init__(self, train: TrainSet, ids: Sequence[str]) -> None:
+        assert train.draws is not None
+        self.train, self.ids, self.draws = train, list(ids), train.draws
+
+    def __len__(self) -> int:
+        return len(self.ids) * self.draws.views
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        place, view = divmod(index, self.draws.views)
+        name, train = self.ids[place], self.train
+        image, target = train.data.cache.image(name), train.data.cache.target(name)
+        seed = self.draws.seed_of(name, view)
+        return {"image": _chw(train.draw(image, target, seed, len(target), train.augment)[0])}
 
 
 class EvalSet(Dataset[dict[str, Any]]):

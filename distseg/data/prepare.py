@@ -44,7 +44,7 @@ from distseg.records.paths import Run
 from distseg.records.tables import read_rows, write_table
 
 logger = logging.getLogger(__name__)
-NOT_IN_KEY: dict[str, Any] = {"cache_dir": True, "levels": True, "folds": {"use"}}
+NOT_IN_KEY: Any = {"cache_dir": True, "feature_cache_gb": True, "levels": True, "folds": {"use"}}
 
 
 def prepare(config: Config, run: Run) -> Config:

@@ -24,6 +24,7 @@ from distseg.models.parts.layers import Size, resize, size_of
 from distseg.models.unused import Unused
 
 WIDTH = 256  # channels of each map, as in the paper
+ENCODER = "net.encoder"  # where a SegmentationNet has its encoder
 HALF = 2  # the stride that the paper's pyramid lacks
 # Decoders of smp that need a map of stride 2; for the others it is empty, as for Swin.
 NEEDS_HALF = frozenset(("UnetPlusPlus", "MAnet", "Linknet"))

@@ -24,7 +24,8 @@ from distseg.report.page import environment, scatter
 from distseg.report.pictures import Compared, comparison_pictures
 
 MOST_IMAGES = 12  # in each direction
-QUIET_KEYS = ("name", "compute.", "data.cache_dir")  # they change no number
+# They change no number; the rounding of feature maps is none.
+QUIET_KEYS = ("name", "compute.", "data.cache_dir", "data.feature_cache_gb")
 
 
 def compare(runs: Sequence[Compared]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,10 +29,22 @@ class DataSize:
 
 @dataclass(frozen=True, slots=True)
 class ModelSize:
-    """One model of the config: parameters, and bytes of activations of one image in float32."""
+    """One model of the config: parameters, and bytes of activations of one image in float32.
+
+    frozen: parameters, of these, of an encoder that no stage trains: they have no gradient and no
+        state of the optimizer, and nothing in the encoder is kept for a backward pass.
+    features: numbers of an image's maps, of an encoder that is frozen in the first stage.
+    """
 
     parameters: int
     activation_bytes: int
+    frozen: int = 0
+    features: int = 0
+
+    @property
+    def learning(self) -> int:
+        """Parameters that some stage trains."""
+        return self.parameters - self.frozen
 
 
 def data_size(config: Config, run: Run) -> DataSize:
@@ -72,21 +85,50 @@ def _listed_size(config: Config) -> DataSize:
 def model_sizes(config: Config) -> dict[str, ModelSize]:
     """Parameters and activation bytes of one image, by model. Imports torch, a few seconds."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    import torch
+
     from distseg.models.build import build_model, count_parameters
+    from distseg.models.frozen import layout_of
+    from distseg.models.pyramid import ENCODER, trunk
 
     sizes = {}
     for name, member in config.members.items():
         size = config.input_of(name)
         shape = (size.height, size.width)
         model = build_model(member, size.channels, config.num_outputs, shape, pretrained=False)
-        activations = _activation_bytes(model, (1, size.channels, *shape))
-        sizes[name] = ModelSize(count_parameters(model), activations)
+        stays = [stage.freeze_encoder == "always" for stage in config.stages_of(name)]
+        encoder = trunk(model.get_submodule(ENCODER)) if stays[0] else None
+        frozen = encoder if all(stays) else None
+        activations = _activation_bytes(model, (1, size.channels, *shape), frozen)
+        layout = None
+        if encoder is not None:
+            layout = layout_of(model.eval(), encoder, torch.zeros(1, size.channels, *shape))
+        sizes[name] = ModelSize(
+            count_parameters(model),
+            activations,
+            frozen=0 if frozen is None else count_parameters(frozen),
+            features=0 if layout is None else layout.values,
+        )
     return sizes
 
 
-def _activation_bytes(model: nn.Module, shape: tuple[int, ...]) -> int:
+def feature_bytes(config: Config, size: DataSize, models: Mapping[str, ModelSize]) -> int:
+    """Bytes of the maps of frozen encoders, within data.feature_cache_gb: models with one encoder,
+    its weights and input share theirs."""
+    found: dict[str, int] = {}
+    for name, member in config.members.items():
+        stage, shown = config.stages_of(name)[0], config.input_of(name).model_dump_json()
+        own = [member.encoder, member.encoder_weights, models[name].features, stage.views, shown]
+        found[repr(own)] = 2 * size.num_train * (stage.views or 0) * models[name].features
+    limit = round(config.data.feature_cache_gb * 1e9)
+    return min(limit, sum(one for one in found.values() if one <= limit))
+
+
+def _activation_bytes(
+    model: nn.Module, shape: tuple[int, ...], frozen: nn.Module | None = None
+) -> int:
     """Bytes that a backward pass keeps for one image: the outputs of all leaf modules, without
-    those that work in place."""
+    those that work in place and those of a part that is frozen."""
     import torch
 
     total = 0
@@ -96,7 +138,8 @@ def _activation_bytes(model: nn.Module, shape: tuple[int, ...]) -> int:
         if isinstance(output, torch.Tensor) and not getattr(module, "inplace", False):
             total += output.numel() * BYTES_PER_VALUE
 
-    leaves = [m for m in model.modules() if next(m.children(), None) is None]
+    inside = set() if frozen is None else set(frozen.modules())
+    leaves = [m for m in model.modules() if next(m.children(), None) is None and m not in inside]
     hooks = [leaf.register_forward_hook(count) for leaf in leaves]
     image: Tensor = torch.zeros(shape)
     with torch.inference_mode():

@@ -21,6 +21,7 @@ from typing import Any
 
 from distseg.config.data import FoldsConfig
 from distseg.config.load import dump_config, load_config
+from distseg.config.member import MemberConfig
 from distseg.config.rounds import RoundConfig
 from distseg.config.schema import Config
 from distseg.config.training import StageConfig
@@ -108,7 +109,7 @@ def measuring(config: Config, size: DataSize, ranks: int = 1) -> Config:
     members = {
         name: member.model_copy(
             update={
-                "encoder_weights": None,
+                "encoder_weights": _weights(member, config.stages_of(name)),
                 "folds": None,
                 "stages": None if member.stages is None else _plain(member.stages),
                 "batch_size": max(1, config.batch_size_of(name) // ranks),
@@ -122,6 +123,12 @@ def measuring(config: Config, size: DataSize, ranks: int = 1) -> Config:
         update={"data": data, "members": members, "train": train, "compute": compute,
                 "stages": _plain(config.stages), "rounds": [RoundConfig()], "tune": None}
     )  # fmt: skip
+
+
+def _weights(member: MemberConfig, stages: list[StageConfig]) -> str | None:
+    """Random ones cost the same; only a frozen encoder may not have them."""
+    stays = any(stage.freeze_encoder == "always" for stage in stages)
+    return member.encoder_weights if stays else None
 
 
 def _plain(stages: list[StageConfig]) -> list[StageConfig]:
@@ -253,13 +260,14 @@ def pace_key(config: Config, name: str, size: DataSize, slot: Slot, gpus: list[G
         mode="json", include={"precision", "channels_last", "compile", "workers"}
     )
     augment = [one.model_dump(mode="json") for one in config.augment]
-    stages = config.stages_of(name)
+    stages, limit = config.stages_of(name), config.data.feature_cache_gb
     losses = [stage.loss.model_dump(mode="json") for stage in (stages[0], stages[-1])]
+    frozen = [[s.freeze_encoder == "always", s.views] for s in (stages[0], stages[-1])] + [limit]
     parts: Mapping[str, Any] = {
         "member": member, "input": shown, "outputs": config.num_outputs, "task": config.task,
         "batch": config.batch_size_of(name) // slot.processes, "compute": compute,
         "accumulation": config.train.accumulation, "ema": config.train.ema_decay,
-        "augment": augment, "loss": losses, "tta": config.predict.tta,
+        "augment": augment, "loss": losses, "frozen": frozen, "tta": config.predict.tta,
         "images": [config.predict.batch_size, size.height, size.width],
         "threads": slot.threads, "device": device_name(slot, gpus), "torch": _torch_version(),
     }  # fmt: skip

@@ -16,7 +16,7 @@ from distseg.records.log import counted, duration
 from distseg.records.paces import Pace
 from distseg.records.paths import MemberPaths, RoundKey, Run, is_teachers, member_id, round_number
 from distseg.run.changes import change_lines, find_changes
-from distseg.run.measure import DataSize, ModelSize, data_size, model_sizes
+from distseg.run.measure import DataSize, ModelSize, data_size, feature_bytes, model_sizes
 from distseg.run.members import (
     MemberKey,
     known_folds,
@@ -117,6 +117,7 @@ def disk_bytes(
     unlabeled = reads_tests * size.num_test
     return {
         "decode cache": (size.num_train + unlabeled) * pixels * (config.input.channels + targets),
+        "feature maps (float16)": feature_bytes(config, size, models),
         "out-of-fold logits (float16)": round(logits * pixels * config.num_outputs * 2),
         "soft targets (float16)": _soft_rows(config, size, num_folds)
         * pixels
@@ -127,10 +128,14 @@ def disk_bytes(
         ),
         # weights and two moments, of members that could go on
         "kept states": sum(
-            3 * weights[name] for key, name in everyone if config.keeps_state(name, key)
+            weights[name] + 8 * models[name].learning
+            for key, name in everyone
+            if config.keeps_state(name, key)
         ),
         # weights, two moments and averaged weights, and the copy that is being written
-        "resume states": num_slots * max(weights.values()) * 8,
+        "resume states": num_slots
+        * 2
+        * max(weights[name] + 12 * models[name].learning for name in config.members),
         "test masks": size.num_test * pixels // 8,
     }
 
@@ -164,7 +169,7 @@ def memory_bytes(config: Config, models: Mapping[str, ModelSize], slot: Slot) ->
     needed = {}
     for name, model in models.items():
         micro = config.batch_size_of(name) / (config.train.accumulation * slot.processes)
-        weights = (16 + 4 * averages) * model.parameters
+        weights = 4 * model.parameters + (12 + 4 * averages) * model.learning
         needed[name] = weights + round(micro * model.activation_bytes)
     return needed
 

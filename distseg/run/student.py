@@ -19,7 +19,7 @@ from distseg.config.load import dump_config, load_config
 from distseg.config.member import MemberConfig
 from distseg.config.rounds import RoundConfig
 from distseg.config.schema import Config
-from distseg.config.training import StageConfig
+from distseg.config.training import VIEWS, StageConfig
 from distseg.records.errors import UserError
 from distseg.records.files import atomic_write, read_json, whole_folder, write_json
 from distseg.records.finished_member import is_done
@@ -36,7 +36,7 @@ from distseg.records.paths import (
 logger = logging.getLogger("distseg.run")
 
 LINKED = {".safetensors", ".f16", ".u8"}  # written once, and large; the rest is copied
-LEFT_BEHIND = {"state"}  # folders of members: what resuming would need
+LEFT_BEHIND = {"state", "features"}  # what resuming would need, and what is made again
 
 
 def make_student(
@@ -186,11 +186,15 @@ def _student(config: Config, small: str, encoder: str) -> MemberConfig:
     stages = [_one_snapshot(config, stage) for stage in config.stages_of(small, 0)]
     if encoder in ("", like.encoder):
         return like.model_copy(update={"folds": None, "stages": stages})
-    weights = [m.encoder_weights for m in config.members.values() if m.encoder == encoder]
+    known = [m.encoder_weights for m in config.members.values() if m.encoder == encoder]
+    weights = known[0] if known else None
+    if weights is None:  # a frozen encoder would stay random
+        free = {"freeze_encoder": 0, "views": VIEWS}
+        stages = [stage.model_copy(update=free) for stage in stages]
     return MemberConfig(
         arch="PlainUnet" if encoder == "none" else "Unet",
         encoder=encoder,
-        encoder_weights=weights[0] if weights else None,
+        encoder_weights=weights,
         image_head=like.image_head,  # which `postprocess.gate` asks of every model
         stages=stages,
         input=like.input,

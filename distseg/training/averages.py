@@ -12,7 +12,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class Ema:
-    """Exponential moving average of a model's parameters, in float32 on their devices.
+    """Exponential moving average of the parameters that a model learns, in float32 on their
+    devices.
 
     Buffers (BatchNorm's statistics) are themselves averages: the model's current ones serve.
     The decay warms up as min(decay, (1 + n) / (10 + n)) over the updates n, so that the random
@@ -30,6 +31,7 @@ class Ema:
         self._shadow = {
             name: parameter.detach().to(torch.float32, copy=True)
             for name, parameter in model.named_parameters()
+            if parameter.requires_grad
         }
 
     @torch.no_grad()
@@ -54,15 +56,16 @@ class Ema:
     def teacher(self, model: nn.Module) -> nn.Module:
         """`model` with the averages in the place of its parameters, in evaluation mode; it shares
         the tensors of both, so that it always is what the averages are and what `swap` evaluates:
-        update() and load() move its parameters, and the model's training its buffers."""
-        shared: dict[int, Tensor] = {id(buffer): buffer for buffer in model.buffers()}
+        update() and load() move its parameters, and the model's training its buffers. What never
+        learns is the model's own."""
+        shared: dict[int, Tensor] = {id(t): t for t in (*model.buffers(), *model.parameters())}
         averages = zip(self._parameters(model), self._shadow.values(), strict=True)
         shared |= {id(own): nn.Parameter(mean, requires_grad=False) for own, mean in averages}
         return copy.deepcopy(model, shared).eval()
 
     def _parameters(self, model: nn.Module) -> list[Tensor]:
         named = dict(model.named_parameters())
-        assert named.keys() == self._shadow.keys(), "not the model of this average"
+        assert named.keys() >= self._shadow.keys(), "not the model of this average"
         return [named[name] for name in self._shadow]
 
     def tensors(self) -> dict[str, Tensor]:

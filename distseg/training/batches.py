@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from distseg.data.augment import Augment
-from distseg.data.dataset import SOFT_SCALE, TrainSet
+from distseg.data.dataset import SOFT_SCALE, Draws, TrainSet
+from distseg.data.features import Features, FeatureStore
 from distseg.data.fit import Fit
 from distseg.data.loader import close, loader
 from distseg.data.sampling import Item, Sampling, micro_batches_of_epoch
 from distseg.functional.targets import training_target
-from distseg.training.member import Member
+from distseg.training.member import Member, seed_of
 
 logger = logging.getLogger(__name__)
 
@@ -26,9 +27,10 @@ class Loaded(NamedTuple):
     """One micro-batch of one rank, as the loader gives it.
 
     tensors: on the host, of the same names, shapes and dtypes in every step of a stage: "image"
-        uint8 (B, C, H, W), "target" uint8 (B, K, H, W), "weight" float32 (B,), where the train set
-        has soft targets "soft" uint8 (B, C, H, W) and "share" float32 (B,), and for a mean teacher
-        "view" uint8 (B, C, H, W) and "label_weight" float32 (B,).
+        uint8 (B, C, H, W), or "features" float16 (B, values) of a frozen encoder; "target" uint8
+        (B, K, H, W), "weight" float32 (B,), where the train set has soft targets "soft" uint8
+        (B, C, H, W) and "share" float32 (B,), and for a mean teacher "view" uint8 (B, C, H, W) and
+        "label_weight" float32 (B,).
     rows: the images' rows of the Manifest.
     """
 
@@ -40,7 +42,7 @@ class Loaded(NamedTuple):
 class Batch:
     """One micro-batch of one rank, on the device.
 
-    images_BCHW: float32, normalized.
+    images_BCHW: float32, normalized; zeros where there are feature maps in their place.
     masks_BKHW: uint8, as they lie on disk: classes, or 0 and 1; VOID where a pixel counts nowhere.
     target, valid_BHW: what the losses compare with (see training_target).
     weight_B: float32; the row's weight, 0 where the image only fills the step.
@@ -62,6 +64,7 @@ class Batch:
     view_BCHW: Tensor | None = None
     label_weight_B: Tensor | None = None
     consistency: Tensor | None = None
+    maps: list[Tensor] | None = None  # of the frozen encoder
 
 
 @dataclass
@@ -104,9 +107,13 @@ class StageBatches:
     """The micro-batches of a stage, epoch by epoch; its loader processes live as long as it, and
     decode the beginning of the next epoch while this one ends and is evaluated."""
 
-    def __init__(self, member: Member, number: int, sampling: Sampling, dataset: TrainSet) -> None:
+    def __init__(
+        self, member: Member, number: int, sampling: Sampling, features: Features | None = None
+    ) -> None:
+        """features: what the frozen encoder has made of all draws, in place of images."""
         accelerator = member.accelerator
-        self.member, self.sampling = member, sampling
+        self.member, self.sampling, self.features = member, sampling, features
+        dataset = train_set(member, number, None if features is None else features.store)
         self._order = Order(
             sampling, accelerator.process_index, accelerator.num_processes,
             member.config.train.accumulation,
@@ -160,8 +167,14 @@ class StageBatches:
         device = self.member.accelerator.device
         moved = {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
         target, valid = training_target(moved["target"], self.member.config.task)
+        maps = None
+        if self.features is None:
+            images = self.member.normalizer(moved["image"])
+        else:
+            maps = self.features.layout.unpack(moved["features"])
+            images = torch.zeros(1, device=device).expand(len(target), *self.features.canvas)
         return Batch(
-            images_BCHW=self.member.normalizer(moved["image"]),
+            images_BCHW=images,
             masks_BKHW=moved["target"],
             target=target,
             valid_BHW=valid,
@@ -171,23 +184,28 @@ class StageBatches:
             view_BCHW=self.member.normalizer(moved["view"]) if "view" in moved else None,
             label_weight_B=moved.get("label_weight"),
             consistency=moved.get("consistency"),
+            maps=maps,
         )
 
 
-def train_set(member: Member, number: int) -> TrainSet:
-    """The dataset of a stage: its augmentations, at its own input size where it names one."""
+def train_set(member: Member, number: int, store: FeatureStore | None = None) -> TrainSet:
+    """The dataset of a stage: its augmentations, at its own input size where it names one, or its
+    few draws of them under a frozen encoder, whose maps are those of `store`."""
     config, stage = member.config, member.stages[number]
-    augment = Augment(
-        config.augment if stage.augment is None else stage.augment, config.data.depths is not None
-    )
+    steps = config.augment if stage.augment is None else stage.augment
+    augment = Augment(steps, config.data.depths is not None)
     size = member.input_config
     height, width = stage.input_size or (size.height, size.width)
     fit = Fit(size.model_copy(update={"height": height, "width": width}))
-    if member.teacher is None:
-        return TrainSet(member.data, fit, augment, member.seed)
-    if not any(augment.gray) and member.main:
-        logger.warning(
-            "stage %d: augment changes no gray values, as noise, gamma or cutout do: student and "
-            "teacher see the same image", number,
-        )  # fmt: skip
-    return TrainSet(member.data, fit, augment, member.seed, augment.geometry)
+    draws, geometry = None, None
+    if stage.freeze_encoder == "always" and stage.views is not None:
+        same = not steps and size.fit == "resize"  # nothing is random
+        draws = Draws(1 if same else stage.views, seed_of(config.seed, "draws"))
+    if member.teacher is not None:
+        geometry = augment.geometry
+        if not any(augment.gray) and member.main:
+            logger.warning(
+                "stage %d: augment changes no gray values, as noise, gamma or cutout do: student "
+                "and teacher see the same image", number,
+            )  # fmt: skip
+    return TrainSet(member.data, fit, augment, member.seed, geometry, draws, store)

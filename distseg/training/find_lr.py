@@ -62,7 +62,7 @@ def ramp(member: Member, stage: Stage, steps: int) -> Iterator[tuple[float, floa
     for number in range(steps):
         epoch, step = divmod(number, in_epoch)
         if step == 0:
-            begin_epoch(stage, epoch=stage.config.freeze_encoder)  # the whole network's rate
+            begin_epoch(stage, epoch=stage.config.schedule.epochs)  # of all that learns
             batches = stage.batches.epoch(epoch)
         rate = LOW * (HIGH / LOW) ** (number / (steps - 1))
         factor = rate / stage.config.optimizer.lr

@@ -13,6 +13,7 @@ from torch import nn
 
 from distseg.config.schema import Config
 from distseg.data.dataset import FROM_TEST, EvalSet, TrainData, train_statistics
+from distseg.data.features import Features
 from distseg.data.fit import Fit
 from distseg.data.prepare import open_cache, open_unlabeled_cache
 from distseg.data.sampling import Sampling, Slide
@@ -24,6 +25,7 @@ from distseg.inference.forward import Normalizer, dropout_layers
 from distseg.models import checkpoint
 from distseg.models.build import build_model
 from distseg.models.encoders import check_fixed_size
+from distseg.models.pyramid import ENCODER, trunk
 from distseg.records.errors import UserError
 from distseg.records.files import read_json
 from distseg.records.finished_member import is_done
@@ -32,6 +34,7 @@ from distseg.records.paths import MemberPaths, RoundKey, Run, is_teachers, round
 from distseg.records.progress import ProgressFile
 from distseg.records.tables import read_rows
 from distseg.training.averages import Ema
+from distseg.training.stopping import StopSignal
 from distseg.training.tracking import Tracking
 
 logger = logging.getLogger(__name__)
@@ -59,6 +62,8 @@ class Member:
         self.paths = paths or run.member(round, name, fold)
         self.main = accelerator.is_main_process
         self.tracking: Tracking | None = None  # while it trains
+        self.stop: StopSignal | None = None  # likewise
+        self.features: dict[int, Features | None] = {}  # of the stages that have begun
         self.progress = ProgressFile(self.paths.progress if self.main else None)
         self.manifest = Manifest.read(run.train_set(round, fold))
         self.rows = self.manifest.train_rows(fold, leaky=config.teacher_flag(round) != "honest")
@@ -79,11 +84,14 @@ class Member:
         channels_last = config.compute.channels_last
         self.normalizer = Normalizer(self.input_config, accelerator.device, channels_last)
         self.model = self._build_model()
+        self.ddp: nn.Module = self.model
+        self._frozen: list[nn.Parameter] = []  # of the encoder, while it does not learn
+        self.freeze_encoder(all(stage.freeze_encoder == "always" for stage in self.stages))
         decay = self.recipe.decay_of_averages(config.train.ema_decay)
         self.ema = Ema(self.model, decay) if decay else None
         self.teacher = self._build_teacher()
-        # Under ZeRO the engine wraps a copy of the model, anew for each stage.
-        self.ddp = self.model if config.compute.zero else accelerator.prepare(self.model)
+        if not config.compute.zero:  # whose engine wraps a copy of the model, anew for each stage
+            self.ddp = accelerator.prepare(self.model)
         self.evaluator = self.watcher = self._evaluator(self.val_rows)
         if self.watched_rows is not self.val_rows:
             self.watcher = self._evaluator(self.watched_rows)
@@ -147,6 +155,27 @@ class Member:
             teacher.compile()
         return teacher
 
+    def freeze_encoder(self, stays: bool) -> None:
+        """All ranks: whether the encoder (without a pyramid, which no weights fill) learns from
+        here on. Only what learns has gradients and a state of the optimizer."""
+        if stays == bool(self._frozen):
+            return
+        if stays:
+            encoder = trunk(self.model.get_submodule(ENCODER))
+            self._frozen = [p for p in encoder.parameters() if p.requires_grad]
+        for parameter in self._frozen:
+            parameter.requires_grad_(not stays)
+        self._frozen = self._frozen if stays else []
+        if self.ddp is not self.model:  # it waits for the gradients that there were when it began
+            self.accelerator.unwrap_model(self.ddp, keep_fp32_wrapper=False)
+            self.accelerator.free_memory()
+            self.ddp = self.accelerator.prepare(self.model)
+
+    @property
+    def frozen_encoder(self) -> nn.Module | None:
+        """What `freeze_encoder` keeps as it is, now."""
+        return trunk(self.model.get_submodule(ENCODER)) if self._frozen else None
+
     def _inner_split(self) -> tuple[list[int], list[int]]:
         """The rows to train on, and those of the others that a person has labeled: they watch the
         member. They are the same in every round, since a student may start from the weights of the
@@ -178,9 +207,11 @@ class Member:
         )
 
     def close(self) -> None:
-        """End the processes that load its images for evaluation."""
+        """End the processes that load its images for evaluation; its feature maps may go."""
         for evaluator in {self.evaluator, self.watcher}:
             evaluator.close()
+        for features in filter(None, self.features.values()):
+            features.store.close()
 
     @property
     def micro_batches(self) -> int:

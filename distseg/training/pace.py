@@ -85,7 +85,7 @@ def step_times(
     for number in count():
         epoch, step = divmod(number, stage.sampling.steps)
         if step == 0:
-            begin_epoch(stage, epoch=stage.config.freeze_encoder)
+            begin_epoch(stage, epoch=stage.config.schedule.epochs)
             batches = source(epoch)
         train_step(member, stage, batches, epoch=epoch, step=step, lr_factor=0.1)
         _wait(member.accelerator)

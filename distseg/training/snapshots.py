@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -86,13 +86,16 @@ def average_snapshots(
 ) -> list[dict[str, Any]]:
     """Stochastic weight averaging of the kept snapshots (Izmailov et al. 2018), all ranks.
 
-    Running statistics are estimated anew on `batches`: normalized images (B, C, H, W) of one epoch
-    on the device. Returns the list of snapshots that is left: the average alone.
+    Running statistics, but for a frozen encoder's, are estimated anew on `batches`: normalized
+    images (B, C, H, W) of one epoch on the device. Returns the list of snapshots that is left: the
+    average alone.
     """
     member.accelerator.wait_for_everyone()  # the main rank has written the last one
     files = [member.paths.snapshots / s["file"] for s in progress.snapshots]
     averaged = checkpoint.average_states([checkpoint.load_snapshot(f)[0] for f in files])
     member.model.load_state_dict(averaged)
+    if member.frozen_encoder is not None:
+        batches = _kept(member.frozen_encoder, batches)
     with member.accelerator.autocast():
         update_bn(batches, member.model)
     sync_buffers(member, member.model)
@@ -101,3 +104,17 @@ def average_snapshots(
     record |= {"cycle": None, "epoch": progress.total_epochs, "score": score}
     _write(member, record, average_of=[f.name for f in files])
     return [record]
+
+
+def _kept(frozen: nn.Module, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The batches. With the first, a part of the model takes back the statistics and the mode that
+    torch's update_bn, which knows no exceptions, has taken from all of it before it asks."""
+    kept = [buffer.clone() for buffer in frozen.buffers()]
+
+    def shown() -> Iterator[Tensor]:
+        frozen.eval()
+        for buffer, own in zip(frozen.buffers(), kept, strict=True):
+            buffer.copy_(own)
+        yield from batches
+
+    return shown()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,9 +14,11 @@ from distseg.config.training import OptimizerConfig, StageConfig
 from distseg.data.sampling import Sampling
 from distseg.functional.consistency import ramp_up
 from distseg.functional.losses import weighted_sum
-from distseg.models.pyramid import trunk
-from distseg.training.batches import Loaded, StageBatches, train_set
+from distseg.models.frozen import given
+from distseg.models.pyramid import ENCODER, trunk
+from distseg.training.batches import Batch, Loaded, StageBatches
 from distseg.training.engine import DdpEngine, Engine
+from distseg.training.features import stage_features
 from distseg.training.graphs import GraphedPass
 from distseg.training.loss import LossTerms, compute_loss
 from distseg.training.member import Member, seed_of
@@ -52,7 +55,6 @@ def set_up_stage(member: Member, number: int, first_epoch: int | None = None) ->
     """
     config, model_config = member.stages[number], member.model_config
     sampling = member.sampling(number, first_epoch)
-    batches = StageBatches(member, number, sampling, train_set(member, number))
     terms = LossTerms(
         main=weighted_sum(config.loss.spec, member.config.task),
         task=member.config.task,
@@ -61,6 +63,9 @@ def set_up_stage(member: Member, number: int, first_epoch: int | None = None) ->
         deep_supervision=model_config.deep_supervision or 0.0,
         confidence=member.recipe.confidence,
     )
+    member.freeze_encoder(config.freeze_encoder == "always")
+    features = stage_features(member, number, sampling)
+    batches = StageBatches(member, number, sampling, features)
     engine = make_engine(member, config.optimizer)
     graphs = None
     if member.config.compute.cuda_graphs and _can_be_graphed(member):
@@ -93,9 +98,26 @@ def begin_epoch(stage: Stage, epoch: int) -> nn.Module | None:
     weights fill) if it is frozen in this epoch of the stage: it then stays in evaluation mode, so
     that its running statistics stay, too."""
     stage.engine.module.train()
-    if epoch >= stage.config.freeze_encoder:
+    if not stage.config.is_frozen(epoch):
         return None
-    return trunk(stage.engine.module.get_submodule("net.encoder")).eval()
+    return trunk(stage.engine.module.get_submodule(ENCODER)).eval()
+
+
+def images_of_epoch(member: Member, stage: Stage, number: int, epoch: int) -> Iterator[Tensor]:
+    """This rank's images of an epoch (of all stages) as stage `number` shows them, normalized, also
+    where it reads feature maps in their place."""
+    reads = stage.batches.features is not None
+    batches = StageBatches(member, number, stage.sampling) if reads else stage.batches
+    for batch in batches.epoch(epoch):
+        yield batches.on_device(batch.tensors).images_BCHW
+    if reads:
+        batches.close()
+
+
+def _encoded(member: Member, batch: Batch) -> AbstractContextManager[None]:
+    """Within the block the model takes the batch's feature maps, where it has some."""
+    encoder = member.frozen_encoder
+    return nullcontext() if encoder is None or batch.maps is None else given(encoder, batch.maps)
 
 
 @dataclass(frozen=True)
@@ -130,7 +152,8 @@ def add_gradients(
     """
     accelerator, batch = member.accelerator, batches.on_device(tensors)
     in_step = tensors["in_step"].to(accelerator.device, non_blocking=True)
-    loss_B = compute_loss(engine, batch, terms, accelerator.autocast, member.teacher)
+    with _encoded(member, batch):
+        loss_B = compute_loss(engine, batch, terms, accelerator.autocast, member.teacher)
     loss = (loss_B * batch.weight_B).sum() / in_step
     # DDP and ZeRO average gradients over the ranks; this sums them.
     engine.backward(loss * accelerator.num_processes)

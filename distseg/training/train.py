@@ -35,7 +35,13 @@ from distseg.training.snapshots import (
     keep_snapshots,
     sync_buffers,
 )
-from distseg.training.stage import Stage, begin_epoch, set_up_stage, train_step
+from distseg.training.stage import (
+    Stage,
+    begin_epoch,
+    images_of_epoch,
+    set_up_stage,
+    train_step,
+)
 from distseg.training.state import Progress, Saving, put_back, restore, roll_back, save
 from distseg.training.stopping import Interrupted, StopSignal, write_failure
 
@@ -165,7 +171,7 @@ def train(member: Member, stop: StopSignal) -> Progress:
     branch together; only the main rank writes. Returns the position at the end, with the snapshots
     that were kept. Raises NonFiniteLoss, or Interrupted after a signal, with the state on disk.
     """
-    settings = member.config.train
+    settings, member.stop = member.config.train, stop
     progress, saved = restore(member)
     saving = Saving(member.accelerator)
     if saved is None:  # what a rollback of the first epochs goes back to
@@ -243,8 +249,7 @@ def train(member: Member, stop: StopSignal) -> Progress:
             stage.close()
             continue
         if stage.config.swa and progress.stage == len(member.stages) - 1:
-            epoch = stage.batches.epoch(progress.total_epochs)
-            images = (stage.batches.on_device(b.tensors).images_BCHW for b in epoch)
+            images = images_of_epoch(member, stage, progress.stage, progress.total_epochs)
             with stage.engine.placed():
                 progress.snapshots = average_snapshots(member, progress, images)
         goes_on = progress.stage == len(member.stages) - 1 and member.keeps_state

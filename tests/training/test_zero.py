@@ -29,6 +29,7 @@ from distseg.records.paths import MemberPaths, Run
 from distseg.training.zero import make_zero_accelerator, set_environment
 from tests.house import imports, modules
 from tests.tiny import ROOT, tiny_tree, wait_until
+from tests.training.tiny_frozen import changed, frozen_tree, write_weights
 from tests.training.tiny_training import assert_same_bits, kill_tree, losses
 
 FILES = ROOT / "launch" / "accelerate"
@@ -241,3 +242,22 @@ def work(folder: Path, zero: int, what: str) -> tuple[int, str]:
     process = start(script, launch_file(config.compute), what, str(folder))
     output = process.communicate(timeout=600)[0]
     return process.returncode, output
+
+
+@needs_deepspeed
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", [2, 3])
+def test_an_encoder_that_never_learns_stays_and_lets_go(tmp_path: Path, zero: int) -> None:
+    """Each stage has an engine of its own: what learns may change with it."""
+    file = write_weights(tmp_path / "encoder.safetensors")
+    first, *_ = frozen_tree(file, optimizer={"name": "adamw", "lr": 1e-3})["stages"]
+    found = {}
+    for name, last in (("always", "always"), ("then_all", 0)):
+        stages = [first, {**first, "freeze_encoder": last}]
+        changes = {**frozen_tree(file), "stages": stages}
+        process, paths = begin(tmp_path / name, zero, **changes)
+        finish(process)
+        state = checkpoint.load_snapshot(max(paths.snapshots.glob("*.safetensors")))[0]
+        found[name] = changed(file, state)
+        assert losses(paths)[-1] < losses(paths)[0]
+    assert found["always"] == [] and found["then_all"]
