@@ -89,3 +89,20 @@ def test_a_teacher_is_the_model_with_its_averages() -> None:
     shared = zip(teacher.buffers(), model.buffers(), strict=True)
     assert all(own is other for own, other in shared)
     assert teacher(images).grad_fn is None
+
+
+def test_a_teacher_has_what_never_learns_from_the_model() -> None:
+    """An encoder that is frozen has no average; a state that is loaded later reaches both."""
+    model = net()
+    model.encoder.requires_grad_(False)
+    ema = Ema(model, 0.5)
+    assert set(ema.tensors()) == {"decoder.weight", "decoder.bias", "ema.num_updates"}
+    teacher = ema.teacher(model)
+    of = [dict(one.named_parameters()) for one in (teacher, model)]
+    with torch.no_grad():
+        for parameter in of[1].values():
+            parameter.fill_(3.0)
+    ema.update(model)
+    assert torch.equal(of[0]["encoder.0.weight"], of[1]["encoder.0.weight"])
+    assert torch.equal(of[0]["decoder.weight"], ema.tensors()["decoder.weight"])
+    assert not torch.equal(of[0]["decoder.weight"], of[1]["decoder.weight"])
