@@ -148,7 +148,9 @@ class Lap:
         if not launchers:  # of a launch by hand it is the driver
             choices = [choice for choice in choices if choice[0] != "launcher"]
         if self.scene.outlives and ranks:
-            choices = [*choices, ("actor", "KILL", 5)]
+            # A stopped rank would not die with the driver, and so stand still for good
+            alive = [choice for choice in choices if choice[1] != "STOP"]
+            choices = [*alive, ("actor", "KILL", 5)]
         who, how, _ = self.dice.choices(choices, [weight for *_, weight in choices])[0]
         if who == "driver" and how == "STOP":
             _send(self.dice.choice(ranks).pid, signal.SIGSTOP)
