@@ -6,6 +6,7 @@ those that a user's own table of folds leaves out: one that cannot be read needs
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -267,7 +268,9 @@ def _in_table(config: Config, path: Path, run: Run | None, rows: Sequence[Row]) 
     cannot be read, which have no fold; the run may know that already. They are opened up to the
     first that can be read: that one is a mistake, and the others are counted with it."""
     ids = {cells["id"] for _, cells in read_table(path, ("id", "fold"))}
-    quarantine = read_rows(run.data / "quarantine.csv") if run is not None else []
+    quarantine: list[dict[str, str]] = []
+    with contextlib.suppress(UserError):  # a damaged one is made again
+        quarantine = read_rows(run.data / "quarantine.csv") if run is not None else []
     known = ids | {cells["id"] for cells in quarantine}
     absent = [row for row in rows if row.id not in known]
     forgotten = itertools.dropwhile(lambda row: not _is_good(config, row), absent)

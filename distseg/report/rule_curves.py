@@ -12,6 +12,8 @@ from distseg.config.schema import Config
 from distseg.functional.bootstrap import standard_error_of_gain
 from distseg.functional.combine import sigmoid
 from distseg.functional.metrics import VOID, summarize
+from distseg.records.errors import UserError
+from distseg.records.log import counted
 
 THRESHOLDS = np.arange(1, 40) / 40  # probabilities
 AREAS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000)
@@ -27,7 +29,13 @@ class RuleCurves:
     """
 
     def __init__(self, config: Config, rule: Mapping[str, Any], num_images: int) -> None:
-        """rule: that of the ensemble, thresholds as logits."""
+        """rule: that of the ensemble, thresholds as logits. UserError: it is for other classes."""
+        if len(rule["threshold"]) != config.num_outputs:
+            raise UserError(
+                f"ensemble.json: its rule has {counted(len(rule['threshold']), 'threshold')}, for "
+                f"{counted(config.num_outputs, 'class', 'es')}: remove the file, and "
+                "`distseg run` makes it again"
+            )
         self.config, self.rule = config, rule
         self.chosen = sigmoid(np.array(rule["threshold"], np.float64))  # (C,)
         # the chosen one is a point of its class's curve

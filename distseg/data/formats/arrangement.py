@@ -146,8 +146,16 @@ def _two(tree: _Tree) -> dict[str, str]:
 
 def _folders(folder: Path) -> list[Path]:
     with os.scandir(folder) as entries:  # tells files from folders without a look at each
-        names = [entry.name for entry in entries if entry.name[0] != "." and entry.is_dir()]
+        names = [entry.name for entry in entries if entry.name[0] != "." and _is_folder(entry)]
     return [folder / name for name in sorted(names)]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """A link that leads to itself, or where one may not look, is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _folder_per_image(root: Path, has_tests: bool) -> dict[str, str]:
