@@ -44,9 +44,9 @@ def test_tgs_with_rounds(data_root: Path, tmp_path: Path) -> None:
     drive(run, 240)
     with opened(run.report_html) as page:
         body = page.inner_text("body")
-        assert "What each part brought" in body and "Round 1" in body
-        sheets = page.locator("text=What the rounds chose")
-        assert sheets.count() >= 1
+        assert "round 1 (self_distill) over round 0" in body
+        assert "What the rounds kept and dropped" in body
+        assert page.locator("details img.sheet").count() >= 6, "kept and dropped, of each fold"
     assert list(fits(run.report_html)) == []
     plain = "data.limit=240", "rounds=[{kind: supervised}]", "seed=1"
     other = trained(tmp_path / "tgs_plain", "tgs_self_distill_cpu", data_root / "tgs", *plain)
