@@ -211,6 +211,7 @@ def test_what_cannot_be_is_said() -> None:
     assert name not in smp.encoders.encoders
 
 
+@pytest.mark.slow
 def test_a_member_trains_with_it_and_its_graph_gives_the_same_logits(tmp_path: Path) -> None:
     """The first epoch with a frozen transformer, EMA, a snapshot; what a snapshot's record says
     makes the same network again."""
