@@ -28,6 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +76,21 @@ def config_of(root: Path) -> Config:
     return parse_config(tree, "cpu")
 
 
-def timed(turns: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+Turn = Callable[[], float]  # does its work and says how many seconds of it count
+
+
+def clock(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def in_turn(turns: dict[str, Turn], rounds: int) -> dict[str, list[float]]:
     """Seconds of each turn in each round."""
     found: dict[str, list[float]] = {name: [] for name in turns}
     for _ in range(rounds):
         for name, turn in turns.items():
-            began = time.perf_counter()
-            turn()
-            found[name].append(time.perf_counter() - began)
+            found[name].append(turn())
     return found
 
 
@@ -125,47 +133,38 @@ def plain_steps(root: Path) -> Iterator[float]:
             yield loss.item()
 
 
-def step(root: Path, scratch: Path, rounds: int, steps: int) -> dict[str, Any]:
+@contextmanager
+def stage_of(root: Path, scratch: Path) -> Iterator[tuple[Member, Stage]]:
+    """A member that trains on TGS."""
     run = Run(scratch)
     config = prepare(config_of(root), run)
     member = Member(config, run, 0, "a", 0, make_accelerator(config))
     stage = set_up_stage(member, 0)
-    begin_epoch(stage, stage.config.freeze_encoder)
-    loaded, by_hand = endless(stage), plain_steps(root)
-    kept = list(itertools.islice(loaded, 8))
-
-    def drop(source: Iterator[Any], number: int) -> None:
-        for _ in range(number):
-            next(source)
-
-    begun: dict[str, float] = {}
-
-    def ours() -> None:
-        steps_of(member, stage, loaded, AHEAD)  # what is ready when the turn begins
-        begun["ours"] = time.perf_counter()
-        steps_of(member, stage, loaded, steps)
-        begun["ours"] = time.perf_counter() - begun["ours"]
-
-    def memory() -> None:
-        begun["memory"] = time.perf_counter()
-        steps_of(member, stage, itertools.cycle(kept), steps)
-        begun["memory"] = time.perf_counter() - begun["memory"]
-
-    def plain() -> None:
-        drop(by_hand, 4)
-        begun["plain"] = time.perf_counter()
-        drop(by_hand, steps)
-        begun["plain"] = time.perf_counter() - begun["plain"]
-
-    turns = {"ours": ours, "memory": memory, "plain": plain}
-    found: dict[str, list[float]] = {name: [] for name in turns}
-    for number in range(rounds + 1):
-        for name, turn in turns.items():
-            turn()
-            if number:  # the first round warms up
-                found[name].append(begun[name])
+    begin_epoch(stage, stage.config.schedule.epochs)
+    yield member, stage
     stage.close()
     member.close()
+
+
+def step(root: Path, scratch: Path, rounds: int, steps: int) -> dict[str, Any]:
+    with stage_of(root, scratch) as (member, stage):
+        loaded, by_hand = endless(stage), plain_steps(root)
+        kept = list(itertools.islice(loaded, 8))
+
+        def train(batches: Iterator[Loaded], number: int = steps) -> float:
+            return clock(lambda: steps_of(member, stage, batches, number))
+
+        def ours() -> float:
+            train(loaded, AHEAD)  # what is ready when the turn begins
+            return train(loaded)
+
+        def plain() -> float:
+            list(itertools.islice(by_hand, 4))
+            return clock(lambda: list(itertools.islice(by_hand, steps)))
+
+        turns = {"ours": ours, "memory": lambda: train(itertools.cycle(kept)), "plain": plain}
+        in_turn(turns, 1)  # warms up
+        found = in_turn(turns, rounds)
     rates = {name: round(steps * BATCH / statistics.median(s), 1) for name, s in found.items()}
     return {
         "images_per_s": rates,
@@ -203,7 +202,6 @@ def predict(root: Path, scratch: Path, rounds: int, images: int) -> dict[str, An
     device, autocast = accelerator.device, accelerator.autocast
     predictors = [load_predictor([path], device, True, autocast) for path in snapshots]
     canvas = torch.randint(0, 256, (64, 1, 128, 128), dtype=torch.uint8)
-    by_hand: list[float] = []
 
     def files_to_table() -> None:
         arguments = ["--images", str(few), "--out", str(scratch / "masks")]
@@ -214,17 +212,18 @@ def predict(root: Path, scratch: Path, rounds: int, images: int) -> dict[str, An
             for one in predictors:
                 one.canvas_logits(canvas[: min(64, images - first)], ["hflip"])
 
-    def plain() -> None:
-        by_hand.append(len(snapshots) * images / predict_by_hand(root, 70)[1])
-
-    found = timed({"ours": files_to_table, "passes": passes_alone, "plain": plain}, rounds)
+    turns: dict[str, Turn] = {
+        "ours": lambda: clock(files_to_table),
+        "passes": lambda: clock(passes_alone),
+        "plain": lambda: len(snapshots) * images / predict_by_hand(root, 70)[1],
+    }
+    found = in_turn(turns, rounds)
     return {
         "images": images,
         "networks": len(snapshots),
-        "seconds": {name: round(statistics.median(s), 1) for name, s in found.items()}
-        | {"plain": round(statistics.median(by_hand), 1)},
+        "seconds": {name: round(statistics.median(s), 1) for name, s in found.items()},
         "of_the_limit": ratios(found["passes"], found["ours"]),
-        "times_plain": ratios(by_hand, found["ours"]),
+        "times_plain": ratios(found["plain"], found["ours"]),
     }
 
 
@@ -232,28 +231,22 @@ def predict(root: Path, scratch: Path, rounds: int, images: int) -> dict[str, An
 
 
 def busy(root: Path, scratch: Path, rounds: int, steps: int) -> dict[str, Any]:
-    run = Run(scratch)
-    config = prepare(config_of(root), run)
-    member = Member(config, run, 0, "a", 0, make_accelerator(config))
-    stage = set_up_stage(member, 0)
-    begin_epoch(stage, stage.config.freeze_encoder)
-    kept = list(itertools.islice(endless(stage), 8))
+    with stage_of(root, scratch) as (member, stage):
+        kept = list(itertools.islice(endless(stage), 8))
 
-    def alone() -> None:
-        steps_of(member, stage, itertools.cycle(kept), steps)
+        def alone() -> float:
+            return clock(lambda: steps_of(member, stage, itertools.cycle(kept), steps))
 
-    def beside() -> None:
-        other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-        try:
-            alone()
-        finally:
-            other.kill()
-            other.wait()
+        def beside() -> float:
+            other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+            try:
+                return alone()
+            finally:
+                other.kill()
+                other.wait()
 
-    alone()
-    found = timed({"alone": alone, "beside": beside}, rounds)
-    stage.close()
-    member.close()
+        alone()
+        found = in_turn({"alone": alone, "beside": beside}, rounds)
     return {"threads": torch.get_num_threads(), "slower": ratios(found["beside"], found["alone"])}
 
 

@@ -26,7 +26,6 @@ __all__ = [
     "check_launch",
     "check_ranks",
     "default_workers",
-    "forget_accelerator",
     "launch_file",
     "make_accelerator",
     "one_process",
@@ -107,22 +106,22 @@ def make_accelerator(config: Config, *, cpu: bool | None = None) -> Accelerator:
             f"{world} processes were launched without a GPU, and each would train alone. "
             "Set ACCELERATE_USE_CPU=true before `accelerate launch`"
         )
+    precision = resolve_precision(config.compute.precision, device)
+    if (
+        world == 1
+        and AcceleratorState._shared_state.get("_mixed_precision", precision) != precision
+    ):
+        # Accelerate keeps the first precision of a process, in which several runs may be read.
+        AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(
         cpu=use_cpu,
-        mixed_precision=resolve_precision(config.compute.precision, device),
+        mixed_precision=precision,
         # given, or Accelerate takes both from the shell: the loop accumulates and compiles itself
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=rank_timeout(config))],
         dynamo_backend="no",
     )
     return check_ranks(accelerator)
-
-
-def forget_accelerator(accelerator: Accelerator) -> None:
-    """Let the next Accelerator of this process, which is alone, have another precision: Accelerate
-    keeps one for the whole process."""
-    accelerator.free_memory()
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def rank_timeout(config: Config) -> timedelta:

@@ -9,10 +9,17 @@ import torch
 import yaml
 
 from distseg import distributed
+from distseg.config.load import parse_config
 from distseg.config.schema import ComputeConfig
-from distseg.distributed import check_launch, cpu_flags, launch_file, resolve_precision
+from distseg.distributed import (
+    check_launch,
+    cpu_flags,
+    launch_file,
+    make_accelerator,
+    resolve_precision,
+)
 from distseg.records.errors import UserError
-from tests.tiny import ROOT
+from tests.tiny import ROOT, tiny_tree
 
 FILES = ROOT / "launch" / "accelerate"
 
@@ -68,3 +75,10 @@ def test_the_cpus_flags_are_those_that_torch_finds() -> None:
     found = torch.cpu.get_capabilities()
     for flag in distributed.BF16_FLAGS & found.keys():
         assert found[flag] == (flag in cpu_flags()), flag
+
+
+def test_runs_of_two_precisions_are_read_in_one_process() -> None:
+    """As from a notebook: Accelerate by itself keeps the first one."""
+    for precision, name in (("fp32", "no"), ("bf16", "bf16"), ("bf16", "bf16"), ("fp32", "no")):
+        config = parse_config(tiny_tree(compute={"precision": precision}), "test")
+        assert make_accelerator(config).mixed_precision == name

@@ -207,7 +207,7 @@ def _planned(
     pace = candidate.pace
     epochs, first, steps = epochs_of(updates, snapshots)
     val = data.validated or data.num_train / max(folds.num, 1 if folds.full else 5)
-    training = steps * ((epochs - first) * pace.step_s + first * (pace.first_step_s or pace.step_s))
+    training = steps * (first * pace.first_step_s + (epochs - first) * pace.step_s)
     cycles = (epochs - first) // snapshots
     every = evaluate_every(training, val * pace.evaluate_s, first, cycles)
     evaluations = first // every + ((epochs - first) // every if every < cycles else snapshots)

@@ -29,7 +29,7 @@ class Pace:
     """What one model takes on one rank of this machine.
 
     step_s: seconds of an update of `batch_size` images with the loss of the last stage; spread:
-        their standard deviation, as a share. first_step_s: with that of the first; 0: the same.
+        their standard deviation, as a share. first_step_s: with that of the first.
     evaluate_s: seconds to evaluate an image; predict_s: to predict one with all views,
         one snapshot.
     save_s: seconds to save a state, once an epoch.
@@ -49,7 +49,7 @@ class Pace:
     prepare_s: float
     memory: int
     saved: int
-    first_step_s: float = 0.0
+    first_step_s: float
 
 
 def mean_pace(paces: Sequence[Pace]) -> Pace:
@@ -90,13 +90,13 @@ def parse_pace(entry: Mapping[str, Any]) -> Pace | None:
     """A pace of a JSON object; None where a number is missing, negative or no number."""
     values = {}
     for field in fields(Pace):
-        value = entry.get(field.name, 0.0 if field.name == "first_step_s" else None)
+        value = entry.get(field.name)
         if isinstance(value, bool) or not isinstance(value, int | float):
             return None
         if not math.isfinite(value) or value < 0 or value > 1e15:
             return None
         values[field.name] = int(value) if field.type == "int" else float(value)
-    if values["batch_size"] < 1 or values["step_s"] <= 0:
+    if values["batch_size"] < 1 or min(values["step_s"], values["first_step_s"]) <= 0:
         return None
     return Pace(**values)  # type: ignore[arg-type]
 

@@ -79,8 +79,8 @@ def member_seconds(work: Work, pace: Pace) -> float:
     # out of fold, each snapshot is counted with views, where there are any, and without
     plain = pace.evaluate_s if work.tta else 0.0
     out_of_fold = work.val_images * work.snapshots * (pace.predict_s + plain)
-    first = work.first_updates * (pace.first_step_s or pace.step_s)
-    training = first + (work.updates - work.first_updates) * pace.step_s
+    last_updates = work.updates - work.first_updates
+    training = work.first_updates * pace.first_step_s + last_updates * pace.step_s
     return training + work.epochs * pace.save_s + evaluation + out_of_fold
 
 

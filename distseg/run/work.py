@@ -34,13 +34,13 @@ def work_of(
     seen = [math.prod(stage.input_size or (size.height, size.width)) for stage in stages]
     pixels = sum(stage.schedule.epochs * own for stage, own in zip(stages, seen, strict=True))
     teacher = FORWARD_SHARE if config.recipe(key).has_mean_teacher else 0.0
-    updates = math.ceil(images / config.batch_size_of(name)) * pixels * (1 + teacher)
-    first = sum(
+    share = pixels / (epochs * size.height * size.width)
+    updates = math.ceil(images / config.batch_size_of(name)) * share * (1 + teacher)
+    first_pixels = sum(
         stage.schedule.epochs * own
         for stage, own in zip(stages, seen, strict=True)
         if stage.loss == stages[0].loss != stages[-1].loss
     )
-    whole = epochs * size.height * size.width
     inner = config.train.inner_share
     watching = images / epochs * inner / (1 - inner) if inner else val_images
     shown = watching * Fit(size).predicted_pixels(*(native or (size.height, size.width)))
@@ -53,8 +53,8 @@ def work_of(
     )
     kept = num_snapshots(config, name, key)
     tta = bool(config.predict.tta)
-    return Work(name, updates / whole, epochs, evaluations, val_images, kept, tta, watching,
-                updates / pixels * first / whole)  # fmt: skip
+    return Work(name, updates, epochs, evaluations, val_images, kept, tta, watching,
+                updates * first_pixels / pixels)  # fmt: skip
 
 
 def epoch_cost(config: Config, key: RoundKey) -> float:

@@ -17,7 +17,7 @@ import torch
 
 from distseg.config.schema import Config
 from distseg.data.loader import PREFETCH
-from distseg.distributed import forget_accelerator, make_accelerator
+from distseg.distributed import make_accelerator
 from distseg.functional.limits import Speed, Trial
 from distseg.jobs.load import busy_others
 from distseg.records.paths import MemberPaths, Run
@@ -75,7 +75,7 @@ def _stage(config: Config, run: Run, name: str) -> Iterator[tuple[Member, Stage]
             stage.close()
             member.close()
     finally:
-        forget_accelerator(accelerator)
+        accelerator.free_memory()
 
 
 def _memory_time(member: Member, stage: Stage, seconds: float) -> float:

@@ -49,7 +49,7 @@ def measure_member(config: Config, run: Run, name: str, seconds: float, prepare_
         share = TRAINING_SHARE / 2 if another else TRAINING_SHARE
         times = step_times(member, stage, began, seconds * share)
         start_s = times.pop(0)
-        first_s = 0.0
+        first_s = statistics.median(times)
         if another:  # the same steps, with the loss of the first stage
             terms = replace(stage.terms, main=weighted_sum(first.spec, config.task))
             changed, mark = replace(stage, terms=terms), time.perf_counter()

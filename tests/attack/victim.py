@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 import yaml
-from accelerate.state import AcceleratorState
 
 from distseg import cli
 from distseg.config.load import dump_config, parse_config
@@ -123,8 +122,6 @@ def attack(*arguments: object) -> Outcome:
     _reset_peak()
     before = resident()
     began = time.monotonic()
-    # Each command has a process of its own else, in which Accelerate learns its one precision
-    AcceleratorState._reset_state(reset_partial_state=True)
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(errors), _alarm():
         log.setup(None)
         try:

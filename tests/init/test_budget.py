@@ -38,8 +38,8 @@ from distseg.run.forecast import (
 )
 
 PACE = Pace(
-    batch_size=8, step_s=0.25, spread=0.1, evaluate_s=0.01, predict_s=0.02, save_s=0.1,
-    start_s=5.0, prepare_s=0.001, memory=10**9, saved=10**7,
+    batch_size=8, step_s=0.25, first_step_s=0.25, spread=0.1, evaluate_s=0.01, predict_s=0.02,
+    save_s=0.1, start_s=5.0, prepare_s=0.001, memory=10**9, saved=10**7,
 )  # fmt: skip
 DATA = Data(num_train=1000, num_test=500, height=128, width=128, outputs=1)
 TWO = Machine(slots=2, ranks=2, members_per_job=100)
@@ -119,7 +119,7 @@ def test_what_is_planned_fits_the_budget_and_fills_it_where_that_helps(minutes: 
 def test_more_time_is_worth_more_and_a_faster_machine_too() -> None:
     scores = [spend(candidates(), DATA, TWO, 60.0 * m)[0].expected for m in (2, 5, 15, 60)]
     assert scores == sorted(scores) and scores[0] < scores[-1]
-    fast = replace(PACE, step_s=0.02, predict_s=0.002, evaluate_s=0.001)
+    fast = replace(PACE, step_s=0.02, first_step_s=0.02, predict_s=0.002, evaluate_s=0.001)
     assert spend(candidates(pace=fast), DATA, TWO, 300.0)[0].expected > scores[1]
 
 
@@ -132,7 +132,7 @@ def test_more_time_buys_pixels_folds_and_members() -> None:
 
 
 def test_a_budget_that_is_too_short_gives_the_shortest_run_and_says_so() -> None:
-    slow = replace(PACE, step_s=5.0)
+    slow = replace(PACE, step_s=5.0, first_step_s=5.0)
     spent, fits = spend(candidates(pace=slow), DATA, TWO, 60.0)
     assert not fits and spent.members == 1 and spent.snapshots == 1
     assert spent.candidate.size.pixels == min(c.size.pixels for c in candidates(pace=slow))
@@ -199,7 +199,7 @@ def test_what_an_image_takes_beside_the_network_does_not_grow_with_tiles() -> No
     """A forward pass is what the flipped view takes more, here .005 s of an image at 128 x 128."""
     measured = Size(128, 128, "resize", 0.1, 128 * 128)
     crop = Size(192, 192, "crop", 1.0, 100 * 128 * 128)
-    pace = replace(PACE, step_s=0.24, evaluate_s=0.05, predict_s=0.055)
+    pace = replace(PACE, step_s=0.24, first_step_s=0.24, evaluate_s=0.05, predict_s=0.055)
     tiled = scaled(pace, measured, crop)
     assert tiled.step_s == pytest.approx(0.24 * 2.25)
     assert tiled.evaluate_s == pytest.approx(0.045 + 100 * 0.005)
@@ -212,7 +212,9 @@ def test_what_an_image_takes_beside_the_network_does_not_grow_with_tiles() -> No
 def test_objects_that_a_resize_would_lose_are_seen_in_crops_in_a_short_budget_too() -> None:
     """Objects of 6 pixels in pictures of 2000, one core: the flipped views are given up."""
     data = Data(40, 8, 2000, 2000, 1, object_widths=(5.0, 7.0))
-    pace = replace(PACE, batch_size=4, step_s=0.26, evaluate_s=0.1, predict_s=0.11)
+    pace = replace(
+        PACE, batch_size=4, step_s=0.26, first_step_s=0.26, evaluate_s=0.1, predict_s=0.11
+    )
     measured = Size(256, 256, "resize", 0.128, 256 * 256)
     offers = [
         Candidate(0, size, scaled(pace, measured, size, tta), 1.0, False, tta)

@@ -36,8 +36,8 @@ from distseg.run.plan import plan
 from tests.init.made_sets import as_255, as_colors, as_index, folder
 
 PACE = Pace(
-    batch_size=4, step_s=0.1, spread=0.1, evaluate_s=0.01, predict_s=0.02, save_s=0.1,
-    start_s=5.0, prepare_s=0.001, memory=10**9, saved=10**7,
+    batch_size=4, step_s=0.1, first_step_s=0.1, spread=0.1, evaluate_s=0.01, predict_s=0.02,
+    save_s=0.1, start_s=5.0, prepare_s=0.001, memory=10**9, saved=10**7,
 )  # fmt: skip
 Make = Callable[..., tuple[Config, Written]]
 
@@ -291,7 +291,9 @@ def test_a_machine_with_gpus_gets_larger_networks_and_inputs(
 ) -> None:
     gpus = [Gpu("0", "H100", 80 << 30), Gpu("1", "H100", 80 << 30)]
     monkeypatch.setattr("distseg.init.make.visible_gpus", lambda: gpus)
-    fast = replace(PACE, batch_size=16, step_s=0.05, evaluate_s=0.002, predict_s=0.004)
+    fast = replace(
+        PACE, batch_size=16, step_s=0.05, first_step_s=0.05, evaluate_s=0.002, predict_s=0.004
+    )
     monkeypatch.setattr("distseg.init.make.measured_paces", lambda *_: {"m0": fast, "m1": fast})
     root = folder(tmp_path / "set", num=30, size=(400, 400), objects=(40, 3))
     config, written = made(root, budget=3600)

@@ -10,7 +10,7 @@ import pytest
 from distseg.records import paces
 from distseg.records.paces import Pace, paces_path, parse_pace, read_paces, write_paces
 
-PACE = Pace(8, 0.5, 0.1, 0.01, 0.02, 0.1, 5.0, 0.001, 10**9, 10**7)
+PACE = Pace(8, 0.5, 0.1, 0.01, 0.02, 0.1, 5.0, 0.001, 10**9, 10**7, 0.5)
 
 
 def test_what_is_written_is_read_and_what_is_newer_wins(tmp_path: Path) -> None:

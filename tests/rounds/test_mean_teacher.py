@@ -16,7 +16,7 @@ import yaml
 
 from distseg.config.load import parse_config
 from distseg.config.schema import Config
-from distseg.distributed import forget_accelerator, make_accelerator
+from distseg.distributed import make_accelerator
 from distseg.models import checkpoint
 from distseg.records.errors import UserError
 from distseg.records.files import read_json
@@ -164,7 +164,7 @@ def test_the_teacher_is_what_is_kept_and_a_signal_changes_nothing(
     assert losses(whole) == losses(run.member(1, "a", 0))
 
 
-def test_running_statistics_heads_and_bf16(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_running_statistics_heads_and_bf16(tmp_path: Path) -> None:
     """What a teacher must not spoil: running statistics are the student's, which a frozen encoder
     leaves as they are; the loss against void is 0 for every head and term."""
     decoder = {"encoder_depth": 3, "decoder_channels": [16, 8, 8], "dropout": 0.1}
@@ -176,8 +176,6 @@ def test_running_statistics_heads_and_bf16(tmp_path: Path, request: pytest.Fixtu
         tmp_path, members={"a": member}, stages=[{**stage, **loss}], augment=[{"hflip": {}}],
         compute={**tiny_tree()["compute"], "precision": "bf16"},
     )  # fmt: skip
-    forget_accelerator(make_accelerator(parse_config(tiny_tree(), "test")))  # and its precision
-    request.addfinalizer(lambda: forget_accelerator(make_accelerator(config)))
     train_member(config, run.folder, 1, "a", 0)
     paths = run.member(1, "a", 0)
     assert "student and teacher see the same image" in paths.log(0).read_text()

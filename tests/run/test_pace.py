@@ -31,7 +31,7 @@ from tests.tiny import tiny_tree
 
 SIZE = DataSize(37, 5, 32, 32)
 SLOT = Slot(0, (), 1, 1)
-PACE = Pace(8, 0.5, 0.1, 0.01, 0.02, 0.1, 5.0, 0.001, 10**9, 10**7)
+PACE = Pace(8, 0.5, 0.1, 0.01, 0.02, 0.1, 5.0, 0.001, 10**9, 10**7, 0.5)
 
 
 def config_of(**changes: object) -> Config:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +26,18 @@ from distseg.training import train as trainer
 from distseg.training.member import Member
 from distseg.training.stage import begin_epoch, set_up_stage, train_step
 from distseg.training.train import train_member
-from tests.tiny import PATIENCE_S, tiny_tree
+from tests.tiny import tiny_tree
 from tests.training.tiny_frozen import DECODER, ENCODER, frozen_tree, write_weights
-from tests.training.tiny_training import assert_same_bits, losses, set_up, weights
+from tests.training.tiny_training import (
+    Launch,
+    assert_same_bits,
+    losses,
+    set_up,
+    train_here,
+    train_there,
+    weights,
+)
 
-Launch = Callable[..., subprocess.Popen[str]]
 TOLERANCE = 2e-3  # of the largest logit: float16 keeps 11 bits of each number of a map
 
 
@@ -220,16 +226,11 @@ def test_killed_while_it_computes_or_trains_it_goes_on_bit_for_bit(
 @pytest.mark.slow
 def test_two_ranks_read_as_one(tmp_path: Path, file: str, launch: Launch) -> None:
     tree = frozen_tree(file, views=2)
-    config, run = set_up(tmp_path / "one", **tree)
-    train_member(config, run.folder, 0, "a", 0)
-    _, other = set_up(tmp_path / "two", **tree)
-    path = str(tmp_path / "two" / "tiny.yaml")
-    process = launch(2, path, "--member", "a", "--fold", "0", "--out", str(other.folder))
-    output = process.communicate(timeout=PATIENCE_S)[0]
-    assert process.returncode == 0, output
-    one, two = run.member(0, "a", 0), other.member(0, "a", 0)
+    one = train_here(tmp_path / "one", **tree)
+    two = train_there(launch, tmp_path / "two", 2, **tree)
     assert losses(two) == pytest.approx(losses(one), abs=1e-5)
-    assert log_of(other).count("maps of the frozen encoder: 37 images x 2 draws") <= 1
+    said = log_of(Run(tmp_path / "two" / "run"))
+    assert said.count("maps of the frozen encoder: 37 images x 2 draws") <= 1
 
 
 def test_where_maps_cannot_be_read_the_step_computes_them(tmp_path: Path, file: str) -> None:

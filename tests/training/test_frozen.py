@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +23,17 @@ from distseg.training import train as trainer
 from distseg.training.member import Member
 from distseg.training.stage import begin_epoch, set_up_stage, train_step
 from distseg.training.train import train_member
-from tests.tiny import PATIENCE_S, tiny_tree
+from tests.tiny import tiny_tree
 from tests.training.tiny_frozen import DECODER, changed, frozen_tree, write_weights
-from tests.training.tiny_training import assert_same_bits, losses, set_up, weights
-
-Launch = Callable[..., subprocess.Popen[str]]
+from tests.training.tiny_training import (
+    Launch,
+    assert_same_bits,
+    losses,
+    set_up,
+    train_here,
+    train_there,
+    weights,
+)
 
 
 @pytest.fixture(scope="module")
@@ -144,14 +148,8 @@ def test_two_ranks_keep_it_and_let_it_learn_as_one(
     # without batch normalization that learns: two ranks have other statistics than one
     rate = {"optimizer": {"name": "sgd", "lr": 1e-2}, "freeze_encoder": 1}
     changes = {**frozen_tree(file), "stages": [first, {**first, **rate}, first]}
-    config, run = set_up(tmp_path / "one", **changes)
-    train_member(config, run.folder, 0, "a", 0)
-    _, other = set_up(tmp_path / "two", **changes)
-    path = str(tmp_path / "two" / "tiny.yaml")
-    process = launch(2, path, "--member", "a", "--fold", "0", "--out", str(other.folder))
-    output = process.communicate(timeout=PATIENCE_S)[0]
-    assert process.returncode == 0, output
-    one, two = run.member(0, "a", 0), other.member(0, "a", 0)
+    one = train_here(tmp_path / "one", **changes)
+    two = train_there(launch, tmp_path / "two", 2, **changes)
     assert losses(two) == pytest.approx(losses(one), abs=1e-5)
     assert changed(file, {name.removeprefix("0."): t for name, t in weights(two).items()}) == []
 
@@ -184,7 +182,8 @@ def test_what_cannot_be_is_said(file: str) -> None:
 
 def test_an_encoder_that_has_learned_may_stay_without_weights(file: str) -> None:
     frozen = {"freeze_encoder": "always"}
-    parse_config(tiny_tree(stages=[{}, frozen]), "test")
+    config = parse_config(tiny_tree(stages=[{}, frozen]), "test")
+    assert [stage.is_frozen(0) for stage in config.stages] == [False, True]
     warm = {"kind": "supervised", "init": "previous", "stages": [frozen]}
     parse_config(tiny_tree(rounds=[{"kind": "supervised"}, warm]), "test")
     parse_config(tiny_tree(**frozen_tree(file), compute={"zero": 3}), "test")

@@ -39,8 +39,8 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(autouse=True)
-def _own_precision() -> None:
-    """Accelerate keeps the first precision of a process."""
+def _own_device() -> None:
+    """Accelerate keeps the first device of a process."""
     AcceleratorState._reset_state(reset_partial_state=True)
 
 

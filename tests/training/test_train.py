@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,7 @@ from distseg.models import checkpoint
 from distseg.records.errors import UserError
 from distseg.records.files import read_json, read_lines
 from distseg.records.manifest import Manifest
-from distseg.records.paths import MemberPaths, Run
+from distseg.records.paths import Run
 from distseg.records.predictions import Predictions
 from distseg.training import train as trainer
 from distseg.training.engine import DdpEngine
@@ -34,29 +32,16 @@ from distseg.training.stage import Stage, begin_epoch, make_engine, set_up_stage
 from distseg.training.stopping import NonFiniteLoss
 from distseg.training.train import train_member
 from tests.tiny import PATIENCE_S, tiny_tree, wait_until
-from tests.training.tiny_training import assert_same_bits, kill_tree, losses, set_up
-
-Launch = Callable[..., subprocess.Popen[str]]
-
-
-def train_here(folder: Path, **changes: Any) -> MemberPaths:
-    torch.set_num_threads(1)
-    config, run = set_up(folder, **changes)
-    train_member(config, run.folder, 0, "a", 0)
-    return run.member(0, "a", 0)
-
-
-def train_there(launch: Launch, folder: Path, ranks: int, **changes: Any) -> MemberPaths:
-    _, run = set_up(folder, **changes)
-    process = launch(ranks, *arguments(folder))
-    output = process.communicate(timeout=PATIENCE_S)[0]
-    assert process.returncode == 0, output
-    return run.member(0, "a", 0)
-
-
-def arguments(folder: Path) -> list[str]:
-    config = str(folder / "tiny.yaml")
-    return [config, "--member", "a", "--fold", "0", "--out", str(folder / "run")]
+from tests.training.tiny_training import (
+    Launch,
+    arguments,
+    assert_same_bits,
+    kill_tree,
+    losses,
+    set_up,
+    train_here,
+    train_there,
+)
 
 
 def test_what_fills_the_last_step_does_not_count(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,10 @@ from distseg.models import checkpoint
 from distseg.records.files import read_json, read_lines
 from distseg.records.paths import MemberPaths, Run
 from distseg.training.optim import build_optimizer
-from tests.tiny import tiny_tree
+from distseg.training.train import train_member
+from tests.tiny import PATIENCE_S, tiny_tree
+
+Launch = Callable[..., subprocess.Popen[str]]
 
 
 def set_up(folder: Path, **changes: Any) -> tuple[Config, Run]:
@@ -31,6 +36,26 @@ def set_up(folder: Path, **changes: Any) -> tuple[Config, Run]:
     prepare(config, run)
     (folder / "tiny.yaml").write_text(yaml.safe_dump(tiny_tree(**changes)))
     return config, run
+
+
+def train_here(folder: Path, **changes: Any) -> MemberPaths:
+    torch.set_num_threads(1)
+    config, run = set_up(folder, **changes)
+    train_member(config, run.folder, 0, "a", 0)
+    return run.member(0, "a", 0)
+
+
+def train_there(launch: Launch, folder: Path, ranks: int, **changes: Any) -> MemberPaths:
+    _, run = set_up(folder, **changes)
+    process = launch(ranks, *arguments(folder))
+    output = process.communicate(timeout=PATIENCE_S)[0]
+    assert process.returncode == 0, output
+    return run.member(0, "a", 0)
+
+
+def arguments(folder: Path) -> list[str]:
+    config = str(folder / "tiny.yaml")
+    return [config, "--member", "a", "--fold", "0", "--out", str(folder / "run")]
 
 
 def losses(paths: MemberPaths, key: str = "loss") -> list[float]:
