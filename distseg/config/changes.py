@@ -44,8 +44,8 @@ RULES = (
          "compute.members_per_job", "compute.cpu_threads", "compute.workers", "compute.retries",
          "compute.rank_timeout_s", "compute.cuda_graphs"),
         (),
-        "how jobs are spread over machines; `precision`, `zero`, `offload`, `channels_last` and "
-        "`compile` change weights, and stay",
+        "how jobs are spread over machines; `precision`, `augment_on`, `zero`, `offload`, "
+        "`channels_last` and `compile` change weights, and stay",
     ),
     Rule(
         ("data.cache_dir", "data.feature_cache_gb", "predict.batch_size", "track", "tune", "tune."),

@@ -6,7 +6,7 @@ docs/config.md is generated from it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
@@ -132,6 +132,11 @@ class ComputeConfig(Strict):
     workers: int | None = Field(
         None, ge=0, le=1024, description="loader processes of a rank; null: auto"
     )
+    augment_on: Literal["host", "device"] = Field(
+        "host",
+        description="device: the GPU augments, for machines with few CPU cores a GPU; flips, "
+        "affine, gray values, cutout and noise alone. See docs/augment.md",
+    )
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
         "auto", description="auto: bf16 where the hardware has it, else fp32"
     )
@@ -220,6 +225,21 @@ class Config(Strict):
     def num_outputs(self) -> int:
         """Channels of the logits."""
         return len(self.classes)
+
+    def written_stages(self) -> Iterator[tuple[str, StageConfig]]:
+        """(key, stage) of every stage that is written down, also those that no round uses."""
+        lists = {"stages": self.stages}
+        lists |= {f"members.{n}.stages": m.stages for n, m in self.members.items() if m.stages}
+        lists |= {f"rounds.{n}.stages": r.stages for n, r in enumerate(self.rounds) if r.stages}
+        for prefix, own in lists.items():
+            yield from ((f"{prefix}.{number}", stage) for number, stage in enumerate(own))
+
+    def augment_lists(self) -> Iterator[tuple[str, list[AugmentConfig]]]:
+        """(key, list) of every list of transforms that is written down."""
+        yield "augment", self.augment
+        for key, stage in self.written_stages():
+            if stage.augment is not None:
+                yield f"{key}.augment", stage.augment
 
     def input_of(self, member: str) -> InputConfig:
         return self.members[member].input or self.input

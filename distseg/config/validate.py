@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from distseg.config.data import FoldsConfig
+from distseg.config.device import augment_on_mistakes
 from distseg.config.kinds import kind_mistakes
 from distseg.config.labels import label_mistakes
 from distseg.config.member import MemberConfig
@@ -34,6 +35,7 @@ def mistakes(config: Config) -> list[str]:
         *_tune(config),
         *filter(None, [share_problem(config.compute.gpus_per_job)]),
         *zero_mistakes(config),
+        *augment_on_mistakes(config),
     ]
     return list(dict.fromkeys(found))
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distseg.config.augment import AugmentConfig, Named, transforms
+from distseg.config.augment import MOVES, AugmentConfig, Cutout, Named, transforms
 from distseg.functional.metrics import VOID
 from distseg.records.errors import UserError, unknown
 
@@ -41,6 +41,8 @@ class Augment:
         # a dropout's holes move no pixel, though albumentations could cut them into a mask, too
         gray = (A.ImageOnlyTransform, BaseDropout, A.PixelDropout)
         self.gray = [isinstance(transform, gray) for *_, transform in self.steps]
+        self.moving = [number for number, (_, name, _) in enumerate(self.steps) if name in MOVES]
+        self.holes = sum(o.holes for _, o in transforms(steps) if isinstance(o, Cutout))
 
     def __call__(
         self, image_HWC: NDArray[np.uint8], target_KHW: NDArray[np.uint8], seed: int
@@ -59,13 +61,11 @@ class Augment:
         self, image_HWC: NDArray[np.uint8], target_KHW: NDArray[np.uint8], seed: int, *, gray: bool
     ) -> Pair:
         """gray: whether steps that change gray values alone are applied."""
-        draw = random.Random(seed)
         image, target = image_HWC, target_KHW.transpose(1, 2, 0)
         image, depth = np.split(image, [image.shape[2] - self.depth], axis=2)
-        for (p, name, transform), is_gray in zip(self.steps, self.gray, strict=True):
-            # both drawn always: one transform's p does not change what the others do
-            applies, own_seed = draw.random() < p, draw.getrandbits(32)
-            if not applies or (is_gray and not gray):
+        for number, own_seed in self._drawn(seed):
+            _, name, transform = self.steps[number]
+            if self.gray[number] and not gray:
                 continue
             if name in _SYMMETRIES:
                 image, target = (_SYMMETRIES[name](a, own_seed) for a in (image, target))
@@ -79,6 +79,78 @@ class Augment:
         image = np.concatenate([image, depth], axis=2) if self.depth else image
         target = target.reshape(height, width, -1)
         return _contiguous(image), target.transpose(2, 0, 1)
+
+    def _drawn(self, seed: int) -> Iterator[tuple[int, int]]:
+        """(its number, a seed of its own) of each step that is applied."""
+        draw = random.Random(seed)
+        for number, (p, *_) in enumerate(self.steps):
+            # both drawn always: one transform's p does not change what the others do
+            applies, own_seed = draw.random() < p, draw.getrandbits(32)
+            if applies:
+                yield number, own_seed
+
+    def numbers(self, height: int, width: int, seed: int) -> dict[str, NDArray[Any]]:
+        """What a call with the same seed does to an image of this size, as `functional.augment`
+        takes it: the same draws, by the same transforms, for steps that
+        `config.augment.device_mistakes` finds nothing wrong with. Arrays of the same names and
+        shapes whatever is drawn; without steps that need them, there is no "table", "holes" or
+        "noise". Of noise the strength is the same, and each pixel's value another."""
+        moves = np.tile(np.eye(2, 3, dtype=np.float32), (len(self.moving), 1, 1))
+        table, noise, noise_seed = np.arange(256, dtype=np.uint8), 0.0, 0
+        holes: list[list[float]] = []
+        for number, own_seed in self._drawn(seed):
+            _, name, transform = self.steps[number]
+            if name in MOVES:  # a result's pixel is followed back, through the last move first
+                back = _origin(name, transform, height, width, own_seed)
+                moves[-1 - self.moving.index(number)] = back
+            elif name == "noise":
+                noise, noise_seed = _params(transform, height, width, own_seed)["std"], own_seed
+            elif name == "cutout":
+                params, fill = _params(transform, height, width, own_seed), float(transform.fill)
+                holes += [[*map(float, hole), fill] for hole in params["holes"]]
+            else:
+                changed = transform.apply(_RAMP, **_params(transform, 16, 16, own_seed)).reshape(-1)
+                table = changed[table]
+                holes = [[*hole[:4], float(changed[int(hole[4])])] for hole in holes]
+        found: dict[str, NDArray[Any]] = {"moves": moves}
+        names = {name for _, name, _ in self.steps}
+        if names & {"brightness_contrast", "gamma"}:
+            found["table"] = table
+        if self.holes:
+            found["holes"] = np.zeros((self.holes, 5), np.float32)
+            found["holes"][: len(holes)] = np.reshape(holes, (-1, 5))
+        if "noise" in names:
+            found["noise"] = np.array(noise, np.float32)
+            found["noise_seed"] = np.array(noise_seed, np.int64)
+        return found
+
+
+def _params(transform: Any, height: int, width: int, seed: int) -> dict[str, Any]:
+    """What a transform draws for an image of a size, in the order in which it does when it is
+    called; of noise its standard deviation alone, as "std"."""
+    image = np.broadcast_to(np.uint8(0), (height, width, 1))
+    transform.set_random_seed(seed)
+    transform.should_apply()
+    params = transform.update_transform_params(transform.get_params(), {"image": image})
+    if hasattr(transform, "std_range"):
+        return {"std": transform.py_random.uniform(*transform.std_range)}
+    return params | transform.get_params_dependent_on_data(params, {"image": image})
+
+
+def _origin(name: str, transform: Any, height: int, width: int, seed: int) -> NDArray[np.float32]:
+    """(2, 3): from (x, y, 1) of a pixel of a move's result to (x, y) of the pixel it comes from."""
+    right, bottom, square = width - 1, height - 1, height == width
+    if name == "affine":
+        matrix = np.asarray(_params(transform, height, width, seed)["matrix"], np.float64)
+        return np.linalg.inv(matrix)[:2].astype(np.float32)
+    flipped = {"hflip": [[-1, 0, right], [0, 1, 0]], "vflip": [[1, 0, 0], [0, -1, bottom]]}
+    if name in flipped:
+        return np.array(flipped[name], np.float32)
+    if name == "transpose":
+        return np.array([[0, 1, 0], [1, 0, 0]] if square else np.eye(2, 3), np.float32)
+    quarters = [[[0, -1, right], [1, 0, 0]], [[-1, 0, right], [0, -1, bottom]],
+                [[0, 1, 0], [-1, 0, bottom]]]  # fmt: skip
+    return np.array(quarters[seed % 3 if square else 1], np.float32)
 
 
 def _contiguous(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -103,6 +175,8 @@ _SYMMETRIES: dict[str, Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]] = 
     "transpose": _transpose,
 }
 
+
+_RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)  # every gray value
 
 # Arguments by which a transform reads other images, fonts or functions than the image at hand.
 _FOREIGN = {"reference_images", "read_fn", "metadata_key", "font_path", "templates", "p"}

@@ -28,6 +28,7 @@ from distseg.records.predictions import Predictions
 
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 Transform = Callable[[NDArray[np.uint8], NDArray[np.uint8], int], Pair]
+Numbers = Callable[[int, int, int], dict[str, NDArray[Any]]]  # of (height, width, seed)
 PSEUDO = "test:"  # what the id of a test image's row begins with: train and test may share ids
 FROM_TEST = ("pseudo", "unlabeled")  # origins of rows that are test images
 STATISTICS_ROWS = 4096  # images that mean and std are measured on
@@ -149,6 +150,8 @@ class TrainSet(Dataset[dict[str, Any]]):
     where the train set has soft targets "soft" uint8 (C, H, W), see `TrainData.soft`, and for a
     mean teacher "view" uint8 (C, H, W): the image by `geometry`, pixel by pixel beside "image".
     With a store of feature maps it holds "features", float16 (values,), in place of the image.
+    Where the device augments, nothing is augmented, and what it is to do stands beside it: "place"
+    float32 (4,), and what `Augment.numbers` gives; a mean teacher's view is made there, too.
     """
 
     def __init__(
@@ -160,12 +163,14 @@ class TrainSet(Dataset[dict[str, Any]]):
         geometry: Transform | None = None,
         draws: Draws | None = None,
         store: FeatureStore | None = None,
+        numbers: Numbers | None = None,
     ) -> None:
         """geometry: that part of `augment` that moves pixels; None: no "view" is made. draws: of
-        which the seed takes one each time. store: of all of them."""
+        which the seed takes one each time. store: of all of them. numbers: in place of `augment`
+        and `geometry`, what the device is to do."""
         self.names = [sample.id for sample in data.manifest]
         self.data, self.fit, self.augment, self.seed = data, fit, augment, seed
-        self.geometry, self.draws, self.store = geometry, draws, store
+        self.geometry, self.draws, self.store, self.numbers = geometry, draws, store, numbers
 
     def __len__(self) -> int:
         return len(self.names)
@@ -181,8 +186,14 @@ class TrainSet(Dataset[dict[str, Any]]):
         num = len(target)
         if self.data.has_soft:  # goes through the same geometry
             target = np.concatenate([target, self.data.soft(row)])
-        made, labels = self.draw(image, target, seed, num, self.augment)
-        sample = {"target": _tensor(labels[:num])}
+        sample: dict[str, Any] = {}
+        if self.numbers is None:
+            made, labels = self.draw(image, target, seed, num, self.augment)
+        else:
+            rng = np.random.default_rng(seed)
+            made, labels, place = self.fit.placed(image, target, rng, num_hard=num)
+            sample = {"place": np.array(place, np.float32), **self.numbers(*place[2:], seed)}
+        sample["target"] = _tensor(labels[:num])
         if self.store is None:
             sample["image"] = _chw(made)
         else:

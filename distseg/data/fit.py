@@ -23,6 +23,7 @@ _BORDERS = {
     "constant": cv2.BORDER_CONSTANT,
 }
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+Place = tuple[int, int, int, int]  # top, left, height and width, in pixels
 
 
 class Fit:
@@ -79,6 +80,19 @@ class Fit:
         """A training sample on the canvas: image uint8 (h, w, C) and target uint8 (K, h, w).
 
         The target is VOID where a constant or a biharmonic border was added.
+        See `placed` for the arguments.
+        """
+        return self.placed(image_HWC, target_KHW, rng, num_hard)[:2]
+
+    def placed(
+        self,
+        image_HWC: NDArray[np.uint8],
+        target_KHW: NDArray[np.uint8],
+        rng: np.random.Generator,
+        num_hard: int | None = None,
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], Place]:
+        """`train`, and where on the canvas that lies which augmentation takes for the picture:
+        under `pad` the image without its border, else all of the canvas.
 
         Args:
             rng: decides where a crop or a random offset lies; each draw counts, so that a sample
@@ -99,7 +113,10 @@ class Fit:
             # a surface that is made up has no mask
             border = cv2.BORDER_CONSTANT if self.border is None else self.border
             target = _place(target, top, bottom, left, right, border, VOID)
-        return image, target.transpose(2, 0, 1)
+        place: Place = (0, 0, *self.size)
+        if self.config.fit == "pad":
+            place = (top, left, self.size[0] - top - bottom, self.size[1] - left - right)
+        return image, target.transpose(2, 0, 1), place
 
     def _anchor(
         self, target_HWK: NDArray[np.uint8], rng: np.random.Generator

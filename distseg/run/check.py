@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from distseg.config.load import Read
 from distseg.config.schema import Config
-from distseg.config.training import OptimizerConfig, StageConfig
+from distseg.config.training import OptimizerConfig
 from distseg.jobs.hardware import make_slots, num_cores, visible_gpus
 from distseg.jobs.versions import install_hint
 from distseg.records.errors import UserError
@@ -183,9 +183,7 @@ def batch_mistakes(config: Config, ranks: int) -> Iterator[str]:
 
 def augment_mistakes(config: Config) -> list[str]:
     """Transforms that go by albumentations' names and that it refuses, in any list."""
-    lists = {"augment": config.augment}
-    lists |= {f"{key}.augment": s.augment for key, s in stages(config) if s.augment is not None}
-    lists = {key: steps for key, steps in lists.items() if any(step.A for step in steps)}
+    lists = {key: steps for key, steps in config.augment_lists() if any(s.A for s in steps)}
     if not lists:
         return []
     from distseg.data.augment import mistakes as transform_mistakes  # imports albumentations
@@ -198,18 +196,9 @@ def augment_mistakes(config: Config) -> list[str]:
 # -- optimizers -----------------------------------------------------------------------------------
 
 
-def stages(config: Config) -> Iterator[tuple[str, StageConfig]]:
-    """(key, stage) of every stage that the config writes down, also those that no round uses."""
-    lists = {"stages": config.stages}
-    lists |= {f"members.{n}.stages": m.stages for n, m in config.members.items() if m.stages}
-    lists |= {f"rounds.{n}.stages": r.stages for n, r in enumerate(config.rounds) if r.stages}
-    for prefix, own in lists.items():
-        yield from ((f"{prefix}.{number}", stage) for number, stage in enumerate(own))
-
-
 def optimizer_mistakes(config: Config) -> list[str]:
     """Optimizers and options that do not exist, in any stage. Imports torch, a few seconds."""
-    found = [(key, _optimizer_problem(stage.optimizer)) for key, stage in stages(config)]
+    found = [(key, _optimizer_problem(stage.optimizer)) for key, stage in config.written_stages()]
     return [f"{key}.{problem}" for key, problem in found if problem]
 
 

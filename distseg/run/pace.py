@@ -257,7 +257,7 @@ def pace_key(config: Config, name: str, size: DataSize, slot: Slot, gpus: list[G
         mode="json", exclude={"mean", "std", "pad_mode", "normalize"}
     )
     compute = config.compute.model_dump(
-        mode="json", include={"precision", "channels_last", "compile", "workers"}
+        mode="json", include={"precision", "channels_last", "compile", "workers", "augment_on"}
     )
     augment = [one.model_dump(mode="json") for one in config.augment]
     stages, limit = config.stages_of(name), config.data.feature_cache_gb

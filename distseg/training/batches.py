@@ -17,6 +17,7 @@ from distseg.data.features import Features, FeatureStore
 from distseg.data.fit import Fit
 from distseg.data.loader import close, loader
 from distseg.data.sampling import Item, Sampling, micro_batches_of_epoch
+from distseg.functional.augment import augment
 from distseg.functional.targets import training_target
 from distseg.training.member import Member, seed_of
 
@@ -30,7 +31,8 @@ class Loaded(NamedTuple):
         uint8 (B, C, H, W), or "features" float16 (B, values) of a frozen encoder; "target" uint8
         (B, K, H, W), "weight" float32 (B,), where the train set has soft targets "soft" uint8
         (B, C, H, W) and "share" float32 (B,), and for a mean teacher "view" uint8 (B, C, H, W) and
-        "label_weight" float32 (B,).
+        "label_weight" float32 (B,). Where the device augments also what `functional.augment` takes,
+        and no "view".
     rows: the images' rows of the Manifest.
     """
 
@@ -157,7 +159,7 @@ class StageBatches:
         tensors["weight"] = self._weights[rows] * counts_B
         if "soft" in raw:
             tensors["share"] = self._soft_weights[rows]
-        if "view" in raw:
+        if self.member.teacher is not None:
             tensors["label_weight"] = self._label_weights[rows]
         return Loaded(tensors, rows.tolist())
 
@@ -166,6 +168,8 @@ class StageBatches:
         there is a GPU, and the kernels that read the copies are queued behind them."""
         device = self.member.accelerator.device
         moved = {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
+        if "place" in moved:
+            self._augment(moved)
         target, valid = training_target(moved["target"], self.member.config.task)
         maps = None
         if self.features is None:
@@ -187,6 +191,20 @@ class StageBatches:
             maps=maps,
         )
 
+    def _augment(self, moved: dict[str, Tensor]) -> None:
+        """Put what has been drawn for the images into effect, on the device."""
+        names = ["target", "soft"] if "soft" in moved else ["target"]
+        planes = torch.cat([moved[name] for name in names], 1)
+        size = self.member.input_config
+        border = "reflect" if size.fit != "pad" else size.pad_mode
+        assert border != "biharmonic", "config/device.py refuses it"
+        depth = self.member.config.data.depths is not None
+        made = augment(moved["image"], planes, moved, border=border, depth=depth)
+        parts = made.planes_BKHW.split([moved[name].shape[1] for name in names], 1)
+        moved.update(zip(names, parts, strict=True), image=made.images_BCHW)
+        if self.member.teacher is not None:
+            moved["view"] = made.moved_BCHW
+
 
 def train_set(member: Member, number: int, store: FeatureStore | None = None) -> TrainSet:
     """The dataset of a stage: its augmentations, at its own input size where it names one, or its
@@ -197,7 +215,9 @@ def train_set(member: Member, number: int, store: FeatureStore | None = None) ->
     size = member.input_config
     height, width = stage.input_size or (size.height, size.width)
     fit = Fit(size.model_copy(update={"height": height, "width": width}))
-    draws, geometry = None, None
+    draws, geometry, numbers = None, None, None
+    if config.compute.augment_on == "device":
+        numbers = augment.numbers
     if stage.freeze_encoder == "always" and stage.views is not None:
         same = not steps and size.fit == "resize"  # nothing is random
         draws = Draws(1 if same else stage.views, seed_of(config.seed, "draws"))
@@ -208,4 +228,4 @@ def train_set(member: Member, number: int, store: FeatureStore | None = None) ->
                 "stage %d: augment changes no gray values, as noise, gamma or cutout do: student "
                 "and teacher see the same image", number,
             )  # fmt: skip
-    return TrainSet(member.data, fit, augment, member.seed, geometry, draws, store)
+    return TrainSet(member.data, fit, augment, member.seed, geometry, draws, store, numbers)

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from distseg.config.device import augment_on_mistakes
 from distseg.config.schema import Config
 from distseg.data.loader import PREFETCH
 from distseg.distributed import make_accelerator
@@ -117,6 +118,13 @@ def _changes(config: Config, speed: Speed) -> Iterator[Change]:
     if speed.limit == "loader":
         more = max(1, 2 * speed.workers)
         yield "compute.workers", str(more), {"workers": more}
+        on_device = _with(config, augment_on="device")
+        if (
+            speed.gpu
+            and config.compute.augment_on == "host"
+            and not any(augment_on_mistakes(on_device))
+        ):
+            yield "compute.augment_on", "device", {"augment_on": "device"}
     if speed.gpu:
         graphs = not compute.cuda_graphs
         yield "compute.cuda_graphs", str(graphs).lower(), {"cuda_graphs": graphs}
@@ -142,7 +150,7 @@ def _tried(config: Config, run: Run, speed: Speed, change: Change, seconds: floa
         config = config.model_copy(update={"members": members})
     else:
         config = _with(config, **update)
-    loading = key == "compute.workers"
+    loading = key in ("compute.workers", "compute.augment_on")
     try:
         torch.set_num_threads(update.get("cpu_threads", threads))
         with _stage(config, run, speed.name) as (member, stage):

@@ -49,7 +49,7 @@ LOCKED = (
     "stages.0.loss.bce.weight", "stages.0.schedule.kind", "stages.0.schedule.warmup_epochs",
     "stages.0.keep", "train.batch_size", "train.accumulation", "train.ema_decay", "rounds.1.kind",
     "rounds.1.rules.worst", "compute.precision", "compute.zero", "compute.compile",
-    "compute.offload", "compute.channels_last",
+    "compute.offload", "compute.channels_last", "compute.augment_on",
 )  # fmt: skip
 
 
