@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from distseg.records.log import duration
 from distseg.records.paces import Pace
+from distseg.records.paths import RoundKey
 
 # Seconds for what no measurement covers, found with runs on 2 cores of this class of machine; they
 # are a small part of a run, and the spread covers them.
@@ -31,7 +32,7 @@ class Work:
     quarter of the pixels counts as a quarter. first_updates: those of them that have the first
     stage's loss, where the last stage has another. epochs, evaluations: how many. val_images: that
     its fold validates. snapshots: that it keeps. tta: whether it predicts with more than one view.
-    watching: images of an evaluation; None: val_images.
+    watching: images of an evaluation; None: val_images. round: one is trained after the other.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Work:
     tta: bool = True
     watching: float | None = None
     first_updates: float = 0.0
+    round: RoundKey = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,19 +97,22 @@ def makespan(seconds: Iterable[float], slots: int) -> float:
 
 def forecast(
     works: Sequence[Work], paces: Mapping[str, Pace], machine: Machine, *,
-    num_train: int, num_test: int, pixels: int, outputs: int, prepared: bool = False,
+    num_train: int, num_test: float, pixels: int, outputs: int, prepared: bool = False,
 ) -> Forecast:  # fmt: skip
     """How long a run of these members takes.
 
     Args:
         paces: of each model that `works` name.
-        num_train, num_test: images. pixels: of one. outputs: logits of a pixel.
+        num_train, num_test: images; a test image of more pixels counts as several. pixels: of a
+            train image. outputs: logits of a pixel.
         prepared: the train images are decoded already.
     """
     used = [paces[work.name] for work in works]
     decode = max((pace.prepare_s for pace in used), default=0.0)
-    jobs = _jobs([(member_seconds(w, p), p.start_s) for w, p in zip(works, used, strict=True)],
-                 machine)  # fmt: skip
+    rounds: dict[RoundKey, list[tuple[float, float]]] = {}
+    for work, pace in zip(works, used, strict=True):
+        rounds.setdefault(work.round, []).append((member_seconds(work, pace), pace.start_s))
+    training = sum(makespan(_jobs(own, machine), machine.slots) for own in rounds.values())
     logits = sum(w.val_images * (w.snapshots + (w.snapshots > 1)) for w in works) * pixels * outputs
     views = sum(work.snapshots * pace.predict_s for work, pace in zip(works, used, strict=True))
     start = max((pace.start_s for pace in used), default=0.0)
@@ -115,7 +120,7 @@ def forecast(
     shown = REPORT_S_PER_IMAGE * sum(work.val_images for work in works)
     phases = {
         "data": DRIVER_S + (0.0 if prepared else num_train * decode),
-        "training and out-of-fold": makespan(jobs, machine.slots),
+        "training and out-of-fold": training,
         "ensemble": ENSEMBLE_S + ENSEMBLE_S_PER_VALUE * logits if works else 0.0,
         "test prediction": test,
         "report": REPORT_S + shown if works else 0.0,

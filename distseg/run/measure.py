@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from distseg.config.schema import Config
-from distseg.records.manifest import Manifest
+from distseg.records.manifest import Manifest, Sample
 from distseg.records.paths import Run
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from distseg.data.formats.row import Row
 
 BYTES_PER_VALUE = 4  # float32
 
 
 @dataclass(frozen=True, slots=True)
 class DataSize:
-    """The data: train and test images, typical native height and width in pixels."""
+    """The data: train and test images, typical native height and width in pixels.
+
+    held: share of the train images that a fold validates; None: as `data.folds` says.
+    test_share: pixels of a test image, as a multiple of those of a train image.
+    """
 
     num_train: int
     num_test: int
     height: int
     width: int
+    held: float | None = None
+    test_share: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +60,36 @@ def data_size(config: Config, run: Run) -> DataSize:
     """From the run's Manifest where there is one, else from the files' list: nothing is decoded,
     the first train image's header gives the size. The synthetic data set is not made."""
     if run.truth.is_file() and (run.data / "test.csv").is_file():
-        train = Manifest.read(run.truth)
-        test = Manifest.read(run.data / "test.csv")
+        train = list(Manifest.read(run.truth))
+        test = list(Manifest.read(run.data / "test.csv"))
         heights, widths = sorted(s.height for s in train), sorted(s.width for s in train)
         middle = len(train) // 2
-        return DataSize(len(train), len(test), heights[middle], widths[middle])
+        held = held_share([sample.fold for sample in train])
+        share = pixels_share(test, train)
+        return DataSize(len(train), len(test), heights[middle], widths[middle], held, share)
     if config.data.format == "synthetic":
         made = config.data.synthetic
         size = DataSize(made.num_train, made.num_test, made.height, made.width)
     else:
         size = _listed_size(config)
     limit = config.data.limit or max(size.num_train, size.num_test)
-    return DataSize(min(limit, size.num_train), min(limit, size.num_test), size.height, size.width)
+    return replace(size, num_train=min(limit, size.num_train), num_test=min(limit, size.num_test))
+
+
+def held_share(folds: Sequence[int]) -> float | None:
+    """The share of the rows that a fold has on average, from the fold of each; -1 trains in all."""
+    held = [fold for fold in folds if fold >= 0]
+    return len(held) / len(set(held)) / len(folds) if held else None
+
+
+def pixels_share(test: Sequence[Sample], train: Sequence[Sample]) -> float:
+    """Pixels of a test image, as a multiple of those of a train image; 1 where none are known."""
+    means = []
+    for samples in (test, train):
+        pixels = [sample.height * sample.width for sample in samples]
+        known = [number for number in pixels if number > 0]
+        means.append(sum(known) / len(known) if known else 0.0)
+    return means[0] / means[1] if all(means) else 1.0
 
 
 def _listed_size(config: Config) -> DataSize:
@@ -71,15 +98,45 @@ def _listed_size(config: Config) -> DataSize:
     from distseg.data.read_input import image_channels
     from distseg.records.errors import UserError
 
+    def first_size(rows: Sequence[Row]) -> tuple[int, int] | None:
+        for row in rows:
+            try:
+                return image_size(row.image, config.data.max_pixels, image_channels(config))
+            except (UserError, OSError):
+                continue  # `inspect` is the one to complain
+        return None
+
     form = layout(config.data.format)
     train = [row for row in form.train(config) if not row.problem]
-    for row in train:
-        try:
-            height, width = image_size(row.image, config.data.max_pixels, image_channels(config))
-        except (UserError, OSError):
-            continue  # `inspect` is the one to complain
-        return DataSize(len(train), len(form.test(config)), height, width)
-    raise UserError(f"{config.data.root}: no train image here can be read; see `distseg inspect`")
+    test = form.test(config)
+    own = first_size(train)
+    if own is None:
+        raise UserError(
+            f"{config.data.root}: no train image here can be read; see `distseg inspect`"
+        )
+    pixels = math.prod(first_size(test) or own) / math.prod(own)
+    return DataSize(len(train), len(test), *own, _held_of(config, train), pixels)
+
+
+def _held_of(config: Config, rows: Sequence[Row]) -> float | None:
+    """The share of the rows that a fold validates, where the files say it and the config does
+    not."""
+    from distseg.data.folds import find_file
+    from distseg.records.errors import UserError
+    from distseg.records.tables import read_table
+
+    folds = config.data.folds
+    if folds.kind == "split":
+        return held_share([0 if row.validates else -1 for row in rows])
+    if folds.kind != "file":
+        return None
+    try:
+        table = read_table(find_file(config, str(folds.path)), ("id", "fold"))
+        by_id = {cells["id"]: (cells["fold"] or "").strip() for _, cells in table}
+    except UserError:
+        return None  # the check of the config says so
+    found = [by_id.get(row.id, "-1") for row in rows]
+    return held_share([int(fold) if fold.isdecimal() else -1 for fold in found])
 
 
 def model_sizes(config: Config) -> dict[str, ModelSize]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import shutil
 from collections.abc import Container, Mapping, Sequence
@@ -16,6 +17,7 @@ from distseg.records.log import counted, duration
 from distseg.records.paces import Pace
 from distseg.records.paths import MemberPaths, RoundKey, Run, is_teachers, member_id, round_number
 from distseg.run.changes import change_lines, find_changes
+from distseg.run.forecast import makespan
 from distseg.run.measure import DataSize, ModelSize, data_size, feature_bytes, model_sizes
 from distseg.run.members import (
     MemberKey,
@@ -26,7 +28,7 @@ from distseg.run.members import (
     shown_paces,
 )
 from distseg.run.pace import known_paces, measured_paces
-from distseg.run.work import measured_lines, num_snapshots, val_images
+from distseg.run.work import held_share, measured_lines, num_snapshots, val_images
 
 Item = TypeVar("Item")
 NO_PACES: Mapping[str, Pace] = {}
@@ -70,7 +72,7 @@ def member_images(
     if steps := config.train.steps_per_epoch:
         return steps * config.batch_size_of(name) * config.epochs_of(name, key)
     missing = 2 if is_teachers(key) else 1
-    share = 1 - config.data.folds.fraction if num_folds == 1 else (num_folds - missing) / num_folds
+    share = max(0.0, 1 - missing * held_share(config, size, num_folds))
     share *= 1 - config.train.inner_share
     own, extra = round(size.num_train * share), _pseudo_rows(config, size, key)
     recipe, total = config.recipe(key), 0
@@ -114,9 +116,10 @@ def disk_bytes(
     everyone = [(key, name) for key, members in planned.items() for name, _ in members]
     logits = sum(oof_images * num_logits(config, name, key) for key, name in everyone)
     reads_tests = any(r.makes_pseudo or r.has_mean_teacher for r in config.rounds)
-    unlabeled = reads_tests * size.num_test
+    unlabeled = reads_tests * size.num_test * size.test_share
+    bytes_each = pixels * (config.input.channels + targets)
     return {
-        "decode cache": (size.num_train + unlabeled) * pixels * (config.input.channels + targets),
+        "decode cache": round((size.num_train + unlabeled) * bytes_each),
         "feature maps (float16)": feature_bytes(config, size, models),
         "out-of-fold logits (float16)": round(logits * pixels * config.num_outputs * 2),
         "soft targets (float16)": _soft_rows(config, size, num_folds)
@@ -136,7 +139,7 @@ def disk_bytes(
         "resume states": num_slots
         * 2
         * max(weights[name] + 12 * models[name].learning for name in config.members),
-        "test masks": size.num_test * pixels // 8,
+        "test masks": round(size.num_test * size.test_share * pixels / 8),
     }
 
 
@@ -288,20 +291,19 @@ def _time_lines(
                 config, work, size, slots, paces, num_folds, prepared=run.truth.is_file()
             ),
         ]
-    if not todo or any(name not in pace for name, _ in needed):
-        return [
-            *lines,
-            *(
-                ["time: unknown until the first epoch of each model; --measure finds out"]
-                if todo
-                else []
-            ),
-        ]
-    seconds = sum(images / pace[name] for name, images in needed)
-    gpus = f", {seconds / 3600 * config.compute.gpus_per_job:.2f} GPU-hours" * bool(
-        slots[0].devices
-    )
-    return [*lines, f"time: about {duration(seconds / len(slots))}{gpus}, at the pace of this run"]
+    if not todo:
+        return lines
+    if any(name not in pace for name, _ in needed):
+        unknown = "time: unknown until the first epoch of each model; --measure finds out"
+        return [*lines, unknown]
+    each = iter([images / pace[name] for name, images in needed])
+    by_round = dict[RoundKey, list[float]]()
+    for job in jobs:
+        by_round.setdefault(job.round, []).append(sum(itertools.islice(each, len(job.members))))
+    hours = sum(map(sum, by_round.values())) / 3600 * config.compute.gpus_per_job
+    gpus = f", {hours:.2f} GPU-hours" * bool(slots[0].devices)
+    left = sum(makespan(own, len(slots)) for own in by_round.values())  # one after the other
+    return [*lines, f"time: about {duration(left)}{gpus}, at the pace of this run"]
 
 
 def _disk_lines(

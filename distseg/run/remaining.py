@@ -13,6 +13,7 @@ from distseg.records.files import read_lines
 from distseg.records.manifest import Manifest
 from distseg.records.paths import RoundKey, Run, is_teachers
 from distseg.run.forecast import ENSEMBLE_S, ENSEMBLE_S_PER_VALUE, REPORT_S, makespan
+from distseg.run.measure import pixels_share
 from distseg.run.member_status import MemberStatus, member_status
 from distseg.run.members import known_members, round_keys
 from distseg.run.work import FORWARD_SHARE, epoch_cost, num_snapshots
@@ -37,8 +38,12 @@ class Remaining:
         self.config, self.run, self.num_slots = config, run, max(1, num_slots)
         self.keys = round_keys(config, run)
         self.train = list(Manifest.read(run.truth)) if run.truth.is_file() else []
+        folds = [sample.fold for sample in self.train if sample.fold >= 0]
+        self.held = max(1.0, len(folds) / max(1, len(set(folds))))  # images of a fold, on average
         test = run.data / "test.csv"
-        self.num_test = len(Manifest.read(test)) if test.is_file() else 0
+        tests = list(Manifest.read(test)) if test.is_file() else []
+        self.num_test = len(tests)
+        self.test_share = pixels_share(tests, self.train)
         self.passes = num_passes(config.predict.tta)
         self.shown: dict[str, Pace] = {}
         self.predicted: dict[str, float] = {}  # by model, its out-of-fold prediction once one ended
@@ -64,7 +69,7 @@ class Remaining:
             num_snapshots(self.config, name, key) * self._pass_s(name, key)
             for name, _ in known_members(self.config, self.run, key)
         )
-        return self.num_test * self.passes * passes / self.num_slots
+        return self.num_test * self.test_share * self.passes * passes / self.num_slots
 
     def _learn(self, statuses: Sequence[MemberStatus], cost: float) -> None:
         """Take up what the members have shown so far, in a round whose epochs have this cost; what
@@ -90,15 +95,13 @@ class Remaining:
         evaluations = [s.eval_seconds for s in statuses if s.eval_seconds]
         once = sum(evaluations) / len(evaluations) if evaluations else epoch_s * FORWARD_SHARE
         if inner := self.config.train.inner_share:  # an evaluation is of other rows than the fold's
-            once /= inner * max(1, len({sample.fold for sample in self.train}) - 1)
+            once *= self.held / max(1.0, inner * (len(self.train) - self.held))
         return once * num_snapshots(self.config, statuses[0].name) * (self.passes + 1)
 
     def _pass_s(self, name: str, key: RoundKey) -> float:
         """One forward pass of one image through one snapshot, with all that belongs to it."""
-        folds = {sample.fold for sample in self.train}
-        images = max(1, len(self.train) // max(1, len(folds)))
         passes = num_snapshots(self.config, name, key) * (self.passes + 1)  # and once without TTA
-        return self._pace(name).out_of_fold / (images * passes)
+        return self._pace(name).out_of_fold / (self.held * passes)
 
     def _training(self, key: RoundKey, statuses: Sequence[MemberStatus], start: float) -> float:
         """Until all members are trained and have predicted out of fold, on all slots."""

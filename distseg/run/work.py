@@ -54,7 +54,7 @@ def work_of(
     kept = num_snapshots(config, name, key)
     tta = bool(config.predict.tta)
     return Work(name, updates, epochs, evaluations, val_images, kept, tta, watching,
-                updates * first_pixels / pixels)  # fmt: skip
+                updates * first_pixels / pixels, key)  # fmt: skip
 
 
 def epoch_cost(config: Config, key: RoundKey) -> float:
@@ -82,10 +82,15 @@ def evaluations_of(stage: StageConfig, every: int) -> int:
 
 
 def val_images(config: Config, size: DataSize, num_folds: int) -> float:
-    """Images that a fold validates, as far as the config tells."""
-    if num_folds > 1:
-        return size.num_train / num_folds
-    return size.num_train * config.data.folds.fraction
+    """Images that a fold validates, as far as the data or the config tells."""
+    return size.num_train * held_share(config, size, num_folds)
+
+
+def held_share(config: Config, size: DataSize, num_folds: int) -> float:
+    """The share of the train images that a fold validates."""
+    if size.held is not None:
+        return size.held
+    return 1 / num_folds if num_folds > 1 else config.data.folds.fraction
 
 
 def config_forecast(
@@ -100,7 +105,8 @@ def config_forecast(
         len(slots), sum(slot.processes for slot in slots), config.compute.members_per_job
     )
     return forecast(
-        works, paces, machine, num_train=size.num_train, num_test=size.num_test,
+        works, paces, machine, num_train=size.num_train,
+        num_test=size.num_test * size.test_share,
         pixels=size.height * size.width, outputs=config.num_outputs, prepared=prepared,
     )  # fmt: skip
 

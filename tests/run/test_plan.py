@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from distseg.config.load import parse_config
 from distseg.config.schema import Config
@@ -11,6 +13,8 @@ from distseg.jobs.job import measured_pace
 from distseg.records.files import append_line, mark_done
 from distseg.records.manifest import Manifest, Sample
 from distseg.records.paths import Run
+from distseg.records.tables import write_table
+from distseg.run.measure import data_size
 from distseg.run.members import known_members
 from distseg.run.plan import (
     DataSize,
@@ -22,7 +26,8 @@ from distseg.run.plan import (
     memory_bytes,
     plan_text,
 )
-from distseg.run.work import epoch_cost, work_of
+from distseg.run.work import epoch_cost, val_images, work_of
+from tests.init.made_sets import folder
 from tests.tiny import tiny_tree
 
 SIZE = DataSize(100, 20, 10, 10)
@@ -117,3 +122,58 @@ def test_pace_comes_from_the_first_epoch(run: Run) -> None:
 
 def test_amount() -> None:
     assert [amount(n) for n in (0, 999, 1500, 2.5e9)] == ["0 B", "999 B", "1.5 kB", "2.5 GB"]
+
+
+def test_the_pace_of_a_run_does_not_divide_the_last_member(run: Run) -> None:
+    """Four members on eight slots take as long as one of the slowest; a second round as long again,
+    and three on two slots as the first that is free."""
+    config, many = config_of(), [Slot(i, (), 1, 2) for i in range(8)]
+    for name, pace in (("a", 10.0), ("b", 5.0)):  # 10 and 20 seconds a member
+        append_line(run.member(0, name, 0).metrics, {"epoch": 0, "images_per_s": pace})
+    assert "time: about 20s, at the pace" in plan_text(config, run, many, SIZE, MODELS)
+    assert "time: about 30s, at the pace" in plan_text(config, run, many[:2], SIZE, MODELS)
+    for member in (("a", 0), ("a", 1), ("b", 0)):
+        mark_done(run.member(0, *member).done, {})
+    assert "time: about 20s, at the pace" in plan_text(config, run, many, SIZE, MODELS)
+    two = config_of(rounds=[{}, {"kind": "self_distill", "teacher": "oof"}])
+    assert "time: about 40s, at the pace" in plan_text(two, run, many, SIZE, MODELS)
+
+
+def test_a_part_of_the_data_set_s_own_counts_as_it_is(run: Run) -> None:
+    """A tenth, or what a table of folds or the run's Manifest has, and no fifth of a hold-out."""
+    data = tiny_tree()["data"]
+    config = config_of(data={**data, "folds": {"kind": "split"}})
+    size = replace(SIZE, held=0.1)
+    assert member_images(config, "a", size, 1) == 90 * 2
+    assert val_images(config, size, 1) == pytest.approx(10)
+    assert member_images(config, "a", SIZE, 1) == 80 * 2
+    Manifest([Sample(f"r{i}", "x.png", height=8, width=8, fold=0 if i < 3 else -1)
+              for i in range(30)]).write(run.truth)  # fmt: skip
+    Manifest([Sample("t", "x.png", height=16, width=16)]).write(run.data / "test.csv")
+    found = data_size(config, run)
+    assert (found.held, found.test_share) == (pytest.approx(0.1), 4.0)
+
+
+def test_files_say_what_a_fold_holds(run: Run, tmp_path: Path) -> None:
+    root = folder(tmp_path / "set", num=20, size=(32, 32))
+    ids = [one.stem for one in sorted((root / "images").iterdir())]
+    write_table(
+        root / "f.csv", ("id", "fold"), [(n, i % 2 if i < 8 else -1) for i, n in enumerate(ids)]
+    )
+    (root / "test_images").mkdir()
+    Image.new("L", (64, 96)).save(root / "test_images/t.png")
+    data = {"format": "folder", "root": str(root), "folds": {"kind": "file", "path": "f.csv"},
+            "folder": {"test_images": "test_images"}}  # fmt: skip
+    config = config_of(data=data, task="binary", classes=["a"])
+    found = data_size(config, run)
+    assert (found.held, found.test_share) == (pytest.approx(0.2), 6.0)
+    (root / "val_images").mkdir()
+    (root / "val_masks").mkdir()
+    for kind in ("images", "masks"):
+        for name in ids[:4]:
+            source = root / kind / f"{name}.png"
+            source.rename(root / f"val_{kind}" / f"{name}.png")
+    parts = {"val_images": "val_images", "val_masks": "val_masks"}
+    split = {**data, "folds": {"kind": "split"}, "folder": parts}
+    found = data_size(config_of(data=split, task="binary", classes=["a"]), run)
+    assert found.held == pytest.approx(0.2)

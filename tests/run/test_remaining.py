@@ -15,6 +15,7 @@ from distseg.records.paths import Run
 from distseg.run.forecast import ENSEMBLE_S, ENSEMBLE_S_PER_VALUE, REPORT_S, makespan
 from distseg.run.member_status import MemberStatus, member_status
 from distseg.run.remaining import JOB_START_S, Remaining
+from distseg.run.work import num_snapshots
 from tests.jobs.driver import scripted
 
 IMAGES, TEST = 20, 30
@@ -154,3 +155,38 @@ def test_later_rounds_count(tmp_path: Path, run: Run) -> None:
     two = parse_config(tree, "two")
     first, both = (Remaining(c, run, 1).seconds(0, statuses(run)) for c in (one, two))
     assert first and both and both - first > 4 * 10 * 6.0
+
+
+def test_a_hold_out_s_images_are_those_of_one_fold(run: Run) -> None:
+    """Four of twenty are held out: what they take says what a test image takes."""
+    rows = [Sample(f"r{i}", "x.png", height=8, width=8, fold=0 if i < 4 else -1)
+            for i in range(IMAGES)]  # fmt: skip
+    Manifest(rows).write(run.truth)
+    config = load_config(run.config)
+    epochs(run, "a", 0, 4, seconds=5.0, evaluation=1.0)
+    remaining = Remaining(config, run, 1)
+    remaining.seconds(0, statuses(run))
+    each = remaining.shown["a"].out_of_fold / 4 / (remaining.passes + 1) * remaining.passes
+    assert remaining.predict_s(0) == pytest.approx(TEST * each * 2)  # by one member of a and of b
+    large = [Sample(f"t{i}", "x.png", height=32, width=16) for i in range(TEST)]
+    Manifest(large).write(run.data / "test.csv")
+    again = Remaining(config, run, 1)
+    again.seconds(0, statuses(run))
+    assert again.predict_s(0) == pytest.approx(8 * remaining.predict_s(0))
+
+
+@pytest.mark.parametrize("held", [4, 10])
+def test_an_evaluation_of_inner_rows_says_what_the_fold_s_take(run: Run, held: int) -> None:
+    """A quarter of the train rows are watched: by their seconds an image, a fold's prediction."""
+    rows = [Sample(f"r{i}", "x.png", height=8, width=8, fold=0 if i < held else -1)
+            for i in range(IMAGES)]  # fmt: skip
+    Manifest(rows).write(run.truth)
+    tree = {"name": "two", "members": {"a": {}, "b": {}}, "train": {"inner_share": 0.25}}
+    config = parse_config(tree, "two")
+    epochs(run, "a", 0, 4, seconds=5.0, evaluation=1.0)
+    remaining = Remaining(config, run, 1)
+    waiting = [member_status(config, run, 0, name, 0) for name in "ab"]
+    remaining.seconds(0, waiting)
+    each = 1.0 / (0.25 * (IMAGES - held))
+    passes = num_snapshots(config, "a") * (remaining.passes + 1)
+    assert remaining.shown["a"].out_of_fold == pytest.approx(held * each * passes)
