@@ -51,10 +51,9 @@ def run(
         distseg.records.errors.Stopped: a signal came; the same call goes on from there.
     """
     from distseg.run import pipeline
-    from distseg.run.until import seconds_until
+    from distseg.run.until import Until
 
-    if until is not None:
-        seconds_until(until)  # a mistake is said before anything else takes time
+    end = Until.of(until)  # from now on, whatever comes before the first job
     if is_data(config):
         from distseg.init.start import start
 
@@ -65,7 +64,7 @@ def run(
         raise UserError(f"{config}: --budget and --weights are for a folder of data")
     checked = checked_config(config, overrides, out=out)
     folder = folder_of(checked, out)
-    status = pipeline.run(checked, folder, until)
+    status = pipeline.run(checked, folder, end)
     if status:
         raise RunFailed(f"{folder}: the run is not whole; see {Run(folder).log}")
     return load_run(folder)

@@ -44,7 +44,7 @@ from distseg.run.until import Until, write_partial
 logger = logging.getLogger("distseg.run")
 
 
-def run(config: Config, folder: Path, until: str | None = None) -> int:
+def run(config: Config, folder: Path, until: Until | None = None) -> int:
     """Everything from data to report. Exit status: 0 done, 1 something needed is missing.
 
     until: when to end with what is finished; see `run/until.py`. That is no failure: 0, where there
@@ -54,7 +54,7 @@ def run(config: Config, folder: Path, until: str | None = None) -> int:
         UserError: a mistake in config or data, or another driver works on this folder.
         Stopped: a signal came; all jobs have saved and left.
     """
-    run, end = Run(folder), Until.of(until)
+    run, end = Run(folder), until or Until()
     refuse_foreign(config, run)
     with driver_lock(run), stop_on_signals(), end.on_signal():
         log.setup(run.log)

@@ -81,7 +81,7 @@ class Until:
     def announce(self) -> None:
         """Log when it will be time."""
         if self.at is not None:
-            left = duration(self.at - time.monotonic())
+            left = duration(max(0.0, self.at - time.monotonic()))
             logger.info("trains for %s at most (--until %s)", left, self.text)
 
     @contextlib.contextmanager

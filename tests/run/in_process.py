@@ -26,6 +26,7 @@ from distseg.run.launched import (
     teach_here,
     train_here,
 )
+from distseg.run.until import Until
 from tests.tiny import tiny_tree
 
 
@@ -113,7 +114,7 @@ def start(
 
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, "open_executor", opened)
-        return pipeline.run(config, run.folder, until), executor
+        return pipeline.run(config, run.folder, Until.of(until)), executor
 
 
 def small_tree(**changes: Any) -> dict[str, Any]:
