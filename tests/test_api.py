@@ -14,8 +14,9 @@ from PIL import Image
 
 import distseg
 from distseg import cli
-from distseg.config.load import load_config
+from distseg.config.load import load_config, parse_config
 from distseg.ensemble.fit import fit_ensemble
+from distseg.inference.ensemble import _rows as rows_to_predict
 from distseg.records.errors import UserError
 from distseg.records.manifest import Manifest
 from distseg.records.paths import Run
@@ -142,6 +143,19 @@ def test_what_is_no_image_is_said(trained: Path, tmp_path: Path) -> None:
         ensemble.predict([1])  # type: ignore[list-item]
     with pytest.raises(UserError, match="no such folder"):
         ensemble.predict(tmp_path / "absent")
+
+
+def test_files_are_as_large_as_the_run_s_config_allows(tmp_path: Path) -> None:
+    """An image over 100 megapixels has its own canvas, not that of images of unknown size, whoever
+    names it; one over the config's own limit has none."""
+    path = tmp_path / "large.png"
+    Image.new("1", (12_000, 9_000)).save(path)
+    for limit, size in ((200_000_000, (9_000, 12_000)), (50_000_000, (0, 0))):
+        tree = tiny_tree()
+        config = parse_config({**tree, "data": {**tree["data"], "max_pixels": limit}}, "test")
+        for images in ([path], {"a": path}, [str(path)], path, tmp_path):
+            (row,) = rows_to_predict(images, config)
+            assert (row.height, row.width) == size, (limit, images)
 
 
 def test_a_run_in_python(trained: Path) -> None:

@@ -132,20 +132,21 @@ class Ensemble:
 
 def _rows(images: Images, config: Config) -> list[Sample | ImagePixels]:
     """Each image as a row to predict."""
-    channels = image_channels(config)
     if isinstance(images, str | os.PathLike):
-        return list(find_images(images, config.data.max_pixels, channels).samples)
+        found = find_images(images, config.data.max_pixels, image_channels(config))
+        return list(found.samples)
     if isinstance(images, Mapping):
-        return [_row(str(name), image, channels) for name, image in images.items()]
+        return [_row(str(name), image, config) for name, image in images.items()]
     if isinstance(images, Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4):
         images = [images]
-    return [_row(None, image, channels, number) for number, image in enumerate(images)]
+    return [_row(None, image, config, number) for number, image in enumerate(images)]
 
 
-def _row(name: str | None, image: Any, channels: int, number: int = 0) -> Sample | ImagePixels:
+def _row(name: str | None, image: Any, config: Config, number: int = 0) -> Sample | ImagePixels:
     """One image. UserError: it is neither a path nor pixels."""
+    channels = image_channels(config)
     if isinstance(image, str | os.PathLike):
-        sample = image_sample(Path(image), channels=channels)
+        sample = image_sample(Path(image), config.data.max_pixels, channels)
         return sample if name is None else Sample(
             name, sample.image, height=sample.height, width=sample.width
         )  # fmt: skip
