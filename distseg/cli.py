@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distseg.arguments import COMMANDS, LISTED, RUN, SCRIPTS, arg, candidates, command, parse
-from distseg.records.errors import Stopped, UserError
+from distseg.records.errors import Stopped, UserError, printable_path
 from distseg.records.paths import RUN_FOLDER, SWEEP_FOLDER
 from distseg.records.terminal import complain, fit_streams, hang_up, refused, tell
 
@@ -182,10 +182,11 @@ def _inspect(args: argparse.Namespace) -> int:
     from distseg.run.look import look_at_data
 
     if is_data(args.config):
-        from distseg.config.load import apply_overrides
+        from distseg.init.given import given_keys
         from distseg.init.look import reading_config
 
-        config = reading_config(Path(args.config), apply_overrides({}, args.overrides))
+        given = given_keys(args.overrides, printable_path(args.config))
+        config = reading_config(Path(args.config), given)
     else:
         config = _check(args, None, trains=False)
     text, serious = look_at_data(config, args.out, as_json=args.json)

@@ -14,13 +14,14 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from distseg.init.folds import Folds
+from distseg.init.sizes import Size
 from distseg.records.paces import Pace
 from distseg.run.forecast import Forecast, Machine, Work, forecast
 
 USED = 0.94  # share of a budget that is planned for
 MIN_UPDATES, MAX_UPDATES = 60, 40_000
 MIN_EPOCHS, MAX_EPOCHS = 6, 30
-LEAST_HELD_OUT = 6  # images of which a fifth can be held out
 MAX_PASSES = 400  # over the train images, of one member: more make nothing better
 NEED_PRETRAINED, NEED_SCRATCH = 2500.0, 5000.0  # images to learn 63 % of what can be learned
 DETAIL = 0.12  # exponent of the share of native pixels that a network sees
@@ -31,25 +32,6 @@ TTA = 1.01  # gain of a flipped view
 UNSURE = 0.2  # what is lost where thresholds and the score rest on one image; 1 / sqrt(images)
 EVALUATION_SHARE = 0.1  # of the time of training
 THREADS = 0.7  # a job on twice the cores is 2 ** 0.7 times as fast
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """What a network sees: an input of height x width pixels.
-
-    fit: pad, resize or crop. scale: width of an object on the canvas, as a share of its width in
-    the image. predicted: pixels of the canvas on which an image is predicted, all tiles together.
-    """
-
-    height: int
-    width: int
-    fit: str
-    scale: float
-    predicted: float
-
-    @property
-    def pixels(self) -> int:
-        return self.height * self.width
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,22 +53,12 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Folds:
-    """A division: of `num` folds, `used` are trained. share: of the images that one member trains
-    on; full: every image is validated."""
-
-    kind: str
-    num: int
-    used: int
-    share: float
-    full: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Data:
-    """Counts and sizes that the arithmetic needs. validated: images of the data set's own
-    validation part, 0 where it has none. object_widths: of small objects and of the middle one,
-    pixels in the image; None where unknown.
+    """Counts and sizes that the arithmetic needs.
+
+    height, width: of the middle train image; test: of the middle test image, None: the same.
+    folds: the divisions to choose from, the cheapest first. object_widths: of small objects and of
+    the middle one, pixels in the image; None where unknown.
     """
 
     num_train: int
@@ -94,8 +66,8 @@ class Data:
     height: int
     width: int
     outputs: int
-    grouped: bool = False
-    validated: int = 0
+    folds: tuple[Folds, ...]
+    test: tuple[int, int] | None = None
     object_widths: tuple[float, float] | None = None
 
 
@@ -136,7 +108,7 @@ def spend(
     ways = [
         way
         for candidate, folds, models, snapshots in itertools.product(
-            candidates, divisions(data), (1, 2), (1, 2, 3)
+            candidates, data.folds, (1, 2), (1, 2, 3)
         )
         if (beside := _beside(candidate, machine, models * folds.used)) is not None
         for way in _filled(candidate, folds, models, snapshots, data, beside, seconds)
@@ -154,21 +126,6 @@ def _beside(candidate: Candidate, machine: Machine, members: int) -> Machine | N
         return machine
     jobs = min(machine.slots, members)
     return replace(machine, slots=jobs, ranks=jobs) if candidate.jobs == jobs else None
-
-
-def divisions(data: Data) -> Iterator[Folds]:
-    """The divisions that the data can have, the cheapest first."""
-    if data.validated:
-        yield Folds("split", 1, 1, 1 - data.validated / data.num_train, False)
-        return
-    if not data.grouped and data.num_train < LEAST_HELD_OUT:  # a fifth of them is none
-        yield Folds("stratified", data.num_train, data.num_train, 1 - 1 / data.num_train, True)
-        return
-    kind = "group" if data.grouped else "stratified"
-    yield Folds("group", 5, 1, 0.8, False) if data.grouped else Folds("holdout", 1, 1, 0.8, False)
-    for num in (3, 5):
-        if data.num_train >= 4 * num:
-            yield Folds(kind, num, num, 1 - 1 / num, True)
 
 
 def _filled(
@@ -206,7 +163,7 @@ def _planned(
     """The way with about so many updates of each member."""
     pace = candidate.pace
     epochs, first, steps = epochs_of(updates, snapshots)
-    val = data.validated or data.num_train / max(folds.num, 1 if folds.full else 5)
+    val = data.num_train * (1 - folds.share)
     training = steps * (first * pace.first_step_s + (epochs - first) * pace.step_s)
     cycles = (epochs - first) // snapshots
     every = evaluate_every(training, val * pace.evaluate_s, first, cycles)
@@ -216,11 +173,23 @@ def _planned(
     members = models * folds.used
     foreseen = forecast(
         [work] * members, {"model": pace}, machine, num_train=data.num_train,
-        num_test=data.num_test, pixels=data.height * data.width, outputs=data.outputs,
+        num_test=data.num_test * test_share(candidate, data), pixels=data.height * data.width,
+        outputs=data.outputs,
     )  # fmt: skip
     seen = epochs * steps * pace.batch_size
     score = expected(candidate, data, seen, folds, members, snapshots)
     return Spent(candidate, folds, models, snapshots, epochs, first, steps, every, foreseen, score)
+
+
+def test_share(candidate: Candidate, data: Data) -> float:
+    """What predicting a test image takes, as a multiple of what a train image takes: by the pixels
+    that the network is shown, or by its own where these are more, as what comes of it grows with
+    them."""
+    if data.test is None:
+        return 1.0
+    native = math.prod(data.test) / (data.height * data.width)
+    shown = candidate.size.predicts(*data.test) / candidate.size.predicts(data.height, data.width)
+    return max(native, shown)
 
 
 def epochs_of(updates: float, snapshots: int) -> tuple[int, int, int]:
@@ -262,38 +231,9 @@ def expected(
             detail *= min(1.0, size.width / (2 * middle)) ** 0.3
     company = 1 + COMPANY * (1 - 1 / members) + SNAPSHOTS * (1 - 1 / snapshots)
     share = folds.share**0.1
-    scored = data.validated or data.num_train * (1.0 if folds.full else 0.2)
-    sure = 1 - UNSURE / math.sqrt(max(1.0, scored))
+    sure = 1 - UNSURE / math.sqrt(max(1.0, folds.scored(data.num_train)))
     views = TTA if candidate.tta else 1.0
     return candidate.quality * detail * learned * company * views * share * sure
-
-
-def sizes(height: int, width: int, one_size: bool, gpu: bool) -> list[Size]:
-    """Inputs that may fit images of such a size, height and width in pixels, the largest first."""
-    most = 1024 if gpu else 512
-    found: dict[tuple[int, int, str], Size] = {}
-    if one_size and max(height, width) <= 256:
-        canvas = _round_up(height), _round_up(width)
-        found[(*canvas, "pad")] = Size(*canvas, "pad", 1.0, canvas[0] * canvas[1])
-    for share in (1.0, 0.75, 0.5, 0.375, 0.25, 0.1875, 0.125):
-        high, wide = (max(32, 32 * round(side * share / 32)) for side in (height, width))
-        if max(high, wide) <= most and min(high, wide) >= min(64, _round_up(min(height, width))):
-            scale = math.sqrt(high * wide / (height * width))
-            found.setdefault((high, wide, "resize"), Size(high, wide, "resize", scale, high * wide))
-    tile = 512 if gpu else 192
-    while min(height, width) > tile and tile >= 128:
-        seen = _round_up(height) * _round_up(width) * 1.6  # tiles overlap by a quarter
-        found[(tile, tile, "crop")] = Size(tile, tile, "crop", 1.0, seen)
-        tile //= 2
-    if not found:
-        high, wide = (max(64, _round_up(min(side, most))) for side in (height, width))
-        scale = math.sqrt(high * wide / (height * width))
-        found[(high, wide, "resize")] = Size(high, wide, "resize", scale, high * wide)
-    return sorted(found.values(), key=lambda size: -size.pixels)
-
-
-def _round_up(length: int) -> int:
-    return max(32, -(-length // 32) * 32)
 
 
 def divided(pace: Pace, cores: int, measured: int, jobs: int) -> Pace:

@@ -28,6 +28,12 @@ def given_keys(overrides: Sequence[str], where: str) -> dict[str, Any]:
     return {key: value for key, value in tree.items() if key in LOOKED_AT}
 
 
+def other_keys(overrides: Sequence[str]) -> list[str]:
+    """What the user has said of all else, which is set in the config once it is whole: what
+    `given_keys` returns is in it from the start."""
+    return [text for text in overrides if text.partition("=")[0].split(".")[0] not in LOOKED_AT]
+
+
 def with_given(why: Mapping[str, str], overrides: Sequence[str]) -> dict[str, str]:
     """The reasons, where what the user has decided has none but that."""
     keys = [text.partition("=")[0] for text in overrides]

@@ -6,9 +6,8 @@ is sampled is spread over the set.
 
 from __future__ import annotations
 
-import re
+import contextlib
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from distseg.config.data import FIT_KEYS
 from distseg.config.load import parse_config
 from distseg.config.schema import Config
 from distseg.data.cache import mask_files
@@ -30,9 +30,9 @@ from distseg.data.layouts import layout
 from distseg.data.threads import in_threads
 from distseg.functional.metrics import VOID
 from distseg.init.channels import MAX_IMAGES, find_channels, try_decode
+from distseg.init.folds import counts, groups_of, lacks_table, refuse_unknown, with_kind
 from distseg.init.labels import Labels, Values, decide, mask_values
-from distseg.records.errors import UserError
-from distseg.records.log import counted
+from distseg.records.errors import UserError, printable_path
 
 MAX_HEADERS = 4000
 MAX_MASKS = 1500  # whose values are counted
@@ -40,7 +40,7 @@ MAX_ROWS = 500  # that are opened as the run will open them
 MIN_ROWS = 24
 MAX_OBJECTS = 120  # rows whose objects are measured
 MAX_VALUES = 64_000_000  # pixels that they may have together
-_NUMBERED = re.compile(r"^(.*\D)[_\-. ][A-Za-z]{0,8}\d+$|^(.+?)[_\-. ][A-Za-z]{0,8}\d+$")
+APART, FEW = 1.5, 0.05  # see `apart`
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +50,15 @@ class Facts:
     keys: keys of a config that say how to read it, as a tree; why: by dotted key, why.
     height, width: the median size of the train images, pixels; largest: height and width.
     one_size: whether all images, test images too, have one size.
+    test: height and width of the middle test image; None: there are none. apart: share of the test
+        images that are of another size than the train images, see `apart`; 0 where they are few.
     channels: 1, 3, or more; deep: (lowest, highest value) of images of more than 8 bits.
     empty: share of images without an object, 0..1.
     objects: widths in pixels (root of the area) of connected objects, see `typical_widths`.
         None: no object in the sample.
     coverage: share of the pixels that each class has.
     groups: by id, where the names show several images of one thing (patient, sheet, video).
+    num_groups, listed: of the user's own tables: groups, and images of each fold.
     copies: images of the sample that are byte-identical to another and share its fold.
     bad: rows that cannot be used; sampled: rows whose pixels were looked at.
     decode_s: seconds to decode an image and its mask, with all threads.
@@ -81,6 +84,10 @@ class Facts:
     bad: int
     sampled: int
     decode_s: float
+    test: tuple[int, int] | None = None
+    apart: float = 0.0
+    num_groups: int = 0
+    listed: tuple[int, ...] = ()
 
     @property
     def task(self) -> str:
@@ -95,11 +102,8 @@ def look(root: Path, given: Mapping[str, Any], seconds: float = 20.0) -> Facts:
     UserError: no layout recognizes it, its masks need a decision (each line names the key), or no
     row of it can be used.
     """
-    detected = detect(root) if "format" not in given.get("data", {}) else None
-    found = merged(dict(detected.keys) if detected else {}, given)
-    found = merged(found, {"data": {"root": str(root)}})
-    why = {"data.format": detected.why} if detected else {}
-    config = stub(found)
+    found, why = first_keys(root, given)
+    config = stub(readable(found))
     form = layout(config.data.format)
     train, test = form.train(config), form.test(config)
     rows = [row for row in train if not row.problem]
@@ -109,36 +113,61 @@ def look(root: Path, given: Mapping[str, Any], seconds: float = 20.0) -> Facts:
     judge_listed(config, len(train), [(r.id, r.image, r.problem) for r in train if r.problem])
     if len(rows) == 1:
         raise UserError(f"{root}: one image can be used; a score needs another that is held out")
-    sizes = [size for row in spread(rows, MAX_HEADERS) if (size := _size(row))]
-    sizes_test = [size for row in spread(test, MAX_HEADERS) if (size := _size(row))]
-    if not sizes:
+    groups = groups_of([row.id for row in rows])
+    folds = found["data"].get("folds", {})
+    implied = "kind" not in given.get("data", {}).get("folds", {})
+    refuse_unknown(folds, str(root), groups, rows, implied=implied)
+    num_groups, listed = counts(config, rows)
+    sizes = _sizes(rows, config)
+    sizes_test = _sizes(test, config)
+    if (middle := _middle(sizes)) is None:
         raise UserError(f"{root}: no train image can be read; see `distseg inspect`")
+    height, width = middle
     channels, deep, why_channels = find_channels(spread(rows, MAX_IMAGES), config)
     labels = _labels(spread(rows, _most_masks(sizes)), found, str(root), config)
     found = merged(merged(labels.keys, found), {"input": {"channels": channels}})
     found = {"task": "binary", "classes": ["object"], **found}
     began = time.perf_counter()
     sample = _sample(rows, sizes, seconds)
-    config = stub(found, limited=len(sample) < len(rows))
+    config = stub(readable(found), limited=len(sample) < len(rows))
     if deep is not None:
         config = with_levels(config, sample)
     checked, objects = _opened(config, sample)
     spent = time.perf_counter() - began
-    heights, widths = sorted(h for h, _ in sizes), sorted(w for _, w in sizes)
-    middle, coverage = len(sizes) // 2, checked.coverage
+    coverage = checked.coverage
     first_class = int(config.task == "multiclass")
     copies = len(checked.together) - len(set(checked.together))
     return Facts(
         root=str(root), keys=found, why={**why, **labels.why, **why_channels},
         num_train=len(rows), num_validated=sum(row.validates for row in rows), num_test=len(test),
-        height=heights[middle], width=widths[middle], largest=(heights[-1], widths[-1]),
+        height=height, width=width, largest=(max(h for h, _ in sizes), max(w for _, w in sizes)),
         one_size=len({*sizes, *sizes_test}) == 1, channels=channels, deep=deep,
         empty=float((coverage[:, first_class:].sum(axis=1) == 0).mean()), objects=objects,
         coverage=tuple(coverage.mean(axis=0).tolist()),
-        groups=groups_of([row.id for row in rows]), copies=copies,
+        groups=groups, copies=copies,
         bad=len(train) - len(rows) + len(checked.quarantine), sampled=len(sample),
-        decode_s=spent / len(sample),
+        decode_s=spent / len(sample), test=_middle(sizes_test), apart=apart(sizes, sizes_test),
+        num_groups=num_groups, listed=listed,
     )  # fmt: skip
+
+
+def first_keys(root: Path, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """(what the names in a folder and the user say, as a tree; why). UserError: no layout
+    recognizes the folder."""
+    detected = detect(root) if "format" not in given.get("data", {}) else None
+    found = merged(dict(detected.keys) if detected else {}, given)
+    found = merged(found, {"data": {"root": str(root)}})
+    if "folds" in found["data"]:
+        found["data"]["folds"] = with_kind(found["data"]["folds"])
+    return found, {"data.format": detected.why} if detected else {}
+
+
+def readable(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys without folds of groups whose table is still to be written: reading needs none."""
+    if not lacks_table(found["data"].get("folds", {})):
+        return dict(found)
+    folds = {key: value for key, value in found["data"]["folds"].items() if key != "kind"}
+    return {**found, "data": {**found["data"], "folds": folds}}
 
 
 def reading_config(root: Path, given: Mapping[str, Any]) -> Config:
@@ -170,10 +199,12 @@ def stub(keys: Mapping[str, Any], *, limited: bool = False) -> Config:
         "stages": [{"loss": {"dice": 1.0}}],  # for any task
         "classes": ["object"], **keys,
     }  # fmt: skip
-    tree["input"] = {**tree.get("input", {}), "fit": "resize"}
+    own = (*FIT_KEYS, "height", "width", "fit")  # of what a network sees
+    shown = {key: value for key, value in tree.get("input", {}).items() if key not in own}
+    tree["input"] = {**shown, "fit": "resize"}
     if tree.get("task") == "multiclass" and len(tree["classes"]) < 2:
         tree["classes"] = ["background", "object"]
-    config = parse_config(tree, "data")
+    config = parse_config(tree, printable_path(keys["data"]["root"]))
     if not limited:
         return config
     data = config.data.model_copy(update={"limit": 10**9})
@@ -187,11 +218,38 @@ def spread(rows: Sequence[Row], most: int) -> list[Row]:
     return [rows[i * len(rows) // most] for i in range(most)]
 
 
-def _size(row: Row) -> tuple[int, int] | None:
-    try:
-        return image_size(row.image)
-    except (UserError, OSError):
+def _sizes(rows: Sequence[Row], config: Config) -> list[tuple[int, int]]:
+    """(height, width) of the images whose headers can be read."""
+    found: list[tuple[int, int]] = []
+    for row in spread(rows, MAX_HEADERS):
+        with contextlib.suppress(UserError, OSError):
+            found.append(image_size(row.image, config.data.max_pixels))
+    return found
+
+
+def apart(train: Sequence[tuple[int, int]], test: Sequence[tuple[int, int]]) -> float:
+    """The share of the test images with a side that is over APART times as long as that of nearly
+    all train images, or as much shorter; 0 where it is under FEW. Long sides are compared with long
+    ones: a picture that stands is no other size."""
+    limits = []
+    for side in (min, max):
+        lengths = sorted(map(side, train))
+        few = len(lengths) // 20
+        limits.append((lengths[few] / APART, lengths[-1 - few] * APART))
+    (short, short_most), (long, long_most) = limits
+    out = sum(
+        not (short <= min(size) <= short_most and long <= max(size) <= long_most) for size in test
+    )
+    share = out / max(1, len(test))
+    return share if share >= FEW else 0.0
+
+
+def _middle(sizes: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
+    """The median height and width."""
+    if not sizes:
         return None
+    heights, widths = sorted(h for h, _ in sizes), sorted(w for _, w in sizes)
+    return heights[len(sizes) // 2], widths[len(sizes) // 2]
 
 
 # -- pixels ---------------------------------------------------------------------------------------
@@ -219,17 +277,17 @@ def _labels(rows: Sequence[Row], given: Mapping[str, Any], root: str, config: Co
 
 def _most_masks(sizes: Sequence[tuple[int, int]]) -> int:
     """Masks whose values are counted: fewer where they are large."""
-    return max(MIN_ROWS, min(MAX_MASKS, 8 * MAX_VALUES // max(1, _middle(sizes))))
+    return max(MIN_ROWS, min(MAX_MASKS, 8 * MAX_VALUES // max(1, _middle_pixels(sizes))))
 
 
-def _middle(sizes: Sequence[tuple[int, int]]) -> int:
+def _middle_pixels(sizes: Sequence[tuple[int, int]]) -> int:
     """Pixels of the middle one of the images."""
     return sorted(height * width for height, width in sizes)[len(sizes) // 2]
 
 
 def _sample(rows: Sequence[Row], sizes: Sequence[tuple[int, int]], seconds: float) -> list[Row]:
     """As many rows as can be opened in the time, by the pace of a few of them."""
-    most = max(MIN_ROWS, min(MAX_ROWS, MAX_VALUES // max(1, _middle(sizes))))
+    most = max(MIN_ROWS, min(MAX_ROWS, MAX_VALUES // max(1, _middle_pixels(sizes))))
     began = time.perf_counter()
     probe = spread(rows, 8)
     for _ in in_threads(lambda row: try_decode(row.image), probe):
@@ -276,31 +334,3 @@ def object_widths(target_KHW: NDArray[np.uint8], task: str, most: int = 200) -> 
             areas += stats[1:, cv2.CC_STAT_AREA].tolist()
     large = [area for area in areas if area > 3] or areas
     return [float(area) ** 0.5 for area in large[:most]]
-
-
-def groups_of(ids: Sequence[str]) -> dict[str, str] | None:
-    """By id, the part of its name that several images share: `patient07` of `patient07_slice12`.
-
-    None where the names show no such groups: too few or too many of them, one that holds most
-    images, or words before numbers that only count (`beagle_12`, `image_12`): who is one of
-    several has a number of its own.
-    """
-    found: dict[str, str] = {}
-    for name in ids:
-        stem = Path(name).stem if Path(name).suffix else name
-        match = _NUMBERED.match(stem)
-        found[name] = (match[1] or match[2]) if match else stem
-    sizes = Counter(found.values())
-    shared = sum(n for n in sizes.values() if n > 1)
-    if not 5 <= len(sizes) <= len(ids) // 2 or shared < 0.8 * len(ids):
-        return None
-    numbered = sum(any(c.isdigit() for c in group) for group in found.values())
-    if numbered < 0.8 * len(ids) or max(sizes.values()) > 0.5 * len(ids):
-        return None
-    return found
-
-
-def groups_text(groups: Mapping[str, str]) -> str:
-    """`12 groups in the names (patient01, patient02, ...)`."""
-    names = sorted(set(groups.values()))
-    return f"{counted(len(names), 'group')} in the names ({', '.join(names[:2])}, ...)"

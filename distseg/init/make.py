@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import re
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from distseg.config.data import FoldsConfig
 from distseg.config.load import apply_overrides, parse_config
 from distseg.config.schema import ComputeConfig, Config
 from distseg.config.write import config_text
 from distseg.data.formats.row import plain
-from distseg.init.budget import Candidate, Data, Size, Spent, divided, scaled, sizes, spend
-from distseg.init.encoders import Offer, at_hand
-from distseg.init.given import given_keys, with_given
+from distseg.init.budget import Candidate, Data, Spent, divided, scaled, spend
+from distseg.init.choices import allowed, draft
+from distseg.init.encoders import Encoder, Offer, at_hand
+from distseg.init.folds import Folds, divisions
+from distseg.init.given import given_keys, other_keys, with_given
 from distseg.init.look import Facts, look
-from distseg.init.recipe import AUGMENT, LOSSES, header, predict_batch, recipe
+from distseg.init.recipe import AUGMENT, LOSSES, MEASURED, header, predict_batch, recipe
+from distseg.init.sizes import Size, possible_sizes
 from distseg.jobs.hardware import Gpu, Slot, make_slots, num_cores, visible_gpus
 from distseg.records.errors import UserError, printable_path
 from distseg.records.files import atomic_write
@@ -71,7 +76,7 @@ def default_name(root: Path) -> str:
 
 def make(
     root: Path, overrides: Sequence[str] = (), *, budget: float = DEFAULT_BUDGET_S,
-    weights: Path | None = None, target: str = "my.yaml", groups: Path | None = None,
+    weights: Path | None = None, target: str = "my.yaml", groups: Path = Path("my_groups.csv"),
     spent_s: float = 0.0,
 ) -> Written:  # fmt: skip
     """A config for the data of a folder.
@@ -84,38 +89,47 @@ def make(
         groups: where the table of groups will lie, if the names have groups.
         spent_s: seconds of the budget that are gone already.
 
-    UserError: the data cannot be read, or needs a decision: each line names the key.
+    UserError: the data cannot be read, or needs a decision, or a key cannot be: each line names the
+    key. All of that is found before anything is measured.
     """
     began = time.monotonic()
-    given = given_keys(overrides, printable_path(root))
-    name = default_name(root)
+    where, name = printable_path(root), default_name(root)
+    given, gpus = given_keys(overrides, where), visible_gpus()
+    named = None if weights is None else at_hand(bool(gpus), weights)
     facts = look(root, given, seconds=max(2.0, LOOKING_SHARE * budget))
-    gpus = visible_gpus()
-    offer = at_hand(bool(gpus), weights)
-    data = numbers(facts)
-    slots = _slots(gpus)
-    machine = Machine(len(slots), sum(slot.processes for slot in slots), members_per_job=100)
+    offer = named or at_hand(bool(gpus), None)
+    data, slots = numbers(facts), _slots(gpus)
+    possible = possible_sizes(facts, given.get("input", {}), bool(gpus))
+
+    def written(spent: Spent, encoder: Encoder) -> tuple[dict[str, Any], dict[str, str]]:
+        tree, why = recipe(
+            facts, spent, encoder, name=name, gpu=bool(gpus), slots=len(slots), groups=groups
+        )
+        tree = copy.deepcopy(tree)  # it holds constants, in which a key may be set
+        return apply_overrides(tree, other_keys(overrides)), with_given(why, overrides)
+
+    def tree_of(size: Size, folds: Folds, encoder: Encoder) -> dict[str, Any]:
+        return written(draft(size, folds, batch_size(facts, size, bool(gpus))), encoder)[0]
+
+    if overrides:  # without a key of the user's there is nothing that it could be at odds with
+        possible, folds, encoders = allowed(
+            possible, data.folds, offer.encoders, tree_of, where, groups
+        )
+        data, offer = replace(data, folds=folds), replace(offer, encoders=encoders)
 
     def left() -> float:
         return budget - spent_s - (time.monotonic() - began if spent_s else 0.0)
 
-    seconds = min(MOST_S, max(LEAST_S, MEASURING_SHARE * budget))
-    options = candidates(facts, data, offer, slots, gpus, given, seconds)
-    chosen = spend(options, data, machine, left())[0].candidate
-    seconds = min(MOST_S, max(LEAST_S, AGAIN_SHARE * budget))
-    options = measured_again(chosen, options, facts, data, offer, slots, gpus, seconds)
-    spent, fits = spend(options, data, machine, left())
-    encoder = offer.encoders[spent.candidate.encoder]
-    tree, why = recipe(
-        facts, spent, encoder, name=name, gpu=bool(gpus), slots=len(slots), groups=groups
-    )
-    tree, why = apply_overrides(tree, list(overrides)), with_given(why, overrides)
-    config = parse_config(tree, printable_path(root))
+    spent, fits = best_way(facts, data, offer, slots, gpus, possible, budget, left)
+    tree, why = written(spent, offer.encoders[spent.candidate.encoder])
+    config = parse_config(tree, where)
     keep_paces(config, data, spent, gpus)
     command = _command(root, overrides, budget, weights)
-    where = device_name(slots[0], gpus) + (f", {counted(len(gpus), 'GPU')}" if gpus else "")
-    lines = header(facts, spent, offer.said, command, target, where, budget, fits)
-    grouped = facts.groups if config.data.folds.kind == "group" else None
+    machine_name = device_name(slots[0], gpus)
+    machine_name += f", {counted(len(gpus), 'GPU')}" if gpus else ""
+    lines = header(facts, spent, offer.said, command, target, machine_name, budget, fits)
+    own = config.data.folds.kind == "group" and config.data.folds.groups == str(groups)
+    grouped = facts.groups if own else None
     return Written(config, config_text(tree, why, lines), grouped, spent, lines[2:])
 
 
@@ -142,13 +156,20 @@ def _command(root: Path, overrides: Sequence[str], budget: float, weights: Path 
 
 def numbers(facts: Facts) -> Data:
     """The counts of the arithmetic."""
-    is_split = facts.keys["data"].get("folds", {}).get("kind") == "split"
+    asked = FoldsConfig.model_validate(facts.keys["data"].get("folds", {}))
+    groups = facts.num_groups or len(set((facts.groups or {}).values()))
+    found = divisions(facts.num_train, asked, groups=groups, validated=facts.num_validated,
+                      listed=facts.listed)  # fmt: skip
     return Data(
-        facts.num_train, facts.num_test, facts.height, facts.width, len(facts.keys["classes"]),
-        grouped=facts.groups is not None,
-        validated=facts.num_validated if is_split else 0,
+        facts.num_train,
+        facts.num_test,
+        facts.height,
+        facts.width,
+        len(facts.keys["classes"]),
+        folds=tuple(found),
+        test=facts.test,
         object_widths=facts.objects,
-    )  # fmt: skip
+    )
 
 
 def _slots(gpus: list[Gpu]) -> list[Slot]:
@@ -166,13 +187,27 @@ def cpu_slots(cores: int) -> int:
 # -- what is measured ------------------------------------------------------------------------------
 
 
+def best_way(
+    facts: Facts, data: Data, offer: Offer, slots: Sequence[Slot], gpus: list[Gpu],
+    possible: Sequence[Size], budget: float, left: Callable[[], float],
+) -> tuple[Spent, bool]:  # fmt: skip
+    """(the best way to spend what is left of a budget, whether it fits), measured twice: all that
+    there is at one size, and what was chosen at its own. UserError as in `candidates`."""
+    machine = Machine(len(slots), sum(slot.processes for slot in slots), members_per_job=100)
+    seconds = min(MOST_S, max(LEAST_S, MEASURING_SHARE * budget))
+    options = candidates(facts, data, offer, slots, gpus, possible, seconds)
+    chosen = spend(options, data, machine, left())[0].candidate
+    seconds = min(MOST_S, max(LEAST_S, AGAIN_SHARE * budget))
+    options = measured_again(chosen, options, facts, data, offer, slots, gpus, seconds)
+    return spend(options, data, machine, left())
+
+
 def candidates(
     facts: Facts, data: Data, offer: Offer, slots: Sequence[Slot], gpus: list[Gpu],
-    given: Mapping[str, Any], seconds: float,
+    possible: Sequence[Size], seconds: float,
 ) -> list[Candidate]:  # fmt: skip
     """Each encoder at each size, by the pace of one size that is measured. UserError: nothing could
     be measured."""
-    possible = _sizes(facts, bool(gpus), given.get("input", {}))
     measured = _nearest([s for s in possible if s.fit != "crop"] or possible, bool(gpus))
     config = measured_config(facts, offer, measured, bool(gpus))
     size = DataSize(data.num_train, data.num_test, data.height, data.width)
@@ -240,30 +275,22 @@ def _scaled(pace: Pace, measured: Size, size: Size, facts: Facts, tta: bool) -> 
     return replace(scaled(pace, measured, size, tta), prepare_s=facts.decode_s)
 
 
-def _sizes(facts: Facts, gpu: bool, given: Mapping[str, Any]) -> list[Size]:
-    """The sizes to choose from; the one that the user has given."""
-    found = sizes(facts.height, facts.width, facts.one_size, gpu)
-    kept = [size for size in found if given.get("fit", size.fit) == size.fit]
-    if "height" in given and "width" in given:
-        height, width, fit = int(given["height"]), int(given["width"]), given.get("fit", "resize")
-        scale = 1.0 if fit != "resize" else math.sqrt(height * width / (facts.height * facts.width))
-        predicted = height * width if fit != "crop" else 1.6 * facts.height * facts.width
-        return [Size(height, width, fit, scale, predicted)]
-    return kept or found
-
-
 def _nearest(possible: Sequence[Size], gpu: bool) -> Size:
     return min(possible, key=lambda size: abs(math.log(size.pixels / MEASURED_PIXELS[gpu])))
 
 
 def measured_config(facts: Facts, offer: Offer, size: Size, gpu: bool) -> Config:
     """A config whose members m0, m1, ... are the encoders of an offer, at one size."""
-    shown: dict[str, Any] = {"height": size.height, "width": size.width, "fit": size.fit,
-                             "channels": facts.channels}  # fmt: skip
+    tiles = {"foreground": 0.5, "overlap": 0.25} if size.fit == "crop" else {}
+    given = facts.keys.get("input", {})
+    shown = {key: value for key, value in given.items() if key not in MEASURED["train"]}
+    data = {key: value for key, value in facts.keys["data"].items() if key != "folds"}
     tree = {
-        **{key: value for key, value in facts.keys.items() if key != "input"},
+        **facts.keys,
         "name": "measured",
-        "input": shown,
+        "data": data,  # of which a measurement takes a few images, in folds of its own
+        "input": {**tiles, **shown, "channels": facts.channels, "height": size.height,
+                  "width": size.width, "fit": size.fit},
         "augment": AUGMENT,
         "members": {f"m{n}": {**e.member(), "encoder_weights": None}
                     for n, e in enumerate(offer.encoders)},
@@ -271,8 +298,6 @@ def measured_config(facts: Facts, offer: Offer, size: Size, gpu: bool) -> Config
         "train": {"batch_size": batch_size(facts, size, gpu)},
         "predict": {"tta": ["hflip"], "batch_size": predict_batch(facts, size, gpu)},
     }  # fmt: skip
-    if size.fit == "crop":
-        tree["input"] = {**shown, "foreground": 0.5, "overlap": 0.25}
     return parse_config(tree, facts.root)
 
 
@@ -288,11 +313,11 @@ def batch_size(facts: Facts, size: Size, gpu: bool) -> int:
 # -- what is written -------------------------------------------------------------------------------
 
 
-def write(made: Written, path: Path, groups: Path | None) -> None:
+def write(made: Written, path: Path, groups: Path) -> None:
     """Put the config, and the table of groups that it names, on disk. UserError: one is there."""
-    for one in (path, *([groups] if groups and made.groups else [])):
+    for one in (path, *([groups] if made.groups else [])):
         if one.exists():
             raise UserError(f"{printable_path(one)}: is there already; choose another name with -o")
-    if groups and made.groups:
+    if made.groups:
         write_table(groups, ("id", "group"), made.groups.items())
     atomic_write(path, made.text)

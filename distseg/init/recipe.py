@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distseg.init.budget import Size, Spent
+from distseg.init.budget import Spent
 from distseg.init.encoders import Encoder
-from distseg.init.look import Facts, groups_text, merged
+from distseg.init.folds import groups_text
+from distseg.init.look import Facts, merged
+from distseg.init.sizes import Size
 from distseg.records.log import counted, duration
 
 LOSSES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -24,12 +26,13 @@ AUGMENT: list[dict[str, Any]] = [
     {"brightness_contrast": {"brightness": 0.15, "contrast": 0.2, "p": 0.5}},
 ]
 PREDICTED = 1_500_000  # pixels that a batch of the prediction has on a CPU, and ten times on a GPU
+MEASURED = {"train": ("mean", "std"), "median": ("mean",)}  # by input.normalize
 Why = dict[str, str]
 
 
 def recipe(
     facts: Facts, spent: Spent, encoder: Encoder, *, name: str, gpu: bool, slots: int,
-    groups: Path | None,
+    groups: Path,
 ) -> tuple[dict[str, Any], Why]:  # fmt: skip
     """(keys of the config in the order to write them, by dotted key why).
 
@@ -49,8 +52,7 @@ def recipe(
             "lowest and highest value of the train images become 0 and 255"
         )
         tree["data"].setdefault("levels", None)
-    tree["input"] = {**_input(facts, spent.candidate.size, encoder, why),
-                     **keys.get("input", {})}  # fmt: skip
+    tree["input"] = _input(facts, spent.candidate.size, encoder, why)
     tree["metric"] = keys.get("metric", METRICS[task])
     tree["augment"] = AUGMENT
     why["augment"] = (
@@ -81,34 +83,37 @@ def _ordered(tree: Mapping[str, Any], first: tuple[str, ...]) -> dict[str, Any]:
     return {**{key: tree[key] for key in first if key in tree}, **tree}
 
 
-def _folds(facts: Facts, spent: Spent, groups: Path | None, why: Why) -> dict[str, Any]:
-    folds = spent.folds
+def _folds(facts: Facts, spent: Spent, groups: Path, why: Why) -> dict[str, Any]:
+    """The keys of the division that was chosen, with all that the user has said of it."""
+    folds, asked = spent.folds, facts.keys["data"].get("folds", {})
     told = counted(facts.num_train, "train image")
+    found: dict[str, Any] = {"kind": folds.kind}
     if folds.kind == "split":
         why["data.folds"] = (
             f"the data set's own validation part ({facts.num_validated} of {told}) is kept: images "
             "of one video or patient are often nearly alike"
         )
-        return {"kind": "split"}
-    if facts.groups is not None and groups is not None:
+    elif folds.kind == "holdout":
+        found |= {"fraction": 0.2, "seed": 0}
+        why["data.folds"] = (
+            f"a hold-out of a fifth of {told}: in this budget few long trainings score more than "
+            "many short ones"
+        )
+    elif folds.kind != "file":
+        found |= {"num": folds.num, "seed": 0}
+        why["data.folds"] = (
+            f"{folds.num} folds of {told}: every image is scored by a model that never saw it"
+        )
+        if not folds.full:
+            found["use"] = [0]
+    if facts.groups is not None and folds.kind == "group" and "groups" not in asked:
+        found |= {"column": "group", "groups": str(groups)}
         used = f"; {folds.used} of {folds.num} is trained: the budget" if not folds.full else ""
         why["data.folds"] = (
             f"{groups_text(facts.groups)}: what belongs together stays in one fold, or the score "
             f"would be too good{used}. Where the names mean something else: kind: stratified"
         )
-        found: dict[str, Any] = {"kind": "group", "column": "group", "groups": str(groups),
-                                 "num": folds.num, "seed": 0}  # fmt: skip
-        return found if folds.full else {**found, "use": [0]}
-    if folds.kind == "holdout":
-        why["data.folds"] = (
-            f"a hold-out of a fifth of {told}: in this budget few long trainings score more than "
-            "many short ones"
-        )
-        return {"kind": "holdout", "fraction": 0.2, "seed": 0}
-    why["data.folds"] = (
-        f"{folds.num} folds of {told}: every image is scored by a model that never saw it"
-    )
-    return {"kind": "stratified", "num": folds.num, "seed": 0}
+    return {**found, **asked}
 
 
 def _input(facts: Facts, size: Size, encoder: Encoder, why: Why) -> dict[str, Any]:
@@ -117,8 +122,16 @@ def _input(facts: Facts, size: Size, encoder: Encoder, why: Why) -> dict[str, An
     small = f"{facts.objects[0]:.0f} pixels wide" if facts.objects else ""
     objects = f" and small objects are {small}" if small else ""
     all_of = "all images are" if facts.one_size else "most images are"
+    given = facts.keys.get("input", {})
     if size.fit == "crop":
         found |= {"foreground": 0.5, "overlap": 0.25}
+    if size.fit == "crop" and facts.apart and facts.test:
+        why["input"] = (
+            f"fit: crop, because {all_of} {native} and test images {facts.test[0]} x "
+            f"{facts.test[1]}: stretched to one size, objects would have another scale in them "
+            "than in training. Where both show the same at another resolution: fit: resize"
+        )
+    elif size.fit == "crop":
         why["input"] = (
             f"fit: crop, because {all_of} {native}{objects}: stretched to what this machine trains "
             "in the budget they would be lost. Random crops in training, half of them with an "
@@ -144,9 +157,12 @@ def _input(facts: Facts, size: Size, encoder: Encoder, why: Why) -> dict[str, An
         mean, std = list(encoder.mean), list(encoder.std)
         if facts.channels == 1:
             mean, std = [sum(mean) / 3], [sum(std) / 3]
-        found |= {"mean": mean, "std": std}
-        why["input.mean"] = f"what the weights of {encoder.name} were trained with"
-    return found
+        measured = MEASURED.get(given.get("normalize", ""), ())
+        own = {"mean": mean, "std": std}
+        found |= {key: value for key, value in own.items() if key not in measured}
+        if not measured:
+            why["input.mean"] = f"what the weights of {encoder.name} were trained with"
+    return {**found, **given}
 
 
 def _members(spent: Spent, encoder: Encoder, why: Why) -> dict[str, Any]:
@@ -200,7 +216,8 @@ def _train(facts: Facts, spent: Spent, why: Why) -> dict[str, Any]:
 
 def predict_batch(facts: Facts, size: Size, gpu: bool) -> int:
     """Images of a batch of the prediction: few where they are large."""
-    pixels = max(size.predicted, facts.height * facts.width)
+    native = [(facts.height, facts.width), *([facts.test] if facts.test else [])]
+    pixels = max(max(size.predicts(*one), math.prod(one)) for one in native)
     return max(1, min(32, int(PREDICTED * (10 if gpu else 1) / pixels)))
 
 
@@ -231,6 +248,8 @@ def header(
         f"Data: {counted(facts.num_train, 'train image')}{tests}, {facts.height} x {facts.width} "
         f"pixels{'' if facts.one_size else ' in the middle'}{empty}.",
     ]
+    if facts.apart and facts.test:
+        lines.append(_told_apart(facts, spent.candidate.size))
     if facts.sampled < facts.num_train:
         lines.append(f"Looked at: {facts.sampled} images, spread over the set.")
     if facts.copies:
@@ -246,3 +265,19 @@ def header(
             "the shortest run that makes sense."
         )
     return [*lines, f"{said[0].upper()}{said[1:]}."]
+
+
+def _told_apart(facts: Facts, size: Size) -> str:
+    """What is said of test images of another size than the train images."""
+    assert facts.test is not None
+    high, wide = facts.test
+    what = {
+        "resize": "fit: resize shows them at another scale than in training, which costs score "
+        "unless they are the same pictures at another resolution; input.fit=crop keeps the scale",
+        "crop": "they are predicted in tiles, in which objects keep the scale of the train images",
+        "pad": "they are predicted whole, in which objects keep the scale of the train images",
+    }[size.fit]
+    return (
+        f"TEST IMAGES OF ANOTHER SIZE: {facts.apart:.0%} are larger or smaller than the train "
+        f"images, {high} x {wide} pixels in the middle: {what}."
+    )

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from distseg.init.given import given_keys
+from distseg.init.look import first_keys, readable, stub
 from distseg.init.make import DEFAULT_BUDGET_S, default_name, make, parse_budget, write
 from distseg.records import log
 from distseg.records.errors import UserError, printable_path
-from distseg.records.files import read_json_or, write_json
+from distseg.records.files import read_json_or, real_path, write_json, write_problem
 from distseg.records.paths import RUN_FOLDER, Run
-from distseg.run.folder import refuse_foreign
+from distseg.run.folder import refuse_among_images, refuse_foreign, refuse_taken
 
 PathLike = str | os.PathLike[str]
 logger = logging.getLogger("distseg.init")
@@ -35,6 +38,8 @@ def init(
     for one in (path, groups):
         if one.exists():
             raise UserError(f"{printable_path(one)}: is there already; choose another name with -o")
+    if problem := write_problem(path):
+        raise UserError(f"-o: {printable_path(path)}: {problem}")
     log.setup()
     made = make(
         data, overrides, budget=seconds, weights=None if weights is None else Path(weights),
@@ -49,12 +54,16 @@ def start(
     weights: PathLike | None,
 ) -> tuple[str, Path]:  # fmt: skip
     """(the config of a run of a folder of data, the run folder). What was written by an earlier
-    start is taken again: to resume, the same line is run again. UserError: it was another line."""
+    start is taken again: to resume, the same line is run again. A folds.csv of the user's in the
+    run folder divides the images.
+
+    UserError: it was another line, or the folder holds what the start would overwrite.
+    """
     began = time.monotonic()
     seconds = parse_budget(budget) if budget is not None else DEFAULT_BUDGET_S
     folder = Path(out) if out is not None else Path(RUN_FOLDER.format(name=default_name(data)))
     run = Run(folder)
-    path, groups, line = run.folder / "init.yaml", run.folder / "groups.csv", folder / "init.json"
+    path, groups, line = folder / "init.yaml", folder / "groups.csv", folder / "init.json"
     asked: dict[str, Any] = {
         "data": str(data), "overrides": list(overrides), "budget_s": seconds,
         "weights": None if weights is None else str(weights),
@@ -69,8 +78,22 @@ def start(
         return str(path), folder
     if run.config.is_file():
         raise UserError(f"{printable_path(folder)}: holds another run; choose one with --out")
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--out: {printable_path(folder)}: is a file, not a folder")
+    refuse_taken(run)
+    if problem := write_problem(path):
+        raise UserError(f"--out: {printable_path(folder)}: {problem}")
+    given = given_keys(overrides, printable_path(data))
+    folds = given.get("data", {}).get("folds", {})
+    earlier = read_json_or(line, {})  # of a start that was killed here
+    for one, own in ((groups, earlier == asked or "groups" in folds),
+                     (line, set(earlier) == set(asked))):  # fmt: skip
+        if one.exists() and not own:
+            raise UserError(
+                f"{printable_path(one)}: is there, and no start like this one has written it; "
+                "choose another folder with --out"
+            )
+    if data.resolve() in real_path(folder).parents:
+        refuse_among_images(stub(readable(first_keys(data, given)[0])), run)
+    overrides = [*overrides, *_own_folds(run, folds)]
     log.setup()
     made = make(
         data, overrides, budget=seconds, weights=None if weights is None else Path(weights),
@@ -78,9 +101,23 @@ def start(
         spent_s=max(1.0, time.monotonic() - began),
     )  # fmt: skip
     refuse_foreign(made.config, run)
-    groups.unlink(missing_ok=True)  # of a start that was killed here
+    if made.groups and earlier == asked:
+        groups.unlink(missing_ok=True)
     write_json(line, asked)
     write(made, path, groups)
     for text in made.said:
         logger.info("%s", text)
     return str(path), folder
+
+
+def _own_folds(run: Run, folds: Mapping[str, Any]) -> list[str]:
+    """Keys that say what a folds.csv in the run folder does: it divides the images, whatever the
+    config says. UserError: another division is asked for, too, by keys of `data.folds`."""
+    if not run.folds.is_file():
+        return []
+    if others := sorted(set(folds) - {"use"}):
+        raise UserError(
+            f"{printable_path(run.folds)}: divides the images: leave data.folds.{others[0]} out, "
+            "or choose another folder with --out"
+        )
+    return ["data.folds.kind=file", f"data.folds.path={json.dumps(str(run.folds.absolute()))}"]

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator, Mapping
 from io import BufferedReader, TextIOWrapper
 from pathlib import Path
@@ -143,6 +144,24 @@ def path_problem(path: Path, what: str = "file") -> str:
         return f"is no {what}"
     wanted = os.R_OK | os.X_OK if what == "folder" else os.R_OK
     return "" if os.access(path, wanted) else "cannot be read: Permission denied"
+
+
+def write_problem(path: Path) -> str:
+    """Why nothing could be written at `path`, whose folders may have to be made first; "" where it
+    could. Leaves nothing behind."""
+    try:
+        for one in (path.absolute(), *path.absolute().parents):
+            try:
+                mode = one.stat().st_mode
+            except FileNotFoundError:
+                continue
+            with tempfile.TemporaryFile(dir=one if stat.S_ISDIR(mode) else one.parent):
+                return ""
+    except ValueError as error:  # a null byte
+        return f"cannot be written: {error}"
+    except OSError as error:
+        return f"cannot be written: {error.strerror}"
+    return "cannot be written: no such folder"
 
 
 def _near(path: Path) -> str:

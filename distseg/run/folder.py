@@ -27,10 +27,23 @@ from distseg.run.plan import amount, free_bytes
 
 logger = logging.getLogger("distseg.run")
 
+# What marks a folder as a run's, and what a run writes into it at its top.
+RUN_MARKS = ("env.json", "ledger.jsonl", "run.log")
+RUN_FILES = (
+    *("config.yaml", "submission.csv", "test_masks", "report.html", "report.json"),
+    *("ensemble.json", "accelerate.yaml", "data", "cache", "round_0"),
+)
+
 
 def refuse_foreign(config: Config, run: Run) -> None:
     """UserError where a run would overwrite files that no run has written, or put its own among
     the images. A folder with only a folds.csv is welcome: that is how a user divides the data."""
+    refuse_taken(run)
+    refuse_among_images(config, run)
+
+
+def refuse_taken(run: Run) -> None:
+    """UserError where a run would overwrite files that no run has written."""
     folder = run.folder
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out: {folder}: is a file, not a folder")
@@ -41,6 +54,11 @@ def refuse_foreign(config: Config, run: Run) -> None:
                 f"--out: {folder}: holds {there[0]} and is no run: it would be overwritten. Name a "
                 "new folder"
             )
+
+
+def refuse_among_images(config: Config, run: Run) -> None:
+    """UserError where the folder of a run lies among the images and masks of its data."""
+    folder = run.folder
     real, root = real_path(folder), Path(config.data.root).resolve()
     if config.data.format != "synthetic" and root in real.parents:
         form = layout(config.data.format)
@@ -77,14 +95,6 @@ def unlocked_by_mistakes(run: Run) -> Iterator[None]:
         if not run.truth.is_file() and not any_trained(run):
             run.config.unlink(missing_ok=True)
         raise
-
-
-# What marks a folder as a run's, and what a run writes into it at its top.
-RUN_MARKS = ("env.json", "ledger.jsonl", "run.log")
-RUN_FILES = (
-    *("config.yaml", "submission.csv", "test_masks", "report.html", "report.json"),
-    *("ensemble.json", "accelerate.yaml", "data", "cache", "round_0"),
-)
 
 
 @contextlib.contextmanager

@@ -251,6 +251,11 @@ def test_a_folder_alone_is_read_as_init_reads_it(
     assert "egg" in said_9 and "9 train images" in said_9
     assert cli.main(["inspect", "set", "data.limt=9"]) == 2
     assert "data.limt" in capsys.readouterr().err
+    for wrong in ("data=5", "input=3", "data.folds=[]", "data.folder.images=3"):
+        assert cli.main(["inspect", "set", wrong]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"distseg: error: set: {wrong.partition('=')[0]}"), error
+    assert cli.main(["inspect", "set", "input.fit=crop", "input.overlap=0.5"]) == 0
 
 
 def test_a_video_is_one_group_whose_text_is_short(

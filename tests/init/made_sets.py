@@ -9,6 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from distseg.config.schema import Config
+from distseg.init.make import Written
+from distseg.records.paces import Pace
+
+PACE = Pace(
+    batch_size=4, step_s=0.1, first_step_s=0.1, spread=0.1, evaluate_s=0.01, predict_s=0.02,
+    save_s=0.1, start_s=5.0, prepare_s=0.001, memory=10**9, saved=10**7,
+)  # fmt: skip
+Make = Callable[..., tuple[Config, Written]]
 Mask = Callable[[NDArray[np.bool_], int], NDArray]
 
 

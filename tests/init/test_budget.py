@@ -12,17 +12,15 @@ from distseg.init.budget import (
     USED,
     Candidate,
     Data,
-    Folds,
-    Size,
     divided,
-    divisions,
     epochs_of,
     evaluate_every,
     expected,
     scaled,
-    sizes,
     spend,
 )
+from distseg.init.folds import Folds, divisions
+from distseg.init.sizes import Size, sizes
 from distseg.records.paces import Pace
 from distseg.run.forecast import (
     DRIVER_S,
@@ -41,7 +39,14 @@ PACE = Pace(
     batch_size=8, step_s=0.25, first_step_s=0.25, spread=0.1, evaluate_s=0.01, predict_s=0.02,
     save_s=0.1, start_s=5.0, prepare_s=0.001, memory=10**9, saved=10**7,
 )  # fmt: skip
-DATA = Data(num_train=1000, num_test=500, height=128, width=128, outputs=1)
+
+
+def data_of(num_train: int, num_test: int, height: int, width: int) -> Data:
+    """Of one class; the divisions are those that `init` tries where nothing is said."""
+    return Data(num_train, num_test, height, width, 1, tuple(divisions(num_train)))
+
+
+DATA = data_of(1000, 500, 128, 128)
 TWO = Machine(slots=2, ranks=2, members_per_job=100)
 
 
@@ -138,32 +143,12 @@ def test_a_budget_that_is_too_short_gives_the_shortest_run_and_says_so() -> None
     assert spent.candidate.size.pixels == min(c.size.pixels for c in candidates(pace=slow))
 
 
-def test_the_data_set_s_own_division_and_groups_are_kept() -> None:
-    own = list(divisions(replace(DATA, validated=200)))
-    assert own == [Folds("split", 1, 1, 0.8, False)]
-    grouped = list(divisions(replace(DATA, grouped=True)))
-    assert {folds.kind for folds in grouped} == {"group"}
-    few = list(divisions(replace(DATA, num_train=10)))
-    assert [folds.kind for folds in few] == ["holdout"]
-
-
 def test_small_objects_in_large_images_are_cropped_and_large_ones_are_not() -> None:
-    large = Data(num_train=100, num_test=0, height=2000, width=2000, outputs=1)
+    large = data_of(100, 0, 2000, 2000)
     tiny = replace(large, object_widths=(14.0, 20.0))
     assert spend(candidates(tiny), tiny, TWO, 3600.0)[0].candidate.size.fit == "crop"
     huge = replace(large, object_widths=(300.0, 700.0))
     assert spend(candidates(huge), huge, TWO, 900.0)[0].candidate.size.fit == "resize"
-
-
-def test_sizes_are_multiples_of_32_and_keep_the_shape() -> None:
-    found = sizes(360, 480, True, gpu=False)
-    assert all(s.height % 32 == 0 == s.width % 32 for s in found)
-    assert any((s.height, s.width) == (192, 256) or s.scale > 0.9 for s in found)
-    assert max(s.width for s in found) <= 512 and {"resize", "crop"} == {s.fit for s in found}
-    small = sizes(101, 101, True, gpu=False)
-    assert (small[0].height, small[0].fit) == (128, "pad")
-    assert sizes(40, 40, False, gpu=False)  # something, for any size
-    assert sizes(3000, 200, False, gpu=True)
 
 
 def test_epochs_and_evaluations_follow_from_updates() -> None:
@@ -189,7 +174,7 @@ def test_what_is_expected_grows_with_all_that_helps() -> None:
 
 def test_few_images_are_all_scored() -> None:
     """A hold-out of 20 images is four: no score, and no cut point, can rest on them."""
-    few = replace(DATA, num_train=20, num_test=5)
+    few = data_of(20, 5, 128, 128)
     for minutes in (5, 15):
         spent = spend(candidates(), few, TWO, 60.0 * minutes)[0]
         assert spent.folds.full, minutes
@@ -211,7 +196,7 @@ def test_what_an_image_takes_beside_the_network_does_not_grow_with_tiles() -> No
 
 def test_objects_that_a_resize_would_lose_are_seen_in_crops_in_a_short_budget_too() -> None:
     """Objects of 6 pixels in pictures of 2000, one core: the flipped views are given up."""
-    data = Data(40, 8, 2000, 2000, 1, object_widths=(5.0, 7.0))
+    data = replace(data_of(40, 8, 2000, 2000), object_widths=(5.0, 7.0))
     pace = replace(
         PACE, batch_size=4, step_s=0.26, first_step_s=0.26, evaluate_s=0.1, predict_s=0.11
     )
@@ -223,3 +208,26 @@ def test_objects_that_a_resize_would_lose_are_seen_in_crops_in_a_short_budget_to
     ]
     chosen = spend(offers, data, Machine(1, 1, 100), 300.0)[0].candidate
     assert chosen.size.fit == "crop" and not chosen.tta
+
+
+def test_test_images_of_more_pixels_take_more_of_the_time() -> None:
+    """16 times as many: so much longer is their prediction, and less is left for the training."""
+    (size,) = [
+        one for one in sizes(256, 256, True, gpu=False) if one.height == 192 and one.fit == "crop"
+    ]
+    plain = replace(data_of(1000, 500, 256, 256), test=(256, 256))
+    large = replace(plain, test=(1024, 1024))
+    offers = [Candidate(0, size, PACE, 1.0, False)]
+    both = [spend(offers, data, Machine(1, 1, 100), 1800.0)[0] for data in (plain, large)]
+    views = [(way.forecast.phases["test prediction"] - PACE.start_s) / way.snapshots / way.members
+             for way in both]  # fmt: skip
+    assert views[1] == pytest.approx(16 * views[0]) and both[1].updates < both[0].updates
+
+
+def test_rounds_are_trained_one_after_the_other() -> None:
+    """Two slots: a round of one member leaves one of them empty."""
+    works = [Work("a", 100, 4, 2, 50, 3, round=number) for number in (0, 1)]
+    found = forecast(
+        works, {"a": PACE}, TWO, num_train=10, num_test=0, pixels=100, outputs=1, prepared=True
+    )
+    assert found.phases["training and out-of-fold"] == pytest.approx(2 * (30.9 + 5))

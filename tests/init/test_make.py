@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,48 +19,25 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
 
+import distseg
+import distseg.api
 from distseg.config.load import load_config
-from distseg.config.schema import Config
 from distseg.data.detect import detect
 from distseg.data.folds import assign_folds
 from distseg.data.layouts import layout
 from distseg.data.read_target import read_target
 from distseg.init.encoders import LARGE, LARGE_SCRATCH
-from distseg.init.look import groups_of, look, typical_widths
-from distseg.init.make import Written, default_name, make, parse_budget, write
+from distseg.init.folds import groups_of
+from distseg.init.look import look, typical_widths
+from distseg.init.make import default_name, make, parse_budget
 from distseg.init.start import init, start
 from distseg.jobs.hardware import Gpu
 from distseg.records.errors import UserError
-from distseg.records.paces import Pace
 from distseg.records.paths import Run
 from distseg.run.check import mistakes
 from distseg.run.plan import plan
-from tests.init.made_sets import as_255, as_colors, as_index, folder
-
-PACE = Pace(
-    batch_size=4, step_s=0.1, first_step_s=0.1, spread=0.1, evaluate_s=0.01, predict_s=0.02,
-    save_s=0.1, start_s=5.0, prepare_s=0.001, memory=10**9, saved=10**7,
-)  # fmt: skip
-Make = Callable[..., tuple[Config, Written]]
-
-
-@pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Make:
-    """What `init` writes on a machine whose pace is known, read again from the file."""
-    known: dict[str, Pace] = {"m0": PACE, "m1": PACE}
-    monkeypatch.setattr("distseg.init.make.measured_paces", lambda *_: known)
-    monkeypatch.setattr("distseg.init.make.visible_gpus", list)
-
-    def call(root: Path, *overrides: str, **options: Any) -> tuple[Config, Written]:
-        path, groups = tmp_path / "my.yaml", tmp_path / "my_groups.csv"
-        options = {"budget": 600.0, "target": str(path), **options}
-        found = make(root, overrides, groups=groups, **options)
-        write(found, path, groups)
-        config = load_config(path)
-        assert config == found.config
-        return config, found
-
-    return call
+from distseg.run.until import Until
+from tests.init.made_sets import PACE, Make, as_255, as_colors, as_index, folder
 
 
 def test_a_binary_folder(made: Make, tmp_path: Path) -> None:
@@ -393,11 +372,19 @@ def test_rows_that_a_run_would_refuse_are_refused_before_anything_is_measured(
         (["members.x.arch=Unot"], ["members.x.arch: 'Unot' is not valid. Did you mean 'Unet'"]),
         (["data=5", "input=3"], ["data: needs keys, not 5", "input: needs keys, not 3"]),
         (["stages.0.schedule.cicles=3"], ["stages.0.schedule.cicles: unknown key"]),
+        (["members.x.encoder=resnt34"], ["members.x.encoder: ", "resnet34"]),
+        (["stages.0.loss.lovasz_softmax=1"], ["lovasz_softmax: is not for task: binary"]),
+        (["data.folds.kind=holdout", "data.folds.num=3"], ["num: 3: kind: holdout does not read"]),
+        (["data.folds.use=[7]", "data.folds.num=3"], ["use: fold 7 does not exist"]),
+        (["data.folds.num=40"], ["cannot make 40 folds"]),
+        (["train.accumulation=3"], ["train.accumulation: 3 does not divide"]),
     ],
 )
 def test_a_mistake_in_a_key_is_found_before_anything_is_measured(
-    tmp_path: Path, overrides: list[str], lines: list[str]
-) -> None:
+    made: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str],
+    lines: list[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr("distseg.init.make.measured_paces", lambda *_: pytest.fail("measured"))
     with pytest.raises(UserError) as caught:
         make(folder(tmp_path / "set"), overrides)
     assert all(line in str(caught.value) for line in lines), caught.value
@@ -423,3 +410,108 @@ def test_a_run_folder_among_the_images_is_refused_and_nothing_is_left(
         start(root, [], root / "images/000.png", "10m", None)
     with pytest.raises(UserError, match=r"-o: .*: is a folder"):
         init(root, [], tmp_path, None, None)
+
+
+def test_what_a_key_needs_is_chosen(made: Make, tmp_path: Path) -> None:
+    """Rounds that judge the train rows out of fold need folds, whatever a short budget would have;
+    random sizes of a stage's input need an input that is not padded."""
+    root, path = folder(tmp_path / "set", num=30), tmp_path / "my.yaml"
+    config, _ = made(root, budget=120.0)
+    assert config.data.folds.kind == "holdout"
+    path.unlink()
+    config, _ = made(root, "rounds=[{}, {kind: self_distill, rules: {min_iou: 0.4}}]", budget=120.0)
+    assert config.data.folds.kind == "stratified" and len(config.rounds) == 2
+    path.unlink()
+    config, _ = made(root, "stages.0.input_size=[32, 32]")
+    assert config.input.fit != "pad"
+
+
+def test_a_whole_section_is_laid_over_what_is_found(made: Make, tmp_path: Path) -> None:
+    root, path = folder(tmp_path / "set", num=20), tmp_path / "my.yaml"
+    config, written = made(root, "data={limit: 16}", "input={normalize: train}")
+    assert (config.data.format, config.data.limit, config.input.channels) == ("folder", 16, 1)
+    assert "16 train images" in written.text and config.input.normalize == "train"
+    path.unlink()
+    made(root, "stages.0.loss.bce=2", "augment.0.hflip.p=0.1")
+    path.unlink()
+    config, _ = made(root)  # nothing of that is left for the next one
+    assert "bce: 2" not in path.read_text() and "p: 0.1}" not in path.read_text()
+
+
+def test_colors_of_the_weights_give_way_to_measured_ones(made: Make, tmp_path: Path) -> None:
+    weights, root = tmp_path / "weights", folder(tmp_path / "set")
+    weights.mkdir()
+    encoder = smp.encoders.get_encoder("tu-tf_efficientnet_lite0", weights=None)
+    save_file(encoder.state_dict(), weights / "tu-tf_efficientnet_lite0.safetensors")
+    config, _ = made(root, weights=weights)
+    assert config.input.mean is not None
+    (tmp_path / "my.yaml").unlink()
+    config, _ = made(root, "input.normalize=train", weights=weights)
+    assert (config.input.mean, config.input.std) == (None, None)
+
+
+@pytest.mark.parametrize("name", ["groups.csv", "init.json", "report.html"])
+def test_files_of_the_user_s_in_the_run_folder_are_left_alone(
+    made: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("distseg.init.make.measured_paces", lambda *_: pytest.fail("measured"))
+    root, out = folder(tmp_path / "set", num=30), tmp_path / "run"
+    out.mkdir()
+    (out / name).write_text('{"mine": 1}')
+    with pytest.raises(UserError, match=name):
+        start(root, [], out, "10m", None)
+    assert (out / name).read_text() == '{"mine": 1}' and len(list(out.iterdir())) == 1
+
+
+def test_what_a_killed_start_has_left_is_written_again(made: Make, tmp_path: Path) -> None:
+    root, out = folder(tmp_path / "set", num=30, names="p{:02d}_1"), tmp_path / "run"
+    for place in ("images", "masks"):
+        for number, file in enumerate(sorted((root / place).iterdir())):
+            file.rename(file.with_name(f"patient{number // 5:02d}_{number % 5}.png"))
+    path, _ = start(root, [], out, "10m", None)
+    text, table = Path(path).read_text(), (out / "groups.csv").read_text()
+    Path(path).unlink()  # killed before it was written
+    (out / "groups.csv").write_text(table[:40])
+    with pytest.raises(UserError, match=r"groups.csv: is there, and no start like this one"):
+        start(root, ["seed=1"], out, "10m", None)
+    start(root, [], out, "10m", None)
+    assert (out / "groups.csv").read_text() == table
+    assert Path(path).read_text().count("\n") == text.count("\n")
+
+
+def test_a_place_that_cannot_be_written_is_found_before_anything_is_measured(
+    made: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distseg.init.make.look", lambda *_, **__: pytest.fail("looked"))
+    root = folder(tmp_path / "set")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"--out: .*file/run: cannot be written: Not a directory"):
+        start(root, [], tmp_path / "file/run", "10m", None)
+    with pytest.raises(UserError, match=r"-o: .*file/my.yaml: cannot be written: Not a directory"):
+        init(root, [], tmp_path / "file/my.yaml", None, None)
+    with pytest.raises(UserError, match="among the images and masks"):
+        start(root, [], root / "masks/out", "10m", None)
+    if os.geteuid():
+        closed = tmp_path / "closed"
+        closed.mkdir(mode=0o500)
+        with pytest.raises(UserError, match="cannot be written: Permission denied"):
+            start(root, [], closed / "runs/a", "10m", None)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_until_counts_what_comes_before_the_first_job(
+    made: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, out, ends = folder(tmp_path / "set"), tmp_path / "run", []
+
+    def stop(_config: Any, _folder: Path, until: Until) -> int:
+        ends.append(until.at)
+        return 1
+
+    monkeypatch.setattr("distseg.run.pipeline.run", stop)
+    began = time.monotonic()
+    with pytest.raises(distseg.api.RunFailed):
+        distseg.run(root, out=out, until="1h")
+    assert (out / "init.yaml").is_file()  # that has taken its time
+    (end,) = ends
+    assert end is not None and began + 3600 <= end < began + 3600 + (time.monotonic() - began) / 2
