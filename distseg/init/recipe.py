@@ -127,7 +127,7 @@ def _input(facts: Facts, size: Size, encoder: Encoder, why: Why) -> dict[str, An
         found |= {"foreground": 0.5, "overlap": 0.25}
     if size.fit == "crop" and facts.apart and facts.test:
         why["input"] = (
-            f"fit: crop, because {all_of} {native} and test images {facts.test[0]} x "
+            f"fit: crop, because train images are {native} and test images {facts.test[0]} x "
             f"{facts.test[1]}: stretched to one size, objects would have another scale in them "
             "than in training. Where both show the same at another resolution: fit: resize"
         )
