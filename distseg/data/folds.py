@@ -47,7 +47,8 @@ def assign_folds(
     groups: Sequence[str],
     duplicates: Sequence[str],
 ) -> list[int]:
-    """The fold of each row: 0..num-1, or -1 (holdout, file): trains in every fold.
+    """The fold of each row: 0..num-1, or -1 (holdout, file): trains in every fold. A hold-out has
+    one unit on each side at least, where its fraction is half a unit or more.
 
     Args:
         coverage: (N, classes), share of each class in the row's mask.
@@ -70,16 +71,30 @@ def assign_folds(
             f"data.folds: {len(units)} independent images or groups cannot make {len(shares)} folds"
         )
     strata = np.concatenate([_strata(coverage, config), _quarters(config, rows)], axis=1)
-    folds = _deal(units, strata, shares, options)
+    folds, regrets = _deal(units, strata, shares, options)
     if options.kind == "holdout":
         if len(set(folds)) == 1:
-            raise UserError(
-                f"data.folds.fraction: {options.fraction:g} of {len(units)} independent images "
-                f"holds out {'none' if folds[0] else 'all'} of them; valid here: about "
-                f"{1 / len(units):.2f} to {1 - 1 / len(units):.2f}"
-            )
+            if min(shares) * len(units) < 0.5:
+                raise UserError(
+                    f"data.folds.fraction: {options.fraction:g} of {len(units)} independent images "
+                    f"holds out {'none' if folds[0] else 'all'} of them; valid here: about "
+                    f"{1 / len(units):.2g} to {1 - 1 / len(units):.4g}"
+                )
+            for row in _moved(units, regrets, object_share(config, coverage)):
+                folds[row] = 1 - folds[row]
         folds = [-1 if fold == 1 else 0 for fold in folds]
     return folds
+
+
+def _moved(
+    units: Sequence[list[int]], regrets: NDArray[np.float64], amount: NDArray[np.float64]
+) -> list[int]:
+    """The rows of the unit that changes sides where a hold-out has left one empty: of units with an
+    object, if there are several (a score of an empty image says little), the one whose choice was
+    the nearest. amount: `object_share`."""
+    filled = [number for number, rows in enumerate(units) if (amount[rows] > 0).any()]
+    choice = filled if len(filled) > 1 else range(len(units))
+    return units[min(choice, key=lambda number: float(regrets[number]))]
 
 
 def _own_split(rows: Sequence[Row], duplicates: Sequence[str]) -> list[int]:
@@ -163,9 +178,9 @@ def _quarters(config: Config, rows: Sequence[Row]) -> NDArray[np.float64]:
 
 def _deal(
     units: list[list[int]], strata: NDArray[np.float64], shares: list[float], options: FoldsConfig
-) -> list[int]:
-    """The fold of each row. Each unit, the largest first, goes to the fold that lacks most of what
-    the unit holds.
+) -> tuple[list[int], NDArray[np.float64]]:
+    """(The fold of each row; for each unit how much more its second choice costs.) Each unit, the
+    largest first, goes to the fold that lacks most of what the unit holds.
 
     The cost of a fold is how full it already is in the unit's strata, each relative to the
     stratum's total and the fold's share, so that rare strata are spread first.
@@ -181,17 +196,18 @@ def _deal(
     totals = np.maximum(strata.sum(axis=0), 1)
     full = np.zeros((len(shares), strata.shape[1]))
     scale = totals[None] * np.array(shares)[:, None]
-    folds = [0] * len(strata)
+    folds, regrets = [0] * len(strata), np.zeros(len(units))
     for unit in order:
         rows = units[unit]
         holds = strata[rows].sum(axis=0)
         # what would be full afterwards: without `+ holds` a small share would fill up first
         cost = ((full + holds) / scale) @ (holds / totals)
         fold = int(np.argmin(cost))
+        regrets[unit] = np.delete(cost, fold).min(initial=np.inf) - cost[fold]
         full[fold] += holds
         for row in rows:
             folds[row] = fold
-    return folds
+    return folds, regrets
 
 
 def read_groups(config: Config, ids: Sequence[str]) -> list[str]:

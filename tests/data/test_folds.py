@@ -107,6 +107,29 @@ def test_a_holdout_of_none_or_all_is_refused(tmp_path: Path, fraction: float, wh
         divide(tmp_path, {"kind": "holdout", "fraction": fraction}, rows, coverage, keys)
 
 
+@pytest.mark.parametrize(
+    ("coverage", "fraction"),
+    [
+        ([0.1, 0.1], 0.25),  # what measures a pace
+        ([0, 0.2, 0, 0.2], 0.25),
+        ([0.3, 0, 0.2, 0, 0.1, 0], 0.2),
+        ([0.3, 0, 0.2, 0, 0.1, 0], 0.8),
+        ([0, 0, 0, 0, 0, 0.1], 0.2),
+    ],
+)
+def test_a_holdout_leaves_neither_side_empty(
+    tmp_path: Path, coverage: list[float], fraction: float
+) -> None:
+    rows, _, keys = case(len(coverage))
+    amount = np.array(coverage)
+    for seed in range(5):
+        options = {"kind": "holdout", "fraction": fraction, "seed": seed}
+        found = np.array(divide(tmp_path, options, rows, amount[:, None], keys))
+        assert set(found) == {0, -1}
+        if (amount > 0).sum() > 1:  # both sides have something to learn, or to score
+            assert min((amount[found == side] > 0).sum() for side in (0, -1)) > 0
+
+
 def test_each_class_is_spread(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     coverage = (rng.random((200, 3)) < [0.5, 0.2, 0.05]) * rng.random((200, 3))
