@@ -77,6 +77,11 @@ class FolderConfig(Strict):
     threshold: int = Field(
         0, ge=0, le=65534, description="binary masks: values above it are the object (JPEG: 127)"
     )
+    numbered: bool = Field(
+        False,
+        description="binary masks in which each object has a number of its own: every value but 0 "
+        "is the object",
+    )
     test_masks: str | None = Field(None, description="truth of the test images, when it is known")
     submission: Literal["masks", "rle"] = Field("masks", description="what a submission is")
     rle_order: Literal["column", "row"] = Field("column", description="how its RLEs count pixels")

@@ -21,6 +21,7 @@ def label_mistakes(config: Config) -> Iterator[str]:
     others = {
         "data.folder.threshold": folder.threshold > 0,
         "data.folder.inverted": folder.inverted,
+        "data.folder.numbered": folder.numbered,
         "void": config.void is not None,
         "data.mask_channel": data.mask_channel != "auto" and data.colors is not None,
     }
@@ -30,6 +31,12 @@ def label_mistakes(config: Config) -> Iterator[str]:
             yield f"{key}: data.{named} says already what a mask holds{hint}; write one of them"
         elif is_set and config.task == "multiclass" and key.startswith("data.folder"):
             yield f"{key}: is for masks of two values, not for task: multiclass"
+    for key, is_set in (("threshold", folder.threshold > 0), ("inverted", folder.inverted)):
+        if is_set and folder.numbered:
+            yield (
+                f"data.folder.{key}: data.folder.numbered says already which values are the "
+                "object; write one of them"
+            )
     if folder.mask is not None and folder.mask_suffix:
         yield "data.folder.mask_suffix: data.folder.mask says it already; write one of them"
     yield from _meanings(config)

@@ -342,8 +342,8 @@ def _settings(config: Config) -> str:
     """What decides how a file is read, besides its bytes."""
     options, meaning, depths = config.data.folder, config.data.value_map, load_depths(config)
     return json.dumps([
-        VERSION, config.task, config.classes, config.input.channels, config.void,
-        options.inverted, options.threshold, config.data.overlap,
+        VERSION, config.task, config.classes, config.input.channels, config.void, options.inverted,
+        "numbered" if options.numbered else options.threshold, config.data.overlap,
         sorted(meaning.items()) if meaning else [],
         sorted(depths.items()) if depths else [],
         config.data.levels, config.data.drop_alpha, config.data.mask_channel, config.data.colors,

@@ -96,7 +96,8 @@ class NeedsLevels(Exception):
 
 def with_levels(config: Config, rows: Sequence[Row]) -> Config:
     """The config with `data.levels`, the lowest and highest value of the images of more than 8
-    bits (real numbers of 0..1: 0 and 1). Reads each image once.
+    bits (real numbers of 0..1: 0 and 1); as it is where none of them has more. Reads each image
+    once.
 
     UserError: some hold real numbers, others whole ones.
     """
@@ -104,7 +105,7 @@ def with_levels(config: Config, rows: Sequence[Row]) -> Config:
     def measure(row: Row) -> tuple[float, float, bool] | None:
         try:
             with open_file(row.image) as file:
-                return deep_range(decode(file, row.image))
+                return deep_range(decode(file, row.image, config.data.max_pixels))
         except (UserError, OSError, MemoryError):
             return None  # the check of the row says so
 
@@ -114,6 +115,8 @@ def with_levels(config: Config, rows: Sequence[Row]) -> Config:
             f"{config.data.root}: some images hold real numbers, others whole ones of more than 8 "
             "bits; give all of them one kind"
         )
+    if not found:
+        return config
     low, high = min(one[0] for one in found), max(one[1] for one in found)
     if found[0][2] and low >= 0 and high <= 1:
         low, high = 0.0, 1.0
@@ -122,11 +125,14 @@ def with_levels(config: Config, rows: Sequence[Row]) -> Config:
     return config.model_copy(update={"data": data})
 
 
-def inspect(config: Config, rows: Sequence[Row], keep: Keep | None = None) -> Checked:
+def inspect(
+    config: Config, rows: Sequence[Row], keep: Keep | None = None, *, whole: bool = True
+) -> Checked:
     """Open and decode every file once, check it, and judge what all of them hold together.
 
     keep: gets the pixels of each good row, in the rows' order, so that whoever wants them need
     not decode the files again. Pixels that nobody keeps are forgotten at once.
+    whole: see `judge`.
 
     Raises:
         UserError: no row is good, one is bad and `data.strict` is set, or the set is not what the
@@ -145,7 +151,7 @@ def inspect(config: Config, rows: Sequence[Row], keep: Keep | None = None) -> Ch
         _refuse(checked, len(rows))
     if not checked.good:
         raise UserError(f"{config.data.root}: no train rows here")
-    judge(config, len(rows), checked.quarantine, checked.held, checked.coverage)
+    judge(config, len(rows), checked.quarantine, checked.held, checked.coverage, whole=whole)
     return checked
 
 

@@ -33,6 +33,8 @@ def judge(
     quarantine: Sequence[Bad],
     held: Sequence[Held],
     coverage: NDArray[np.float64],
+    *,
+    whole: bool = True,
 ) -> None:
     """Raise UserError, a line each, for what is wrong with a set of rows.
 
@@ -41,11 +43,14 @@ def judge(
         quarantine: the bad ones.
         held: what their mask files hold, those of bad rows too.
         coverage: (N, classes), of the good rows.
+        whole: whether these are all rows; in a sample a rare class may be missing, and all objects.
     """
     judge_values(config, held)
     if not config.data.allow_bad:
         lines = list(_frequent(num_rows, quarantine, held))
-        _refuse(config, lines or list(_absent(config, held, coverage)))
+        if whole and not lines:
+            lines = list(_absent(config, held, coverage))
+        _refuse(config, lines)
 
 
 def judge_listed(config: Config, num_rows: int, quarantine: Sequence[Bad]) -> None:
@@ -120,7 +125,8 @@ def _palettes(config: Config, held: Sequence[Held]) -> Iterator[str]:
 def _binary_values(config: Config, held: Sequence[Held]) -> Iterator[str]:
     """Masks of two values of which one is not 0, or not the same in all files."""
     data = config.data
-    told = data.value_map is not None or data.colors is not None or data.folder.threshold > 0
+    told = data.value_map is not None or data.colors is not None
+    told = told or data.folder.threshold > 0 or data.folder.numbered
     if told or not (config.task == "binary" or _is_per_class(held)):
         return
     by_class: dict[int, list[Coding]] = defaultdict(list)

@@ -75,7 +75,14 @@ def read_mask(
     real numbers, or has an alpha channel that says something else than its colors.
     """
     with open_file(path) as file:
-        decoded = decode(file, path, max_pixels)
+        return mask_of(decode(file, path, max_pixels), channel, colors)
+
+
+def mask_of(
+    decoded: Decoded, channel: Channel = "auto", colors: Mapping[Color, int] | None = None
+) -> MaskFile:
+    """The mask that a decoded file holds; see `read_mask`."""
+    path = decoded.path
     if decoded.is_stack:
         pages = decoded.pixels.shape[-1]  # type: ignore[union-attr]
         raise BadFile(path, f"has {pages} pages; a mask is one: give each page a file of its own")
@@ -84,12 +91,12 @@ def read_mask(
         labels = _named(decoded, colors)
     else:
         array, alpha, palette = _planes(decoded)
-        labels = _chosen(array, alpha, channel, decoded.path)
+        labels = _chosen(array, alpha, channel, path)
     bits = 1 if labels.dtype == np.bool_ else 8 * labels.dtype.itemsize
     labels = labels.astype(np.uint8) if labels.dtype == np.bool_ else labels
     counts = count_values(labels)
     used = {value: palette[value] for value in counts if value in palette}
-    return MaskFile(labels, Coding(str(path), bits, counts, used))
+    return MaskFile(labels, Coding(path, bits, counts, used))
 
 
 def count_values(labels: NDArray) -> dict[int, int]:

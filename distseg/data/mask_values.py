@@ -190,7 +190,8 @@ def _two(config: Config, codings: Sequence[Coding]) -> tuple[Value, Value]:
     values = {value for coding in own for value in coding.counts} - {0, config.void}
     bits = {coding.bits for coding in own}
     white = 65535 if options.threshold > 254 or (bits == {16} and values == {65535}) else 255
-    is_one = len(values) == 1 and options.threshold == 0 and bits != {1}
+    is_two = options.threshold == 0 and not options.numbered
+    is_one = len(values) == 1 and is_two and bits != {1}
     other = values.pop() if is_one else white
     other = other if 0 < other <= _HIGHEST else white
     return (other, 0) if options.inverted else (0, other)

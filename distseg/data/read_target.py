@@ -105,21 +105,24 @@ def _binary(labels: NDArray, config: Config, coding: Coding) -> NDArray[np.uint8
     """A mask of two values as 0/1/VOID, (H, W).
 
     Values above `data.folder.threshold` are the object (up to it, where `inverted` is set). While
-    the threshold is 0, a third value is a mistake: the file is a JPEG, or a mask of class indices.
+    the threshold is 0, a third value is a mistake: the file is a JPEG, or a mask of class indices;
+    but where the objects are `numbered`.
     """
     options = config.data.folder
     void = _void(labels, config)
     known = labels[~void]
-    if options.threshold == 0 and known.size:
+    if options.threshold == 0 and not options.numbered and known.size:
         low, high = known.min(), known.max()
         odd = known[(known != low) & (known != high)]
         if odd.size:
             raise BadMask(
                 coding,
                 f"a binary mask has two values, this has {low}, {high} and {odd[0]}: set "
-                "data.folder.threshold (JPEG masks: 127), void, or task: multiclass",
+                "data.folder.threshold (JPEG masks: 127), void, task: multiclass, or "
+                "data.folder.numbered where each object has a number of its own",
             )
-    mask = (labels > options.threshold) != options.inverted
+    is_object = labels != 0 if options.numbered else labels > options.threshold
+    mask = is_object != options.inverted
     return np.where(void, VOID, mask).astype(np.uint8)
 
 

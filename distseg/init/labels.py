@@ -7,31 +7,38 @@ refused with one line for each reading: the key that a person adds to the comman
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from distseg.config.data import MAX_PIXELS
 from distseg.data.image_file import decode, open_file
-from distseg.data.mask_file import Color, read_mask
+from distseg.data.mask_file import Channel, Color, mask_of
+from distseg.init.colors import (
+    BLACK,
+    RARE,
+    color_name,
+    colors_of,
+    filling_values,
+    no_classes,
+    odd_text,
+    ordered,
+)
+from distseg.init.objects import Held, may_number_objects
 from distseg.records.errors import UserError
 
 MAX_CLASSES = 64  # more values, or colors, are noise rather than classes
-MAX_COLORS = 1024  # of a file, that are counted
+MAX_VALUES = 1024  # of a file, that are counted
 LOSSY = (".jpg", ".jpeg", ".jpe", ".webp")
 NEAR = 32  # gray levels that JPEG noise stays within, around 0 and 255
-BLACK: Color = (0, 0, 0)
-NAMED: dict[Color, str] = {
-    (255, 255, 255): "white", (255, 0, 0): "red", (0, 255, 0): "green", (0, 0, 255): "blue",
-    (255, 255, 0): "yellow", (255, 0, 255): "magenta", (0, 255, 255): "cyan",
-    (128, 0, 0): "maroon", (0, 128, 0): "dark_green", (0, 0, 128): "navy",
-    (128, 128, 0): "olive", (128, 0, 128): "purple", (0, 128, 128): "teal",
-    (128, 128, 128): "gray",
-}  # fmt: skip
+HALF = 127  # gray levels above it are nearer to white
+REACH = 16  # pixels from an object that its noise lies within: the blocks of JPEG
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +51,9 @@ class Values:
     most: values of the file that holds most of them.
     lossy: whether files are of a kind that changes values (JPEG).
     num: files that were read.
+    filling: values and colors that fill 3 x 3 pixels somewhere.
+    noise: pixels near 0 that are not the background; far: those of them that are near no object.
+    held: files by the values that they hold together.
     """
 
     pixels: Counter[int] = field(default_factory=Counter)
@@ -54,21 +64,40 @@ class Values:
     most: int = 0
     lossy: bool = False
     num: int = 0
+    filling: frozenset[int | Color] = frozenset()
+    noise: int = 0
+    far: int = 0
+    held: Counter[Held] = field(default_factory=Counter)
 
     @classmethod
     def joined(cls, parts: Iterable[Values]) -> Values:
         """Of several files together."""
         found = list(parts)
         pixels, files, colors = Counter[int](), Counter[int](), Counter[Color]()
+        held = Counter[Held]()
         for part in found:
             pixels.update(part.pixels)
             files.update(part.files)
             colors.update(part.colors)
+            held.update(part.held)
         return cls(
             pixels, files, colors, sum(part.colored for part in found),
             sum(part.plain for part in found), max((part.most for part in found), default=0),
             any(part.lossy for part in found), sum(part.num for part in found),
+            frozenset().union(*(part.filling for part in found)),
+            sum(part.noise for part in found), sum(part.far for part in found), held,
         )  # fmt: skip
+
+    @property
+    def usual(self) -> int | Color | None:
+        """The value, or color, that most pixels have."""
+        most: list[tuple[Any, int]] = (self.colors if self.colored else self.pixels).most_common(1)
+        return most[0][0] if most else None
+
+    def holds_others(self, value: int | Color | None) -> bool:
+        """Whether there is another value, or color, than this."""
+        own: Iterable[Any] = self.colors if isinstance(value, tuple) else self.pixels
+        return any(one != value for one in own)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,40 +108,63 @@ class Labels:
     why: dict[str, str] = field(default_factory=dict)
 
 
-def mask_values(path: str, channel: str = "auto") -> Values:
+def mask_values(path: str, channel: Channel = "auto", max_pixels: int = MAX_PIXELS) -> Values:
     """What one mask file holds. BadFile: it cannot be read, or its labels are not clear."""
     lossy = Path(path).suffix.lower() in LOSSY
     with open_file(path) as file:
-        decoded = decode(file, path)
+        decoded = decode(file, path, max_pixels)
     image = decoded.pixels
-    if isinstance(image, Image.Image) and image.mode in ("RGB", "CMYK", "YCbCr"):
-        array = np.asarray(image.convert("RGB"))
-        colors = _colors(array)
-        if any(max(color) - min(color) > (NEAR if lossy else 0) for color in colors):
-            return Values(colors=colors, colored=1, most=len(colors), lossy=lossy, num=1)
-        gray = np.bincount(array[..., 1].ravel(), minlength=256)
-        counts = Counter({int(value): int(gray[value]) for value in np.flatnonzero(gray)})
-        return Values(counts, Counter(list(counts)), colors, 0, 0, len(counts), lossy, 1)
-    coding = read_mask(path, channel).coding  # type: ignore[arg-type]
-    counts = Counter(dict(coding.counts))
-    return Values(counts, Counter(list(counts)), plain=1, most=len(counts), lossy=lossy, num=1)
+    if not isinstance(image, Image.Image) or image.mode not in ("RGB", "CMYK", "YCbCr"):
+        return replace(_gray_values(mask_of(decoded, channel).labels, lossy), plain=1)
+    array = np.asarray(image.convert("RGB"))
+    colors, filling = colors_of(array)
+    if any(max(color) - min(color) > (NEAR if lossy else 0) for color in colors):
+        return Values(
+            colors=colors, colored=1, most=len(colors), lossy=lossy, num=1, filling=filling
+        )
+    gray = _gray_values(array[..., 1], lossy)
+    return replace(gray, colors=colors, filling=gray.filling | filling)
 
 
-def _colors(array_HW3: NDArray[np.uint8]) -> Counter[Color]:
-    packed = (array_HW3.astype(np.uint32) << np.array([16, 8, 0], np.uint32)).sum(axis=2)
-    values, sizes = np.unique(packed, return_counts=True)
-    order = np.argsort(-sizes)[:MAX_COLORS]
-    return Counter(
-        {(int(v) >> 16, int(v) >> 8 & 255, int(v) & 255): int(n)
-         for v, n in zip(values[order], sizes[order], strict=True)}
+def _gray_values(labels_HW: NDArray, lossy: bool) -> Values:
+    if labels_HW.dtype in (np.uint8, np.uint16):
+        sizes = np.bincount(labels_HW.ravel())
+        values = np.flatnonzero(sizes)
+        sizes = sizes[values]
+    else:
+        values, sizes = np.unique(labels_HW, return_counts=True)
+    most = np.argsort(-sizes, kind="stable")[:MAX_VALUES]
+    counts = Counter(dict(zip(values[most].tolist(), sizes[most].tolist(), strict=True)))
+    held = [value for value in values[: MAX_CLASSES + 2].tolist() if value]
+    noise, far = _noise_of(labels_HW) if lossy or len(values) > 2 else (0, 0)
+    filling = {int(value) for value in filling_values(labels_HW)} & counts.keys()
+    return Values(
+        counts, Counter(list(counts)), most=len(values), lossy=lossy, num=1, noise=noise, far=far,
+        filling=frozenset(filling), held=Counter([tuple(held)]),
     )  # fmt: skip
+
+
+def _noise_of(labels_HW: NDArray) -> tuple[int, int]:
+    """(Pixels near 0 that are not the background, those of them that are near no object.) The noise
+    of JPEG lies in the blocks at an object's edge, and class numbers do not. The background is the
+    most frequent value near 0: JPEG may turn all of a black area into 1 or 2."""
+    is_low = labels_HW <= NEAR
+    if labels_HW.dtype != np.uint8 or not is_low.any():
+        return 0, 0
+    is_noise = is_low & (labels_HW != np.bincount(labels_HW[is_low]).argmax())
+    kernel = np.ones((2 * REACH + 1, 2 * REACH + 1), np.uint8)
+    is_near = cv2.dilate((labels_HW > HALF).astype(np.uint8), kernel) > 0
+    return int(is_noise.sum()), int((is_noise & ~is_near).sum())
 
 
 # -- what they mean -------------------------------------------------------------------------------
 
 
-def decide(values: Values, given: Mapping[str, Any], root: str) -> Labels:
-    """What the masks mean, beside what `given` says (keys of a config, as a tree).
+def decide(
+    values: Values, given: Mapping[str, Any], root: str, one_part: Callable[[], bool] = lambda: True
+) -> Labels:
+    """What the masks mean, beside what `given` says (keys of a config, as a tree). one_part: tells
+    whether what has one value is one connected part, in each file; asked where that matters.
 
     UserError: that needs a decision; each line names the key.
     """
@@ -121,38 +173,56 @@ def decide(values: Values, given: Mapping[str, Any], root: str) -> Labels:
         return _colored(values, given, root)
     if "mask_values" in data or not values.num:
         return _told(given)
-    if "threshold" in data.get("folder", {}):
+    folder = data.get("folder", {})
+    if "threshold" in folder or folder.get("numbered"):
         return _binary(given, {}, {})
     void = given.get("void")
     seen = sorted(set(values.pixels) - {void})
     if given.get("task") in ("multiclass", "multilabel"):
         return _numbered(seen, values, given, root)
-    if _is_noisy(values, seen):
+    if values.lossy or len(seen) > MAX_CLASSES:
         return _noise(values, given, root)
     if given.get("task") == "binary" or len(seen) <= 2 or set(seen) <= {0, 1, 255, 65535}:
         if len(seen) > 2 and values.most > 2:  # 0, 1 and 255 in one file
             raise UserError(_unclear(seen, values, root))
         # two values, or files of two values: `judge` says what is wrong with them, if anything is
         return _binary(given, {}, {"task": f"the masks hold {_listed(values, seen)}"})
+    if "classes" not in given and may_number_objects(values.held, void) and one_part():
+        raise UserError(
+            f"{root}: the masks hold {_listed(values, seen)}: each file has other values, and each "
+            "value is one connected part, as numbers of objects are. Say one of:\n"
+            f"{root}: data.folder.numbered=true where they number objects: every value but 0 is "
+            f"the object\n{root}: task=multiclass where each value is a class"
+        )
     return _numbered(seen, values, given, root)
 
 
-def _is_noisy(values: Values, seen: Sequence[int]) -> bool:
-    return values.lossy or len(seen) > MAX_CLASSES
-
-
 def _noise(values: Values, given: Mapping[str, Any], root: str) -> Labels:
-    """Masks saved as JPEG: two values with noise around them."""
+    """Masks saved as JPEG, or smoothed: two values, with others at the edges."""
     total = values.pixels.total()
-    near = sum(n for v, n in values.pixels.items() if v <= NEAR or 255 - NEAR <= v <= 255)
-    if near < 0.97 * total:
+
+    def pixels(low: int, high: int) -> int:
+        return sum(n for v, n in values.pixels.items() if low <= v <= high)
+
+    white, bright = pixels(255 - NEAR, 255), pixels(HALF + 1, 255)
+    near = pixels(0, NEAR) + white
+    is_noise = 10 * values.far <= values.noise + white and 2 * white >= bright
+    if near < 0.97 * total or not is_noise:
+        numbered = (
+            "" if values.lossy else
+            "data.folder.numbered=true where each object has a number of its own, or "
+        )  # fmt: skip
         raise UserError(
-            f"{root}: the masks hold {len(values.pixels)} values, and not only near 0 and 255: "
-            "they are no masks, or were saved as pictures. Say data.folder.threshold=N (values "
-            "above it are the object), or save them without loss"
+            f"{root}: the masks hold {len(values.pixels)} values, and not only near 0 and 255 with "
+            "noise at the edges: they number objects or classes, or were saved as pictures. Say "
+            f"{numbered}data.folder.threshold=N where values above N are the object; or save them "
+            "without loss"
         )
-    why = f"{near / total:.1%} of the pixels lie within {NEAR} of 0 or 255: noise of a lossy file"
-    return _binary(given, {"folder": {"threshold": 127}}, {"data.folder.threshold": why})
+    why = (
+        f"{near / total:.1%} of the pixels lie within {NEAR} of 0 or 255: noise of a lossy file, "
+        "or soft edges"
+    )
+    return _binary(given, {"folder": {"threshold": HALF}}, {"data.folder.threshold": why})
 
 
 def _binary(given: Mapping[str, Any], data: dict[str, Any], why: dict[str, str]) -> Labels:
@@ -174,7 +244,9 @@ def _numbered(seen: Sequence[int], values: Values, given: Mapping[str, Any], roo
         return Labels({"task": task})
     asked = "task" in given
     is_plain = seen[-1] < MAX_CLASSES and 0 in seen
-    if not is_plain and not asked:
+    least = RARE * values.pixels.total()
+    strays = [v for v in seen if values.pixels[v] < least and v not in values.filling]
+    if (strays or not is_plain) and not asked:
         raise UserError(_unclear(seen, values, root))
     kept = [value for value in seen if value or first == 0]
     why = {"classes": f"the masks hold {_listed(values, seen)}; name them as you like"}
@@ -197,7 +269,8 @@ def _unclear(seen: Sequence[int], values: Values, root: str) -> str:
     if len(seen) > MAX_CLASSES:
         return (
             f"{root}: the masks hold {len(seen)} values ({shown}): more than {MAX_CLASSES} are no "
-            "classes. Say data.folder.threshold=N (values above it are the object)"
+            "classes. Say data.folder.numbered=true where each object has a number of its own, or "
+            "data.folder.threshold=N where values above N are the object"
         )
     inner = [value for value in seen if value != 255]
     meaning = ", ".join(f"{value}: {number}" for number, value in enumerate(seen))
@@ -207,6 +280,10 @@ def _unclear(seen: Sequence[int], values: Values, root: str) -> str:
     lines.append(f"{root}: task=multiclass where each value is a class")
     lines.append(f'{root}: "data.mask_values={{{meaning}}}" with the number of the class that each '
                  "means (255: counts nowhere)")  # fmt: skip
+    if 0 in seen and len(seen) > 2:
+        lines.append(f"{root}: data.folder.threshold={seen[-1] // 2} where values above it are the "
+                     "object, and the others soft edges or noise")  # fmt: skip
+        lines.append(f"{root}: data.folder.numbered=true where each object has a number of its own")
     return "\n".join(lines)
 
 
@@ -249,27 +326,23 @@ def _colored(values: Values, given: Mapping[str, Any], root: str) -> Labels:
         raise UserError(
             f"{root}: mask files hold {len(found)} colors{mixed}: say what each color means, as "
             '"data.colors={background: [0, 0, 0], road: [128, 64, 128]}"; a file that was saved '
-            "with loss (JPEG) cannot be read by color"
+            "with loss (JPEG) or has soft edges cannot be read by color"
         )
-    ordered = [BLACK] * (BLACK in found) + [c for c, _ in found.most_common() if c != BLACK]
-    why = f"the masks hold {len(ordered)} colors; name them as you like, in classes and colors"
-    if BLACK in found and len(ordered) == 2:
-        colors = {"background": list(BLACK), "object": list(ordered[1])}
+    if odd := no_classes(found, values.filling):
+        raise UserError(f"{root}: {odd_text(odd, found)}")
+    every = ordered(found)
+    why = f"the masks hold {len(every)} colors; name them as you like, in classes and colors"
+    if BLACK in found and len(every) == 2:
+        colors = {"background": list(BLACK), "object": list(every[1])}
         return Labels(
             {"task": "binary", "classes": ["object"], "data": {"colors": colors}},
             {"data.colors": "black, and one color"},
         )
-    names = [_color_name(color) for color in ordered]
+    names = [color_name(color) for color in every]
     if len(names) < 2:
-        raise UserError(f"{root}: all masks hold one color, {list(ordered[0])}: no object")
+        raise UserError(f"{root}: all masks hold one color, {list(every[0])}: no object")
     return Labels(
         {"task": "multiclass", "classes": names,
-         "data": {"colors": {n: list(c) for n, c in zip(names, ordered, strict=True)}}},
+         "data": {"colors": {n: list(c) for n, c in zip(names, every, strict=True)}}},
         {"data.colors": why, "task": "a class for each color"},
     )  # fmt: skip
-
-
-def _color_name(color: Color) -> str:
-    if color == BLACK:
-        return "background"
-    return NAMED.get(color, "color_{}_{}_{}".format(*color))

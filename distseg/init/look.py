@@ -24,20 +24,24 @@ from distseg.data.cache import mask_files
 from distseg.data.detect import detect
 from distseg.data.formats.row import Row
 from distseg.data.image_file import image_size
-from distseg.data.inspect import Checked, inspect, with_levels
+from distseg.data.inspect import Checked, NeedsLevels, inspect, with_levels
 from distseg.data.judge import judge_listed
 from distseg.data.layouts import layout
+from distseg.data.read_input import image_channels
 from distseg.data.threads import in_threads
 from distseg.functional.metrics import VOID
 from distseg.init.channels import MAX_IMAGES, find_channels, try_decode
 from distseg.init.folds import counts, groups_of, lacks_table, refuse_unknown, with_kind
 from distseg.init.labels import Labels, Values, decide, mask_values
+from distseg.init.objects import one_part_each
 from distseg.records.errors import UserError, printable_path
+from distseg.records.log import counted
 
 MAX_HEADERS = 4000
 MAX_MASKS = 1500  # whose values are counted
 MAX_ROWS = 500  # that are opened as the run will open them
 MIN_ROWS = 24
+MIN_FILLED = 8  # of them that hold an object, where there are so many
 MAX_OBJECTS = 120  # rows whose objects are measured
 MAX_VALUES = 64_000_000  # pixels that they may have together
 APART, FEW = 1.5, 0.05  # see `apart`
@@ -118,23 +122,24 @@ def look(root: Path, given: Mapping[str, Any], seconds: float = 20.0) -> Facts:
     implied = "kind" not in given.get("data", {}).get("folds", {})
     refuse_unknown(folds, str(root), groups, rows, implied=implied)
     num_groups, listed = counts(config, rows)
-    sizes = _sizes(rows, config)
-    sizes_test = _sizes(test, config)
+    channels, why_channels = find_channels(spread(rows, MAX_IMAGES), config)
+    found = merged(found, {"input": {"channels": channels}})
+    # which sides of an array are its size depends on the channels
+    config = stub(readable(found))
+    sizes, sizes_test = _sizes(rows, config), _sizes(test, config)
     if (middle := _middle(sizes)) is None:
         raise UserError(f"{root}: no train image can be read; see `distseg inspect`")
     height, width = middle
-    channels, deep, why_channels = find_channels(spread(rows, MAX_IMAGES), config)
-    labels = _labels(spread(rows, _most_masks(sizes)), found, str(root), config)
-    found = merged(merged(labels.keys, found), {"input": {"channels": channels}})
-    found = {"task": "binary", "classes": ["object"], **found}
+    labels, filled = _labels(spread(rows, _most_masks(sizes)), found, str(root), config)
+    found = {"task": "binary", "classes": ["object"], **merged(labels.keys, found)}
     began = time.perf_counter()
-    sample = _sample(rows, sizes, seconds)
-    config = stub(readable(found), limited=len(sample) < len(rows))
-    if deep is not None:
-        config = with_levels(config, sample)
-    checked, objects = _opened(config, sample)
+    sample = _sample(rows, sizes, seconds, config)
+    rare = _rare(sample, filled)
+    opened = [*rare, *sample]  # whose objects are measured first
+    config = stub(readable(found))
+    deep, checked, objects = _opened(config, opened, whole=len(opened) == len(rows))
     spent = time.perf_counter() - began
-    coverage = checked.coverage
+    coverage = _coverage(checked, rare)
     first_class = int(config.task == "multiclass")
     copies = len(checked.together) - len(set(checked.together))
     return Facts(
@@ -145,8 +150,8 @@ def look(root: Path, given: Mapping[str, Any], seconds: float = 20.0) -> Facts:
         empty=float((coverage[:, first_class:].sum(axis=1) == 0).mean()), objects=objects,
         coverage=tuple(coverage.mean(axis=0).tolist()),
         groups=groups, copies=copies,
-        bad=len(train) - len(rows) + len(checked.quarantine), sampled=len(sample),
-        decode_s=spent / len(sample), test=_middle(sizes_test), apart=apart(sizes, sizes_test),
+        bad=len(train) - len(rows) + len(checked.quarantine), sampled=len(opened),
+        decode_s=spent / len(opened), test=_middle(sizes_test), apart=apart(sizes, sizes_test),
         num_groups=num_groups, listed=listed,
     )  # fmt: skip
 
@@ -191,9 +196,8 @@ def merged(tree: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def stub(keys: Mapping[str, Any], *, limited: bool = False) -> Config:
-    """A config that reads the data, and trains nothing. limited: by a sample of its rows, in which
-    a rare class may be missing."""
+def stub(keys: Mapping[str, Any]) -> Config:
+    """A config that reads the data, and trains nothing."""
     tree: dict[str, Any] = {
         "name": "look", "members": {"none": {"arch": "PlainUnet", "encoder": "none"}},
         "stages": [{"loss": {"dice": 1.0}}],  # for any task
@@ -204,11 +208,7 @@ def stub(keys: Mapping[str, Any], *, limited: bool = False) -> Config:
     tree["input"] = {**shown, "fit": "resize"}
     if tree.get("task") == "multiclass" and len(tree["classes"]) < 2:
         tree["classes"] = ["background", "object"]
-    config = parse_config(tree, printable_path(keys["data"]["root"]))
-    if not limited:
-        return config
-    data = config.data.model_copy(update={"limit": 10**9})
-    return config.model_copy(update={"data": data})
+    return parse_config(tree, printable_path(keys["data"]["root"]))
 
 
 def spread(rows: Sequence[Row], most: int) -> list[Row]:
@@ -223,7 +223,7 @@ def _sizes(rows: Sequence[Row], config: Config) -> list[tuple[int, int]]:
     found: list[tuple[int, int]] = []
     for row in spread(rows, MAX_HEADERS):
         with contextlib.suppress(UserError, OSError):
-            found.append(image_size(row.image, config.data.max_pixels))
+            found.append(image_size(row.image, config.data.max_pixels, image_channels(config)))
     return found
 
 
@@ -255,24 +255,34 @@ def _middle(sizes: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
 # -- pixels ---------------------------------------------------------------------------------------
 
 
-def _labels(rows: Sequence[Row], given: Mapping[str, Any], root: str, config: Config) -> Labels:
-    """What the masks mean; of RLEs, and layouts with a meaning of their own, the layout says."""
+def _labels(
+    rows: Sequence[Row], given: Mapping[str, Any], root: str, config: Config
+) -> tuple[Labels, list[Row]]:
+    """(What the masks mean, the rows that seem to hold an object.) Of RLEs, and layouts with a
+    meaning of their own, the layout says what they mean."""
     if config.data.format in ("oxford_pet", "synthetic"):
-        return Labels({})
-    paths = [
-        path
-        for row in rows
-        if row.target.startswith("file:") and "|" not in row.target
-        for path in mask_files(row.target)
-    ]
+        return Labels({}), []
+    coded = [row for row in rows if not row.target.startswith("file:")]
+    rows = [row for row in rows if row.target.startswith("file:") and "|" not in row.target]
+    channel, most = config.data.mask_channel, config.data.max_pixels
 
     def read(path: str) -> Values:
         try:
-            return mask_values(path, config.data.mask_channel)
+            return mask_values(path, channel, most)
         except (UserError, OSError, MemoryError):
             return Values()  # the check of the row says so
 
-    return decide(Values.joined(in_threads(read, paths)), given, root)
+    found = list(in_threads(lambda row: Values.joined(map(read, mask_files(row.target))), rows))
+    values = Values.joined(found)
+
+    def has_parts() -> bool:
+        several = [row for row, own in zip(rows, found, strict=True) if own.most > 2]
+        paths = [path for row in spread(several, MIN_ROWS) for path in mask_files(row.target)]
+        return one_part_each(paths, channel, most)
+
+    filled = [row for row, own in zip(rows, found, strict=True) if own.holds_others(values.usual)]
+    filled += [row for row in coded if any(part.strip("|;") for part in row.target.split(":")[1:])]
+    return decide(values, given, root, has_parts), filled
 
 
 def _most_masks(sizes: Sequence[tuple[int, int]]) -> int:
@@ -285,20 +295,49 @@ def _middle_pixels(sizes: Sequence[tuple[int, int]]) -> int:
     return sorted(height * width for height, width in sizes)[len(sizes) // 2]
 
 
-def _sample(rows: Sequence[Row], sizes: Sequence[tuple[int, int]], seconds: float) -> list[Row]:
+def _sample(
+    rows: Sequence[Row], sizes: Sequence[tuple[int, int]], seconds: float, config: Config
+) -> list[Row]:
     """As many rows as can be opened in the time, by the pace of a few of them."""
     most = max(MIN_ROWS, min(MAX_ROWS, MAX_VALUES // max(1, _middle_pixels(sizes))))
     began = time.perf_counter()
     probe = spread(rows, 8)
-    for _ in in_threads(lambda row: try_decode(row.image), probe):
+    for _ in in_threads(lambda row: try_decode(row.image, config.data.max_pixels), probe):
         pass
     each = (time.perf_counter() - began) / len(probe)
     return spread(rows, max(MIN_ROWS, min(most, int(seconds / max(1e-4, 2 * each)))))
 
 
-def _opened(config: Config, sample: Sequence[Row]) -> tuple[Checked, tuple[float, float] | None]:
-    """The rows as the run will check them, and the widths of their objects. UserError as the run
-    would raise it."""
+def _rare(sample: Sequence[Row], filled: Sequence[Row]) -> list[Row]:
+    """Rows with an object, where the sample has few of them: what objects are like would not be
+    known else."""
+    ids, known = {row.id for row in sample}, {row.id for row in filled}
+    others = [row for row in filled if row.id not in ids]
+    return spread(others, max(0, MIN_FILLED - len(ids & known)))
+
+
+def _coverage(checked: Checked, rare: Sequence[Row]) -> NDArray[np.float64]:
+    """(N, classes) of the rows that were drawn, not chosen for their objects."""
+    chosen = {row.id for row in rare}
+    drawn = np.array([row.id not in chosen for row in checked.good])
+    return checked.coverage[drawn] if drawn.any() else checked.coverage
+
+
+def _opened(
+    config: Config, rows: Sequence[Row], *, whole: bool
+) -> tuple[tuple[float, float] | None, Checked, tuple[float, float] | None]:
+    """(Lowest and highest value of images of more than 8 bits, the rows as the run will check them,
+    the widths of their objects.) UserError as the run would raise it. whole: see `judge`."""
+    try:
+        return (None, *_measured(config, rows, whole))
+    except NeedsLevels:
+        config = with_levels(config, rows)
+        return (config.data.levels, *_measured(config, rows, whole))
+
+
+def _measured(
+    config: Config, rows: Sequence[Row], whole: bool
+) -> tuple[Checked, tuple[float, float] | None]:
     widths: list[float] = []
     looked: list[str] = []
 
@@ -307,7 +346,7 @@ def _opened(config: Config, sample: Sequence[Row]) -> tuple[Checked, tuple[float
             looked.append(name)
             widths.extend(object_widths(target_KHW, config.task))
 
-    checked = inspect(config, sample, measure)
+    checked = inspect(config, rows, measure, whole=whole)
     if not widths:
         return checked, None
     return checked, typical_widths(widths)

@@ -111,7 +111,9 @@ def _written(config: Config, values: MaskValues) -> Config:
         update["colors"] = {names.get(n, "background"): color for color, n in colors.items()}
     elif plane == {0: 0, 255: 1} or not same:  # 0 and one other value, whatever it is
         update["mask_values"] = None
-    kept = config.data.folder.model_copy(update={"threshold": 0, "inverted": is_inverted})
+    kept = config.data.folder.model_copy(
+        update={"threshold": 0, "numbered": False, "inverted": is_inverted}
+    )
     data = config.data.model_copy(
         update={**update, "folder": kept, "mask_channel": "auto", "format": "folder"}
     )

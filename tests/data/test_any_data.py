@@ -113,6 +113,10 @@ case("halves", 1, by(TENTHS), "holds real numbers")
 case("JPEG", 1, by(made.jpeg(60)), r"a binary mask has two values.*threshold.*127")
 case("JPEG, said", 1, by(made.jpeg(90)), data__folder={"threshold": 127})
 case("a threshold above all", 1, by(png(0, 1)), "holds an object", data__folder={"threshold": 127})
+case("numbers of objects, said", 1,
+     lambda root: Truth({n: (t > 0).astype(np.uint8) for n, t in
+                         indexed(root, made.numbers(), 9).targets.items()}),
+     data__folder={"numbered": True})  # fmt: skip
 case("numbers taken for two values", 1, index(made.numbers(), 3), "a binary mask has two values")
 
 
@@ -704,6 +708,13 @@ KEYS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "inverted class numbers": (
         {**MULTI, "data__folder": {"inverted": True}}, "data.folder.inverted: is for masks of two",
+    ),
+    "numbers of objects beside a threshold": (
+        {"data__folder": {"numbered": True, "threshold": 1}},
+        "data.folder.threshold: data.folder.numbered says already",
+    ),
+    "numbers of objects and of classes": (
+        {**MULTI, "data__folder": {"numbered": True}}, "data.folder.numbered: is for masks of two",
     ),
     "threshold beside values": (
         {"data__mask_values": {0: 0, 9: 1}, "data__folder": {"threshold": 1}},

@@ -35,7 +35,7 @@ from distseg.records.errors import UserError
 # keys of `data` that only some layouts read
 READS = (
     *("table", "csv", "overlap", "mask_values", "mask_channel", "colors"),
-    *("folder.inverted", "folder.threshold"),
+    *("folder.inverted", "folder.threshold", "folder.numbered"),
 )
 
 

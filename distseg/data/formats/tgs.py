@@ -23,7 +23,10 @@ from distseg.records.errors import UserError
 from distseg.records.tables import read_table
 
 # keys of `data` that only some layouts read
-READS = (*("mask_values", "mask_channel", "colors", "folder.inverted", "folder.threshold"),)
+READS = (
+    *("mask_values", "mask_channel", "colors"),
+    *("folder.inverted", "folder.threshold", "folder.numbered"),
+)
 
 
 def detect(root: Path) -> Detected | None:
