@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -30,15 +29,13 @@ from distseg.init.colors import (
     odd_text,
     ordered,
 )
+from distseg.init.noise import HALF, NEAR, noise_of
 from distseg.init.objects import Held, may_number_objects
 from distseg.records.errors import UserError
 
 MAX_CLASSES = 64  # more values, or colors, are noise rather than classes
 MAX_VALUES = 1024  # of a file, that are counted
 LOSSY = (".jpg", ".jpeg", ".jpe", ".webp")
-NEAR = 32  # gray levels that JPEG noise stays within, around 0 and 255
-HALF = 127  # gray levels above it are nearer to white
-REACH = 16  # pixels from an object that its noise lies within: the blocks of JPEG
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +107,11 @@ class Labels:
 
 def mask_values(path: str, channel: Channel = "auto", max_pixels: int = MAX_PIXELS) -> Values:
     """What one mask file holds. BadFile: it cannot be read, or its labels are not clear."""
-    lossy = Path(path).suffix.lower() in LOSSY
     with open_file(path) as file:
         decoded = decode(file, path, max_pixels)
+        file.seek(0)
+        lossless = b"VP8L" in file.read(64)  # a WebP of that kind
+    lossy = Path(path).suffix.lower() in LOSSY and not lossless
     image = decoded.pixels
     if not isinstance(image, Image.Image) or image.mode not in ("RGB", "CMYK", "YCbCr"):
         return replace(_gray_values(mask_of(decoded, channel).labels, lossy), plain=1)
@@ -136,25 +135,12 @@ def _gray_values(labels_HW: NDArray, lossy: bool) -> Values:
     most = np.argsort(-sizes, kind="stable")[:MAX_VALUES]
     counts = Counter(dict(zip(values[most].tolist(), sizes[most].tolist(), strict=True)))
     held = [value for value in values[: MAX_CLASSES + 2].tolist() if value]
-    noise, far = _noise_of(labels_HW) if lossy or len(values) > 2 else (0, 0)
+    noise, far = noise_of(labels_HW) if lossy or len(values) > 2 else (0, 0)
     filling = {int(value) for value in filling_values(labels_HW)} & counts.keys()
     return Values(
         counts, Counter(list(counts)), most=len(values), lossy=lossy, num=1, noise=noise, far=far,
         filling=frozenset(filling), held=Counter([tuple(held)]),
     )  # fmt: skip
-
-
-def _noise_of(labels_HW: NDArray) -> tuple[int, int]:
-    """(Pixels near 0 that are not the background, those of them that are near no object.) The noise
-    of JPEG lies in the blocks at an object's edge, and class numbers do not. The background is the
-    most frequent value near 0: JPEG may turn all of a black area into 1 or 2."""
-    is_low = labels_HW <= NEAR
-    if labels_HW.dtype != np.uint8 or not is_low.any():
-        return 0, 0
-    is_noise = is_low & (labels_HW != np.bincount(labels_HW[is_low]).argmax())
-    kernel = np.ones((2 * REACH + 1, 2 * REACH + 1), np.uint8)
-    is_near = cv2.dilate((labels_HW > HALF).astype(np.uint8), kernel) > 0
-    return int(is_noise.sum()), int((is_noise & ~is_near).sum())
 
 
 # -- what they mean -------------------------------------------------------------------------------
@@ -179,6 +165,11 @@ def decide(
     void = given.get("void")
     seen = sorted(set(values.pixels) - {void})
     if given.get("task") in ("multiclass", "multilabel"):
+        if values.lossy and len(seen) > 2 and "classes" not in given:
+            raise UserError(
+                f"{root}: the masks were saved with loss (JPEG), which makes {len(seen)} values of "
+                "the class numbers: save them as PNG, or name the classes"
+            )
         return _numbered(seen, values, given, root)
     if values.lossy or len(seen) > MAX_CLASSES:
         return _noise(values, given, root)
@@ -207,6 +198,7 @@ def _noise(values: Values, given: Mapping[str, Any], root: str) -> Labels:
     white, bright = pixels(255 - NEAR, 255), pixels(HALF + 1, 255)
     near = pixels(0, NEAR) + white
     is_noise = 10 * values.far <= values.noise + white and 2 * white >= bright
+    is_noise = is_noise and (white > 0 or not values.noise)
     if near < 0.97 * total or not is_noise:
         numbered = (
             "" if values.lossy else
@@ -280,9 +272,10 @@ def _unclear(seen: Sequence[int], values: Values, root: str) -> str:
     lines.append(f"{root}: task=multiclass where each value is a class")
     lines.append(f'{root}: "data.mask_values={{{meaning}}}" with the number of the class that each '
                  "means (255: counts nowhere)")  # fmt: skip
-    if 0 in seen and len(seen) > 2:
+    if seen[0] == 0 and seen[-1] >= MAX_CLASSES:
         lines.append(f"{root}: data.folder.threshold={seen[-1] // 2} where values above it are the "
                      "object, and the others soft edges or noise")  # fmt: skip
+    if 0 in seen and len(seen) > 2:
         lines.append(f"{root}: data.folder.numbered=true where each object has a number of its own")
     return "\n".join(lines)
 

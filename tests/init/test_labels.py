@@ -171,11 +171,17 @@ def test_numbers_of_objects_are_no_noise(tmp_path: Path, mask: Any) -> None:
 def test_class_numbers_in_a_file_with_loss_are_no_noise(tmp_path: Path) -> None:
     """Class numbers, and 255 where they do not count: no threshold tells them apart."""
     mask = np.zeros((96, 96), np.uint8)
-    mask[:30], mask[40:60, :50], mask[90:] = 20, 10, 255
-    path = tmp_path / "a.jpg"
-    Image.fromarray(mask).save(path, quality=95)
-    with pytest.raises(UserError, match=r"data\.folder\.threshold=N"):
-        decide(mask_values(str(path)), {}, "set")
+    for void in (255, 0):
+        mask[:30], mask[40:60, :50], mask[90:] = 2, 1, void
+        path = tmp_path / "a.jpg"
+        Image.fromarray(mask).save(path, quality=95)
+        with pytest.raises(UserError, match=r"data\.folder\.threshold=N"):
+            decide(mask_values(str(path)), {}, "set")
+    with pytest.raises(UserError, match="saved with loss"):
+        decide(mask_values(str(path)), {"task": "multiclass"}, "set")
+    path = tmp_path / "a.webp"
+    Image.fromarray(mask).save(path, lossless=True)  # which keeps them
+    assert decide(mask_values(str(path)), {}, "set").keys["task"] == "multiclass"
 
 
 @pytest.mark.parametrize("quality", [20, 30, 60, 75, 95])
