@@ -6,7 +6,6 @@ is sampled is spread over the set.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,28 +22,24 @@ from distseg.config.schema import Config
 from distseg.data.cache import mask_files
 from distseg.data.detect import detect
 from distseg.data.formats.row import Row
-from distseg.data.image_file import image_size
 from distseg.data.inspect import Checked, NeedsLevels, inspect, with_levels
 from distseg.data.judge import judge_listed
 from distseg.data.layouts import layout
-from distseg.data.read_input import image_channels
 from distseg.data.threads import in_threads
 from distseg.functional.metrics import VOID
 from distseg.init.channels import MAX_IMAGES, find_channels, try_decode
 from distseg.init.folds import counts, groups_of, lacks_table, refuse_unknown, with_kind
+from distseg.init.headers import apart, middle_pixels, middle_size, sizes_of, spread
 from distseg.init.labels import Labels, Values, decide, mask_values
 from distseg.init.objects import one_part_each
 from distseg.records.errors import UserError, printable_path
-from distseg.records.log import counted
 
-MAX_HEADERS = 4000
 MAX_MASKS = 1500  # whose values are counted
 MAX_ROWS = 500  # that are opened as the run will open them
 MIN_ROWS = 24
 MIN_FILLED = 8  # of them that hold an object, where there are so many
 MAX_OBJECTS = 120  # rows whose objects are measured
 MAX_VALUES = 64_000_000  # pixels that they may have together
-APART, FEW = 1.5, 0.05  # see `apart`
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +121,8 @@ def look(root: Path, given: Mapping[str, Any], seconds: float = 20.0) -> Facts:
     found = merged(found, {"input": {"channels": channels}})
     # which sides of an array are its size depends on the channels
     config = stub(readable(found))
-    sizes, sizes_test = _sizes(rows, config), _sizes(test, config)
-    if (middle := _middle(sizes)) is None:
+    sizes, sizes_test = sizes_of(rows, config), sizes_of(test, config)
+    if (middle := middle_size(sizes)) is None:
         raise UserError(f"{root}: no train image can be read; see `distseg inspect`")
     height, width = middle
     labels, filled = _labels(spread(rows, _most_masks(sizes)), found, str(root), config)
@@ -151,7 +146,7 @@ def look(root: Path, given: Mapping[str, Any], seconds: float = 20.0) -> Facts:
         coverage=tuple(coverage.mean(axis=0).tolist()),
         groups=groups, copies=copies,
         bad=len(train) - len(rows) + len(checked.quarantine), sampled=len(opened),
-        decode_s=spent / len(opened), test=_middle(sizes_test), apart=apart(sizes, sizes_test),
+        decode_s=spent / len(opened), test=middle_size(sizes_test), apart=apart(sizes, sizes_test),
         num_groups=num_groups, listed=listed,
     )  # fmt: skip
 
@@ -211,47 +206,6 @@ def stub(keys: Mapping[str, Any]) -> Config:
     return parse_config(tree, printable_path(keys["data"]["root"]))
 
 
-def spread(rows: Sequence[Row], most: int) -> list[Row]:
-    """At most so many rows, evenly over all of them."""
-    if len(rows) <= most:
-        return list(rows)
-    return [rows[i * len(rows) // most] for i in range(most)]
-
-
-def _sizes(rows: Sequence[Row], config: Config) -> list[tuple[int, int]]:
-    """(height, width) of the images whose headers can be read."""
-    found: list[tuple[int, int]] = []
-    for row in spread(rows, MAX_HEADERS):
-        with contextlib.suppress(UserError, OSError):
-            found.append(image_size(row.image, config.data.max_pixels, image_channels(config)))
-    return found
-
-
-def apart(train: Sequence[tuple[int, int]], test: Sequence[tuple[int, int]]) -> float:
-    """The share of the test images with a side that is over APART times as long as that of nearly
-    all train images, or as much shorter; 0 where it is under FEW. Long sides are compared with long
-    ones: a picture that stands is no other size."""
-    limits = []
-    for side in (min, max):
-        lengths = sorted(map(side, train))
-        few = len(lengths) // 20
-        limits.append((lengths[few] / APART, lengths[-1 - few] * APART))
-    (short, short_most), (long, long_most) = limits
-    out = sum(
-        not (short <= min(size) <= short_most and long <= max(size) <= long_most) for size in test
-    )
-    share = out / max(1, len(test))
-    return share if share >= FEW else 0.0
-
-
-def _middle(sizes: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
-    """The median height and width."""
-    if not sizes:
-        return None
-    heights, widths = sorted(h for h, _ in sizes), sorted(w for _, w in sizes)
-    return heights[len(sizes) // 2], widths[len(sizes) // 2]
-
-
 # -- pixels ---------------------------------------------------------------------------------------
 
 
@@ -287,19 +241,14 @@ def _labels(
 
 def _most_masks(sizes: Sequence[tuple[int, int]]) -> int:
     """Masks whose values are counted: fewer where they are large."""
-    return max(MIN_ROWS, min(MAX_MASKS, 8 * MAX_VALUES // max(1, _middle_pixels(sizes))))
-
-
-def _middle_pixels(sizes: Sequence[tuple[int, int]]) -> int:
-    """Pixels of the middle one of the images."""
-    return sorted(height * width for height, width in sizes)[len(sizes) // 2]
+    return max(MIN_ROWS, min(MAX_MASKS, 8 * MAX_VALUES // max(1, middle_pixels(sizes))))
 
 
 def _sample(
     rows: Sequence[Row], sizes: Sequence[tuple[int, int]], seconds: float, config: Config
 ) -> list[Row]:
     """As many rows as can be opened in the time, by the pace of a few of them."""
-    most = max(MIN_ROWS, min(MAX_ROWS, MAX_VALUES // max(1, _middle_pixels(sizes))))
+    most = max(MIN_ROWS, min(MAX_ROWS, MAX_VALUES // max(1, middle_pixels(sizes))))
     began = time.perf_counter()
     probe = spread(rows, 8)
     for _ in in_threads(lambda row: try_decode(row.image, config.data.max_pixels), probe):

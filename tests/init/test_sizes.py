@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from distseg.data.fit import Fit
-from distseg.init.look import apart
+from distseg.init.headers import apart
 from distseg.init.sizes import sizes
 from distseg.records.errors import UserError
 from tests.init.made_sets import Make, folder
