@@ -142,8 +142,17 @@ def read_config(config: ConfigLike, overrides: Sequence[str] = ()) -> tuple[Read
     if isinstance(config, str | os.PathLike):
         path = find_config(os.fspath(config))
         return read_tree(load_tree(path, list(overrides))), str(path)
-    tree = config.model_dump(mode="json") if isinstance(config, Config) else dict(config)
+    tree = _tree_of(config) if isinstance(config, Config) else dict(config)
     return read_tree(apply_overrides(tree, list(overrides))), "config"
+
+
+def _tree_of(config: Config) -> dict[str, Any]:
+    """A Config as a mapping of keys. How to divide the rows is no key of it where nobody has said
+    so: the data set may have a split of its own."""
+    tree = config.model_dump(mode="json")
+    if "kind" not in config.data.folds.model_fields_set:
+        del tree["data"]["folds"]["kind"]
+    return tree
 
 
 def load_run(folder: FolderLike) -> FinishedRun:

@@ -17,16 +17,17 @@ import numpy as np
 from distseg.config.fields import Strict, changed_keys
 from distseg.config.schema import Config
 from distseg.config.validate import named_folds
-from distseg.data.depths import load_depths
+from distseg.data.depths import Depths, load_depths
 from distseg.data.folds import divide, find_file, read_groups
 from distseg.data.formats import table
-from distseg.data.formats.row import Row
+from distseg.data.formats.row import Row, plain
+from distseg.data.id_tables import read_by_id
 from distseg.data.inspect import is_good
 from distseg.data.layouts import FORMATS, layout, submission_of
 from distseg.records.errors import UserError
 from distseg.records.files import path_problem
 from distseg.records.paths import Run
-from distseg.records.tables import read_rows, read_table
+from distseg.records.tables import read_rows
 
 T = TypeVar("T")
 SOME_LAYOUTS = (
@@ -199,12 +200,16 @@ def _rows(config: Config, lines: list[str]) -> list[Row] | None:
             f"rows are bad: {why}"
         )
     depths = _depths(config, lines)
-    if rows and depths is not None and not any(Path(row.image).stem in depths for row in rows):
+    if rows and depths is not None and not _names_any(rows, depths):
         lines.append(f"data.depths: {config.data.depths}: it names none of the train images")
     return rows or None
 
 
-def _depths(config: Config, lines: list[str]) -> dict[str, int] | None:
+def _names_any(rows: Sequence[Row], depths: Depths) -> bool:
+    return any(plain(Path(row.image).stem) in depths for row in rows)
+
+
+def _depths(config: Config, lines: list[str]) -> Depths | None:
     depths = config.data.depths
     if depths is None or path_problem(Path(config.data.root) / depths):
         return None
@@ -267,15 +272,15 @@ def _in_table(config: Config, path: Path, run: Run | None, rows: Sequence[Row]) 
     """The rows that a table of folds has to name. Those that it leaves out may be images that
     cannot be read, which have no fold; the run may know that already. They are opened up to the
     first that can be read: that one is a mistake, and the others are counted with it."""
-    ids = {cells["id"] for _, cells in read_table(path, ("id", "fold"))}
+    ids = set(read_by_id(path, "fold"))
     quarantine: list[dict[str, str]] = []
     with contextlib.suppress(UserError):  # a damaged one is made again
         quarantine = read_rows(run.data / "quarantine.csv") if run is not None else []
-    known = ids | {cells["id"] for cells in quarantine}
-    absent = [row for row in rows if row.id not in known]
+    known = ids | {plain(cells["id"]) for cells in quarantine}
+    absent = [row for row in rows if plain(row.id) not in known]
     forgotten = itertools.dropwhile(lambda row: not _is_good(config, row), absent)
-    wanted = ids | {row.id for row in forgotten}
-    return [row for row in rows if row.id in wanted]
+    wanted = ids | {plain(row.id) for row in forgotten}
+    return [row for row in rows if plain(row.id) in wanted]
 
 
 def _is_good(config: Config, row: Row) -> bool:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
-
 from distseg.config.schema import Config
+from distseg.data.id_tables import read_numbers
 from distseg.records.errors import UserError
-from distseg.records.tables import read_table
 
-Depths = dict[str, int]  # by the stem of the image's file name: 0..255
+Depths = dict[str, int]  # by the plain stem of the image's file name: 0..255
 
 
 def load_depths(config: Config) -> Depths | None:
@@ -26,13 +24,8 @@ def load_depths(config: Config) -> Depths | None:
 
 @lru_cache(maxsize=4)
 def _load(path: Path) -> Depths:
-    values: dict[str, float] = {}
-    for line, cells in read_table(path, ("id", "z")):
-        try:
-            values[cells["id"] or ""] = float(cells["z"] or "")
-        except ValueError:
-            raise UserError(f"{path}, line {line}: z: {cells['z']!r} is no number") from None
-    if not values or not np.isfinite(list(values.values())).all():
-        raise UserError(f"{path}: it holds no depth, or one that is not finite")
+    values = read_numbers(path, "z")
+    if not values:
+        raise UserError(f"{path}: it holds no depth")
     low, high = min(values.values()), max(values.values())
     return {name: round(255 * (z - low) / max(high - low, 1e-9)) for name, z in values.items()}

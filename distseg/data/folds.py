@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from distseg.config.data import FoldsConfig
 from distseg.config.schema import Config
-from distseg.data.formats.row import Row
+from distseg.data.formats.row import Row, plain
+from distseg.data.id_tables import read_by_id, read_numbers
 from distseg.records.errors import UserError
 from distseg.records.files import read_json_or, write_json
 from distseg.records.log import counted
@@ -161,18 +162,12 @@ def _quarters(config: Config, rows: Sequence[Row]) -> NDArray[np.float64]:
     if options.strata is None:
         return np.zeros((len(rows), 0))
     path, column = find_file(config, options.strata), options.strata_column
-    values = {}
-    for line, cells in read_table(path, ("id", column)):
-        try:
-            values[cells["id"]] = float(cells[column] or "")
-        except ValueError:
-            raise UserError(
-                f"{path}, line {line}: {column}: {cells[column]!r} is no number"
-            ) from None
-    lacking = [row.id for row in rows if row.id not in values]
+    values = read_numbers(path, column)
+    lacking = [row.id for row in rows if plain(row.id) not in values]
     if lacking:
         raise UserError(f"{path}: id {lacking[0]!r} has no {column!r}; {len(lacking)} ids lack it")
-    ranks = np.argsort(np.argsort([values[row.id] for row in rows], kind="stable"), kind="stable")
+    own = [values[plain(row.id)] for row in rows]
+    ranks = np.argsort(np.argsort(own, kind="stable"), kind="stable")
     return np.eye(4)[ranks * 4 // len(rows)]
 
 
@@ -217,11 +212,12 @@ def read_groups(config: Config, ids: Sequence[str]) -> list[str]:
         return []
     assert options.groups is not None and options.column is not None
     path = find_file(config, options.groups)
-    table = {c["id"]: c[options.column] for _, c in read_table(path, ("id", options.column))}
-    for name in ids:
-        if not table.get(name):
+    table = read_by_id(path, options.column)
+    groups = [table.get(plain(name), (0, ""))[1] for name in ids]
+    for name, group in zip(ids, groups, strict=True):
+        if not group:
             raise UserError(f"{path}: id {name!r} has no {options.column!r}")
-    return [str(table[name]) for name in ids]
+    return groups
 
 
 def find_file(config: Config, name: str) -> Path:
@@ -239,22 +235,19 @@ def read_folds(
 ) -> list[int]:
     """The fold of each row from a CSV `id,fold`.
 
-    UserError: a row has no fold, a fold is no number, no row is validated, or duplicates or the
+    UserError: a row has no fold or two, a fold is no number, no row is validated, or duplicates or the
     rows of a group lie in different folds.
     """
     table: dict[str, int] = {}
-    for line, cells in read_table(path, COLUMNS):
-        name, text = cells["id"] or "", (cells["fold"] or "").strip()
-        if name in table:
-            raise UserError(f"{path}, line {line}: id {name!r} stands there twice")
+    for name, (line, text) in read_by_id(path, "fold").items():
         if not (text.isdecimal() or text == "-1"):
             raise UserError(f"{path}, line {line}: fold {text!r} is no whole number from -1 on")
         table[name] = int(text)
-    missing = [row.id for row in rows if row.id not in table]
+    missing = [row.id for row in rows if plain(row.id) not in table]
     if missing:
         how_many = f"{counted(len(missing), 'id')} {'are' if missing[1:] else 'is'} missing"
         raise UserError(f"{path}: no fold for id {missing[0]!r} ({how_many})")
-    folds = [table[row.id] for row in rows]
+    folds = [table[plain(row.id)] for row in rows]
     if max(folds, default=-1) < 0:
         raise UserError(f"{path}: no row is validated; folds count from 0")
     _check_together(path, rows, duplicates, folds, "are the same image")

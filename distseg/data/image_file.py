@@ -261,7 +261,7 @@ def is_constant(image_HWC: NDArray[np.uint8]) -> bool:
 
 
 def _is_array(path: str | Path) -> bool:
-    return str(path).endswith(".npy")
+    return str(path).lower().endswith(".npy")
 
 
 class _Header(NamedTuple):

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
 from distseg.config.schema import Config
 from distseg.data.cache import mask_files
-from distseg.data.formats.row import IMAGE_SUFFIXES, Row
+from distseg.data.formats.arrangement import VAL
+from distseg.data.formats.names import folders_in, is_image
+from distseg.data.formats.row import Row
 from distseg.data.layouts import layout
+from distseg.data.places import DEPTH, called_masks
 
 # Of files that are no data: tables, notes, what systems leave behind.
 OTHER_SUFFIXES = (".csv", ".txt", ".json", ".xml", ".yaml", ".yml", ".md", ".db", ".ini", ".html")
@@ -27,9 +31,9 @@ def passed_over(config: Config) -> list[str]:
     used = {path for row in rows for path in (row.image, *mask_files(row.target))}
     used = {str(Path(path).absolute()) for path in used}
     folders = {Path(path).parent for path in used}
-    tops = [folder for folder in folders if not folders & set(folder.parents)]
+    tops = {folder for folder in folders if not folders & set(folder.parents)}
     lines = [line for folder in sorted(tops) for line in left_out(folder, used)]
-    return lines + list(_beside(config, folders))
+    return lines + list(_beside(config, tops))
 
 
 def _rows(config: Config) -> Iterator[Row]:
@@ -41,7 +45,8 @@ def _rows(config: Config) -> Iterator[Row]:
 
 def left_out(folder: Path, used: set[str]) -> Iterator[str]:
     """A line for each folder in `folder`, and for itself, with files that are not in `used`."""
-    for place, folders, names in os.walk(folder):
+    closed: list[OSError] = []
+    for place, folders, names in os.walk(folder, onerror=closed.append):
         folders[:] = sorted(name for name in folders if name[0] != ".")
         left = [
             name
@@ -51,6 +56,11 @@ def left_out(folder: Path, used: set[str]) -> Iterator[str]:
         ]
         if left:
             yield f"{place}: {told(left)} not read"
+    yield from (f"{error.filename}: {_closed(error)}" for error in closed)
+
+
+def _closed(error: OSError) -> str:
+    return f"cannot be looked into: {error.strerror}"  # lost+found of a disk
 
 
 def told(names: list[str]) -> str:
@@ -59,21 +69,44 @@ def told(names: list[str]) -> str:
     return f"1 file ({shown}) is" if len(names) == 1 else f"{len(names)} files ({shown}) are"
 
 
-def _beside(config: Config, folders: set[Path]) -> Iterator[str]:
+def _beside(config: Config, tops: set[Path]) -> Iterator[str]:
+    """tops: folders that are read, with all below them."""
     root = Path(config.data.root).absolute()
-    known = folders | {parent for folder in folders for parent in folder.parents}
-    beside = [path for path in sorted(root.iterdir()) if path.is_dir() and path.name[0] != "."]
-    lacks_test = config.data.format == "folder" and not layout("folder").test(config)
-    for path in beside:
-        inside = known & {path, *path.iterdir()}
-        if not inside and not folders & set(path.parents) and _has_images(path):
-            hint = (
-                f"; data.folder.test_images: {path.name} would predict them" if lacks_test else ""
-            )
-            yield f"{path}: a folder of images that is not read{hint}"
+    above = {parent for folder in tops for parent in folder.parents} | {root}
+    for place in sorted(one for one in above - tops if one.is_relative_to(root)):
+        for path in folders_in(place):
+            if path in above | tops:
+                continue
+            try:
+                found = _with_images(path, DEPTH)
+            except OSError as error:
+                yield f"{path}: {_closed(error)}"
+                continue
+            more = f", and {len(found) - 1} more in {path}" if found[1:] else ""
+            hints = (_hint(config, one.relative_to(root)) for one in found)
+            if found:
+                hint = next(filter(None, hints), "")
+                yield f"{found[0]}: a folder of images that is not read{more}{hint}"
 
 
-def _has_images(folder: Path) -> bool:
-    return any(
-        path.suffix.lower() in IMAGE_SUFFIXES for path in islice(folder.iterdir(), LOOKED_AT)
-    )
+def _hint(config: Config, folder: Path) -> str:
+    """The key by which images that nobody reads would be read."""
+    if config.data.format != "folder" or called_masks(folder.name):
+        return ""
+    form = layout("folder")
+    if set(re.findall("[a-z]+", str(folder).lower())) & set(VAL):
+        use = "val_images (and val_masks)", "validate with"
+        has_part = form.has_split(config)
+    else:
+        use, has_part = ("test_images", "predict"), bool(form.test(config))
+    return "" if has_part else f"; data.folder.{use[0]}: {folder} would {use[1]} them"
+
+
+def _with_images(folder: Path, depth: int) -> list[Path]:
+    """The folder where it holds images, else those in it that do, so many levels deep. OSError: one
+    may not look into it."""
+    with os.scandir(folder) as entries:
+        if any(is_image(Path(entry.name)) for entry in islice(entries, LOOKED_AT)):
+            return [folder]
+    inside = folders_in(folder)[:LOOKED_AT] if depth else []
+    return [found for one in inside for found in _with_images(one, depth - 1)]

@@ -143,7 +143,7 @@ def _hits(folders: Sequence[Path], names: Sequence[str], masks: bool) -> dict[Pa
         held = {plain(name) for path in _images_in(folder) for name in (path.name, path.stem)}
         if found := wanted & held:
             hits[folder] = found
-    likely = {f: held for f, held in hits.items() if masks == bool(_NO_IMAGES.search(f.name))}
+    likely = {f: held for f, held in hits.items() if masks == called_masks(f.name)}
     return likely or hits
 
 
@@ -175,7 +175,7 @@ def test_folders(root: Path, without: Sequence[Path]) -> list[Path]:
         for folder in image_folders(root)
         if folder not in without
         if _is_test(folder, root)
-        if not _NO_IMAGES.search(folder.name)
+        if not called_masks(folder.name)
     ]
     return found if len(found) == 1 else []
 
@@ -186,6 +186,11 @@ def is_there(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):
         return False
+
+
+def called_masks(name: str) -> bool:
+    """Whether the name of a folder says that it holds labels."""
+    return _NO_IMAGES.search(name) is not None
 
 
 def _is_test(folder: Path, root: Path) -> bool:

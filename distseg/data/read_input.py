@@ -13,6 +13,7 @@ from PIL import Image
 from distseg.config.data import MAX_PIXELS
 from distseg.config.schema import Config
 from distseg.data.depths import Depths, load_depths
+from distseg.data.formats.row import plain
 from distseg.data.image_file import (
     BadFile,
     Decoded,
@@ -107,7 +108,7 @@ def to_input(decoded: Decoded, reading: Reading) -> NDArray[np.uint8]:
     """
     if reading.depths is None:
         return _image(decoded, reading)
-    name = Path(decoded.path).stem
+    name = plain(Path(decoded.path).stem)
     if name not in reading.depths:
         raise BadFile(decoded.path, f"data.depths has no id {name!r}")
     image = _image(decoded, replace(reading, channels=reading.channels - 1))

@@ -152,7 +152,8 @@ def _indexed(labels: NDArray, config: Config, coding: Coding) -> NDArray[np.uint
 
 def _from_files(paths: list[str], config: Config, height: int, width: int) -> Target:
     """Multilabel, (K, H, W), from a binary mask file per class; an empty path is a class that the
-    image does not hold."""
+    image does not hold, or what `files_per_class` writes behind that of one class."""
+    paths = paths[:1] if len(config.classes) == 1 else paths
     assert len(paths) == len(config.classes)
     planes, codings = [], []
     for number, path in enumerate(paths):

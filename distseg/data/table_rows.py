@@ -43,6 +43,11 @@ class Listing:
     has_empty_classes: bool = False
     counted: tuple[Order, Base] | None = None
 
+    @property
+    def has_classes(self) -> bool:
+        """Whether its lines name a class."""
+        return self.form.class_ is not None or self.form.joined
+
 
 def read_listing(path: Path, config: Config) -> Listing:
     """Read a train table. UserError: it is no such table, or its form is not known for sure."""
@@ -89,12 +94,45 @@ def class_ids_of(values: Sequence[str], config: Config) -> tuple[str, ...]:
     if config.task == "binary" and len(values) == 1:
         return (values[0],)
     first = config.data.csv.first_class
+    if first is None and (numbered := _numbered(values, config)):
+        return numbered
     if first is None:
         first = 0 if config.task == "multiclass" or "0" in values else 1
     ids = [str(number) for number in range(first, first + len(classes))]
     if config.task == "multiclass" and ids[0] not in values:
         ids[0] = ""
+    _refuse_gaps(values, ids)
     return tuple(ids)
+
+
+def _numbered(values: Sequence[str], config: Config) -> tuple[str, ...]:
+    """The numbers that classes called `class_4` say themselves, where all that the table has are
+    among them; () where they are called otherwise."""
+    classes = config.classes
+    ids = [name.removeprefix("class_") for name in classes]
+    if config.task == "multiclass" and not ids[0].isdecimal():
+        ids[0] = ""  # the background
+    if any(one == name for one, name in zip(ids, classes, strict=True)):
+        return ()
+    if not all(one.isdecimal() for one in ids if one) or not set(values) <= set(ids):
+        return ()
+    return tuple(ids)
+
+
+def _refuse_gaps(values: Sequence[str], ids: Sequence[str]) -> None:
+    """UserError: as many numbers as classes, or fewer, that are no numbers in a row: which class
+    each of them is, is not known."""
+    known = [one for one in ids if one]
+    odd = [value for value in values if value.isdecimal() and value not in known]
+    if not odd or len(values) > len(known):
+        return
+    numbers = sorted(filter(str.isdecimal, values), key=int)
+    raise UserError(
+        f"classes: the table numbers its classes {', '.join(numbers)}, and the config's count "
+        f"{known[0]} to {known[-1]}: say which is which by their names, as "
+        f"{', '.join(f'class_{number}' for number in numbers)}, or with data.csv.first_class where "
+        "they count from another number"
+    )
 
 
 def _add(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from distseg.config.schema import Config
 from distseg.data.formats import folder as folder_layout
 from distseg.data.formats.names import ID, Name, files_in, is_image
-from distseg.data.formats.row import EMPTY_CELLS, plain
+from distseg.data.formats.row import EMPTY_CELLS, files_per_class, plain
 from distseg.data.image_file import image_size
 from distseg.data.judge import Held
 from distseg.data.layouts import layout
@@ -145,12 +145,16 @@ def _files(config: Config, path: Path) -> dict[str, str]:
     below it, in multilabel below the folder of its class."""
     inside = [path / name for name in config.classes] if config.task == "multilabel" else [path]
     tables = [dict(_tree(one)) for one in inside]
-    if config.task == "multilabel" and not any(tables):
+    per_class = config.task == "multilabel" and any(tables)
+    if config.task == "multilabel" and not per_class:
         tables = [dict(_tree(path))]  # a file for all classes
     ids = dict.fromkeys(name for table in tables for name in table)
     if not ids:
         raise UserError(f"{path}: no masks here")
-    return {name: "file:" + "|".join(table.get(name, "") for table in tables) for name in ids}
+    files = {name: [table.get(name, "") for table in tables] for name in ids}
+    if per_class:
+        return {name: files_per_class(own) for name, own in files.items()}
+    return {name: f"file:{own[0]}" for name, own in files.items()}
 
 
 def _truth_files(config: Config, path: Path, known: set[str]) -> dict[str, str]:

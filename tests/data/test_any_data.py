@@ -22,6 +22,7 @@ from PIL import Image
 from distseg.cli import main
 from distseg.config.load import dump_config
 from distseg.data.check import mistakes
+from distseg.data.detect import detect
 from distseg.data.image_file import BadFile
 from distseg.data.passed_over import left_out, passed_over
 from distseg.data.prepare import open_cache, prepare
@@ -682,6 +683,57 @@ def test_what_is_not_read_is_said(tmp_path: Path) -> None:
     ]
     said = list(left_out(root / "images", {str(root / "images" / f"a{i}.png") for i in range(NUM)}))
     assert len(said) == 2
+
+
+def test_folders_beside_are_said_however_deep(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    binary(root, png())
+    (root / "part").mkdir()
+    (root / "images").rename(root / "part" / "images")
+    (root / "masks").rename(root / "part" / "masks")
+    save(root / "part" / "edges" / "a0.png", gray(1))
+    save(root / "other" / "val" / "images" / "b0.png", gray(2))
+    for i in range(3):
+        save(root / "scans" / f"s{i}" / "b0.png", gray(2))
+    folder = {"images": "part/images", "masks": "part/masks"}
+    assert passed_over(config(root, data__folder=folder)) == [
+        f"{root}/other/val/images: a folder of images that is not read; "
+        "data.folder.val_images (and val_masks): other/val/images would validate with them",
+        f"{root}/scans/s0: a folder of images that is not read, and 2 more in {root}/scans; "
+        "data.folder.test_images: scans/s0 would predict them",
+        f"{root}/part/edges: a folder of images that is not read; data.folder.test_images: "
+        "part/edges would predict them",
+    ]
+
+
+def test_a_folder_that_may_not_be_looked_into_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """lost+found of a disk: who tests as root may look into it, too."""
+    root = tmp_path / "data"
+    binary(root, png())
+    closed = [root / "lost+found", root / "images" / "private"]
+    for folder in closed:
+        folder.mkdir()
+    scandir, listdir = os.scandir, os.listdir
+
+    def refusing(look: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def refuse(place: Any = ".") -> Any:
+            if Path(place) in closed:
+                raise PermissionError(13, "Permission denied", str(place))
+            return look(place)
+
+        return refuse
+
+    monkeypatch.setattr(os, "scandir", refusing(scandir))
+    monkeypatch.setattr(os, "listdir", refusing(listdir))
+    said = [f"{folder}: cannot be looked into: Permission denied" for folder in closed]
+    assert passed_over(config(root)) == said[::-1]
+    assert detect(root).keys["data"]["format"] == "folder"
+    (root / "images").rename(root / "n0")  # a folder for each image is looked for
+    (root / "masks").rename(root / "other")
+    with pytest.raises(UserError, match="no layout is recognized"):
+        detect(root)
 
 
 def test_masks_without_the_suffix_are_said(tmp_path: Path) -> None:

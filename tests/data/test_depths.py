@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from distseg.config.load import parse_config
 from distseg.config.schema import Config
+from distseg.data.check import mistakes
 from distseg.data.dataset import ImageFiles
 from distseg.data.fit import Fit
 from distseg.data.image_file import BadFile
@@ -49,6 +51,23 @@ def test_the_last_channel_is_the_depth_everywhere(tmp_path: Path) -> None:
         read_input(root / "images" / "images005.png", reading_of(config))
     plain = read_input(root / "images" / "images005.png", Reading(1))
     assert plain.shape[2] == 1 and plain.dtype == np.uint8
+
+
+def test_a_table_fits_files_from_a_mac(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    write_data(root, num=4)
+    mac, table = (
+        unicodedata.normalize("NFD", "b\u00e4ume"),
+        unicodedata.normalize("NFC", "b\u00e4ume"),
+    )
+    for path in [*root.glob("*/*.png")]:
+        path.rename(path.with_name(f"{mac}_{path.name}"))
+    lines = [f"{table}_images{i:03d},{100 + i}" for i in range(4)]
+    config, run = config_of(root, "\n".join(["id,z", *lines])), Run(tmp_path / "run")
+    assert not [line for line in mistakes(config) if "depths" in line]
+    prepare(config, run)
+    image = open_cache(config, run).image(f"{mac}_images003")
+    assert (image[..., 1] == 255).all()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,45 @@ def test_groups_from_a_table(tmp_path: Path) -> None:
     (tmp_path / "g.csv").write_text("id,patient\na,x\nb,y\n")
     options = {"kind": "group", "num": 2, "column": "patient", "groups": "g.csv"}
     assert folds.read_groups(config(tmp_path, data__folds=options), ["b", "a"]) == ["y", "x"]
+
+
+NAME = "b\u00e4ume"
+MAC = unicodedata.normalize("NFD", NAME)
+
+
+@pytest.mark.parametrize(("file", "written"), [(NAME, MAC), (MAC, NAME)])
+def test_tables_fit_files_from_a_mac(tmp_path: Path, file: str, written: str) -> None:
+    """Groups, folds and strata, whichever form of Unicode is where."""
+    assert file != written
+    rows = [Row(f"{file}_{i}", f"{file}_{i}.png") for i in range(8)]
+    lines = [f"{written}_{i},p{i // 2},{i % 2},{i}" for i in range(8)]
+    (tmp_path / "t.csv").write_text("\n".join(["id,patient,fold,z", *lines]))
+    options = {"kind": "group", "num": 2, "column": "patient", "groups": "t.csv"}
+    c = config(tmp_path, data__folds=options)
+    assert folds.read_groups(c, [row.id for row in rows]) == [f"p{i // 2}" for i in range(8)]
+    keys = [row.id for row in rows]
+    assert folds.read_folds(tmp_path / "t.csv", rows, keys) == [i % 2 for i in range(8)]
+    options = {"kind": "stratified", "num": 2, "strata": "t.csv"}
+    assert set(divide(tmp_path, options, rows, np.ones((8, 1)), keys)) == {0, 1}
+
+
+def test_a_table_that_says_two_things_of_an_id_is_refused(tmp_path: Path) -> None:
+    """One of its lines would be dropped. Lines that say the same are none of these."""
+    path = tmp_path / "t.csv"
+    options = {"kind": "group", "num": 2, "column": "patient", "groups": "t.csv"}
+    c = config(tmp_path, data__folds=options)
+    path.write_text("id,patient,z\na,x,1\nb,y,2\na,x,1\n")
+    assert folds.read_groups(c, ["a", "b"]) == ["x", "y"]
+    path.write_text("id,patient,z\na,x,1\nb,y,2\na,y,2\n")
+    with pytest.raises(UserError, match=r"t\.csv, line 4: id 'a' stands there twice, with 'x' and"):
+        folds.read_groups(c, ["a", "b"])
+    rows, keys = [Row("a", "a.png"), Row("b", "b.png")], ["a", "b"]
+    strata = {"kind": "stratified", "num": 2, "strata": "t.csv"}
+    with pytest.raises(UserError, match="line 4: id 'a' stands there twice, with '1' and '2'"):
+        divide(tmp_path, strata, rows, np.ones((2, 1)), keys)
+    path.write_text("id,patient,z\na,x,nan\nb,y,2\n")
+    with pytest.raises(UserError, match="line 2: z: 'nan' is no number"):
+        divide(tmp_path, strata, rows, np.ones((2, 1)), keys)
 
 
 def test_holdout_is_the_share_asked_for_and_stratified(tmp_path: Path) -> None:

@@ -172,6 +172,16 @@ def test_a_folder_for_each_class(tmp_path: Path) -> None:
     assert len(record["per_class"]) == 2
 
 
+def test_a_folder_for_the_only_class(tmp_path: Path) -> None:
+    """Its masks hold 0 and 255, and no numbers of classes."""
+    run, config = run_of(tmp_path, task="multilabel", classes=["one"])
+    truth, guess = truth_and_guess("binary")
+    for place, masks in (("truth", truth), ("guess", guess)):
+        write(tmp_path / place, masks, MaskValues(((0, 255),)), config.classes)
+    record = distseg.score_submission(tmp_path / "guess", tmp_path / "truth", run=run)
+    assert record["score"] == pytest.approx(expected(config, truth, guess))
+
+
 def table(path: Path, masks: dict[str, np.ndarray], names: list[str], **options: Any) -> Path:
     header = "id,class,rle" if names else "id,rle"
     lines = [header]

@@ -1,18 +1,18 @@
 """How a folder's files are arranged, found by their names where these leave no doubt.
 
 What is found becomes keys of `data.folder`, as if somebody had written them; keys that somebody has
-written are left as they are. Where names leave a doubt, UserError says which keys to write.
+written are left as they are. Where names leave a doubt, UserError says which keys to write: `Doubt`
+where files are there for sure, and which of them are meant is not.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Iterator
 from itertools import product, takewhile
 from pathlib import Path
 
 from distseg.config.data import FolderConfig, changed_keys
-from distseg.data.formats.names import ID, Name, has_images, is_image, without_number
+from distseg.data.formats.names import ID, Name, folders_in, has_images, is_image, without_number
 from distseg.data.formats.row import plain
 from distseg.records.errors import UserError
 
@@ -20,14 +20,17 @@ TRAIN, VAL, TEST = ("train", "training"), ("val", "valid", "validation"), ("test
 IMAGES = ("images", "image", "imgs", "img")
 MASKS = (
     *("masks", "mask", "labels", "label", "annotations", "annotation", "gt", "ground_truth"),
-    *("groundtruth", "targets", "segmentations"),
+    *("groundtruth", "targets", "segmentations", "manual", "manual1", "1st_manual"),
 )
 # How the name of a part and that of a kind of file make a folder.
 STYLES = ("{part}/{kind}", "{kind}/{part}", "{part}_{kind}", "{kind}_{part}")
 DIGITS = "0123456789"
 LOOKED_AT = 20  # masks whose names are searched for those of images; all are compared with a find
-PLACES = ("images", "masks", "val_images", "val_masks")
 NAMES = ("image", "mask", "mask_suffix")
+
+
+class Doubt(UserError):
+    """Several folders could be meant, and nobody has said which."""
 
 
 def arranged(root: Path, options: FolderConfig) -> FolderConfig:
@@ -37,11 +40,11 @@ def arranged(root: Path, options: FolderConfig) -> FolderConfig:
     written = changed_keys(options)
     found: dict[str, str] = {}
     usual = has_images(root / options.images) and (root / options.masks).is_dir()
-    if not written & set(PLACES) and not usual:
-        tree, has_tests = _Tree(root), "test_images" in written
-        found = _parts(tree, has_tests)
+    if not written & {"images", "masks"} and not usual:
+        tree = _Tree(root)
+        found = _parts(tree, written)
         if not found and not (root / options.masks).is_dir():  # else its images' name is wrong
-            found = _two(tree) or _folder_per_image(root, has_tests)
+            found = _two(tree) or _folder_per_image(root, written)
         found = {key: folder for key, folder in found.items() if key not in written}
     options = options.model_copy(update=found)
     if not written & set(NAMES):
@@ -59,7 +62,7 @@ class _Tree:
 
     def folders(self, path: Path) -> list[str]:
         if path not in self.known:
-            self.known[path] = [one.name for one in _folders(path)]
+            self.known[path] = [one.name for one in folders_in(path)]
         return self.known[path]
 
     def folder(self, style: str, part: str, kind: str) -> str | None:
@@ -89,9 +92,9 @@ class _Tree:
 # -- where -----------------------------------------------------------------------------------------
 
 
-def _parts(tree: _Tree, has_tests: bool) -> dict[str, str]:
-    """The folders of a train, a validation and a test part; {} where there is no train part.
-    has_tests: somebody has written where the test images are."""
+def _parts(tree: _Tree, written: Collection[str]) -> dict[str, str]:
+    """The folders of a train, a validation and a test part; {} where there is no train part. A part
+    is not looked for where its keys are `written`."""
     found = [
         (style, part, image, mask, images, masks)
         for style, part, image, mask in product(STYLES, TRAIN, IMAGES, MASKS)
@@ -99,32 +102,55 @@ def _parts(tree: _Tree, has_tests: bool) -> dict[str, str]:
         if (masks := tree.folder(style, part, mask)) and tree.has_masks(masks)
     ]
     if len(found) > 1:
-        places = "; ".join(f"{images} and {masks}" for *_, images, masks in found)
-        raise UserError(
-            f"{tree.root}: several folders of train images and masks: {places}; say which, with "
-            "data.folder.images and data.folder.masks"
-        )
+        places = [(images, masks) for *_, images, masks in found]
+        raise several(tree.root, "train images and masks", places)
     if not found:
         return {}
     style, _, image, mask, images, masks = found[0]
     keys = {"images": images, "masks": masks}
-    for key, parts in (("val", VAL), ("test", () if has_tests else TEST)):
+    searched = [pair for pair in (("val", VAL), ("test", TEST)) if not _is_said(pair[0], written)]
+    for key, parts in searched:
         own = [(p, one) for p in parts if (one := tree.folder(style, p, image))]
         own = [(part, one) for part, one in own if tree.has_images(one)]
         if len(own) > 1:
-            names = ", ".join(one for _, one in own)
-            raise UserError(f"{tree.root}: {names}: say with data.folder.{key}_images which counts")
+            raise which(tree.root, key, [one for _, one in own])
         for part, one in own:
             keys[f"{key}_images"] = one
             labels = tree.folder(style, part, mask)
             if labels and tree.has_masks(labels):
                 keys[f"{key}_masks"] = labels
             elif key == "val":
-                raise UserError(
-                    f"{tree.root / one}: no folder of masks beside it, as {masks} beside {images}; "
-                    "say with data.folder.val_images and val_masks where they lie, or move it away"
-                )
+                raise lonely(tree.root / one, images, masks)
     return keys
+
+
+def _is_said(part: str, written: Collection[str]) -> bool:
+    return f"{part}_images" in written or (part == "val" and "val_masks" in written)
+
+
+def several(root: Path, what: str, places: Collection[tuple[str, str]]) -> Doubt:
+    """places: pairs of folders that could each be the train images and masks."""
+    shown = "; ".join(f"{images} and {masks}" for images, masks in places)
+    return Doubt(
+        f"{root}: several folders of {what}: {shown}; say which, with data.folder.images and "
+        "data.folder.masks (and val_images and val_masks, where a part validates)"
+    )
+
+
+def which(root: Path, part: str, folders: Collection[str]) -> Doubt:
+    """folders: that could each be the images of a part; "" for the train part."""
+    key = f"{part}_images" if part else "images"
+    beside = f", and {part}_masks beside it" if part == "val" else ""
+    return Doubt(f"{root}: {', '.join(folders)}: say with data.folder.{key} which counts{beside}")
+
+
+def lonely(folder: Path, images: str, masks: str) -> Doubt:
+    """folder: of a validation part that has no masks where the train part has them."""
+    return Doubt(
+        f"{folder}: no folder of masks beside it, as {masks} beside {images}; say with "
+        "data.folder.val_images and val_masks where they lie; data.folder.images and masks without "
+        "these leave the part out"
+    )
 
 
 def _two(tree: _Tree) -> dict[str, str]:
@@ -136,36 +162,21 @@ def _two(tree: _Tree) -> dict[str, str]:
         if (masks := tree.folder("{kind}", "", mask)) and tree.has_masks(masks)
     ]
     if len(found) > 1:
-        places = "; ".join(f"{images} and {masks}" for images, masks in found)
-        raise UserError(
-            f"{tree.root}: several folders of images and masks: {places}; say which, with "
-            "data.folder.images and data.folder.masks"
-        )
+        raise several(tree.root, "images and masks", found)
     return dict(zip(("images", "masks"), found[0], strict=True)) if found else {}
 
 
-def _folders(folder: Path) -> list[Path]:
-    with os.scandir(folder) as entries:  # tells files from folders without a look at each
-        names = [entry.name for entry in entries if entry.name[0] != "." and _is_folder(entry)]
-    return [folder / name for name in sorted(names)]
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """A link that leads to itself, or where one may not look, is none."""
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
-
-
-def _folder_per_image(root: Path, has_tests: bool) -> dict[str, str]:
+def _folder_per_image(root: Path, written: Collection[str]) -> dict[str, str]:
     """The folders of `PART/{id}/images` and `PART/{id}/masks`; {} where there are none."""
     labeled: list[str] = []
     plain_ones: list[str] = []
-    for part in [root, *_folders(root)]:
-        inside = _folders(part)[:LOOKED_AT]
-        with_images = [one for one in inside if has_images(one / "images")]
-        with_masks = [one for one in with_images if has_images(one / "masks")]
+    for part in [root, *folders_in(root)]:
+        try:
+            inside = folders_in(part)[:LOOKED_AT]
+            with_images = [one for one in inside if has_images(one / "images")]
+            with_masks = [one for one in with_images if has_images(one / "masks")]
+        except PermissionError:
+            continue  # `passed_over` says so
         if with_images and len(with_images) * 2 > len(inside):
             prefix = "" if part == root else f"{part.name}/"
             (labeled if with_masks else plain_ones).append(f"{prefix}{ID}")
@@ -173,11 +184,11 @@ def _folder_per_image(root: Path, has_tests: bool) -> dict[str, str]:
     train = [one for one in labeled if one not in val]
     if not train:
         return {}
-    tests = [] if has_tests else plain_ones
-    for key, ones in (("", train), ("val_", val), ("test_", tests)):
+    val = [] if _is_said("val", written) else val
+    tests = [] if _is_said("test", written) else plain_ones
+    for part_name, ones in (("", train), ("val", val), ("test", tests)):
         if len(ones) > 1:
-            names = ", ".join(f"{one}/images" for one in ones)
-            raise UserError(f"{root}: {names}: say with data.folder.{key}images which counts")
+            raise which(root, part_name, [f"{one}/images" for one in ones])
     keys = {"images": f"{train[0]}/images", "masks": f"{train[0]}/masks"}
     keys |= {f"val_{what}": f"{one}/{what}" for one in val for what in ("images", "masks")}
     return {**keys, "test_images": f"{tests[0]}/images"} if tests else keys
@@ -221,7 +232,7 @@ def _stems(folder: Path) -> set[str]:
 def _mask_stems(folder: Path) -> set[str]:
     if not folder.is_dir():
         return set()
-    return _stems(folder).union(*(_stems(one) for one in _folders(folder)))
+    return _stems(folder).union(*(_stems(one) for one in folders_in(folder)))
 
 
 def _some(stems: set[str]) -> str:

@@ -7,15 +7,22 @@ with something before or behind, train, validation and test parts, a folder for 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from distseg.config.data import FolderConfig
 from distseg.config.schema import Config
 from distseg.data.formats.arrangement import arranged
-from distseg.data.formats.names import ID, Found, Name, files_in, has_images
-from distseg.data.formats.row import Row, SubmissionSpec, image_files, locate, plain
+from distseg.data.formats.names import ID, Found, Name, files_in, has_images, is_image
+from distseg.data.formats.row import (
+    Row,
+    SubmissionSpec,
+    files_per_class,
+    image_files,
+    locate,
+    plain,
+)
 from distseg.records.errors import UserError, unknown
 
 # keys of `data` that only some layouts read
@@ -148,7 +155,8 @@ def _test_images(config: Config, options: FolderConfig) -> list[Found]:
     assert options.test_images is not None
     name = None if options.test_image is None else Name(options.test_image)
     first: dict[str, Found] = {}
-    for one in files_in(Path(config.data.root), options.test_images, name, "test_images"):
+    listed = files_in(Path(config.data.root), options.test_images, name, "test_images")
+    for one in listed if ID in options.test_images else _without_masks(options, listed):
         other = first.setdefault(one.id, one)
         if other is not one:
             raise UserError(
@@ -156,6 +164,20 @@ def _test_images(config: Config, options: FolderConfig) -> list[Found]:
                 "each its own"
             )
     return [_alone(one) for one in first.values()][: config.data.limit]
+
+
+def _without_masks(options: FolderConfig, listed: Sequence[Found]) -> list[Found]:
+    """The files of a folder without those that are named as the mask of another of them: as the
+    train masks are, or `a_mask.png` beside `a.png`."""
+    patterns = {_mask_name(options).text, f"{ID}_mask"} - {ID}
+    ids = {plain(one.id) for one in listed}
+
+    def is_mask(one: Found) -> bool:
+        file = plain(one.paths[0].name)
+        owners = {Name(text).id_of_several(file, ids) for text in patterns}
+        return bool(owners & (ids - {plain(one.id)}))
+
+    return [one for one in listed if not is_mask(one)]
 
 
 def _alone(image: Found) -> Found:
@@ -170,39 +192,50 @@ def paired(config: Config, options: FolderConfig, images: Sequence[Found], masks
     """A row for each image, and a row with a problem for each mask that has no image. masks: their
     folder, below data.root."""
     ids = {plain(one.id) for one in images}
-    where = Path(config.data.root) / masks
-    tables, problems = _tables(config, options, masks, ids)
+    found = _masks(config, options, masks, ids)
     first: dict[str, Found] = {}
     rows: dict[str, Row] = {}
     for one in map(_alone, images):
         own = plain(one.id)
         other = first.setdefault(own, one)
-        problem = one.problem or problems.get(own, "")
-        rows[own] = _row(replace(one, problem=problem), tables, where, options)
+        problem = one.problem or found.problems.get(own, "")
+        rows[own] = _row(replace(one, problem=problem), found, options)
         if other is not one:  # which of them the mask belongs to is not known
             problem = f"id {one.id!r} is already that of {other.paths[0].name}: neither is used"
             rows[own] = Row(one.id, str(one.paths[0]), problem=problem)
-    orphans = {own: paths[0] for table in tables for own, paths in table.items() if own not in ids}
+    orphans = {
+        own: paths[0] for table in found.tables for own, paths in table.items() if own not in ids
+    }
     return list(rows.values()) + [
         Row(own, str(path), problem="a mask without an image") for own, path in orphans.items()
     ]
 
 
-def _tables(
-    config: Config, options: FolderConfig, masks: str, ids: set[str]
-) -> tuple[list[Table], dict[str, str]]:
-    """(The masks of each class, or one table for all; why those of an id may not be used.)"""
+@dataclass(frozen=True, slots=True)
+class _Masks:
+    """where: their folder. tables: those of each class, with `per_class`, or one table for all.
+    problems: by id, why its masks may not be used."""
+
+    where: Path
+    tables: list[Table]
+    per_class: bool = False
+    problems: Mapping[str, str] = field(default_factory=dict)
+
+
+def _masks(config: Config, options: FolderConfig, masks: str, ids: set[str]) -> _Masks:
     root = Path(config.data.root)
     if ID in masks:
         listed = files_in(root, masks, None, "masks")
         problems = {plain(one.id): one.problem for one in listed if one.problem}
-        return [{plain(one.id): one.paths for one in listed}], problems
-    per_class = _class_folders(config, root / masks)
+        tables = [{plain(one.id): one.paths for one in listed}]
+        return _Masks(root / masks, tables, problems=problems)
+    folders = _class_folders(config, root / masks)
     name = _mask_name(options)
-    if not per_class:
-        return [_by_id(root, masks, name, ids)], {}
-    there = [f"{masks}/{one.name}" if one.is_dir() else "" for one in per_class]
-    return [_by_id(root, folder, name, ids) if folder else {} for folder in there], {}
+    if not folders:
+        return _Masks(root / masks, [_by_id(root, masks, name, ids)])
+    there = [f"{masks}/{one.name}" if _holds_images(one) else "" for one in folders]
+    tables = [_by_id(root, folder, name, ids) if folder else {} for folder in there]
+    return _Masks(root / masks, tables, per_class=True)
 
 
 def _by_id(root: Path, folder: str, name: Name, ids: set[str]) -> Table:
@@ -216,8 +249,9 @@ def _by_id(root: Path, folder: str, name: Name, ids: set[str]) -> Table:
 
 
 def _class_folders(config: Config, folder: Path) -> list[Path]:
-    """A folder of masks for each class; [] where there are none. UserError: the masks' folder has
-    one that is no class, as where its name is in another case; or they are for another task."""
+    """A folder of masks for each class; [] where there are none. An empty one is as one that is
+    not there. UserError: the masks' folder has one that is no class, as where its name is in
+    another case; or they are for another task."""
     if not folder.is_dir() or (config.task != "multilabel" and has_images(folder)):
         return []
     inside = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
@@ -229,21 +263,28 @@ def _class_folders(config: Config, folder: Path) -> list[Path]:
                 "with data.folder.masks which of them counts"
             )
         return []
+    inside = [name for name in inside if _holds_images(folder / name)]
     for name in inside:
         if name not in config.classes:
             raise unknown("class", name, config.classes, f"{folder / name}: ")
     return [folder / name for name in config.classes] if inside else []
 
 
-def _row(image: Found, tables: list[Table], where: Path, options: FolderConfig) -> Row:
-    masks = [table.get(plain(image.id), []) for table in tables]
+def _holds_images(folder: Path) -> bool:
+    """Whether files of images lie somewhere in a folder: whoever reads it looks at once where."""
+    return folder.is_dir() and any(is_image(path) for path in folder.rglob("*"))
+
+
+def _row(image: Found, found: _Masks, options: FolderConfig) -> Row:
+    masks = [table.get(plain(image.id), []) for table in found.tables]
     problem = image.problem
     if not any(masks):
-        problem = problem or f"no mask of this stem in {where}"
+        problem = problem or f"no mask of this stem in {found.where}"
     is_union = options.several == "union" or ID in options.masks
     for paths in masks:
         problem = problem or _problem(paths, is_union)
-    target = "file:" + "|".join(";".join(map(str, paths)) for paths in masks)
+    files = [";".join(map(str, paths)) for paths in masks]
+    target = files_per_class(files) if found.per_class else f"file:{files[0]}"
     return Row(image.id, str(image.paths[0]), target if any(masks) else "", problem=problem)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -133,3 +134,18 @@ def is_image(path: Path) -> bool:
 def has_images(folder: Path) -> bool:
     """Whether files of images lie in a folder itself."""
     return folder.is_dir() and any(is_image(path) and path.is_file() for path in folder.iterdir())
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """The folders in one, by name, but for hidden ones. OSError: one may not look into it."""
+    with os.scandir(folder) as entries:  # tells files from folders without a look at each
+        names = [entry.name for entry in entries if entry.name[0] != "." and _is_folder(entry)]
+    return [folder / name for name in sorted(names)]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """A link that leads to itself, or where one may not look, is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -25,8 +25,8 @@ class Row:
     """One image as the layout lists it, before anything was opened.
 
     target: "" (none), "file:PATH" (multilabel: "file:A|B", one path per class, empty where there
-    is none), or "rle:R" (one RLE per class, joined by "|"; from 0 or along the rows: the other
-    TARGET_KINDS of functional/rle.py). Several paths or RLEs that are joined by ";" are one mask,
+    is none, see `files_per_class`), or "rle:R" (one RLE per class, joined by "|"; from 0 or along
+    the rows: the other TARGET_KINDS of functional/rle.py). Several paths or RLEs that are joined by ";" are one mask,
     their union. "shapes:S": data/shapes.py.
     validates: whether it belongs to the data set's own validation part (folds.kind: split).
     problem: why the row is known to be bad before its files are read; "" when it is not.
@@ -98,6 +98,13 @@ def locate(folder: Path, name: str) -> tuple[Path, str]:
     return path, "" if inside else f"{name!r} is a link that leaves its folder {folder}"
 
 
+def locate_plain(folder: Path, name: str, known: Mapping[str, Path]) -> tuple[Path, str]:
+    """`locate` of a file that a table calls so, whichever form of Unicode either writes. known:
+    `by_name` of the folder's files."""
+    path, problem = locate(folder, name)
+    return (path, problem) if problem else locate(folder, known.get(plain(name), path).name)
+
+
 def plain(name: str) -> str:
     """A name as it is compared: one form (NFC) for what file systems write in several."""
     return unicodedata.normalize("NFC", name)
@@ -106,6 +113,12 @@ def plain(name: str) -> str:
 def by_name(paths: Iterable[Path]) -> dict[str, Path]:
     """Paths by their plain file name."""
     return {plain(path.name): path for path in paths}
+
+
+def files_per_class(files: Sequence[str]) -> str:
+    """The target of a row with a binary mask file for each class. That of one class ends with "|",
+    which tells it from a file that holds the numbers of all classes."""
+    return "file:" + "|".join(files) + "|" * (len(files) == 1)
 
 
 def joined_rles(cells: Iterable[str]) -> tuple[str, str]:

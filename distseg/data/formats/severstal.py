@@ -20,6 +20,7 @@ from distseg.data.formats.row import (
     image_files,
     joined_rles,
     locate,
+    locate_plain,
     plain,
 )
 from distseg.records.errors import UserError
@@ -129,11 +130,11 @@ def test(config: Config) -> list[Row]:
     if not sample.is_file():
         found = image_files(folder, "test images of data.format: severstal")
         return [Row(path.name, str(path)) for path in found][: config.data.limit]
-    rows: dict[str, Row] = {}
+    rows, known = dict[str, Row](), by_name(folder.iterdir())
     joined = _is_joined(sample)
     for line, cells in read_table(sample, [*(JOINED if joined else APART)]):
         name = _pair(cells, joined)[0]
-        path, problem = locate(folder, name)
+        path, problem = locate_plain(folder, name, known)
         if problem:
             raise UserError(f"{sample}, line {line}: {problem}")
         rows.setdefault(

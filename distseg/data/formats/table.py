@@ -14,7 +14,7 @@ from distseg.config.layouts import CsvConfig
 from distseg.config.schema import Config
 from distseg.data.columns import Form, is_empty, is_path, read_form
 from distseg.data.formats.detected import Detected
-from distseg.data.formats.row import Cell, Row, SubmissionSpec
+from distseg.data.formats.row import Cell, Row, SubmissionSpec, files_per_class
 from distseg.data.places import Images, folders_of
 from distseg.data.table_files import (
     convention,
@@ -83,7 +83,7 @@ def train(config: Config) -> list[Row]:
     for name, (path, _) in found.items():
         if path is not None:
             used.setdefault(path, []).append(name)
-    rows = []
+    rows, per_class = [], listing.is_paths and config.task == "multilabel" and listing.has_classes
     for name, entry in listing.entries.items():
         path, problem = found[name]
         if path is not None and len(used[path]) > 1:  # its objects are divided among them
@@ -93,7 +93,8 @@ def train(config: Config) -> list[Row]:
         texts, odd = _texts(config, listing, name, entry, masks)
         problem = problem or entry.problem or odd
         shown = path if path and not problem else listing.form.path
-        rows.append(Row(name, str(shown), kind + "|".join(texts), problem=problem))
+        target = files_per_class(texts) if per_class else kind + "|".join(texts)
+        rows.append(Row(name, str(shown), target, problem=problem))
     left = [path for path in images.names.values() if path not in used]
     tests = {row.image for row in test(config)} if left else set()
     left = [path for path in left if str(path) not in tests]
@@ -135,7 +136,7 @@ def _texts(
 
 def _num_texts(config: Config, listing: Listing) -> int:
     """One a class; of files without a class, one that holds all classes."""
-    has_classes = listing.form.class_ is not None or listing.form.joined
+    has_classes = listing.has_classes
     if listing.is_paths and has_classes and config.task == "multiclass":
         raise UserError(f"{listing.form.path}: a mask file for each class is for task: multilabel")
     return len(config.classes) if has_classes or not listing.is_paths else 1

@@ -17,6 +17,7 @@ from distseg.data.formats.row import (
     image_files,
     joined_rles,
     locate,
+    locate_plain,
     plain,
 )
 from distseg.records.errors import UserError
@@ -101,10 +102,10 @@ def test(config: Config) -> list[Row]:
     if not sample.is_file():
         paths = image_files(folder, "test images of data.format: tgs")
         return [Row(path.stem, str(path)) for path in paths][: config.data.limit]
-    rows: dict[str, Row] = {}
+    rows, known = dict[str, Row](), by_name(folder.iterdir() if folder.is_dir() else ())
     for line, cells in read_table(sample, ("id",)):
         name = cells["id"] or ""
-        path, problem = locate(folder, f"{name}.png")
+        path, problem = locate_plain(folder, f"{name}.png", known)
         if problem or not name or name in rows:
             raise UserError(f"{sample}, line {line}: {problem or f'id {name!r} is empty or twice'}")
         missing = "" if path.is_file() else "no such image"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from distseg.config.schema import Config
 from distseg.data.formats.detected import Detected
+from distseg.data.formats.names import is_image
 from distseg.data.formats.row import (
     Row,
     SubmissionSpec,
@@ -17,6 +18,7 @@ from distseg.data.formats.row import (
     image_files,
     joined_rles,
     locate,
+    locate_plain,
     plain,
 )
 from distseg.records.errors import UserError
@@ -26,7 +28,12 @@ READS = ("table",)  # keys of `data` that only some layouts read
 
 
 def detect(root: Path) -> Detected | None:
-    if not (root / "train").is_dir() or not (root / "train_mask.csv").is_file():
+    """By its table, too: others call a table with a header, or with commas, `train_mask.csv`."""
+    table = root / "train_mask.csv"
+    if not (root / "train").is_dir() or not table.is_file():
+        return None
+    _, cells = next(read_cells(table, "\t"), (1, []))
+    if len(cells) not in (1, 2) or "," in cells[0] or not is_image(Path(cells[0])):
         return None
     keys = {"data": {"format": "tianchi"}, "task": "binary", "classes": ["building"]}
     return Detected(keys, "train and train_mask.csv are there")
@@ -76,9 +83,9 @@ def test(config: Config) -> list[Row]:
     if not sample.is_file():
         found = image_files(folder, "test images of data.format: tianchi")
         return [Row(path.name, str(path)) for path in found][: config.data.limit]
-    rows: dict[str, Row] = {}
+    rows, known = dict[str, Row](), by_name(folder.iterdir())
     for line, name, _ in _lines(sample):
-        path, problem = locate(folder, name)
+        path, problem = locate_plain(folder, name, known)
         if problem or name in rows:
             raise UserError(f"{sample}, line {line}: {problem or f'{name!r} stands twice'}")
         rows[name] = Row(name, str(path), problem="" if path.is_file() else "no such image")

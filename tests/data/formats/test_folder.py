@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from distseg.api import checked_config
 from distseg.cli import main
 from distseg.config.load import dump_config
 from distseg.data.check import mistakes
@@ -223,6 +224,29 @@ def two_trains(root: Path) -> Targets:
     return write(root, "images/train", "masks/train")
 
 
+def two_vals(root: Path) -> Targets:
+    found = parts("train/{}", "valid/{}", "test/{}")(root)
+    write(root, "val/images", "val/masks", rows=range(2))
+    return found
+
+
+def masks_among_tests(root: Path) -> Targets:
+    """Test images with their masks beside them, as some tools export them."""
+    for i in range(2):
+        save(root / "test_images" / f"t{i}.png", gray(90 + i))
+        save(root / "test_images" / f"t{i}_mask.png", shape(i) * np.uint8(255))
+    return write(root, "images", "masks", mask="{}_mask.png")
+
+
+def fields_of_view(root: Path) -> Targets:
+    """DRIVE: `mask` is what the camera sees, the same in all images."""
+    found = drive(root)
+    for i in range(NUM):
+        whole = np.full((SIZE, SIZE), 255, np.uint8)
+        save(root / "training" / "mask" / f"2{i}_training_mask.gif", whole)
+    return found
+
+
 VAL = tuple(f"a{i}" for i in range(8, NUM))
 TESTS = ("t0", "t1")
 SPLIT = r"8 images in .*, 4 in .*: they validate"
@@ -262,6 +286,26 @@ CASES |= {
         {"data__folds": {"kind": "stratified", "num": 2}}, tests=TESTS,
     ),
     "a part without masks": Case(lonely, "data.folder.val_images and val_masks", is_refused=True),
+    "two validation parts": Case(
+        two_vals, "val/images, valid/images: say with data.folder.val_images", is_refused=True,
+    ),
+    "two validation parts, said": Case(
+        two_vals, SPLIT, {"data__folder": {
+            "val_images": "valid/images", "val_masks": "valid/masks",
+        }}, val=VAL, tests=TESTS,
+    ),
+    "masks among the test images": Case(
+        masks_among_tests, "masks as {id}_mask", tests=TESTS,
+    ),
+    "a field of view beside the truth": Case(
+        fields_of_view, "training/images and training/mask; training/images and training/1st_man",
+        is_refused=True,
+    ),
+    "a field of view beside the truth, said": Case(
+        fields_of_view, "images as {id}_training, masks as {id}_manual1", {"data__folder": {
+            "images": "training/images", "masks": "training/1st_manual", "test_images": None,
+        }},
+    ),
     "two train parts": Case(
         two_trains, "several folders of train images and masks", is_refused=True,
     ),
@@ -292,6 +336,23 @@ def class_parts(root: Path) -> Targets:
     return class_folders(root, "train/masks", range(8)) | class_folders(
         root, "val/masks", range(8, NUM)
     )
+
+
+def one_class(root: Path) -> Targets:
+    """masks/road/a0.png, ..., of 0 and 255."""
+    return write(root, "images", "masks/road")
+
+
+def empty_class(root: Path) -> Targets:
+    (root / "masks" / "bicycle").mkdir(parents=True)
+    return class_folders(root)
+
+
+def empty_class_of_the_config(root: Path) -> Targets:
+    """An empty folder is as one that is not there: no image holds the class."""
+    found = empty_class(root)
+    zeros = np.zeros((1, SIZE, SIZE), np.uint8)
+    return {key: np.concatenate([zeros, target]) for key, target in found.items()}
 
 
 def nuclei(root: Path, train: str = "stage1_train", rows: range = range(NUM)) -> Targets:
@@ -339,6 +400,19 @@ NUCLEI = r"of 12 images in stage1_train/\{id\}/masks, one per object: joined"
 CASES |= {
     "class folders": Case(class_folders, settings=LABELS),
     "class folders of parts": Case(class_parts, SPLIT, LABELS, val=VAL),
+    "one class folder": Case(one_class, settings={"task": "multilabel", "classes": ["road"]}),
+    "one class folder of a binary set": Case(
+        one_class, r"folders of masks, road: .*task: multilabel and classes: \[road\]",
+        is_refused=True,
+    ),
+    "an empty class folder": Case(empty_class, settings=LABELS),
+    "an empty class folder of a class": Case(
+        empty_class, "class bicycle is in no image", is_refused=True,
+        settings={**LABELS, "classes": ["bicycle", "car", "road"]},
+    ),
+    "an empty class folder of a class, allowed": Case(empty_class_of_the_config, settings={
+        **LABELS, "classes": ["bicycle", "car", "road"], "data__allow_bad": True,
+    }),
     "class folders of a binary set": Case(
         class_folders, r"folders of masks, car, road: .*task: multilabel and classes: \[car, ro",
         is_refused=True,
@@ -388,9 +462,20 @@ def stack(i: int, num: int = 5) -> Array:
 
 
 FIVE = {"input__channels": 5}
+SHOUTED = stacks(".npy")
+
+
+def shouted(root: Path) -> Targets:
+    found = SHOUTED(root)
+    for path in (root / "images").iterdir():
+        path.rename(path.with_suffix(".NPY"))
+    return found
+
+
 STACKS: dict[str, Case] = {
     "pages": Case(stacks(".tif"), r"L;5 pages as channels \(12\)", FIVE),
     "npy, channels first": Case(stacks(".npy"), r"npy, 5 channels first \(12\)", FIVE),
+    "npy, in capitals": Case(shouted, r"npy, 5 channels first \(12\)", FIVE),
     "npy, channels last": Case(stacks(".npy", first=False), r"modes: npy \(12\)", FIVE),
     "pages of other channels": Case(
         stacks(".tif"), "has 5 pages, which are channels; input.channels is 3", is_refused=True,
@@ -470,6 +555,17 @@ def test_stacks_are_channels(tmp_path: Path, name: str) -> None:
     assert matches(one.says, report(c, inspect(c, layout("folder").train(c))))
     sample = Manifest.read(run.truth)[0]
     assert (sample.height, sample.width) == (SIZE, SIZE)
+
+
+def test_a_config_of_python_keeps_the_own_split(tmp_path: Path) -> None:
+    """As the same keys in a mapping or a file do."""
+    _, c, _ = made(tmp_path, CASES["train/images"])
+    settings = {"members": {"a": {"encoder": "resnet18", "encoder_weights": None}}}
+    c = config(tmp_path / "data", data__folds={}, input__fit="resize", **settings)
+    assert checked_config(c, default=None).data.folds.kind == "split"
+    said = config(tmp_path / "data", data__folds={"kind": "stratified"}, input__fit="resize",
+                  **settings)  # fmt: skip
+    assert checked_config(said, default=None).data.folds.kind == "stratified"
 
 
 def test_each_object_is_named_in_the_manifest(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,24 @@ def test_a_folder_of_masks_per_class(tmp_path: Path) -> None:
         (False, True),
     ]
     assert layout("folder").submission(c).class_ids == ("a", "b")
+
+
+SAMPLES: dict[str, tuple[str, str, str]] = {
+    "tgs": ("test/images", "sample_submission.csv", "id,rle_mask\n{},\n"),
+    "severstal": ("test_images", "sample_submission.csv", "ImageId_ClassId,EncodedPixels\n{}.png_1,\n"),
+    "tianchi": ("test_a", "test_a_samplesubmit.csv", "{}.png\t\n"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", SAMPLES)
+def test_a_sample_fits_test_images_from_a_mac(tmp_path: Path, form: str) -> None:
+    """The id is as the sample writes it, the path as the file is called."""
+    place, sample, text = SAMPLES[form]
+    name = "b\u00e4ume"
+    path = save(tmp_path / place / f"{unicodedata.normalize('NFD', name)}.png", gray(1))
+    (tmp_path / sample).write_text(text.format(name))
+    (row,) = layout(form).test(config(tmp_path, data__format=form))
+    assert (row.id.removesuffix(".png"), row.image, row.problem) == (name, str(path), "")
 
 
 def test_the_report_counts(tmp_path: Path) -> None:

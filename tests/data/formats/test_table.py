@@ -23,6 +23,7 @@ from distseg.data.mask_values import run_rle, write_values
 from distseg.data.read_target import read_target
 from distseg.records.errors import UserError
 from distseg.records.files import read_json, write_json
+from tests.data.data_helpers import save
 from tests.data.formats import layout_helpers, table_sets
 from tests.data.formats.table_sets import HEIGHT, SETS, WIDTH, MadeSet, pixels, table_config
 from tests.tiny import write_submission
@@ -419,6 +420,58 @@ def test_a_class_that_is_none_and_a_class_that_lacks(tmp_path: Path) -> None:
     assert "class '9'; valid: 1, 2, 3, 4" in problems["i0.jpg"]
     assert "no row of i1.jpg for class 1; each class has one" in problems["i1.jpg"]
     assert len(problems) == 2
+
+
+GAPS: dict[str, tuple[str, str, list[str] | None, tuple[str, ...] | str]] = {
+    "gaps": ("124", "multilabel", None, ("1", "2", "4")),
+    "from 2": ("23", "multilabel", None, ("2", "3")),
+    "in another order": ("12", "multilabel", ["class_2", "class_1"], ("2", "1")),
+    "a class without a row": ("13", "multilabel", ["class_1", "class_2", "class_3"],
+                              ("1", "2", "3")),
+    "of a background": ("13", "multiclass", ["background", "class_1", "class_3"], ("", "1", "3")),
+    "from 0": ("023", "multilabel", None, ("0", "2", "3")),
+    "counted": ("12", "multilabel", ["rust", "dent"], ("1", "2")),
+    "counted from 0": ("01", "multilabel", ["class_1", "class_2"], ("0", "1")),
+    "other names": ("124", "multilabel", ["rust", "dent", "hole"], "1, 2, 4.*count 1 to 3.*class_4"),
+    "other names from 2": ("23", "multilabel", ["rust", "dent"], "2, 3.*count 1 to 2.*first_class"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GAPS)
+def test_numbers_of_classes_that_have_gaps(tmp_path: Path, name: str) -> None:
+    """`class_4` is class 4 wherever it stands; which class another name is has to be said."""
+    numbers, task, classes, expected = GAPS[name]
+    lines = ["ImageId,ClassId,EncodedPixels"]
+    for number in numbers:
+        table_sets.image(tmp_path / "pictures" / f"i{number}.png", int(number))
+        box = table_sets.box(int(number), int(number) + 2, 3, 9)
+        lines.append(f"i{number}.png,{number},{table_sets.runs(box)}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
+    if classes is None:
+        classes = detect(tmp_path).keys["classes"]
+        assert classes == [f"class_{number}" for number in numbers]
+    config = table_config(tmp_path, task, classes, csv={"order": "column", "base": 1})
+    if isinstance(expected, str):
+        with pytest.raises(UserError, match=f"classes: the table numbers its classes {expected}"):
+            TABLE.train(config)
+        return
+    rows = TABLE.train(config)
+    for number, row in zip(numbers, rows, strict=True):
+        filled = [bool(code) for code in row.target.removeprefix("rle:").split("|")]
+        assert filled == [one == number for one in expected] and not row.problem
+
+
+def test_paths_of_masks_of_one_class(tmp_path: Path) -> None:
+    """The file that a line with a class names is of two values, and holds no numbers of classes."""
+    for number in range(2):
+        table_sets.image(tmp_path / "images" / f"{number}.png", number)
+        save(tmp_path / "masks" / f"m{number}.png", table_sets.box(2, 9, 3, 9) * np.uint8(255))
+    lines = ["image,class,mask_path", "0.png,rust,m0.png", "1.png,rust,m1.png"]
+    (tmp_path / "train.csv").write_text("\n".join(lines) + "\n")
+    config = table_config(tmp_path, "multilabel", ["rust"])
+    for row in TABLE.train(config):
+        target = read_target(row.target, config, table_sets.HEIGHT, table_sets.WIDTH)
+        assert np.array_equal(target, table_sets.box(2, 9, 3, 9)[None])
 
 
 def test_objects_of_two_classes_in_one_pixel(tmp_path: Path) -> None:
