@@ -112,8 +112,9 @@ def _not_yaml(error: Exception) -> str:
 
 
 def apply_overrides(tree: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
-    """Set `key.sub=value` in a config tree; values are YAML. List items go by number. UserError
-    lists every override that cannot be set."""
+    """Set `key.sub=value` in a config tree; values are YAML, but for a pattern of names that begins
+    with `{id}`, which stands for itself. List items go by number. UserError lists every override
+    that cannot be set."""
     lines = []
     for text in overrides:
         key, equals, value = text.partition("=")
@@ -122,7 +123,8 @@ def apply_overrides(tree: dict[str, Any], overrides: list[str]) -> dict[str, Any
                 raise UserError(f"override {shown(text)}: write it as key.sub=value")
             if key.count(".") > MAX_DEPTH:
                 raise UserError(f"override {shown(text)}: more than {MAX_DEPTH} levels of keys")
-            set_key(tree, key, yaml.load(value, Loader=_Loader))  # a SafeLoader
+            is_name = value.startswith("{id}")  # no mapping: data.folder.mask={id}_mask.png
+            set_key(tree, key, value if is_name else yaml.load(value, Loader=_Loader))  # safe
         except UserError as error:
             lines.append(str(error))
         except YAML_ERRORS as error:

@@ -66,11 +66,16 @@ class Form:
                 )
             yield line, dict(zip(self.names, (cell.strip() for cell in cells), strict=True))
 
+    @property
+    def image_columns(self) -> list[str]:
+        """The columns that name the image."""
+        return _PLACES.findall(self.image) if "{" in self.image else [self.image]
+
     def image_of(self, cells: dict[str, str]) -> str:
         """What a row calls its image (and class, where they are joined); "" where it is empty."""
         if "{" not in self.image:
             return cells[self.image]
-        parts = {name: cells[name] for name in _PLACES.findall(self.image)}
+        parts = {name: cells[name] for name in self.image_columns}
         return _PLACES.sub(lambda m: parts[m[1]], self.image) if all(parts.values()) else ""
 
     def parts(self, cells: dict[str, str], classes: Sequence[str] = ()) -> tuple[str, str]:

@@ -193,12 +193,9 @@ def _described(root: Path, pair: _Pair) -> Detected:
     taken, parts = set(folder.values()), _parts_like(root, pair, TEST)
     tests = [one for one in (*_there(root, TESTS), *parts) if one not in taken]
     folder["test_images"] = test = _only(root, "test", tests)
-    if (
-        test is not None
-        and test in parts
-        and _has_masks(root, pair, test, parts[test], of_all=True)
-    ):
-        folder["test_masks"] = parts[test]
+    truth = parts.get(test or "")
+    if test is not None and _has_masks(root, pair, test, truth, of_all=True):
+        folder["test_masks"] = truth
     keys: dict[str, Any] = {"data": data}
     if pair.classes:
         keys |= {"task": "multilabel", "classes": list(pair.classes)}

@@ -235,8 +235,8 @@ def read_folds(
 ) -> list[int]:
     """The fold of each row from a CSV `id,fold`.
 
-    UserError: a row has no fold or two, a fold is no number, no row is validated, or duplicates or the
-    rows of a group lie in different folds.
+    UserError: a row has no fold or two, a fold is no number, no row is validated, or duplicates or
+    the rows of a group lie in different folds.
     """
     table: dict[str, int] = {}
     for name, (line, text) in read_by_id(path, "fold").items():

@@ -214,6 +214,12 @@ def test_each_broken_file_gives_one_clear_message(
     assert part in str(caught.value)
 
 
+@pytest.mark.parametrize("pattern", ["{id}_mask.png", "{id}", "{id}.*", "gt_{id}"])
+def test_a_pattern_of_names_is_written_as_messages_write_it(pattern: str) -> None:
+    tree = apply_overrides(tiny_tree(), [f"data.folder.mask={pattern}"])
+    assert tree["data"]["folder"]["mask"] == pattern
+
+
 @pytest.mark.parametrize("override", ["novalue", "=3", "stages.7.keep=last", "name.sub=1"])
 def test_bad_overrides_are_refused(override: str) -> None:
     with pytest.raises(UserError, match="override"):

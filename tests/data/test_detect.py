@@ -218,7 +218,7 @@ DOUBTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "two words behind the names": (
         suffixes, "masks end with _mask and with _label: say with data.folder.mask",
     ),
-    "val and valid": (parts_beside("train", "val", "valid"), "val, valid: say with data.folder.val"),
+    "val and valid": (parts_beside("train", "val", "valid"), "val, valid: say with data.folder"),
     "valid without masks": (
         parts_beside("train", "valid", bare="valid"), "no folder of masks beside it.*val_images",
     ),

@@ -56,6 +56,7 @@ def _part(config: Config, options: FolderConfig, images: str, masks: str, key: s
     own = _mask_name(options)
     if shared and own.text != ID:
         listed = [one for one in listed if own.id_in(one.paths[0].name) is None]
+        listed = _without_masks([own], listed)  # a further one of its image has a number
     return paired(config, options, listed, masks)[: config.data.limit]
 
 
@@ -156,7 +157,9 @@ def _test_images(config: Config, options: FolderConfig) -> list[Found]:
     name = None if options.test_image is None else Name(options.test_image)
     first: dict[str, Found] = {}
     listed = files_in(Path(config.data.root), options.test_images, name, "test_images")
-    for one in listed if ID in options.test_images else _without_masks(options, listed):
+    if ID not in options.test_images:
+        listed = _without_masks([_mask_name(options), Name(f"{ID}_mask")], listed)
+    for one in listed:
         other = first.setdefault(one.id, one)
         if other is not one:
             raise UserError(
@@ -166,15 +169,13 @@ def _test_images(config: Config, options: FolderConfig) -> list[Found]:
     return [_alone(one) for one in first.values()][: config.data.limit]
 
 
-def _without_masks(options: FolderConfig, listed: Sequence[Found]) -> list[Found]:
-    """The files of a folder without those that are named as the mask of another of them: as the
-    train masks are, or `a_mask.png` beside `a.png`."""
-    patterns = {_mask_name(options).text, f"{ID}_mask"} - {ID}
-    ids = {plain(one.id) for one in listed}
+def _without_masks(patterns: Sequence[Name], listed: Sequence[Found]) -> list[Found]:
+    """The files of a folder without those that are named as the mask of another of them."""
+    ids, names = {plain(one.id) for one in listed}, [name for name in patterns if name.text != ID]
 
     def is_mask(one: Found) -> bool:
         file = plain(one.paths[0].name)
-        owners = {Name(text).id_of_several(file, ids) for text in patterns}
+        owners = {name.id_of_several(file, ids) for name in names}
         return bool(owners & (ids - {plain(one.id)}))
 
     return [one for one in listed if not is_mask(one)]
@@ -192,19 +193,19 @@ def paired(config: Config, options: FolderConfig, images: Sequence[Found], masks
     """A row for each image, and a row with a problem for each mask that has no image. masks: their
     folder, below data.root."""
     ids = {plain(one.id) for one in images}
-    found = _masks(config, options, masks, ids)
+    held = _masks(config, options, masks, ids)
     first: dict[str, Found] = {}
     rows: dict[str, Row] = {}
     for one in map(_alone, images):
         own = plain(one.id)
         other = first.setdefault(own, one)
-        problem = one.problem or found.problems.get(own, "")
-        rows[own] = _row(replace(one, problem=problem), found, options)
+        problem = one.problem or held.problems.get(own, "")
+        rows[own] = _row(replace(one, problem=problem), held, options)
         if other is not one:  # which of them the mask belongs to is not known
             problem = f"id {one.id!r} is already that of {other.paths[0].name}: neither is used"
             rows[own] = Row(one.id, str(one.paths[0]), problem=problem)
     orphans = {
-        own: paths[0] for table in found.tables for own, paths in table.items() if own not in ids
+        own: paths[0] for table in held.tables for own, paths in table.items() if own not in ids
     }
     return list(rows.values()) + [
         Row(own, str(path), problem="a mask without an image") for own, path in orphans.items()

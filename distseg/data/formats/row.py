@@ -26,8 +26,8 @@ class Row:
 
     target: "" (none), "file:PATH" (multilabel: "file:A|B", one path per class, empty where there
     is none, see `files_per_class`), or "rle:R" (one RLE per class, joined by "|"; from 0 or along
-    the rows: the other TARGET_KINDS of functional/rle.py). Several paths or RLEs that are joined by ";" are one mask,
-    their union. "shapes:S": data/shapes.py.
+    the rows: the other TARGET_KINDS of functional/rle.py). Several paths or RLEs that are joined by
+    ";" are one mask, their union. "shapes:S": data/shapes.py.
     validates: whether it belongs to the data set's own validation part (folds.kind: split).
     problem: why the row is known to be bad before its files are read; "" when it is not.
     height, width: native size in pixels; 0 while it is not known.

@@ -68,7 +68,9 @@ def said(config: Config) -> list[str]:
         order, base = convention(config, listing, Images.of(train_folders(config, listing)))
         line += f"; RLEs count {'down the columns' if order == 'column' else 'along the rows'}"
         line += f" from {base}"
-    return [line]
+    read = {*form.image_columns, form.mask, form.class_}
+    unread = [name for name in form.names if name not in read]
+    return [line + (f"; not read: {', '.join(unread)}" if unread else "")]
 
 
 def train(config: Config) -> list[Row]:

@@ -100,6 +100,14 @@ def objects(root: Path) -> Targets:
     return found
 
 
+def objects_beside(root: Path) -> Targets:
+    """a0.png, a0_mask.png, a0_mask_1.png: none of the masks is an image."""
+    found = objects(root)
+    for path in (root / "masks").iterdir():
+        path.rename(root / "images" / path.name.replace("_mask_1", "_mask").replace("_2", "_1"))
+    return found
+
+
 def beside(root: Path) -> Targets:
     return write(root, "images", "images", "{}.png", "{}_mask.png")
 
@@ -171,6 +179,10 @@ CASES: dict[str, Case] = {
     ),
     "a mask for each object": Case(objects, "two masks: a0_mask_1.png and a0_mask_2.png",
                                    is_refused=True),
+    "a mask for each object, in one folder": Case(
+        objects_beside, "masks as {id}_mask",
+        {"data__folder": {"masks": "images", "mask_suffix": "_mask", "several": "union"}},
+    ),
     "a mask for each object, said": Case(objects, "masks as {id}_mask",
                                          {"data__folder": {"several": "union"}}),
     "strangers": Case(strangers, "no mask has the name of an image.*data.folder.mask",

@@ -100,7 +100,9 @@ def test_a_folder_of_masks_per_class(tmp_path: Path) -> None:
 
 SAMPLES: dict[str, tuple[str, str, str]] = {
     "tgs": ("test/images", "sample_submission.csv", "id,rle_mask\n{},\n"),
-    "severstal": ("test_images", "sample_submission.csv", "ImageId_ClassId,EncodedPixels\n{}.png_1,\n"),
+    "severstal": (
+        "test_images", "sample_submission.csv", "ImageId_ClassId,EncodedPixels\n{}.png_1,\n",
+    ),
     "tianchi": ("test_a", "test_a_samplesubmit.csv", "{}.png\t\n"),
 }  # fmt: skip
 

@@ -432,8 +432,8 @@ GAPS: dict[str, tuple[str, str, list[str] | None, tuple[str, ...] | str]] = {
     "from 0": ("023", "multilabel", None, ("0", "2", "3")),
     "counted": ("12", "multilabel", ["rust", "dent"], ("1", "2")),
     "counted from 0": ("01", "multilabel", ["class_1", "class_2"], ("0", "1")),
-    "other names": ("124", "multilabel", ["rust", "dent", "hole"], "1, 2, 4.*count 1 to 3.*class_4"),
-    "other names from 2": ("23", "multilabel", ["rust", "dent"], "2, 3.*count 1 to 2.*first_class"),
+    "other names": ("124", "multilabel", ["rust", "dent", "hole"], "1, 2, 4.*1 to 3.*class_4"),
+    "other names from 2": ("23", "multilabel", ["rust", "dent"], "2, 3.*1 to 2.*first_class"),
 }  # fmt: skip
 
 
