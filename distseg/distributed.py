@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs
@@ -26,6 +29,7 @@ __all__ = [
     "check_launch",
     "check_ranks",
     "default_workers",
+    "first_of_machine",
     "launch_file",
     "make_accelerator",
     "one_process",
@@ -35,6 +39,8 @@ __all__ = [
 
 # What `accelerate launch` sets from a DeepSpeed YAML begins with this.
 LAUNCHED = "ACCELERATE_DEEPSPEED_"
+LOOK_S = 0.2  # between two looks at what another rank has done
+_CALLS = itertools.count()  # of first_of_machine, the same on all ranks
 # Flags of /proc/cpuinfo: with one of them bfloat16 is multiplied in hardware.
 BF16_FLAGS = {"amx_tile", "avx512_bf16"}
 
@@ -139,6 +145,36 @@ def check_ranks(accelerator: Accelerator) -> Accelerator:
         )
     _set_up(accelerator.device)
     return accelerator
+
+
+def first_of_machine(
+    accelerator: Accelerator, work: Callable[[], str], waiting: Callable[[], None]
+) -> str:
+    """All ranks: what `work` returns in the first rank of this machine, which alone does it; they
+    leave together, when all machines have it.
+
+    It may take longer than ranks wait in a collective (`rank_timeout`): who waits looks again and
+    again into the store through which the ranks have found each other, and calls `waiting`, which
+    may raise. Where a first rank raises, the launcher ends the others.
+    """
+    place = f"distseg/first_of_machine/{next(_CALLS)}"
+    if accelerator.num_processes == 1:
+        return work()
+    store = dist.distributed_c10d._get_default_store()
+    own = f"{place}/{accelerator.process_index - accelerator.local_process_index}"
+
+    def wait_for(is_there: Callable[[], bool]) -> None:
+        while not is_there():
+            waiting()
+            time.sleep(LOOK_S)
+
+    if accelerator.is_local_main_process:
+        store.set(own, work())
+    wait_for(lambda: store.check([own]))
+    found = store.get(own).decode()
+    store.add(f"{place}/ready", 1)
+    wait_for(lambda: store.add(f"{place}/ready", 0) >= accelerator.num_processes)
+    return found
 
 
 def _set_up(device: torch.device) -> None:

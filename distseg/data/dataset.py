@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,12 @@ from distseg.data.read_target import read_target
 from distseg.functional.combine import softmax
 from distseg.functional.metrics import VOID
 from distseg.records.errors import UserError
-from distseg.records.manifest import Manifest, Sample
+from distseg.records.manifest import FROM_TEST, Manifest, Sample, image_id
 from distseg.records.predictions import Predictions
 
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 Transform = Callable[[NDArray[np.uint8], NDArray[np.uint8], int], Pair]
 Numbers = Callable[[int, int, int], dict[str, NDArray[Any]]]  # of (height, width, seed)
-PSEUDO = "test:"  # what the id of a test image's row begins with: train and test may share ids
-FROM_TEST = ("pseudo", "unlabeled")  # origins of rows that are test images
 STATISTICS_ROWS = 4096  # images that mean and std are measured on
 SOFT_SCALE = 254  # probability 1 of a soft target; 255 is VOID
 
@@ -54,8 +52,9 @@ class TrainData:
 
     A human label comes from the decode cache; a label that a model made is the RLE in its row, and
     a soft one is a row of Predictions. Pseudo-labeled and unlabeled images come from `extra`, the
-    cache of the test images; an unlabeled one is VOID all over. Soft logits are divided by
-    `temperature` before they become probabilities.
+    cache of the test images; an unlabeled one is VOID all over. Soft logits are divided by the
+    temperature of their folder, `temperatures[sample.soft]` (1 without one), before they become
+    probabilities.
     """
 
     def __init__(
@@ -65,10 +64,10 @@ class TrainData:
         extra: Cache | None,
         config: Config,
         folder: Path,
-        temperature: float = 1.0,
+        temperatures: Mapping[str, float] | None = None,
     ) -> None:
         self.manifest, self.cache, self.extra = manifest, cache, extra
-        self.config, self.temperature = config, temperature
+        self.config, self.temperatures = config, dict(temperatures or {})
         paths = sorted({sample.soft for sample in manifest if sample.soft})
         self.predictions = {path: Predictions(folder / path) for path in paths}
 
@@ -86,7 +85,7 @@ class TrainData:
         if sample.origin not in FROM_TEST:
             return self.cache.image(sample.id)
         assert self.extra is not None, "a train set with test images has their cache"
-        return self.extra.image(sample.id.removeprefix(PSEUDO))
+        return self.extra.image(image_id(sample))
 
     def target(self, row: int) -> NDArray[np.uint8]:
         """The target of a row, (K, H, W); 255 where a pixel counts nowhere."""
@@ -106,8 +105,9 @@ class TrainData:
         sample = self.manifest[row]
         if not sample.soft:
             return np.zeros((self.config.num_outputs, sample.height, sample.width), np.uint8)
-        logits = self.predictions[sample.soft].of(sample.id.removeprefix(PSEUDO))
-        scaled = np.clip(logits.astype(np.float32) / self.temperature, -30, 30)
+        logits = self.predictions[sample.soft].of(image_id(sample))
+        temperature = self.temperatures.get(sample.soft, 1.0)
+        scaled = np.clip(logits.astype(np.float32) / temperature, -30, 30)
         if self.config.task == "multiclass":
             return np.round(SOFT_SCALE * softmax(scaled)).astype(np.uint8)
         return np.round(SOFT_SCALE / (1 + np.exp(-scaled))).astype(np.uint8)

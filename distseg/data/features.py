@@ -2,9 +2,10 @@
 
 A store lies in `FOLDER/<key>/`: maps.f16, the maps of every image and view one after another in
 float16, and index.json with a checksum of each image's. The key says all that the maps depend on.
-Who makes a store holds `<key>.lock`; `.lock` guards what is in the folder, and is held for moments
-only. A store is made in `<key>.tmp`, which takes its whole size at once, and renamed when it is
-whole. Whoever reads one keeps a shared lock on its index: one in use is not removed for another.
+Who makes a store or compares its checksums holds `<key>.lock`; `.lock` guards what is in the
+folder, and is held for moments only. A store is made in `<key>.tmp`, which takes its whole size at
+once, and renamed when it is whole. Whoever reads one keeps a shared lock on its index: one in use
+is not removed, neither for another nor because it is damaged.
 """
 
 from __future__ import annotations
@@ -81,8 +82,16 @@ class FeatureStore:
         self.folder, path = folder, folder / "index.json"
         # shared: `_in_use` asks for it; the open file holds it as long as the store lives
         self._held = path.open("rb")
-        fcntl.flock(self._held, fcntl.LOCK_SH)
-        record = read_json(path)
+        try:
+            fcntl.flock(self._held, fcntl.LOCK_SH)
+            self._read(path)
+        except BaseException:
+            self.close()
+            raise
+
+    def _read(self, path: Path) -> None:
+        """The index, and the maps that it says are there."""
+        folder, record = self.folder, read_json(path)
         with parsing(path, _advice(folder)):
             digest = record.pop("digest")
             self.views, self.values = int(record["views"]), int(record["values"])
@@ -151,28 +160,28 @@ def feature_store(
     limit: float,
     fill: Callable[[StoreWriter], None],
     *,
-    check: bool,
     waiting: Callable[[], None] = lambda: None,
 ) -> FeatureStore | str:
-    """The store of `wanted` in `folder`, from there or made by `fill`; or why there can be none.
+    """The store of `wanted` in `folder`, from there, where its bytes are compared with their
+    checksums, or made by `fill`; or why there can be none.
 
     Stores that nobody reads go for it, the one that was unused for longest first, where all of them
     would take more than `limit` bytes.
 
     Args:
-        check: compare its bytes with their checksums.
-        waiting: called again and again while another job makes it; it may raise.
+        waiting: called again and again while another job makes or checks it; it may raise.
 
     Raises:
         OSError: of the disk. What `fill` raises; nothing is then left of the store.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if found := _open(folder, wanted, check):
-        return found
+    too_much = ""
     if wanted.bytes > limit:
-        return f"they take {_gb(wanted.bytes)}, and data.feature_cache_gb is {limit / 1e9:g}"
+        too_much = f"they take {_gb(wanted.bytes)}, and data.feature_cache_gb is {limit / 1e9:g}"
+    if too_much and not (folder / wanted.name).is_dir():
+        return too_much
     with _taken(FileLock(folder / f"{wanted.name}.lock"), waiting):
-        if found := _open(folder, wanted, check):
+        if found := _checked(folder, wanted) or too_much:
             return found
         with _made(folder, wanted, limit) as made:
             if isinstance(made, str):
@@ -181,8 +190,16 @@ def feature_store(
             made.finish()
             with _guard(folder):
                 put_folder(made.folder, folder / wanted.name)
-    built = _open(folder, wanted, check=False)
-    return built or "another job has removed them"
+                return FeatureStore(folder / wanted.name)
+
+
+def open_store(folder: Path, wanted: Wanted) -> FeatureStore:
+    """The store of `wanted`, as it is; whoever calls this knows that `feature_store` has just
+    returned it, and that it is held open there. Damaged, OSError: it cannot be read."""
+    with _guard(folder):
+        store = FeatureStore(folder / wanted.name)
+        os.utime(store.folder / "index.json")  # the last use of it
+        return store
 
 
 def _taken(lock: FileLock, waiting: Callable[[], None]) -> AbstractContextManager[Any]:
@@ -193,7 +210,7 @@ def _taken(lock: FileLock, waiting: Callable[[], None]) -> AbstractContextManage
             return lock.acquire(timeout=WAIT_S if said else 0)
         except Timeout:
             if not said:
-                logger.info("waits for another job, which computes the feature maps")
+                logger.info("waits for another job, which computes or checks the feature maps")
             said = True
             waiting()
 
@@ -225,23 +242,27 @@ def _made(folder: Path, wanted: Wanted, limit: float) -> Iterator[StoreWriter | 
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _open(folder: Path, wanted: Wanted, check: bool) -> FeatureStore | None:
-    """The store, if it is there and whole; a damaged one goes, which is logged."""
+def _checked(folder: Path, wanted: Wanted) -> FeatureStore | str:
+    """The store, if it is there and whole, else "". A damaged one goes, which is logged; where a
+    job reads it, which has found it whole, it stays: why there can be none."""
     place = folder / wanted.name
     try:
-        with _guard(folder):
-            store = FeatureStore(place)
-            os.utime(place / "index.json")  # the last use of it
-        if check:
+        store = open_store(folder, wanted)
+        try:
             store.check()
+        except BaseException:
+            store.close()
+            raise
         return store
     except FileNotFoundError:
-        return None
+        return ""
     except Damaged as error:
         logger.warning("%s", error)
         with _guard(folder):
+            if _in_use(place):
+                return f"{place} is damaged, and a job that has begun before reads it"
             shutil.rmtree(place, ignore_errors=True)
-        return None
+        return ""
 
 
 def _make_room(folder: Path, need: int, limit: float) -> int:
@@ -266,6 +287,7 @@ def _stores(folder: Path) -> Iterator[tuple[Path, int]]:
 
 
 def _in_use(place: Path) -> bool:
+    """Whether somebody reads a store, or makes it; also where it cannot be told."""
     if place.suffix == ".tmp":  # whoever makes it holds its lock
         try:
             with FileLock(place.with_suffix(".lock"), timeout=0):
@@ -273,12 +295,13 @@ def _in_use(place: Path) -> bool:
         except Timeout:
             return True
     try:
-        with (place / "index.json").open("rb") as file:
+        # "+": NFS gives an exclusive lock on a file that is open for writing, and on no other
+        with (place / "index.json").open("r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # it has no index
+    except FileNotFoundError:  # it has no index: nobody has read it
         return False
+    except OSError:
+        return True
     return False
 
 

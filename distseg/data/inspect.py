@@ -236,7 +236,8 @@ def _open(config: Config, row: Row) -> _Good:
     image = to_input(decoded, reading_of(config))
     height, width = image.shape[:2]
     target = open_target(row.target, config, height, width)
-    _check_fits(config, row, height, width)
+    if reason := too_large(config, height, width):
+        raise BadFile(row.image, reason)
     constant = is_constant(image)
     if constant and config.data.exclude_constant:
         raise BadFile(row.image, f"all pixels are {image[0, 0].tolist()} {EXCLUDED}")
@@ -247,16 +248,17 @@ def _open(config: Config, row: Row) -> _Good:
     return _Good(sized, facts, image, target.planes, target.codings)
 
 
-def _check_fits(config: Config, row: Row, height: int, width: int) -> None:
-    """BadFile for an image that is larger than the canvas of a member whose fit is pad."""
-    for name in config.members:
+def too_large(config: Config, height: int, width: int, members: Sequence[str] = ()) -> str:
+    """Why an image of this size cannot be trained on, for a person to read: a member's fit is pad,
+    and the image larger than its canvas; "" where none of `members` (of all, if empty) has that."""
+    for name in members or config.members:
         own = config.input_of(name)
         if own.fit == "pad" and Fit(own).canvas(height, width) != (own.height, own.width):
-            raise BadFile(
-                row.image,
+            return (
                 f"{height}x{width} is larger than the input {own.height}x{own.width} of member "
-                f"{name}: enlarge it, or set input.fit to crop or resize",
+                f"{name}: enlarge it, or set input.fit to crop or resize"
             )
+    return ""
 
 
 def _coverage(target_KHW: np.ndarray, config: Config) -> tuple[float, ...]:

@@ -23,7 +23,7 @@ from distseg.data.threads import in_threads
 from distseg.functional.drawing import as_rgb
 from distseg.records.errors import UserError
 from distseg.records.log import counted
-from distseg.records.manifest import Manifest
+from distseg.records.manifest import Manifest, pair_folds
 from distseg.records.paths import Run
 from distseg.records.tables import read_rows, write_table
 
@@ -91,13 +91,20 @@ def held_out(units: Sequence[str], share: float, *seed: object) -> set[str]:
 
 
 def check_inner_share(config: Config, run: Run, cache: Cache) -> None:
-    """UserError where `train.inner_share` leaves a fold's members nothing to be watched by; looks
-    at the images, if it is set, before the first job would."""
-    if config.train.inner_share:
-        units, manifest = open_units(config, run, cache), Manifest.read(run.truth)
-        for fold in sorted({fold for _, fold in config.planned_members(manifest.folds)}):
-            own = [units[manifest[row].id] for row in manifest.train_rows(fold)]
-            held_out(own, config.train.inner_share)
+    """UserError where `train.inner_share` leaves a fold's members, or the pair teachers of a later
+    round, nothing to be watched by; looks at the images, if it is set, before the first job
+    would."""
+    if not config.train.inner_share:
+        return
+    units, manifest = open_units(config, run, cache), Manifest.read(run.truth)
+    planned = sorted({fold for _, fold in config.planned_members(manifest.folds)})
+    left_out = [{fold} for fold in planned]
+    if any(entry.judges_labeled and entry.judge == "pair" for entry in config.rounds):
+        pairs = map(set, pair_folds(manifest.folds).values())
+        left_out += [pair for pair in pairs if pair & set(planned)]
+    for folds in left_out:
+        own = [units[s.id] for s in manifest if s.fold not in folds and s.target]
+        held_out(own, config.train.inner_share)
 
 
 def _hash(*parts: object) -> bytes:

@@ -193,8 +193,8 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @per_sample
 def distill(
-    logits_BCHW: Tensor, target_BCHW: Tensor, valid_BHW: Tensor, *, temperature: float = 1.0,
-    exclusive: bool = False,
+    logits_BCHW: Tensor, target_BCHW: Tensor, valid_BHW: Tensor, *,
+    temperature: float | Tensor = 1.0, exclusive: bool = False,
 ) -> Tensor:  # fmt: skip
     """KL divergence of the student's probabilities from the teachers', per pixel and class, times
     temperature squared (Hinton et al. 2015); soft BCE less the teachers' own entropy, which has
@@ -202,23 +202,23 @@ def distill(
 
     Args:
         target_BCHW: the teachers' probabilities, 0..1, at the same temperature.
-        temperature: > 0; the student's logits are divided by it.
+        temperature: > 0, or (B,), of each image; the student's logits are divided by it.
         exclusive: a pixel is of one class: softmax over the classes, and KL per pixel. The targets
             are divided by their sum first, as they may be rounded.
 
     Returns:
         float32 (B,).
     """
+    own_B = torch.as_tensor(temperature, dtype=torch.float32, device=logits_BCHW.device)
+    warm_BCHW = logits_BCHW.float() / own_B.view(-1, 1, 1, 1)
     if exclusive:
         target = target_BCHW / target_BCHW.sum(1, keepdim=True).clamp_min(1e-6)
-        student = F.log_softmax(logits_BCHW / temperature, dim=1)
+        student = F.log_softmax(warm_BCHW, dim=1)
         parted = (torch.xlogy(target, target) - target * student).sum(1, keepdim=True)
-        return temperature**2 * pixel_mean(parted, valid_BHW)
-    crossed = F.binary_cross_entropy_with_logits(
-        logits_BCHW / temperature, target_BCHW, reduction="none"
-    )
+        return own_B**2 * pixel_mean(parted, valid_BHW)
+    crossed = F.binary_cross_entropy_with_logits(warm_BCHW, target_BCHW, reduction="none")
     own = -(torch.xlogy(target_BCHW, target_BCHW) + torch.xlogy(1 - target_BCHW, 1 - target_BCHW))
-    return temperature**2 * pixel_mean(crossed - own, valid_BHW)
+    return own_B**2 * pixel_mean(crossed - own, valid_BHW)
 
 
 def _lovasz_slopes(truth_sorted: Tensor) -> Tensor:

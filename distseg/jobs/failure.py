@@ -47,7 +47,7 @@ def smaller_batch(job: Job, config: Config, processes: int) -> Job | None:
             now = int(text.removeprefix(ACCUMULATION))
     recipe = config.recipe(job.round)
     for size in [config.batch_size_of(name) for name, _ in job.members]:
-        share = round(size * recipe.share) if recipe.mix == "ratio" else 0
+        share = round(size * recipe.share) if recipe.mixes else 0
         if size % (2 * now * processes) or share % (2 * now * processes):
             return None
     kept = tuple(text for text in job.overrides if not text.startswith(ACCUMULATION))

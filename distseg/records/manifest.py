@@ -14,6 +14,10 @@ from distseg.records.errors import UserError
 from distseg.records.tables import read_table, write_table
 
 ORIGINS = ("labeled", "pseudo", "distilled", "unlabeled")
+FROM_TEST = ("pseudo", "unlabeled")  # origins of rows that are test images
+# What the id of a test image's row begins with, with a pseudo-label and without: train and test may
+# share ids, and one train set may have both rows of an image.
+PSEUDO, UNLABELED = "test:", "unlabeled:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,14 @@ class Sample:
     width: int = 0
     soft: str = ""
     soft_weight: float = 0.0
+
+
+def image_id(sample: Sample) -> str:
+    """The id that a row's image has among the test images; of a train image its own."""
+    if sample.origin not in FROM_TEST:
+        return sample.id
+    # Older train sets have PSEUDO before an image without a label, too.
+    return sample.id.removeprefix(UNLABELED if sample.id.startswith(UNLABELED) else PSEUDO)
 
 
 COLUMNS = tuple(field.name for field in fields(Sample))

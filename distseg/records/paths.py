@@ -293,6 +293,12 @@ def round_number(key: RoundKey) -> int:
     return int(str(key).partition("/")[0])
 
 
+def round_of(path: str) -> int | None:
+    """The round that a path relative to the run's folder lies in; None: in none."""
+    number = Path(path).parts[0].removeprefix("round_") if path.startswith("round_") else ""
+    return int(number) if number.isdecimal() else None
+
+
 def find_run(folder: Path) -> Run:
     """The run that a folder holds. UserError: it holds none."""
     run = Run(folder)

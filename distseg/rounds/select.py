@@ -14,13 +14,21 @@ from numpy.typing import NDArray
 
 from distseg.config.rounds import RoundConfig
 from distseg.config.schema import Config
-from distseg.data.dataset import FROM_TEST, PSEUDO
+from distseg.data.inspect import too_large
 from distseg.data.prepare import open_cache, open_unlabeled_cache
 from distseg.functional.rules import balanced, objections, ranking, strata, top
 from distseg.functional.statistics import planes_of_target
 from distseg.records.errors import UserError
 from distseg.records.files import write_json
-from distseg.records.manifest import Manifest, Sample, pair_folds
+from distseg.records.log import counted
+from distseg.records.manifest import (
+    FROM_TEST,
+    PSEUDO,
+    UNLABELED,
+    Manifest,
+    Sample,
+    pair_folds,
+)
 from distseg.records.paths import Run
 from distseg.records.tables import write_table
 from distseg.rounds.decisions import Decision, write_decisions
@@ -29,6 +37,7 @@ from distseg.rounds.teacher_predictions import TeacherPredictions
 from distseg.rounds.teachers import has_unlabeled, student_folds
 
 logger = logging.getLogger(__name__)
+LARGE = "larger than the input"  # why a test image is not trained on
 
 
 def write_pair_sets(run: Run, round: int) -> None:
@@ -62,6 +71,8 @@ def select(config: Config, run: Run, round: int) -> None:
     }  # fmt: skip
     rule = {**round_config.model_dump(mode="json"), **in_force}
     write_json(run.select(round) / "rule.json", rule)
+    if (round_config.makes_pseudo and has_unlabeled(run)) or round_config.has_mean_teacher:
+        _tell_of_large(config, run, round)
     for fold in student_folds(config, run, round):
         path = run.train_set(round, fold)
         if path.is_file():
@@ -158,13 +169,27 @@ def _apply_action(
 # -- unlabeled images -----------------------------------------------------------------------------
 
 
-def _unlabeled(config: Config, run: Run, round: int) -> list[Sample]:
-    """All test images that can be read, as rows without a label."""
+def _tell_of_large(config: Config, run: Run, round: int) -> None:
+    """A warning, where test images are larger than a member's canvas."""
     open_unlabeled_cache(config, run)
-    tests = Manifest.read(run.unlabeled)
+    found = [(s, too_large(config, s.height, s.width)) for s in Manifest.read(run.unlabeled)]
+    if large := [(sample, reason) for sample, reason in found if reason]:
+        sample, reason = large[0]
+        logger.warning(
+            "round %d: no student learns from %s of %d; the first: %s: %s",
+            round, counted(len(large), "test image"), len(found), sample.image, reason,
+        )  # fmt: skip
+
+
+def _unlabeled(config: Config, run: Run, round: int) -> list[Sample]:
+    """All test images that can be read and trained on, as rows without a label. Those that have a
+    pseudo-label in another row are among them."""
+    readable = Manifest.read(run.unlabeled)
+    tests = [s for s in readable if not too_large(config, s.height, s.width)]
     if not tests:
-        raise UserError(f"rounds.{round}.kind: mean_teacher: no test image can be read")
-    return [replace(s, id=f"{PSEUDO}{s.id}", origin="unlabeled") for s in tests]
+        why = "they are larger than the input" if len(readable) else "no test image can be read"
+        raise UserError(f"rounds.{round}.kind: mean_teacher: no test image to train on: {why}")
+    return [replace(s, id=f"{UNLABELED}{s.id}", origin="unlabeled") for s in tests]
 
 
 def _pseudo_label(
@@ -180,6 +205,9 @@ def _pseudo_label(
     said = TeacherPredictions(folder)
     samples = {s.id: s for s in Manifest.read(run.unlabeled)}
     reasons = objections(said.table, round_config.checks, "judge")
+    sizes = [(samples[name].height, samples[name].width) for name in said.ids]
+    large = [LARGE if too_large(config, *size) else "" for size in sizes]
+    reasons = ["+".join(filter(None, pair)) for pair in zip(reasons, large, strict=True)]
     passed = np.array([not reason for reason in reasons], dtype=np.bool_)
     taken = _take(config, run, round, fold, truth, said, passed)
     over = "over its stratum's share" if round_config.match_strata else "over the limit"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from distseg.config.schema import Config
+from distseg.config.training import StageConfig
 from distseg.records.manifest import Manifest, Sample
-from distseg.records.paths import Run
+from distseg.records.paths import RoundKey, Run, is_teachers, round_number
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -42,13 +43,14 @@ class ModelSize:
 
     frozen: parameters, of these, of an encoder that no stage trains: they have no gradient and no
         state of the optimizer, and nothing in the encoder is kept for a backward pass.
-    features: numbers of an image's maps, of an encoder that is frozen in the first stage.
+    features: by (height, width) that a stage with a frozen encoder trains at, numbers of an image's
+        maps; none where a decoder takes more than those.
     """
 
     parameters: int
     activation_bytes: int
     frozen: int = 0
-    features: int = 0
+    features: Mapping[tuple[int, int], int] = field(default_factory=dict)
 
     @property
     def learning(self) -> int:
@@ -154,29 +156,64 @@ def model_sizes(config: Config) -> dict[str, ModelSize]:
         shape = (size.height, size.width)
         model = build_model(member, size.channels, config.num_outputs, shape, pretrained=False)
         stays = [stage.freeze_encoder == "always" for stage in config.stages_of(name)]
-        encoder = trunk(model.get_submodule(ENCODER)) if stays[0] else None
-        frozen = encoder if all(stays) else None
+        frozen = trunk(model.get_submodule(ENCODER)) if all(stays) else None
         activations = _activation_bytes(model, (1, size.channels, *shape), frozen)
-        layout = None
-        if encoder is not None:
-            layout = layout_of(model.eval(), encoder, torch.zeros(1, size.channels, *shape))
+        features = {}
+        keys = [*range(len(config.rounds))]
+        for high, wide in {canvas for key in keys for _, canvas in _map_stages(config, name, key)}:
+            encoder = trunk(model.eval().get_submodule(ENCODER))
+            # noise, since zeros would not show that a decoder reads the image, too
+            generator = torch.Generator().manual_seed(0)
+            noise = torch.randn(1, size.channels, high, wide, generator=generator)
+            if layout := layout_of(model, encoder, noise):
+                features[high, wide] = layout.values
         sizes[name] = ModelSize(
             count_parameters(model),
             activations,
             frozen=0 if frozen is None else count_parameters(frozen),
-            features=0 if layout is None else layout.values,
+            features=features,
         )
     return sizes
 
 
-def feature_bytes(config: Config, size: DataSize, models: Mapping[str, ModelSize]) -> int:
-    """Bytes of the maps of frozen encoders, within data.feature_cache_gb: models with one encoder,
-    its weights and input share theirs."""
+def _map_stages(
+    config: Config, name: str, key: RoundKey
+) -> Iterator[tuple[StageConfig, tuple[int, int]]]:
+    """The stages of a model in a round that read feature maps, where its decoder and the disk let
+    them, and (height, width) of what they train at."""
+    recipe, compute, size = config.recipe(key), config.compute, config.input_of(name)
+    from_models = not is_teachers(key) and config.has_pseudo(round_number(key))
+    if compute.zero or compute.compile or recipe.has_mean_teacher or from_models:
+        return
+    for stage in config.stages_of(name, key):
+        if stage.freeze_encoder != "always":  # its encoder learns, and is the member's own
+            return
+        if stage.views is not None:
+            yield stage, stage.input_size or (size.height, size.width)
+
+
+def feature_bytes(
+    config: Config,
+    size: DataSize,
+    models: Mapping[str, ModelSize],
+    planned: Mapping[RoundKey, Sequence[tuple[str, int]]],
+) -> int:
+    """Bytes of the maps of frozen encoders, within data.feature_cache_gb: stages with one encoder,
+    its weights, input and augmentation share theirs. planned: members by round."""
     found: dict[str, int] = {}
-    for name, member in config.members.items():
-        stage, shown = config.stages_of(name)[0], config.input_of(name).model_dump_json()
-        own = [member.encoder, member.encoder_weights, models[name].features, stage.views, shown]
-        found[repr(own)] = 2 * size.num_train * (stage.views or 0) * models[name].features
+    everyone = [(key, *member) for key, members in planned.items() for member in members]
+    for key, name, fold in everyone:
+        member, shown = config.members[name], config.input_of(name)
+        own: list[object] = [member.encoder, member.encoder_weights, shown.model_dump_json()]
+        if shown.normalize == "train":  # by the rows of the member
+            judged = is_teachers(key) or config.recipe(key).judges_labeled
+            own += [fold, key if judged else 0, name if config.train.inner_share else ""]
+        for stage, canvas in _map_stages(config, name, key):
+            steps = config.augment if stage.augment is None else stage.augment
+            views = 1 if not steps and shown.fit == "resize" else stage.views or 0
+            values = models[name].features.get(canvas, 0)
+            parts = [*own, canvas, views, values, [step.model_dump_json() for step in steps]]
+            found[repr(parts)] = 2 * size.num_train * views * values
     limit = round(config.data.feature_cache_gb * 1e9)
     return min(limit, sum(one for one in found.values() if one <= limit))
 

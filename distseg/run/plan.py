@@ -120,7 +120,7 @@ def disk_bytes(
     bytes_each = pixels * (config.input.channels + targets)
     return {
         "decode cache": round((size.num_train + unlabeled) * bytes_each),
-        "feature maps (float16)": feature_bytes(config, size, models),
+        "feature maps (float16)": feature_bytes(config, size, models, planned),
         "out-of-fold logits (float16)": round(logits * pixels * config.num_outputs * 2),
         "soft targets (float16)": _soft_rows(config, size, num_folds)
         * pixels

@@ -30,9 +30,9 @@ class Loaded(NamedTuple):
     tensors: on the host, of the same names, shapes and dtypes in every step of a stage: "image"
         uint8 (B, C, H, W), or "features" float16 (B, values) of a frozen encoder; "target" uint8
         (B, K, H, W), "weight" float32 (B,), where the train set has soft targets "soft" uint8
-        (B, C, H, W) and "share" float32 (B,), and for a mean teacher "view" uint8 (B, C, H, W) and
-        "label_weight" float32 (B,). Where the device augments also what `functional.augment` takes,
-        and no "view".
+        (B, C, H, W), "share" and "temperature" float32 (B,), and for a mean teacher "view" uint8
+        (B, C, H, W) and "label_weight" float32 (B,). Where the device augments also what
+        `functional.augment` takes, and no "view".
     rows: the images' rows of the Manifest.
     """
 
@@ -48,8 +48,8 @@ class Batch:
     masks_BKHW: uint8, as they lie on disk: classes, or 0 and 1; VOID where a pixel counts nowhere.
     target, valid_BHW: what the losses compare with (see training_target).
     weight_B: float32; the row's weight, 0 where the image only fills the step.
-    soft_BCHW, soft_share_B: probabilities 0..1 of the teachers and their share (0..1) of each
-        image's loss; None where no row of the train set has them.
+    soft_BCHW, soft_share_B, temperature_B: probabilities 0..1 of the teachers, their share (0..1)
+        of each image's loss, and their temperature; None where no row of the train set has them.
     view_BCHW, label_weight_B, consistency: for a mean teacher, else None. What it sees: the images
         moved as those in images_BCHW are, their gray values as they were. The factor of the losses
         against a label: 0 for an image without one, of the others such that their mean is over them
@@ -67,6 +67,7 @@ class Batch:
     label_weight_B: Tensor | None = None
     consistency: Tensor | None = None
     maps: list[Tensor] | None = None  # of the frozen encoder
+    temperature_B: Tensor | None = None
 
 
 @dataclass
@@ -128,6 +129,8 @@ class StageBatches:
         self._weights = torch.tensor([s.weight for s in manifest], dtype=torch.float32)
         soft = [s.soft_weight if s.soft else 0.0 for s in manifest]
         self._soft_weights = torch.tensor(soft, dtype=torch.float32)
+        warm = [member.temperatures.get(s.soft, 1.0) for s in manifest]
+        self._temperatures = torch.tensor(warm, dtype=torch.float32)
         # Each step has as many labeled images as any other, so that this makes their mean.
         share = sampling.batch_size / sampling.own
         labels = [share if s.origin != "unlabeled" else 0.0 for s in manifest]
@@ -159,6 +162,7 @@ class StageBatches:
         tensors["weight"] = self._weights[rows] * counts_B
         if "soft" in raw:
             tensors["share"] = self._soft_weights[rows]
+            tensors["temperature"] = self._temperatures[rows]
         if self.member.teacher is not None:
             tensors["label_weight"] = self._label_weights[rows]
         return Loaded(tensors, rows.tolist())
@@ -189,6 +193,7 @@ class StageBatches:
             label_weight_B=moved.get("label_weight"),
             consistency=moved.get("consistency"),
             maps=maps,
+            temperature_B=moved.get("temperature"),
         )
 
     def _augment(self, moved: dict[str, Tensor]) -> None:

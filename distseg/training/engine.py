@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -13,6 +13,20 @@ from torch.optim import Optimizer
 from distseg.config.training import OptimizerConfig
 from distseg.models.optimizers import Lookahead
 from distseg.training.optim import build_optimizer
+
+LEAST_SCALE = 1.0  # of fp16: above it, gradients that are not finite lower the scale of the loss
+
+
+class Update(NamedTuple):
+    """What came of an update; int64 (), on the device, the same on all ranks.
+
+    skipped: 1 if no weight has moved because a gradient was not finite, else 0.
+    bad: 1 if it was skipped, and not for the search of fp16's loss scale: that halves a scale which
+        is too large until the gradients fit, and begins at 65536.
+    """
+
+    skipped: Tensor
+    bad: Tensor
 
 
 class Engine(Protocol):
@@ -35,9 +49,8 @@ class Engine(Protocol):
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of the mean of all ranks' losses."""
 
-    def step(self, clip_norm: float | None) -> Tensor:
-        """One update, after which the gradients are gone. Returns 1 (int64, on the device) if it
-        was skipped because a gradient was not finite, else 0."""
+    def step(self, clip_norm: float | None) -> Update:
+        """One update, after which the gradients are gone; skipped where one is not finite."""
 
     def gather(self) -> None:
         """All ranks: the member's model takes the weights and buffers that were trained."""
@@ -84,7 +97,7 @@ class DdpEngine(Engine):
     def backward(self, loss: Tensor) -> None:
         self.accelerator.backward(loss)  # fp16: of the scaled loss
 
-    def step(self, clip_norm: float | None) -> Tensor:
+    def step(self, clip_norm: float | None) -> Update:
         """A fused optimizer skips on the device, so that the host need not ask it for the norm."""
         scaler = self.accelerator.scaler  # fp16 only
         if scaler is not None:
@@ -92,7 +105,10 @@ class DdpEngine(Engine):
         limit = clip_norm if clip_norm is not None else float("inf")
         norm = nn.utils.clip_grad_norm_(list(self.module.parameters()), limit)
         finite = torch.isfinite(norm)
+        bad = ~finite
         if scaler is not None:
+            scale = scaler.scale(torch.ones((), device=norm.device))  # asked of the device alone
+            bad = bad & (scale <= LEAST_SCALE)
             scaler.step(self.optimizer)  # it skips by itself
             scaler.update()
         elif self.fused:
@@ -102,7 +118,7 @@ class DdpEngine(Engine):
         elif finite.item():
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return (~finite).long()
+        return Update((~finite).long(), bad.long())
 
     def gather(self) -> None:
         """The member's model is what trains."""

@@ -32,7 +32,7 @@ class EpochTotals:
 
     loss: float64 (), sum of this rank's sample losses, without those of skipped steps.
     skipped: int64 (), steps that were skipped; as on every rank, since gradients are shared.
-    bad_in_row: int64 (), skipped steps since the last good one, also over epochs.
+    bad_in_row: int64 (), bad steps (see `Update`) since the last good one, also over epochs.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -49,7 +49,7 @@ class EpochTotals:
         self.loss, self.skipped = torch.zeros_like(self.loss), torch.zeros_like(self.skipped)
 
     def add(self, result: StepResult) -> None:
-        self.bad_in_row = (self.bad_in_row + 1) * result.skipped
+        self.bad_in_row = (self.bad_in_row + result.bad) * result.skipped
         self.skipped = self.skipped + result.skipped
         # torch.where, not a product: 0 times NaN is NaN
         self.loss = self.loss + torch.where(result.skipped.bool(), 0.0, result.loss)

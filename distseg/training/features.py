@@ -10,11 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from distseg.data.dataset import DrawnImages, TrainSet
-from distseg.data.features import Features, StoreWriter, Wanted, feature_store
+from distseg.data.features import (
+    Features,
+    FeatureStore,
+    StoreWriter,
+    Wanted,
+    feature_store,
+    open_store,
+)
 from distseg.data.loader import loader
 from distseg.data.prepare import cache_folder
 from distseg.data.sampling import Sampling
+from distseg.distributed import first_of_machine
 from distseg.models.frozen import Layout, fingerprint, layout_of, maps_of
+from distseg.records.errors import Damaged
 from distseg.training.batches import train_set
 from distseg.training.member import Member
 from distseg.training.stopping import Interrupted
@@ -60,7 +69,7 @@ def _objection(member: Member, number: int, sampling: Sampling) -> str:
 def _features(member: Member, number: int) -> Features | str:
     """The maps of a stage, or why there are none."""
     dataset = train_set(member, number)
-    config, encoder, draws = member.config, member.frozen_encoder, dataset.draws
+    encoder, draws = member.frozen_encoder, dataset.draws
     assert encoder is not None and draws is not None
     channels, (height, width) = member.input_config.channels, dataset.fit.size
     canvas = (channels, height, width)
@@ -73,19 +82,40 @@ def _features(member: Member, number: int) -> Features | str:
             return f"{member.model_config.arch} takes more than maps of its encoder"
         ids = list(member.cache.index)
         wanted = Wanted(_key(member, number, dataset, layout), ids, draws.views, layout.values)
-        store = feature_store(
-            cache_folder(config, member.run) / "features",
-            wanted,
-            config.data.feature_cache_gb * BYTES_PER_GB,
-            lambda writer: _fill(member, dataset, encoder, layout, writer),
-            check=member.accelerator.is_local_main_process,
-            waiting=lambda: _leave_if_stopped(member),
-        )
-    except (OSError, OverflowError) as error:
-        return str(error)
+        store = _shared_store(member, dataset, encoder, layout, wanted)
     finally:
         member.model.train(was_training)
     return store if isinstance(store, str) else Features(store, layout, canvas)
+
+
+def _shared_store(
+    member: Member, dataset: TrainSet, encoder: nn.Module, layout: Layout, wanted: Wanted
+) -> FeatureStore | str:
+    """All ranks: the store, or why there is none. The first rank of each machine checks or makes
+    it; the others open it only then: they would map a damaged one, and keep it."""
+    folder, found = cache_folder(member.config, member.run) / "features", list[FeatureStore]()
+
+    def take() -> str:
+        try:
+            store = feature_store(
+                folder, wanted, member.config.data.feature_cache_gb * BYTES_PER_GB,
+                lambda writer: _fill(member, dataset, encoder, layout, writer),
+                waiting=lambda: _leave_if_stopped(member),
+            )  # fmt: skip
+        except (OSError, OverflowError, Damaged) as error:
+            return str(error) or type(error).__name__
+        if isinstance(store, str):
+            return store
+        found.append(store)
+        return ""
+
+    problem = first_of_machine(member.accelerator, take, lambda: _leave_if_stopped(member))
+    if problem:
+        return problem
+    try:
+        return found[0] if found else open_store(folder, wanted)
+    except (OSError, Damaged) as error:
+        return str(error)
 
 
 def _probe(member: Member, canvas: tuple[int, int, int]) -> Tensor:

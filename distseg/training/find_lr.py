@@ -57,7 +57,7 @@ def find_lr(config: Config, run: Run, name: str, fold: int, steps: int = 100) ->
 
 def ramp(member: Member, stage: Stage, steps: int) -> Iterator[tuple[float, float]]:
     """Train `steps` steps; yields each one's learning rate and mean loss per sample. Ends early at
-    a step that was skipped: its loss, or a gradient, was not finite."""
+    a bad step (see `Update`): its loss, or a gradient, was not finite."""
     in_epoch = stage.sampling.steps
     for number in range(steps):
         epoch, step = divmod(number, in_epoch)
@@ -67,7 +67,7 @@ def ramp(member: Member, stage: Stage, steps: int) -> Iterator[tuple[float, floa
         rate = LOW * (HIGH / LOW) ** (number / (steps - 1))
         factor = rate / stage.config.optimizer.lr
         result = train_step(member, stage, batches, epoch=epoch, step=step, lr_factor=factor)
-        if int(result.skipped):
+        if int(result.bad):
             return
         yield rate, float(result.loss) / stage.sampling.in_step(step)
 

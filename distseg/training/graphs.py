@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
 WARM_UP = 3  # passes before the capture: kernels are searched for, memory is taken
-ROOM = 0.4  # of the device's memory: a graph keeps what a pass needs, beside what evaluates
+ROOM = 0.4  # of the memory of a job: a graph keeps what a pass needs, beside what evaluates
 
 Pass = Callable[[Mapping[str, Tensor]], Tensor]
 
@@ -35,12 +35,15 @@ class GraphedPass:
     """A pass that adds to the gradients of a model, replayed as a CUDA graph.
 
     Where it cannot be captured, because something in it waits for the device or because it needs
-    more than ROOM of the memory, its kernels are launched one by one, as without this class.
+    more than ROOM of the job's memory, its kernels are launched one by one, as without this class.
     """
 
-    def __init__(self, run: Pass, module: nn.Module, device: torch.device) -> None:
-        """run: from tensors on the host or the device; adds gradients, and returns a tensor ()."""
-        self.run, self.module, self.device = run, module, device
+    def __init__(
+        self, run: Pass, module: nn.Module, device: torch.device, share: float = 1.0
+    ) -> None:
+        """run: from tensors on the host or the device; adds gradients, and returns a tensor ().
+        share: of the device that the job has, at most 1."""
+        self.run, self.module, self.device, self.share = run, module, device, share
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.gradients: list[Tensor] = []
         self.captured: dict[Any, Captured] = {}
@@ -48,7 +51,8 @@ class GraphedPass:
 
     def __call__(self, tensors: Mapping[str, Tensor], *, first: bool, mode: bool) -> Tensor:
         """Add the gradients of a micro-batch. first: of its step, before which there are none.
-        mode: what else than shapes makes another graph, as a frozen encoder does."""
+        mode: what else than shapes makes another graph, as a frozen encoder does; the graphs of
+        another mode go, since a stage does not come back to it."""
         if self.refused:
             return self.run(tensors)
         key = (mode, *(tensor.shape for tensor in tensors.values()))
@@ -71,9 +75,18 @@ class GraphedPass:
         for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
             parameter.grad = gradient
 
+    def _forget_others(self, mode: bool) -> None:
+        """Drop the graphs of another mode: each keeps the memory that its pass needs."""
+        others = [key for key in self.captured if key[0] != mode]
+        if others:
+            torch.cuda.synchronize(self.device)  # they may still run
+        for key in others:
+            del self.captured[key]
+
     def _capture(self, key: Any, tensors: Mapping[str, Tensor]) -> bool:
         """Whether it could be captured. Weights, running statistics, gradients and the random
         numbers to come are afterwards as they were."""
+        self._forget_others(key[0])
         grads = [parameter.grad for parameter in self.parameters]
         buffers = [buffer.clone() for buffer in self.module.buffers()]
         random = torch.cuda.get_rng_state(self.device)
@@ -118,7 +131,7 @@ class GraphedPass:
         torch.cuda.synchronize(self.device)
         peak = torch.cuda.max_memory_allocated(self.device)
         torch.cuda.empty_cache()  # what the passes have taken; the graph takes its own
-        total = torch.cuda.get_device_properties(self.device).total_memory
+        total = self.share * torch.cuda.get_device_properties(self.device).total_memory
         if peak > ROOM * total:
-            return f"a pass takes {peak / 2**30:.0f} of {total / 2**30:.0f} GB"
+            return f"a pass takes {peak / 2**30:.0f} of the job's {total / 2**30:.0f} GB"
         return ""

@@ -22,14 +22,12 @@ class LossTerms:
     """What is added up to a sample's loss.
 
     main: the stage's loss of the logits.
-    temperature: > 0, of the soft targets.
     image_head, deep_supervision: weights of the losses of the extra heads.
     confidence: 0..1, of a mean teacher; see `consistency`.
     """
 
     main: SpecLoss
     task: str
-    temperature: float = 1.0
     image_head: float = 0.0
     deep_supervision: float = 0.0
     confidence: float = 0.0
@@ -55,7 +53,8 @@ def compute_loss(
     loss_B = terms.main(logits, batch.target, batch.valid_BHW)
     if batch.soft_BCHW is not None and batch.soft_share_B is not None:
         soft_B = distill(
-            logits, batch.soft_BCHW, batch.valid_BHW, temperature=terms.temperature,
+            logits, batch.soft_BCHW, batch.valid_BHW,
+            temperature=1.0 if batch.temperature_B is None else batch.temperature_B,
             exclusive=terms.task == "multiclass",
         )  # fmt: skip
         loss_B = torch.lerp(loss_B, soft_B, batch.soft_share_B)
@@ -68,8 +67,9 @@ def compute_loss(
     if teacher is not None:
         assert batch.view_BCHW is not None and batch.label_weight_B is not None
         assert batch.consistency is not None
-        # After the model: its pass under DDP takes rank 0's running statistics, which the teacher
-        # shares, and so gives every rank the same teacher, also in the first step after a resume.
+        # After the model: its pass under DDP first takes rank 0's running statistics, which the
+        # teacher shares, also in the first step after a resume. So the teachers of the ranks have
+        # the same weights, and statistics that differ by one step of each rank's own images.
         with torch.no_grad(), autocast():
             teacher_logits = teacher(batch.view_BCHW)[0]
         unlike_B = consistency(

@@ -12,12 +12,11 @@ from accelerate import Accelerator
 from torch import nn
 
 from distseg.config.schema import Config
-from distseg.data.dataset import FROM_TEST, EvalSet, TrainData, train_statistics
+from distseg.data.dataset import EvalSet, TrainData, train_statistics
 from distseg.data.features import Features
 from distseg.data.fit import Fit
 from distseg.data.prepare import open_cache, open_unlabeled_cache
 from distseg.data.sampling import Sampling, Slide
-from distseg.data.units import held_out, open_units
 from distseg.distributed import default_workers
 from distseg.functional.tta_names import dropout_passes
 from distseg.inference.evaluate import Evaluator
@@ -29,11 +28,12 @@ from distseg.models.pyramid import ENCODER, trunk
 from distseg.records.errors import UserError
 from distseg.records.files import read_json
 from distseg.records.finished_member import is_done
-from distseg.records.manifest import Manifest
+from distseg.records.manifest import FROM_TEST, Manifest
 from distseg.records.paths import MemberPaths, RoundKey, Run, is_teachers, round_number
 from distseg.records.progress import ProgressFile
 from distseg.records.tables import read_rows
 from distseg.training.averages import Ema
+from distseg.training.rows import own_rows, soft_temperatures
 from distseg.training.stopping import StopSignal
 from distseg.training.tracking import Tracking
 
@@ -66,13 +66,12 @@ class Member:
         self.features: dict[int, Features | None] = {}  # of the stages that have begun
         self.progress = ProgressFile(self.paths.progress if self.main else None)
         self.manifest = Manifest.read(run.train_set(round, fold))
-        self.rows = self.manifest.train_rows(fold, leaky=config.teacher_flag(round) != "honest")
-        self.val_rows = self.watched_rows = self.manifest.val_rows(fold)
+        self.val_rows = self.manifest.val_rows(fold)
         self.trained_on = self.manifest.seen(fold)
         self.batch_size = config.batch_size_of(name)
         self.cache = open_cache(config, run)
-        if config.train.inner_share:
-            self.rows, self.watched_rows = self._inner_split()
+        own = own_rows(config, run, round, name, fold, self.manifest, self.cache)
+        self.rows, self.watched_rows, self.unlike = own.train, own.watched, own.unlike
         self._check_rows_and_batch()
         again = [round] if round else []  # a student is no copy of its teacher
         self.seed = seed_of(config.seed + self.model_config.seed, name, fold, *again)
@@ -93,7 +92,7 @@ class Member:
         if not config.compute.zero:  # whose engine wraps a copy of the model, anew for each stage
             self.ddp = accelerator.prepare(self.model)
         self.evaluator = self.watcher = self._evaluator(self.val_rows)
-        if self.watched_rows is not self.val_rows:
+        if config.train.inner_share:
             self.watcher = self._evaluator(self.watched_rows)
 
     def _check_rows_and_batch(self) -> None:
@@ -110,9 +109,9 @@ class Member:
     def _train_data(self) -> TrainData:
         tests = any(sample.origin in FROM_TEST for sample in self.manifest)
         extra = open_unlabeled_cache(self.config, self.run) if tests else None
-        temperature = self.recipe.temperature
+        self.temperatures = soft_temperatures(self.config, self.manifest, self.round)
         return TrainData(
-            self.manifest, self.cache, extra, self.config, self.run.folder, temperature
+            self.manifest, self.cache, extra, self.config, self.run.folder, self.temperatures
         )
 
     def _measure_mean_and_std(self) -> None:
@@ -176,20 +175,6 @@ class Member:
         """What `freeze_encoder` keeps as it is, now."""
         return trunk(self.model.get_submodule(ENCODER)) if self._frozen else None
 
-    def _inner_split(self) -> tuple[list[int], list[int]]:
-        """The rows to train on, and those of the others that a person has labeled: they watch the
-        member. They are the same in every round, since a student may start from the weights of the
-        round before. What belongs together (`data/units.py`) is on one side."""
-        config, known = self.config, open_units(self.config, self.run, self.cache)
-        units = {row: known.get(self.manifest[row].id, "") for row in self.rows}
-        labeled = [row for row in self.rows if self.manifest[row].origin == "labeled"]
-        seed = (config.seed + self.model_config.seed, self.name, self.fold)
-        held = held_out([units[row] for row in labeled], config.train.inner_share, *seed)
-        return (
-            [row for row in self.rows if units[row] not in held],
-            [row for row in labeled if units[row] in held],
-        )
-
     def _evaluator(self, rows: list[int]) -> Evaluator:
         """Scores on rows with a human label."""
         samples = [self.manifest[row] for row in rows]
@@ -240,7 +225,8 @@ class Member:
         return self.ema.swap(self.model) if self.ema else nullcontext()
 
     def sampling(self, stage: int, first_epoch: int | None = None) -> Sampling:
-        """The rows of a stage and how its steps draw from them. UserError: there are none.
+        """The rows of a stage and how its steps draw from them. UserError, RuntimeError: there are
+        none.
 
         first_epoch: see `set_up_stage`.
         """
@@ -259,7 +245,9 @@ class Member:
                 "accumulation)"
             )
         if not rows:
-            raise UserError(f"stage {stage} of {self.name}, fold {self.fold}: no {which} rows")
+            said = f"stage {stage} of {self.name}, fold {self.fold}: no {which} rows"
+            # That rules have left no pseudo-label to this student is no mistake that others share.
+            raise RuntimeError(said) if which == "pseudo" else UserError(said)
         return Sampling(
             rows,
             self.batch_size,

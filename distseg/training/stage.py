@@ -58,7 +58,6 @@ def set_up_stage(member: Member, number: int, first_epoch: int | None = None) ->
     terms = LossTerms(
         main=weighted_sum(config.loss.spec, member.config.task),
         task=member.config.task,
-        temperature=member.recipe.temperature,
         image_head=model_config.image_head or 0.0,
         deep_supervision=model_config.deep_supervision or 0.0,
         confidence=member.recipe.confidence,
@@ -70,7 +69,8 @@ def set_up_stage(member: Member, number: int, first_epoch: int | None = None) ->
     graphs = None
     if member.config.compute.cuda_graphs and _can_be_graphed(member):
         run = partial(add_gradients, member, engine, batches, terms)
-        graphs = GraphedPass(run, engine.module, member.accelerator.device)
+        share = min(1.0, member.config.compute.gpus_per_job)
+        graphs = GraphedPass(run, engine.module, member.accelerator.device, share)
     return Stage(
         config, sampling, batches, terms, engine, Schedule(config.schedule, sampling.steps), graphs
     )
@@ -125,12 +125,13 @@ class StepResult:
     """What a step leaves on the device; to read it makes the host wait for the step's end.
 
     loss: float64 (), the sum of this rank's weighted sample losses.
-    skipped: int64 (), 1 if a gradient was not finite and no weight has moved, else 0.
+    skipped, bad: as of `Update`.
     rows: this rank's rows of the Manifest, on the host.
     """
 
     loss: Tensor
     skipped: Tensor
+    bad: Tensor
     rows: list[int]
 
 
@@ -211,4 +212,4 @@ def train_step(
         # computed all the same: DDP waits for every parameter's.
         for parameter in frozen.parameters():
             parameter.grad = None
-    return StepResult(step_loss, stage.engine.step(settings.clip_norm), rows)
+    return StepResult(step_loss, *stage.engine.step(settings.clip_norm), rows)

@@ -1,9 +1,9 @@
 """Where a member's training is, on disk: save it, read it, go back to it.
 
 The ends of epochs (see `Saving`), and every signal, leave a whole state: weights, averages, the
-optimizer, and the position as JSON. Nothing else is needed to go on bit for bit, because order and
-augmentation are computed from the position alone. So it makes no difference to what comes out how
-long ago the last state was saved: what came after it is trained again.
+optimizer, the loss scale of fp16, and the position as JSON. Nothing else is needed to go on bit for
+bit, because order and augmentation are computed from the position alone. So it makes no difference
+to what comes out how long ago the last state was saved: what came after it is trained again.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from distseg.training.stage import Stage
 from distseg.training.stopping import NonFiniteLoss
 
 logger = logging.getLogger(__name__)
+# Of a state's record. States without one are of versions that in some rounds trained on other rows,
+# or at other temperatures: `Member.unlike`.
+FORM = 2
 SAVING_SHARE = 0.05  # of the time of training, at most, that may go into saved states
 
 
@@ -103,7 +106,10 @@ def save(member: Member, progress: Progress, optimizer: dict[str, Any] | None) -
             "ema": member.ema.tensors() if member.ema else {},
         }
         tree |= {"shards": shards} if shards else {}
-        checkpoint.save_state(member.paths.state, tree, asdict(progress), shards)
+        scaler = member.accelerator.scaler  # fp16 only
+        tree |= {"scaler": scaler.state_dict()} if scaler is not None else {}
+        record = {**asdict(progress), "form": FORM}
+        checkpoint.save_state(member.paths.state, tree, record, shards)
         # Only now: a state that a kill leaves behind must find the snapshots that it names.
         kept = {s["file"] for s in progress.snapshots}
         for path in member.paths.snapshots.glob("*.safetensors"):
@@ -125,7 +131,8 @@ def load(member: Member) -> tuple[Progress, dict[str, Any]] | None:
     """All ranks: set the model and its averages to the state on disk.
 
     Returns its position and its tensors, with this rank's share of the optimizer's state; None
-    where there is no state. UserError: the shares were made for other ranks or another ZeRO stage.
+    where there is no state. UserError: the shares were made for other ranks or another ZeRO stage,
+    or an older version has trained something else.
     """
     found = checkpoint.load_state(member.paths.state)
     member.accelerator.wait_for_everyone()
@@ -133,6 +140,12 @@ def load(member: Member) -> tuple[Progress, dict[str, Any]] | None:
         return None
     known = {k: v for k, v in found[1].items() if k in Progress.__dataclass_fields__}
     tree, progress = found[0], Progress(**known)
+    if member.unlike and progress.total_steps and found[1].get("form", 1) < FORM:
+        raise UserError(
+            f"{member.paths.state}: saved by a version of distseg that in this round "
+            f"{' and '.join(member.unlike)}; to go on would mix both. Delete the folder "
+            f"{member.paths.folder}: the member then starts anew"
+        )
     _drop_ends(member, progress)
     shards = tree.get("shards", [])
     wanted = shard_names(member, progress) if member.config.compute.zero else []
@@ -149,6 +162,8 @@ def load(member: Member) -> tuple[Progress, dict[str, Any]] | None:
     member.model.load_state_dict(tree["model"])
     if member.ema:
         member.ema.load(tree["ema"])
+    if member.accelerator.scaler is not None and "scaler" in tree:
+        member.accelerator.scaler.load_state_dict(tree["scaler"])
     return progress, tree
 
 

@@ -30,7 +30,7 @@ from distseg.distributed import check_ranks, rank_timeout, resolve_precision
 from distseg.jobs.versions import install_hint
 from distseg.records.errors import UserError
 from distseg.training import deepspeed_internals as internals
-from distseg.training.engine import Engine
+from distseg.training.engine import Engine, Update
 from distseg.training.optim import build_optimizer
 
 BUCKET = 50_000_000  # elements of a communication buffer: 200 MB; DeepSpeed's own is 2 GB
@@ -159,11 +159,12 @@ class ZeroEngine(Engine):
     def backward(self, loss: Tensor) -> None:
         self.engine.backward(loss, scale_wrt_gas=False)
 
-    def step(self, clip_norm: float | None) -> Tensor:
+    def step(self, clip_norm: float | None) -> Update:
         """DeepSpeed clips (its config has the same `clip_norm`) and skips non-finite norms."""
         self.engine.step()
         skipped = not self.engine.was_step_applied()
-        return torch.tensor(int(skipped), device=self.accelerator.device)
+        told = torch.tensor(int(skipped), device=self.accelerator.device)
+        return Update(told, told)
 
     @torch.no_grad()
     def gather(self) -> None:

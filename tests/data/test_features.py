@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from filelock import FileLock
 
+from distseg.data import features
 from distseg.data.features import FeatureStore, StoreWriter, Wanted, feature_store
 
 IDS, VIEWS, VALUES = ["a", "b", "c"], 2, 500
@@ -35,7 +39,7 @@ def fill(calls: list[str], seed: int = 0) -> Callable[[StoreWriter], None]:
 
 
 def get(folder: Path, calls: list[str], key: str = "k", limit: float = LIMIT) -> FeatureStore | str:
-    return feature_store(folder, Wanted(key, IDS, VIEWS, VALUES), limit, fill(calls), check=True)
+    return feature_store(folder, Wanted(key, IDS, VIEWS, VALUES), limit, fill(calls))
 
 
 def made(folder: Path, calls: list[str], key: str = "k") -> FeatureStore:
@@ -76,7 +80,7 @@ def test_who_waits_may_leave(tmp_path: Path) -> None:
     wanted = Wanted("k", IDS, VIEWS, VALUES)
     calls: list[str] = []
     with FileLock(tmp_path / f"{wanted.name}.lock"), pytest.raises(SystemExit):
-        feature_store(tmp_path, wanted, LIMIT, fill(calls), check=True, waiting=leave)
+        feature_store(tmp_path, wanted, LIMIT, fill(calls), waiting=leave)
     made(tmp_path, calls).close()
     assert calls == ["k"]
 
@@ -129,9 +133,69 @@ def test_a_builder_that_fails_leaves_nothing(tmp_path: Path) -> None:
         raise OverflowError("too large")
 
     with pytest.raises(OverflowError, match="too large"):
-        feature_store(tmp_path, Wanted("k", IDS, VIEWS, VALUES), LIMIT, fail, check=True)
+        feature_store(tmp_path, Wanted("k", IDS, VIEWS, VALUES), LIMIT, fail)
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
     calls: list[str] = []
     (tmp_path / f"{Wanted('k', IDS, VIEWS, VALUES).name}.tmp").mkdir()  # of one that was killed
     made(tmp_path, calls).close()
     assert calls == ["k"]
+
+
+def test_a_damaged_one_that_is_read_stays(tmp_path: Path) -> None:
+    """Who has begun before has found it whole; on NFS its pages would be gone with the file."""
+    calls: list[str] = []
+    held = made(tmp_path, calls)
+    path = held.folder / "maps.f16"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    said = get(tmp_path, calls)
+    assert isinstance(said, str) and "is damaged, and a job that has begun before reads it" in said
+    assert calls == ["k"] and path.is_file()
+    held.close()
+    made(tmp_path, calls).close()
+    assert calls == ["k", "k"]
+
+
+def test_it_is_made_again_before_anybody_else_opens_it(tmp_path: Path) -> None:
+    """Whoever compares its checksums holds the lock that a job waits for."""
+    calls: list[str] = []
+    store = made(tmp_path, calls)
+    store.close()
+    maps = store.folder / "maps.f16"
+    maps.write_bytes(bytes(SIZE))
+    threads = [threading.Thread(target=get, args=(tmp_path, calls)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert calls == ["k", "k"] and maps.read_bytes() == numbers().tobytes()
+
+
+def test_what_is_read_stays_on_nfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux gives an exclusive lock there on a file that is open for writing alone: flock(2)."""
+    flock = fcntl.flock
+
+    def on_nfs(file: Any, kind: int) -> None:
+        writes = fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+        if kind & fcntl.LOCK_EX and not writes:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        flock(file, kind)
+
+    monkeypatch.setattr(features.fcntl, "flock", on_nfs)
+    calls: list[str] = []
+    one = made(tmp_path, calls, "one")
+    made(tmp_path, calls, "two").close()
+    three = made(tmp_path, calls, "three")
+    assert one.folder.is_dir() and three.folder.is_dir()
+    assert not (tmp_path / Wanted("two", IDS, VIEWS, VALUES).name).exists()
+    assert isinstance(get(tmp_path, calls, "four"), str), "both are read"
+
+    def without_locks(_file: Any, _kind: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    one.close()
+    monkeypatch.setattr(features.fcntl, "flock", without_locks)
+    assert features._in_use(one.folder), "nobody can tell"
+    (three.folder / "index.json").unlink()
+    assert not features._in_use(three.folder)

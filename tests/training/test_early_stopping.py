@@ -29,7 +29,7 @@ from distseg.run.member_status import member_status
 from distseg.run.plan import plan
 from distseg.run.remaining import Remaining
 from distseg.run.status import status_text
-from distseg.training.engine import DdpEngine
+from distseg.training.engine import DdpEngine, Update
 from distseg.training.member import Member
 from distseg.training.patience import Patience
 from distseg.training.stage import set_up_stage
@@ -146,7 +146,7 @@ def test_stopped_around_an_early_end_changes_nothing(
     open_run(config, run)
     prepare(config, run)
 
-    def stop_after(engine: DdpEngine, clip_norm: float | None) -> torch.Tensor:
+    def stop_after(engine: DdpEngine, clip_norm: float | None) -> Update:
         result = step(engine, clip_norm)
         done.append(result)
         if len(done) == at:

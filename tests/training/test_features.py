@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,15 +22,17 @@ from distseg.models.pyramid import ENCODER as PLACE
 from distseg.models.pyramid import trunk
 from distseg.records.errors import UserError
 from distseg.records.paths import Run
+from distseg.run.measure import DataSize, feature_bytes, model_sizes
 from distseg.training import features as computed
 from distseg.training import train as trainer
 from distseg.training.member import Member
 from distseg.training.stage import begin_epoch, set_up_stage, train_step
 from distseg.training.train import train_member
-from tests.tiny import tiny_tree
+from tests.tiny import PATIENCE_S, tiny_tree
 from tests.training.tiny_frozen import DECODER, ENCODER, frozen_tree, write_weights
 from tests.training.tiny_training import (
     Launch,
+    arguments,
     assert_same_bits,
     losses,
     set_up,
@@ -223,14 +226,41 @@ def test_killed_while_it_computes_or_trains_it_goes_on_bit_for_bit(
     assert_same_bits(run.member(0, "a", 0), other.member(0, "a", 0))
 
 
+def test_a_plan_counts_what_lies_on_the_disk(tmp_path: Path, file: str) -> None:
+    tree = frozen_tree(file)
+    (stage,) = tree["stages"]
+    tree["stages"] = [stage, {**stage, "views": 2}]
+    tree["input"] = {**tiny_tree()["input"], "normalize": "train"}
+    config, run = set_up(tmp_path, **tree)
+    planned: dict[Any, Any] = {0: [("a", 0), ("a", 1)]}
+    for _, fold in planned[0]:
+        member = member_of(config, run, fold=fold)
+        for number in range(2):
+            assert set_up_stage(member, number).batches.features is not None
+    lies = sum(path.stat().st_size for path in (run.cache / "features").rglob("maps.f16"))
+    size = DataSize(37, 5, 32, 32)
+    assert feature_bytes(config, size, model_sizes(config), planned) == lies > 0
+
+
 @pytest.mark.slow
 def test_two_ranks_read_as_one(tmp_path: Path, file: str, launch: Launch) -> None:
     tree = frozen_tree(file, views=2)
     one = train_here(tmp_path / "one", **tree)
     two = train_there(launch, tmp_path / "two", 2, **tree)
     assert losses(two) == pytest.approx(losses(one), abs=1e-5)
-    said = log_of(Run(tmp_path / "two" / "run"))
-    assert said.count("maps of the frozen encoder: 37 images x 2 draws") <= 1
+    run = Run(tmp_path / "two" / "run")
+    said = log_of(run)
+    assert said.count("maps of the frozen encoder: 37 images x 2 draws") == 1
+    (maps,) = (run.cache / "features").rglob("maps.f16")  # from now on damaged: all of it
+    whole = maps.read_bytes()
+    maps.write_bytes(bytes(len(whole)))
+    before = losses(two)
+    shutil.rmtree(two.folder)
+    process = launch(2, *arguments(tmp_path / "two"))
+    output = process.communicate(timeout=PATIENCE_S)[0]
+    assert process.returncode == 0, output
+    assert losses(two) == before and maps.read_bytes() == whole
+    assert "damaged: its checksum says" in log_of(run)
 
 
 def test_where_maps_cannot_be_read_the_step_computes_them(tmp_path: Path, file: str) -> None:

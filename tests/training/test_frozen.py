@@ -15,7 +15,7 @@ from distseg.jobs.hardware import Slot
 from distseg.models import checkpoint
 from distseg.models.pyramid import ENCODER as PLACE
 from distseg.records.errors import UserError
-from distseg.run.measure import DataSize, model_sizes
+from distseg.run.measure import DataSize, feature_bytes, model_sizes
 from distseg.run.pace import measuring
 from distseg.run.plan import disk_bytes, memory_bytes
 from distseg.run.student import _student
@@ -205,6 +205,7 @@ def test_a_plan_counts_what_learns(file: str) -> None:
     frozen = parse_config(tiny_tree(**frozen_tree(file)), "test")
     free = parse_config(tiny_tree(**frozen_tree(file, freeze_encoder=0)), "test")
     (one,), (other,) = model_sizes(frozen).values(), model_sizes(free).values()
+    values = one.features[32, 32]
     assert one.parameters == other.parameters == other.learning
     assert 0 < one.learning < one.parameters
     assert one.activation_bytes < other.activation_bytes
@@ -219,5 +220,39 @@ def test_a_plan_counts_what_learns(file: str) -> None:
     disk = [disk_bytes(config, size, {"a": found}, keys, 1, 2) for config, found in
             ((free, other), (frozen, one))]  # fmt: skip
     assert disk[0]["kept states"] - disk[1]["kept states"] == 2 * 8 * one.frozen
-    assert [found["feature maps (float16)"] for found in disk] == [0, 2 * 37 * 4 * one.features]
-    assert one.features == 16 * 16**2 + 8 * 8**2 + 16 * 4**2  # of the strides 2, 4 and 8
+    assert [found["feature maps (float16)"] for found in disk] == [0, 2 * 37 * 4 * values]
+    assert values == 16 * 16**2 + 8 * 8**2 + 16 * 4**2  # of the strides 2, 4 and 8
+
+
+def kept(changes: dict[str, Any]) -> int:
+    """Bytes of maps, as the plan of a run has them."""
+    config = parse_config(tiny_tree(**changes), "test")
+    planned: dict[Any, Any] = {0: [("a", 0), ("a", 1)], 1: [("a", 0), ("a", 1)]}
+    planned = {key: planned[key] for key in range(len(config.rounds))}
+    return feature_bytes(config, DataSize(37, 5, 32, 32), model_sizes(config), planned)
+
+
+def test_a_plan_counts_the_maps_that_training_keeps(file: str) -> None:
+    tree = frozen_tree(file)
+    (stage,), (member,) = tree["stages"], tree["members"].values()
+    image = 16 * 16**2 + 8 * 8**2 + 16 * 4**2
+    once, draws = 2 * 37 * image, 4
+    resized = {"height": 32, "width": 32, "channels": 1, "fit": "resize"}
+
+    def stages(*more: dict[str, Any], **changes: Any) -> int:
+        return kept({**tree, "stages": [stage, *({**stage, **one} for one in more)], **changes})
+
+    assert stages() == stages({}) == draws * once
+    assert stages({"augment": []}) == 2 * draws * once
+    assert stages({"views": 2}) == (draws + 2) * once
+    assert stages({"views": None}) == stages({"freeze_encoder": 0}, {"views": 2}) == draws * once
+    assert stages({"input_size": [64, 64]}, input=resized) == (1 + 4) * draws * once
+    assert stages(input=resized, augment=[]) == once
+    assert stages(input=tiny_tree()["input"] | {"normalize": "train"}) == 2 * draws * once
+    assert stages(rounds=[{}, {"stages": [{**stage, "augment": []}]}]) == 2 * draws * once
+    assert stages(rounds=[{}, {"kind": "mean_teacher", "stages": [{**stage, "augment": []}]}]) == (
+        draws * once
+    )
+    assert stages(rounds=[{}, {}], compute={"compile": True}) == 0
+    fpn = {**member, "arch": "FPN", "decoder": {"encoder_depth": 3, "upsampling": 1}}
+    assert stages(members={"a": fpn}) == 0, "its fourth map is the image"

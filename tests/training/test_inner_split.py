@@ -3,6 +3,8 @@ nothing."""
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,14 @@ from distseg.functional.metrics import summarize
 from distseg.inference.load import load_snapshot_model
 from distseg.records.errors import UserError
 from distseg.records.files import read_json, read_lines
+from distseg.records.manifest import Manifest
 from distseg.records.paths import MemberPaths, Run
 from distseg.run.folder import open_run
 from distseg.training.member import Member
 from distseg.training.train import train_member
 from tests.made_run import write_data
 from tests.run.in_process import config_of, small_tree, start
-from tests.training.tiny_training import assert_same_bits
+from tests.training.tiny_training import as_older, assert_same_bits, train_until
 
 
 def tree_of(root: Path, **train: Any) -> dict[str, Any]:
@@ -145,3 +148,89 @@ def test_the_best_snapshot_of_each_cycle(tmp_path: Path) -> None:
     kept = [f"stage0_epoch{epoch + 1:04d}.safetensors" for epoch in best]
     assert read_json(paths.done)["snapshots"] == kept
     assert sorted(path.name for path in paths.snapshots.glob("*.safetensors")) == kept
+
+
+def rounds_of(folder: Path) -> tuple[Any, Run]:
+    """A run of two rounds, the second of which may start from the weights of the first."""
+    write_data(folder / "data")
+    write_folds(folder / "data")
+    rounds = [{"kind": "supervised"}, {"kind": "self_distill", "init": "previous"}]
+    folds = {"kind": "file", "path": "folds.csv"}
+    tree = tree_of(folder / "data")
+    tree["data"] = {"format": "folder", "root": str(folder / "data"), "folds": folds}
+    names = sorted(path.stem for path in (folder / "data" / "images").iterdir())
+    lines = [f"{name},{place % 3}" for place, name in enumerate(names)]
+    (folder / "data" / "folds.csv").write_text("\n".join(["id,fold", *lines]))
+    config, run = config_of({**tree, "rounds": rounds}), Run(folder / "run")
+    open_run(config, run)
+    prepare(config, run)
+    run.train_set(1, 0).parent.mkdir(parents=True)
+    return config, run
+
+
+def member_of(config: Any, run: Run, key: int) -> Member:
+    return Member(config, run, key, "a", 0, make_accelerator(config, cpu=True))
+
+
+@pytest.mark.parametrize("lost", ["some", "all", "replaced"])
+def test_rules_of_a_round_move_nobody_between_the_parts(tmp_path: Path, lost: str) -> None:
+    """The student that starts from the weights of the round before is watched by none of the rows
+    that those have learned, whatever this round drops or replaces."""
+    torch.set_num_threads(1)
+    config, run = rounds_of(tmp_path)
+    train_member(config, run.folder, 0, "a", 0)
+    first = member_of(config, run, 0)
+    held, learned = ([first.manifest[row].id for row in rows]
+                     for rows in (first.watched_rows, first.rows))  # fmt: skip
+    assert len(held) == 4 and len(learned) == 12
+    gone = {*(held if lost != "some" else held[:2]), *learned[:3]}
+    samples = [
+        s if s.id not in gone
+        else replace(s, weight=0.0) if lost != "replaced"
+        else replace(s, target="rle:1 30", origin="distilled")
+        for s in first.manifest
+    ]  # fmt: skip
+    Manifest(samples).write(run.train_set(1, 0))
+    later = member_of(config, run, 1)
+    watched = {later.manifest[row].id for row in later.watched_rows}
+    trained = {later.manifest[row].id for row in later.rows}
+    assert watched == (set(held[2:]) if lost == "some" else set(held))
+    assert not trained & set(held)
+    assert trained == set(learned) - (gone if lost != "replaced" else set())
+    paths = run.member(1, "a", 0)
+    train_until(config, run, 1, steps=1)
+    as_older(paths)  # one that divided the rows of each round anew
+    with pytest.raises(UserError, match=r"held out other rows in each round; to go on would mix"):
+        train_member(config, run.folder, 1, "a", 0)
+    shutil.rmtree(paths.folder)
+    train_member(config, run.folder, 1, "a", 0)
+    assert read_json(paths.done)["watched_by"] == len(watched)
+
+
+def test_a_state_of_an_older_version_goes_on_where_nothing_has_changed(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    config, run = rounds_of(tmp_path)
+    assert member_of(config, run, 0).unlike == []
+    train_until(config, run, 0, steps=1)
+    as_older(run.member(0, "a", 0))
+    train_member(config, run.folder, 0, "a", 0)
+    run.train_set(1, 0).write_bytes(run.truth.read_bytes())
+    assert member_of(config, run, 1).unlike == []
+
+
+def test_pair_teachers_without_anybody_to_watch_them_are_found_before_the_first_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each fold has two units of four images: one of four is a quarter of two folds, and the half
+    of one."""
+    config, run = rounds_of(tmp_path)
+    images = tmp_path / "data" / "images"
+    for fold in range(3):
+        ids = [sample.id for sample in Manifest.read(run.truth) if sample.fold == fold]
+        for first in (0, 4):
+            for name in ids[first + 1 : first + 4]:
+                shutil.copy(images / f"{ids[first]}.png", images / f"{name}.png")
+    jobs = list[Any]()
+    with pytest.raises(UserError, match=r"inner_share: 0\.25: the 8 train rows are 2 units"):
+        start(config, Run(tmp_path / "other"), monkeypatch, before=jobs.append)
+    assert jobs == []

@@ -26,7 +26,7 @@ from distseg.records.manifest import Manifest
 from distseg.records.paths import Run
 from distseg.records.predictions import Predictions
 from distseg.training import train as trainer
-from distseg.training.engine import DdpEngine
+from distseg.training.engine import DdpEngine, Update
 from distseg.training.member import Member, seed_of
 from distseg.training.stage import Stage, begin_epoch, make_engine, set_up_stage, train_step
 from distseg.training.stopping import NonFiniteLoss
@@ -123,9 +123,9 @@ def test_a_signal_after_any_step_of_an_epoch_changes_nothing(
     whole = train_here(tmp_path / "whole")
     config, run = set_up(tmp_path / "cut")
     step = DdpEngine.step
-    done: list[torch.Tensor] = []
+    done: list[Update] = []
 
-    def stop_after(engine: DdpEngine, clip_norm: float | None) -> torch.Tensor:
+    def stop_after(engine: DdpEngine, clip_norm: float | None) -> Update:
         result = step(engine, clip_norm)
         if len(done) == at:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -244,7 +244,7 @@ def test_a_stages_first_epoch_rolls_back_to_its_own_start(
     step = DdpEngine.step
     states: dict[DdpEngine, list[int]] = {}  # of each stage's optimizer, before every step
 
-    def fail_once(engine: DdpEngine, clip_norm: float | None) -> torch.Tensor:
+    def fail_once(engine: DdpEngine, clip_norm: float | None) -> Update:
         states.setdefault(engine, []).append(len(engine.optimizer.state))
         if len(states) == 2 and len(states[engine]) in (3, 4):
             for parameter in engine.module.parameters():
@@ -294,9 +294,9 @@ def test_a_signal_after_a_skipped_step_leaves_the_last_whole_epoch(
 ) -> None:
     config, run = set_up(tmp_path)
     step = DdpEngine.step
-    done: list[torch.Tensor] = []
+    done: list[Update] = []
 
-    def spoil_and_stop(engine: DdpEngine, clip_norm: float | None) -> torch.Tensor:
+    def spoil_and_stop(engine: DdpEngine, clip_norm: float | None) -> Update:
         if len(done) == 1:
             gradient = next(engine.module.parameters()).grad
             assert gradient is not None
@@ -308,7 +308,7 @@ def test_a_signal_after_a_skipped_step_leaves_the_last_whole_epoch(
     with monkeypatch.context() as patched, pytest.raises(SystemExit):
         patched.setattr(DdpEngine, "step", spoil_and_stop)
         train_member(config, run.folder, 0, "a", 0)
-    assert int(done[1]) == 1
+    assert int(done[1].skipped) == 1
     assert read_json(run.member(0, "a", 0).state / "state.json")["record"]["step"] == 0
     left = "signal 15: leaving with the last state that was saved"
     assert left in run.member(0, "a", 0).log(0).read_text()
@@ -360,7 +360,9 @@ def test_a_gradient_that_is_not_finite_moves_nothing(
     states = [checkpoint.clean_state_dict(member.model)]
     for bad in (1.0, float("inf"), 1.0):
         engine.backward((engine(images)[0] * bad).sum())
-        assert int(engine.step(None)) == int(bad != 1.0)
+        update = engine.step(None)
+        assert int(update.skipped) == int(bad != 1.0)
+        assert int(update.bad) == int(bad != 1.0 and not scaled)
         states.append(checkpoint.clean_state_dict(member.model))
     names = [n for n, _ in member.model.named_parameters()]
     moved = [any(not torch.equal(a[n], b[n]) for n in names) for a, b in pairwise(states)]

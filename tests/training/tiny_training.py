@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 import torch
 import yaml
 from torch import Tensor, nn
@@ -22,7 +23,9 @@ from distseg.data.prepare import prepare
 from distseg.models import checkpoint
 from distseg.records.files import read_json, read_lines
 from distseg.records.paths import MemberPaths, Run
+from distseg.training.engine import DdpEngine
 from distseg.training.optim import build_optimizer
+from distseg.training.state import FORM
 from distseg.training.train import train_member
 from tests.tiny import PATIENCE_S, tiny_tree
 
@@ -56,6 +59,30 @@ def train_there(launch: Launch, folder: Path, ranks: int, **changes: Any) -> Mem
 def arguments(folder: Path) -> list[str]:
     config = str(folder / "tiny.yaml")
     return [config, "--member", "a", "--fold", "0", "--out", str(folder / "run")]
+
+
+def train_until(config: Config, run: Run, key: int, *, steps: int) -> None:
+    """Train member a on fold 0 until a signal comes in the last of so many steps; its state is
+    saved there."""
+    step, seen = DdpEngine.step, iter(range(1, steps + 1))
+
+    def stop_after(engine: DdpEngine, clip_norm: float | None) -> Any:
+        result = step(engine, clip_norm)
+        if next(seen) == steps:
+            signal.raise_signal(signal.SIGTERM)
+        return result
+
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(DdpEngine, "step", stop_after)
+        train_member(config, run.folder, key, "a", 0)
+
+
+def as_older(paths: MemberPaths) -> tuple[Any, dict[str, Any]]:
+    """Make a state one of a version whose states did not say their form; returns it."""
+    tree, record = checkpoint.load_state(paths.state) or ({}, {})
+    assert record.pop("form") == FORM and record["total_steps"]
+    checkpoint.save_state(paths.state, tree, record)
+    return tree, record
 
 
 def losses(paths: MemberPaths, key: str = "loss") -> list[float]:

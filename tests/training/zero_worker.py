@@ -86,7 +86,7 @@ def skip(config: Config, folder: Path, accelerator: Accelerator) -> None:
     for number, (batch, skipped) in enumerate([(images, 0), (bad, 1), (images, 0)]):
         with engine.micro_batch(last=True):
             engine.backward(loss_of(engine(batch), target))
-        assert int(engine.step(None)) == skipped, number
+        assert int(engine.step(None).skipped) == skipped, number
         engine.gather()
         assert all(bool(torch.isfinite(p).all()) for p in model.parameters())
         pairs = zip(parameters(model), parameters(before), strict=True)
