@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
@@ -18,6 +19,7 @@ from distseg.config.losses import LossConfig
 
 CYCLIC = ("cosine", "onecycle")  # kinds of schedules with cycles
 VIEWS = 4  # draws of an image whose feature maps are kept
+LOSSES = ("loss", "val_loss")  # keys of metrics.jsonl of which less is better
 BY_SCORE = ("best", "top_k", "best_of_cycles")  # values of `keep` that choose by a score
 
 
@@ -64,9 +66,24 @@ class EarlyStoppingConfig(Strict):
 
     patience: Count = Field(10, description="evaluations in a row without a gain that end it")
     min_gain: float = Field(0.0, ge=0, description="what is at most that much better is no gain")
-    metric: Literal["score", "positives", "negatives", "iou", "loss"] = Field(
-        "score", description="the key of metrics.jsonl to watch; less is better for loss alone"
+    metric: Literal["score", "positives", "negatives", "iou", "val_loss", "loss"] = Field(
+        "score",
+        description="the key of metrics.jsonl to watch; of val_loss and loss less is better",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Follower:
+    """What of a stage waits for evaluations without a gain.
+
+    key: below the stage. metric: the key of metrics.jsonl that it watches. patience: its own.
+    waits: how many evaluations in a row without a gain make it act.
+    """
+
+    key: str
+    metric: str
+    patience: int
+    waits: int
 
 
 class StageConfig(Strict):
@@ -142,10 +159,20 @@ class StageConfig(Strict):
         ]
 
     @property
+    def followers(self) -> list[Follower]:
+        """A plateau and early stopping, where the stage has them."""
+        schedule, early, found = self.schedule, self.early_stopping, []
+        if schedule.kind == "plateau":
+            waits = schedule.patience + 1
+            found.append(Follower("schedule", schedule.metric, schedule.patience, waits))
+        if early is not None:
+            found.append(Follower("early_stopping", early.metric, early.patience, early.patience))
+        return found
+
+    @property
     def follows_evaluations(self) -> bool:
         """Whether another number of evaluations would train or keep other weights."""
-        follows = self.schedule.kind == "plateau" or self.early_stopping is not None
-        return follows or bool(self.watches)
+        return bool(self.followers or self.watches)
 
     @property
     def can_go_on(self) -> bool:
@@ -181,10 +208,10 @@ class StageConfig(Strict):
                 "learns (freeze_encoder: always); leave it out"
             )
         if self.early_stopping is not None:
-            yield from self._early_mistakes(self.early_stopping, f"{where}.early_stopping")
+            yield from self._early_mistakes(f"{where}.early_stopping")
 
-    def _early_mistakes(self, early: EarlyStoppingConfig, where: str) -> Iterator[str]:
-        cycles, epochs = self.schedule.cycles, self.schedule.epochs
+    def _early_mistakes(self, where: str) -> Iterator[str]:
+        cycles = self.schedule.cycles
         if self.schedule.kind in CYCLIC and cycles > 1:
             yield (
                 f"{where}: schedule.cycles: {cycles}: the score falls for a while after each "
@@ -195,8 +222,6 @@ class StageConfig(Strict):
                 f"{where}: keep: cycles: a stage that ends early has no end of a cycle; valid: "
                 "last, best, top_k"
             )
-        if early.patience >= epochs:
-            yield f"{where}.patience: {early.patience} evaluations of {epochs} epochs: never ends"
 
 
 class TrainConfig(Strict):

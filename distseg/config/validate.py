@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from distseg.config.data import FoldsConfig
 from distseg.config.device import augment_on_mistakes
+from distseg.config.in_vain import vain_mistakes
 from distseg.config.kinds import kind_mistakes
 from distseg.config.labels import label_mistakes
 from distseg.config.member import MemberConfig
@@ -36,6 +37,7 @@ def mistakes(config: Config) -> list[str]:
         *filter(None, [share_problem(config.compute.gpus_per_job)]),
         *zero_mistakes(config),
         *augment_on_mistakes(config),
+        *vain_mistakes(config),
     ]
     return list(dict.fromkeys(found))
 
@@ -99,9 +101,6 @@ def _postprocess(config: Config) -> Iterator[str]:
             yield f"postprocess.{key}: min_area and the like are not for task: multiclass"
     if rules.gate == "search" and config.task == "multiclass":
         yield "postprocess.gate: multiclass takes the highest class; no class can be emptied"
-    elif rules.gate == "search" and all(m.image_head is None for m in config.members.values()):
-        first = next(iter(config.members))
-        yield f"postprocess.gate: search: needs an image head; write members.{first}.image_head: .1"
     if rules.exclusive and config.task != "multilabel":
         yield f"postprocess.exclusive: for task: multilabel; {config.task} masks never overlap"
 

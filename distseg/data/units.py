@@ -91,20 +91,35 @@ def held_out(units: Sequence[str], share: float, *seed: object) -> set[str]:
 
 
 def check_inner_share(config: Config, run: Run, cache: Cache) -> None:
-    """UserError where `train.inner_share` leaves a fold's members, or the pair teachers of a later
-    round, nothing to be watched by; looks at the images, if it is set, before the first job
-    would."""
-    if not config.train.inner_share:
+    """UserError where `train.inner_share` leaves members of a fold, or pair teachers of a round,
+    nothing to be watched by; looks at the images, if it is set, before the first job would."""
+    share = config.train.inner_share
+    if not share:
         return
     units, manifest = open_units(config, run, cache), Manifest.read(run.truth)
-    planned = sorted({fold for _, fold in config.planned_members(manifest.folds)})
-    left_out = [{fold} for fold in planned]
-    if any(entry.judges_labeled and entry.judge == "pair" for entry in config.rounds):
-        pairs = map(set, pair_folds(manifest.folds).values())
-        left_out += [pair for pair in pairs if pair & set(planned)]
-    for folds in left_out:
-        own = [units[s.id] for s in manifest if s.fold not in folds and s.target]
-        held_out(own, config.train.inner_share)
+    for whose, left_out in _train_sets(config, manifest.folds).items():
+        own = manifest.train_rows(left_out[0])
+        rows = [row for row in own if manifest[row].fold not in left_out]
+        try:
+            held_out([units[manifest[row].id] for row in rows], share)
+        except UserError as error:
+            raise UserError(f"{error} ({whose})") from None
+
+
+def _train_sets(config: Config, folds: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """Who trains on the rows that people have labeled, and the folds whose rows they leave out: the
+    members of each fold, and the pair teachers that rounds need."""
+    found: dict[str, tuple[int, ...]] = {}
+    for number, entry in enumerate(config.rounds):
+        trained = {fold for _, fold in config.planned_members(folds, number)}
+        if entry.judges_labeled and entry.judge == "pair":
+            found |= {
+                f"rounds.{number}: pair teachers without the folds {pair[0]} and {pair[1]}": pair
+                for pair in pair_folds(folds).values()
+                if trained & set(pair)
+            }
+        found |= {f"members of fold {fold}": (fold,) for fold in sorted(trained)}
+    return found
 
 
 def _hash(*parts: object) -> bytes:

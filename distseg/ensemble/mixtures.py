@@ -42,8 +42,9 @@ class Mixture:
 class MixtureSearch:
     """Mixtures and rules on the rows of a round. Holds counts, and one block of images.
 
-    Components, holes and full masks stay as the choices before have them: the sweep counts pixels,
-    not components. The verdict judges the whole, with what is kept.
+    Components, holes, full masks and a gate of the image heads stay as the choices before have
+    them: the sweep counts pixels, not components, and looks at no head. The verdict judges the
+    whole, with what is kept.
 
     Attributes:
         mixtures: what is tried, in the order in which ties go to the earlier one.

@@ -8,6 +8,7 @@ or a snapshot alone, or the last snapshots of all.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -40,6 +41,8 @@ from distseg.functional.tuning import (
 )
 from distseg.functional.weights import Weights, greedy_weights
 
+log = logging.getLogger(__name__)
+
 SIMPLER = "simpler"  # the steps that ask for it are named so, or begin so
 WEIGHT_SEARCH_VALUES = 1 << 26  # logits that the weight search reads, and holds as float32
 
@@ -53,6 +56,8 @@ def steps_of(nesting: Nesting) -> Iterator[Step]:
     config, oof = nesting.config, nesting.oof
     several = len(oof.names) > 1
     asked = several and config.ensemble.simpler == "search"
+    if config.postprocess.gate == "search" and not oof.has_heads:
+        log.warning("postprocess.gate: search: no model of this ensemble has an image head")
     if several and config.ensemble.weights == "search":
         yield "weights", WeightSearch(nesting).tune
     if asked:

@@ -7,6 +7,7 @@ from typing import Any
 
 from distseg.config.data import FoldsConfig
 from distseg.config.load import dump_config, load_config
+from distseg.config.member import MemberConfig
 from distseg.config.schema import Config
 from distseg.data.mask_values import copy_values
 from distseg.models import checkpoint
@@ -40,13 +41,18 @@ def fill_ensemble_folder(
     if config.data.depths:
         atomic_write(folder / DEPTHS, (Path(config.data.root) / config.data.depths).read_bytes())
         data["depths"] = DEPTHS
-    models = {
-        name: model.model_copy(update=_without_path({"encoder_weights": model.encoder_weights}))
-        for name, model in config.members.items()
-    }
+    models = {name: _portable(model) for name, model in config.members.items()}
     own = {"data": config.data.model_copy(update=data), "members": models, "tune": None}
+    if not any(ensemble["rule"].get("gate") or []):  # a search that may need what is not here
+        own["postprocess"] = config.postprocess.model_copy(update={"gate": "none"})
     atomic_write(new.config, dump_config(config.model_copy(update=own)))
     load_config(new.config)  # it can be read again
+
+
+def _portable(model: MemberConfig) -> MemberConfig:
+    """A model without a path of this machine, and of no folds: the folder has none."""
+    own = _without_path({"encoder_weights": model.encoder_weights})
+    return model.model_copy(update={**own, "folds": None})
 
 
 def _without_path(member: dict[str, Any]) -> dict[str, Any]:

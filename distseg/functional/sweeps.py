@@ -138,6 +138,8 @@ class RuleGrid:
     areas: 0 stands for no minimum area. A gate is a pair of `tops` and `gate_areas`, or one of
     `presences`, the least probability of the class that lets an image through; no gate at all is
     always a candidate, the first.
+
+    double: (top, area) of the rule so far, a gate in front of every candidate; None: it has none.
     """
 
     thresholds: tuple[float, ...]
@@ -145,6 +147,7 @@ class RuleGrid:
     tops: tuple[float, ...] = ()
     gate_areas: tuple[int, ...] = ()
     presences: tuple[float, ...] = ()
+    double: tuple[float, int] | None = None
 
     def __post_init__(self) -> None:
         if not self.thresholds or not self.areas:
@@ -185,7 +188,7 @@ class GridSweep(Sweep):
     def __init__(self, metric: str, grid: RuleGrid) -> None:
         super().__init__(metric, grid, grid.shape)
         self.grid = grid
-        edges = (*grid.thresholds, *grid.tops)
+        edges = (*grid.thresholds, *grid.tops, *(grid.double or ())[:1])
         self._order = np.argsort(edges, kind="stable")
         self._bins = _bin_of_bits(tuple(sorted(edges)))
 
@@ -226,11 +229,15 @@ class GridSweep(Sweep):
     def _open(
         self, over_NT: NDArray[np.int64], presence_N: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """1.0 where a gate lets an image through, (G, N), of the pixels over each top."""
-        through = over_NT[:, :, None] >= np.array(self.grid.gate_areas, dtype=np.int64)
+        """1.0 where a gate lets an image through, (G, N), of the pixels over each top, of which
+        that of `grid.double` comes last."""
+        grid = self.grid
+        tops_NT = over_NT[:, : len(grid.tops)]
+        through = tops_NT[:, :, None] >= np.array(grid.gate_areas, dtype=np.int64)
         none = np.ones((len(over_NT), 1))
-        shut = presence_N[:, None] < np.array(self.grid.presences)  # NaN shuts nothing
-        return np.concatenate([none, through.reshape(len(over_NT), -1), ~shut], axis=1).T
+        shut = presence_N[:, None] < np.array(grid.presences)  # NaN shuts nothing
+        opened = np.concatenate([none, through.reshape(len(over_NT), -1), ~shut], axis=1).T
+        return opened * (over_NT[:, -1] >= grid.double[1]) if grid.double else opened
 
     def _counts(
         self,

@@ -33,6 +33,17 @@ def tile_weight(height: int, width: int) -> Tensor:
     return ramp(height)[:, None] * ramp(width)[None, :]
 
 
+def windows(
+    height: int, width: int, tile: tuple[int, int], overlap: float
+) -> list[tuple[slice, slice]]:
+    """Rows and columns of each tile of an image, all of one size. Arguments as in `tiled`."""
+    starts = [
+        tile_starts(length, own, overlap) for length, own in zip((height, width), tile, strict=True)
+    ]
+    h, w = min(tile[0], height), min(tile[1], width)
+    return [(slice(top, top + h), slice(left, left + w)) for top in starts[0] for left in starts[1]]
+
+
 def tiled(
     forward: Callable[[Tensor], Tensor], images_BCHW: Tensor, tile: tuple[int, int], overlap: float
 ) -> Tensor:
@@ -45,19 +56,27 @@ def tiled(
         overlap: as in `tile_starts`.
     """
     height, width = images_BCHW.shape[-2:]
-    rows = tile_starts(height, tile[0], overlap)
-    columns = tile_starts(width, tile[1], overlap)
-    if len(rows) == len(columns) == 1:
+    places = windows(height, width, tile, overlap)
+    if len(places) == 1:
         return forward(images_BCHW).float()
-    h, w = min(tile[0], height), min(tile[1], width)
-    weight = tile_weight(h, w).to(images_BCHW.device)
+    weight = tile_weight(min(tile[0], height), min(tile[1], width)).to(images_BCHW.device)
     total = torch.zeros((), device=images_BCHW.device)
     norm = torch.zeros(height, width, device=images_BCHW.device)
-    for top in rows:
-        for left in columns:
-            logits = forward(images_BCHW[..., top : top + h, left : left + w]).float()
-            if not total.ndim:
-                total = logits.new_zeros((*logits.shape[:2], height, width))
-            total[..., top : top + h, left : left + w] += logits * weight
-            norm[top : top + h, left : left + w] += weight
+    for rows, columns in places:
+        logits = forward(images_BCHW[..., rows, columns]).float()
+        if not total.ndim:
+            total = logits.new_zeros((*logits.shape[:2], height, width))
+        total[..., rows, columns] += logits * weight
+        norm[rows, columns] += weight
     return total / norm
+
+
+def highest_of_tiles(
+    forward: Callable[[Tensor], Tensor], images_BCHW: Tensor, tile: tuple[int, int], overlap: float
+) -> Tensor:
+    """The highest of what `forward`, (B, C, h, w) -> (B, K), says of the tiles of each image:
+    float32 (B, K). Other arguments as in `tiled`."""
+    height, width = images_BCHW.shape[-2:]
+    places = windows(height, width, tile, overlap)
+    found = [forward(images_BCHW[..., rows, columns]).float() for rows, columns in places]
+    return torch.stack(found).amax(0)

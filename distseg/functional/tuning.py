@@ -106,15 +106,18 @@ def double_search(options: Options, metric: str, pixels: int) -> RuleSearch:
 
 def gate_search(options: Options, metric: str, pixels: int) -> RuleSearch:
     """A gate of the image heads, together with the threshold and the minimum area behind it, as far
-    as `options` says search those; where no gate is best the rule stays as it is. Arguments as for
+    as `options` says search those; where no gate is best the rule stays as it is. A double
+    threshold that was found before stays, too, in the minimum area's place. Arguments as for
     `threshold_search`."""
     areas = area_candidates(pixels) if options.min_area == "search" else ()
     thresholds = tuple(map(logit, BOTTOM_PROBS)) if options.threshold == "search" else ()
 
     def sweep(rule: Rule) -> GridSweep:  # the rule so far is a candidate, without a gate too
         own = tuple(dict.fromkeys((rule["threshold"], *thresholds)))
-        sizes = tuple(dict.fromkeys((rule["min_area"], *areas)))
-        return GridSweep(metric, RuleGrid(own, sizes, presences=PRESENCES))
+        found = rule.get("double")
+        double = (found["top"], found["area"]) if found else None
+        sizes = tuple(dict.fromkeys((rule["min_area"], *(() if double else areas))))
+        return GridSweep(metric, RuleGrid(own, sizes, presences=PRESENCES, double=double))
 
     def changes(total: GridSweep, rule: Rule) -> Mapping[str, Any]:
         found = total.best()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from distseg.config.data import InputConfig
 from distseg.data.fit import STRIDE, Fit
-from distseg.functional.tiles import tiled
+from distseg.functional.tiles import highest_of_tiles, tiled
 from distseg.functional.tta import views
 from distseg.functional.tta_names import MAX_PASSES, dropout_passes
 
@@ -111,11 +111,14 @@ class Predictor:
     @torch.inference_mode()
     def image_logits(self, canvas_BCHW: Tensor) -> Tensor:
         """ "This class is in this image": float32 (M, B, C) of each model's image head. Of the
-        image as it is, without views; all models have the head."""
+        image as it is, without views; all models have the head.
+
+        Where the input says tiles, no network is shown more than one: a class is in the image
+        where it is in a tile, which is the highest that the head says of any.
+        """
         images = self.normalizer(canvas_BCHW)
         with self.autocast():
-            found = [model(images)[1].float() for model in self.models]
-        return torch.stack(found)
+            return torch.stack([self._head(model, images) for model in self.models])
 
     def native(self, logits_BCHW: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
         """Canvas logits of each image at its own (height, width): a list of float32 (C, h, w)."""
@@ -142,6 +145,17 @@ class Predictor:
             if self.fit.tiles is None:
                 return network(images_BCHW).float()
             return tiled(network, images_BCHW, *self.fit.tiles)
+
+    def _head(self, model: nn.Module, images_BCHW: Tensor) -> Tensor:
+        """What one model's image head says of the images, or the most of their tiles: float32
+        (B, C)."""
+
+        def head(tile_BCHW: Tensor) -> Tensor:
+            return model(tile_BCHW)[1]
+
+        if self.fit.tiles is None:
+            return head(images_BCHW).float()
+        return highest_of_tiles(head, images_BCHW, *self.fit.tiles)
 
 
 def _mean_of_passes(model: nn.Module, images_BCHW: Tensor, passes: int, view: int) -> Tensor:

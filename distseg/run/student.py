@@ -64,6 +64,11 @@ def make_student(
     config = student_config(teachers, load_config(teachers.config), ensemble, encoder)
     run = Run(folder)
     config = check(config, folder if run.student.is_file() else source)
+    if any(ensemble["rule"].get("gate") or []) and not _has_head(config):
+        logger.warning(
+            "the ensemble empties masks by its image heads (postprocess.gate), and the student has "
+            "none; members.%s.image_head=.1 gives it one", student_name(config),
+        )  # fmt: skip
     place_student(teachers, ensemble, folder, config)
     if pipeline.run(config, folder):
         return None
@@ -90,7 +95,8 @@ def student_config(run: Run, config: Config, ensemble: dict[str, Any], encoder: 
         encoder: of the student; "": it is like the smallest model of the ensemble's last round.
 
     Raises:
-        UserError: no model of that round is there.
+        UserError: no model of that round is there; or labels of the only fold that is trained have
+            chosen the weights: no other fold's models could judge what the student learns from.
     """
     last = _last_round(run, ensemble)
     folds, keys = Manifest.read(run.truth).folds, range(last + 1)
@@ -111,19 +117,17 @@ def student_config(run: Run, config: Config, ensemble: dict[str, Any], encoder: 
         entry.model_copy(update={"members": [n for n in entry.members or done if n in done]})
         for entry in config.rounds[: last + 1]
     ]
-    watched = any(
-        config.watches_fold(stage)
-        for name in done
-        for key in keys
-        for stage in config.stages_of(name, key)
-    )
-    # The teachers of a fold were then chosen by its labels, and the score is indirect as theirs is.
-    judge = "oof" if watched else "fold"
+    judge = _judge(run, config, done, teachers, last)
     rounds.append(RoundConfig(kind="distill", teacher=judge, members=[student]))
+    members[student] = member
+    rules = config.postprocess
+    if all(one.image_head is None for one in members.values()):  # those with a head are lost
+        rules = rules.model_copy(update={"gate": "none"})
     return config.model_copy(
         update={
             "name": f"{config.name[:72]}-student",
-            "members": {**members, student: member},
+            "members": members,
+            "postprocess": rules,
             "rounds": rounds,
             "stop": "never",
             "ensemble": config.ensemble.model_copy(update={"rounds": "last", "snapshots": "all"}),
@@ -133,10 +137,42 @@ def student_config(run: Run, config: Config, ensemble: dict[str, Any], encoder: 
     )
 
 
+def _judge(
+    run: Run, config: Config, done: dict[str, list[int]], teachers: list[str], last: int
+) -> Literal["fold", "oof"]:
+    """Who judges the train rows. Where labels of a fold have chosen the weights of its models, it
+    is those of the other folds, and the score is indirect as theirs is.
+
+    done: the whole folds of each model; teachers: those of round `last`. UserError: there is no
+    other fold.
+    """
+    watched = [
+        why
+        for name in done
+        for key in range(last + 1)
+        for stage in config.stages_of(name, key)
+        for why in config.watches_fold(stage)
+    ]
+    whole = sorted({fold for name in teachers for fold in done[name]})
+    if watched and len(whole) < 2:
+        raise UserError(
+            f"{run.folder}: {watched[0]} has chosen weights by the score of fold {whole[0]}, the "
+            "only one with finished models: its labels would reach the student, and no other "
+            "models can judge in their place. A student needs a run with train.inner_share: .1, or "
+            "with keep: last or cycles and neither a schedule nor early_stopping that watches the "
+            "score, or with two folds or more"
+        )
+    return "oof" if watched else "fold"
+
+
 def student_name(config: Config) -> str:
     """The model of a student's run that is the student."""
     (name,) = config.rounds[-1].members or [""]
     return name
+
+
+def _has_head(config: Config) -> bool:
+    return config.members[student_name(config)].image_head is not None
 
 
 def place_student(source: Run, ensemble: dict[str, Any], folder: Path, config: Config) -> Run:
@@ -195,7 +231,7 @@ def _student(config: Config, small: str, encoder: str) -> MemberConfig:
         arch="PlainUnet" if encoder == "none" else "Unet",
         encoder=encoder,
         encoder_weights=weights,
-        image_head=like.image_head,  # which `postprocess.gate` asks of every model
+        image_head=like.image_head,
         stages=stages,
         input=like.input,
         batch_size=like.batch_size,

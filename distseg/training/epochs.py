@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from distseg.config.training import StageConfig
+from distseg.config.in_vain import out_of_reach
+from distseg.config.training import LOSSES, StageConfig
 from distseg.functional.evaluations import evaluate_every
 from distseg.functional.losses import SpecLoss
 from distseg.functional.metrics import summarize
@@ -135,15 +136,19 @@ def evaluate(member: Member, loss: SpecLoss | None = None) -> dict[str, Any]:
     return scores if loss is None else {**scores, "val_loss": round_to(float(losses.mean()), 7)}
 
 
-def observe(stage: Stage, progress: Progress, watched: dict[str, Any]) -> None:
+def observe(member: Member, stage: Stage, progress: Progress, watched: dict[str, Any]) -> None:
     """After an evaluation, all ranks: hand the watched values to a plateau schedule and to early
-    stopping. A member that no row watches has no scores: nothing follows them."""
+    stopping. What has no value, as the score of images with an object where no row that watches
+    the member holds one, has none after any epoch: nothing follows it, and the log says so once."""
     schedule, early = stage.config.schedule, stage.config.early_stopping
-    if schedule.metric in watched:
+    every = _evaluate_every(member, stage)
+    if progress.epoch == min(every, schedule.epochs_per_cycle):  # the stage's first evaluation
+        _tell_what_is_in_vain(member, stage, progress, watched, every)
+    if watched.get(schedule.metric) is not None:
         stage.schedule.observe(watched[schedule.metric])
-    if early is None or early.metric not in watched:
+    if early is None or watched.get(early.metric) is None:
         return
-    patience = Patience(rises=early.metric != "loss", min_gain=early.min_gain)
+    patience = Patience(rises=early.metric not in LOSSES, min_gain=early.min_gain)
     patience.load(progress.waited)
     if patience.observe(watched[early.metric]) == early.patience:
         logger.info(
@@ -153,6 +158,21 @@ def observe(stage: Stage, progress: Progress, watched: dict[str, Any]) -> None:
             log.counted(early.patience, "evaluation"),
         )  # fmt: skip
     progress.waited = patience.state()
+
+
+def _tell_what_is_in_vain(
+    member: Member, stage: Stage, progress: Progress, watched: dict[str, Any], every: int
+) -> None:
+    """Warn of what follows the evaluations of a stage and will never act."""
+    where = f"stage {progress.stage} of {member.name}, fold {member.fold}"
+    for line in out_of_reach(stage.config, every):
+        logger.warning("%s: %s", where, line)
+    for one in stage.config.followers:
+        if watched.get(one.metric) is None:
+            logger.warning(
+                "%s: %s.metric: %s has no value on the %s that watch it: nothing follows it",
+                where, one.key, one.metric, log.counted(len(member.watched_rows), "row"),
+            )  # fmt: skip
 
 
 def is_over(stage: StageConfig, progress: Progress) -> bool:

@@ -233,7 +233,7 @@ def train(member: Member, stop: StopSignal) -> Progress:
                 scores: dict[str, Any] = {}
                 if epochs.is_evaluated(member, stage, progress):
                     scores = epochs.evaluate(member, stage.terms.main)
-                    epochs.observe(stage, progress, {**scores, "loss": row["loss"]})
+                    epochs.observe(member, stage, progress, {**scores, "loss": row["loss"]})
                 keep_snapshots(member, stage.config, progress, scores.get("score"))
             progress.schedule = stage.schedule.state()
             progress.seconds += totals.seconds

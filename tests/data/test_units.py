@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
+from distseg.config.schema import Config
 from distseg.data.prepare import open_cache, prepare
-from distseg.data.units import find_units, held_out, open_units
+from distseg.data.units import check_inner_share, find_units, held_out, open_units
 from distseg.records.errors import UserError
 from distseg.records.files import read_json
 from distseg.records.manifest import Manifest
@@ -94,3 +96,39 @@ def test_a_share_that_no_unit_fits_into() -> None:
         held_out(["a"] * 9, 0.1, 0)
     with pytest.raises(UserError, match=r"the 8 train rows are 2 units of images"):
         held_out(["a"] * 4 + ["b"] * 4, 0.25, 0)
+
+
+def test_pair_teachers_are_watched_too(tmp_path: Path) -> None:
+    """Units of four rows: one fits into a share of the 80 rows that leave a fold out, none into
+    that of the 60 that leave two out."""
+    root = tmp_path / "data"
+    (root / "images").mkdir(parents=True)
+    (root / "masks").mkdir()
+    lines = ["id,patient"]
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[:10, :20] = 255
+    for number in range(100):
+        pixels = picture(number).astype(np.uint8)
+        Image.fromarray(pixels).save(root / "images" / f"a{number:02d}.png")
+        Image.fromarray(mask).save(root / "masks" / f"a{number:02d}.png")
+        lines.append(f"a{number:02d},p{number // 4}")
+    (root / "groups.csv").write_text("\n".join(lines))
+    folds = {"kind": "group", "column": "patient", "groups": "groups.csv", "num": 5}
+    data = {"format": "folder", "root": str(root), "folds": folds}
+    size = {"height": 64, "width": 64, "channels": 1}
+
+    def of(share: float, **more: Any) -> Config:
+        rounds = [{"kind": "supervised"}, {"kind": "self_distill", **more}]
+        train = {"inner_share": share}
+        return made_config(root, data=data, input=size, rounds=rounds, train=train)
+
+    run = Run(tmp_path / "run")
+    prepare(of(0.06), run)
+    cache = open_cache(of(0.06), run)
+    said = r"inner_share: 0\.06: the 60 train rows are .* \(rounds\.1: pair teachers without the "
+    with pytest.raises(UserError, match=said + r"folds 0 and 1\)"):
+        check_inner_share(of(0.06), run, cache)
+    check_inner_share(of(0.07), run, cache)
+    check_inner_share(of(0.06, teacher="oof"), run, cache)  # who leaves out one fold
+    with pytest.raises(UserError, match=r"0\.04: the 80 train rows are .* \(members of fold 0\)"):
+        check_inner_share(of(0.04, teacher="oof"), run, cache)

@@ -3,6 +3,7 @@ wherever masks are made."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import torch
 import distseg
 from distseg.config.load import parse_config
 from distseg.config.schema import Config
-from distseg.data.prepare import open_cache
+from distseg.data.dataset import ImagePixels
+from distseg.data.prepare import open_cache, prepare
+from distseg.distributed import one_process
 from distseg.ensemble.fit import fit_ensemble
 from distseg.ensemble.nesting import Nesting
 from distseg.ensemble.out_of_fold_set import OutOfFold
@@ -23,12 +26,16 @@ from distseg.functional.metrics import count_masks, summarize
 from distseg.functional.postprocess import apply_postprocess
 from distseg.functional.tuning import PRESENCES
 from distseg.inference.load import load_snapshot_model
+from distseg.inference.predict import LoadedEnsemble, logit_batches, open_ensemble
 from distseg.records.errors import UserError
 from distseg.records.files import read_json, write_json
 from distseg.records.manifest import Manifest
 from distseg.records.paths import Run
 from distseg.records.predictions import Predictions
+from distseg.rounds.choose import choose_final
 from distseg.run.changes import find_changes
+from distseg.run.folder import open_run
+from distseg.training.train import train_member
 from tests.brute import defaults
 from tests.made_run import made_config, made_run, write_data
 from tests.run.in_process import small_tree, start
@@ -104,10 +111,15 @@ def test_a_gate_that_knows_nothing_is_not_adopted(tmp_path: Path) -> None:
     assert "gate" not in record["rule"]
 
 
-def test_without_kept_heads_there_is_no_such_step(tmp_path: Path) -> None:
+def test_without_kept_heads_there_is_no_such_step_and_the_log_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("distseg"), "propagate", True)  # as before any job
     config, run = made(tmp_path)
     nesting = Nesting(config, OutOfFold(config, run, 0))
     assert list(steps_of(nesting)) == [] and nesting.oof.presence(0, (1, 1)) is None
+    said = "postprocess.gate: search: no model of this ensemble has an image head"
+    assert [record.message for record in caplog.records].count(said) == 1
 
 
 def test_threshold_and_area_are_searched_with_the_gate(tmp_path: Path) -> None:
@@ -133,6 +145,85 @@ def test_what_cannot_gate_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"postprocess\.gate: multiclass takes the highest class"):
         made_config(tmp_path, own={"a": HEAD}, task="multiclass", classes=["x", "y"],
                     postprocess={"gate": "search"})  # fmt: skip
+
+
+FILE = {"kind": "file", "path": "f.csv"}
+
+
+@pytest.mark.parametrize(
+    ("folds", "changes"),
+    [
+        (None, {"rounds": [{"kind": "supervised", "members": ["b"]}]}),
+        ([0], {"data": {"format": "synthetic", "folds": {"num": 3, "use": [1]}}}),
+        ([0], {"data": {"format": "synthetic", "folds": {**FILE, "use": [1]}}}),
+    ],
+)
+def test_the_head_of_a_model_that_is_not_trained_is_none(
+    folds: list[int] | None, changes: dict[str, Any]
+) -> None:
+    """Model a, which has one, is left out by the rounds, or by the folds."""
+    tree = small_tree(postprocess={"gate": "search"}, **changes)
+    tree["members"]["a"] |= {**HEAD, "folds": folds}
+    said = r"needs an image head; write members\.b\.image_head: \.1; that of a is not trained"
+    with pytest.raises(UserError, match=said):
+        parse_config(tree, "test")
+    tree["members"]["b"] |= HEAD
+    parse_config(tree, "test")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rounds": [{"kind": "supervised", "members": ["b"]}, {"kind": "supervised"}]},
+        {"data": {"format": "synthetic", "folds": FILE}},
+    ],
+)
+def test_a_head_of_some_round_or_fold_is_enough(changes: dict[str, Any]) -> None:
+    tree = small_tree(postprocess={"gate": "search"}, **changes)
+    tree["members"]["a"] |= {**HEAD, "folds": [3] if "data" in changes else None}
+    parse_config(tree, "test")
+
+
+def test_tiles_are_asked_one_by_one_from_training_to_prediction(tmp_path: Path) -> None:
+    """A network for images of one size, which the whole image would end; what is kept of a row is
+    the most that the head says of any tile, and a new image is asked alike."""
+    tree = small_tree(postprocess={"gate": "search"}, predict={"tta": []})
+    size = {"height": 96, "width": 64}
+    tree["data"]["synthetic"] |= {"num_train": 8, "num_test": 2, **size}
+    tree["data"]["folds"]["use"] = [0]
+    tree["input"] = {"height": 64, "width": 64, "channels": 1, "fit": "crop", "overlap": 0.25}
+    swin = {"arch": "Unet", "encoder": "tu-swin_tiny_patch4_window7_224", "encoder_weights": None}
+    tree["members"] = {"a": {**swin, **HEAD, "decoder": {"decoder_channels": [8, 8, 8, 8, 8]}}}
+    tree["stages"] = [{"schedule": {"epochs_per_cycle": 1}}]
+    config, run = parse_config(tree, "test"), Run(tmp_path / "run")
+    open_run(config, run)
+    prepare(config, run)
+    torch.set_num_threads(1)
+    train_member(config, run.folder, 0, "a", 0)
+    paths, cache = run.member(0, "a", 0), open_cache(config, run)
+    (name,) = read_json(paths.done)["snapshots"]
+    model, _ = load_snapshot_model(paths.snapshots / name, torch.device("cpu"), True)
+    kept = read_json(paths.oof_scores)
+    mean, std = float(np.mean([0.485, 0.456, 0.406])), float(np.mean([0.229, 0.224, 0.225]))
+    for key, said in zip(kept["ids"], kept["heads"][Path(name).stem], strict=True):
+        image = torch.from_numpy(cache.image(key).transpose(2, 0, 1) / 255.0).float()
+        image = ((image - mean) / std)[None]
+        with torch.inference_mode():
+            tiles = [model(image[:, :, top : top + 64])[1][0] for top in (0, 32)]
+        assert said == pytest.approx(torch.stack(tiles).amax(0).tolist(), abs=2e-3)
+    fit_ensemble(config, run, 0)
+    choose_final(run, 0)
+    _, config, record = open_ensemble(run.folder)
+    process, gated = one_process(config), {**record, "rule": {**record["rule"], "gate": [0.5]}}
+    ensemble = LoadedEnsemble.load(config, run.folder, gated, process)
+    pixels = [ImagePixels(key, cache.image(key), 96, 64) for key in kept["ids"]]
+    presence: dict[int, float] = {}
+    for places, _, heads, _ in logit_batches(ensemble, config, pixels, process):
+        for place, one in zip(places, heads, strict=True):
+            assert one is not None
+            presence[place] = float(one[0])
+    expected = [1 / (1 + np.exp(-one[0])) for one in kept["heads"][Path(name).stem]]
+    assert [presence[place] for place in range(len(pixels))] == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.fixture(scope="module")

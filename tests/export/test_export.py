@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import torch
+import yaml
 from PIL import Image
 
 import distseg
@@ -68,6 +69,19 @@ def test_nothing_of_this_machine_goes_along(trained: Path, tmp_path: Path) -> No
             assert not [name for name in named if name in text], file
     config = load_config(tmp_path / "model" / "config.yaml")
     assert config.data.root == "." and config.data.cache_dir is None
+
+
+def test_a_model_of_folds_that_the_folder_has_not(tmp_path: Path, trained: Path) -> None:
+    """The run had ten folds; the folder has the default five, and no member is of any."""
+    shutil.copytree(trained, tmp_path / "run")
+    file = tmp_path / "run" / "config.yaml"
+    tree = yaml.safe_load(file.read_text())
+    tree["data"]["folds"]["num"] = 10
+    tree["members"]["plain"]["folds"] = [0, 7]
+    file.write_text(yaml.safe_dump(tree, sort_keys=False))
+    distseg.export_run(tmp_path / "run", tmp_path / "model")
+    assert load_config(tmp_path / "model" / "config.yaml").members["plain"].folds is None
+    assert distseg.load_ensemble(tmp_path / "model").predict(images_of(trained)[:1])
 
 
 def test_the_path_of_first_weights_stays_here(tmp_path: Path, trained: Path) -> None:

@@ -109,9 +109,13 @@ def test_a_gate_helps_where_one_threshold_cannot() -> None:
 
 
 @pytest.mark.parametrize("metric", METRIC_NAMES)
-def test_gates_of_presence_score_as_brute_force(metric: str) -> None:
-    """Beside double thresholds; an image whose presence nobody says goes through every gate."""
-    grid = RuleGrid((-0.5, 0.25), (0, 6), (0.5,), (2,), presences=(0.2, 0.5, 0.9))
+@pytest.mark.parametrize("double", [None, (0.75, 12), (0.25, 30)])
+def test_gates_of_presence_score_as_brute_force(
+    metric: str, double: tuple[float, int] | None
+) -> None:
+    """Beside double thresholds, and behind one that stays; an image whose presence nobody says goes
+    through every gate."""
+    grid = RuleGrid((-0.5, 0.25), (0, 6), (0.5,), (2,), (0.2, 0.5, 0.9), double)
     logits, truth, valid = random_set(3, num=9)
     presence = np.array([0.1, 0.2, 0.3, 0.5, 0.7, 0.95, np.nan, 0.9, 0.0])
     sweep = GridSweep(metric, grid)
@@ -122,6 +126,8 @@ def test_gates_of_presence_score_as_brute_force(metric: str) -> None:
         said = [None if np.isnan(p) else np.array([p]) for p in presence]
         pairs = zip(logits, said, strict=True)
         masks = np.stack([apply_postprocess(one[None], rule, p)[0] for one, p in pairs]) != 0
+        if double is not None:  # counted by hand
+            masks &= (logits > double[0]).sum(axis=(1, 2), keepdims=True) >= double[1]
         counts = M.pixel_counts(masks[:, None], truth[:, None], valid)
         expected[place] = M.summarize(counts, metric)["score"]
     assert grid.shape == (1 + 1 + 3, 2, 2)

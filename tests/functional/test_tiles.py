@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from distseg.functional.tiles import tile_starts, tile_weight, tiled
+from distseg.functional.tiles import highest_of_tiles, tile_starts, tile_weight, tiled
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,28 @@ def test_blending_changes_nothing_where_tiles_agree() -> None:
     images = torch.randn(2, 3, 96, 160)
     found = tiled(lambda x: 2 * x[:, :1] + 1, images, (64, 64), 0.5)
     torch.testing.assert_close(found, 2 * images[:, :1] + 1)
+
+
+@pytest.mark.parametrize("tile", [(64, 64), (96, 160), (128, 64)])
+def test_the_highest_of_all_tiles(tile: tuple[int, int]) -> None:
+    """Of the mean of each channel in a tile, counted by hand; a channel, an image and an axis that
+    is shorter than the tile are each by themselves."""
+    torch.manual_seed(0)
+    images, sizes = torch.randn(2, 3, 96, 160), []
+
+    def means(tile_BCHW: torch.Tensor) -> torch.Tensor:
+        sizes.append(tuple(tile_BCHW.shape[-2:]))
+        return tile_BCHW.mean((2, 3))
+
+    found = highest_of_tiles(means, images, tile, 0.25)
+    high, wide = min(tile[0], 96), min(tile[1], 160)
+    assert set(sizes) == {(high, wide)}
+    expected = torch.full((2, 3), -torch.inf)
+    for top in tile_starts(96, tile[0], 0.25):
+        for left in tile_starts(160, tile[1], 0.25):
+            own = images[:, :, top : top + high, left : left + wide].mean((2, 3))
+            expected = torch.maximum(expected, own)
+    torch.testing.assert_close(found, expected)
 
 
 def test_weight_is_positive_and_symmetric() -> None:

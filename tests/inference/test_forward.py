@@ -170,6 +170,29 @@ def test_the_mean_over_models_comes_back_at_each_images_own_size() -> None:
     assert torch.equal(both.image_logits(canvas).mean(0), torch.full((2, 1), 2.5))
 
 
+class MeanHead(nn.Module):
+    """Its head says the mean of what it is shown, which is at most so large."""
+
+    def __init__(self, most: tuple[int, int]) -> None:
+        super().__init__()
+        self.most = most
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        assert images.shape[-2] <= self.most[0] and images.shape[-1] <= self.most[1]
+        return images, images.mean((2, 3))
+
+
+def test_a_head_is_shown_tiles_and_says_the_most_of_any() -> None:
+    """A class in one corner of the image is in the image, whatever the rest is."""
+    crop = {"fit": "crop", "height": 64, "width": 64}
+    canvas = torch.zeros(2, 1, 160, 224)
+    canvas[0, :, -64:, -64:] = 3.0
+    tiles = predictor(MeanHead((64, 64)), MeanHead((64, 64)), **crop, overlap=0.25)
+    assert tiles.image_logits(canvas).tolist() == [[[3.0], [0.0]]] * 2
+    whole = predictor(MeanHead((160, 224)), **crop)
+    assert whole.image_logits(canvas)[0, 0].item() < 0.5
+
+
 def test_inputs_that_differ_in_their_normalization_share_a_canvas() -> None:
     one = predictor(height=64, width=64)
     assert one.canvas == predictor(height=64, width=64, mean=[0.1] * 3, std=[0.5] * 3).canvas

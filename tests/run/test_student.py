@@ -16,7 +16,7 @@ import yaml
 import distseg
 from distseg import cli
 from distseg.config.load import load_config
-from distseg.data.prepare import open_cache
+from distseg.data.prepare import open_cache, prepare
 from distseg.inference.predict import open_ensemble
 from distseg.records.errors import UserError
 from distseg.records.files import read_json, write_json
@@ -25,6 +25,7 @@ from distseg.records.paths import Run, final_ensemble
 from distseg.records.predictions import Predictions
 from distseg.run import pipeline
 from distseg.run.student import student_config
+from tests.made_run import made_config, write_data, write_member
 from tests.run.in_process import (
     InProcess,
     all_weights,
@@ -56,11 +57,13 @@ def in_process(folder: Path, jobs: list[InProcess]) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     """A run of two models and two folds, its student, what the command printed, and the run's files
-    before it."""
+    before it. The smaller model has no image head, which the gate of the ensemble asks."""
     folder = tmp_path_factory.mktemp("student")
     source, student = folder / "run", folder / "run-student"
-    tree = small_tree(ensemble={"simpler": "never"}, postprocess={"threshold": "search"})
-    tree["members"]["b"] = {**tree["members"]["a"], "decoder": {"filters": 6, "depth": 2}}
+    rules = {"threshold": "search", "gate": "search"}
+    tree = small_tree(ensemble={"simpler": "never"}, postprocess=rules)
+    larger = {"decoder": {"filters": 6, "depth": 2}, "image_head": 0.1}
+    tree["members"]["b"] = {**tree["members"]["a"], **larger}
     with pytest.MonkeyPatch.context() as patch:
         assert start(config_of(tree), Run(source), patch)[0] == 0
     before = files_of(source)
@@ -149,7 +152,9 @@ def test_the_model_is_the_student_of_the_first_fold(pair: Pair, tmp_path: Path) 
         assert np.abs(one.probabilities - probabilities).max() < 2e-3  # kept as float16
     alone = config.members["student"]
     assert list(load_config(moved / "config.yaml").members) == ["student"]
-    assert load_config(moved / "config.yaml").members["student"].decoder == alone.decoder
+    written = load_config(moved / "config.yaml")
+    assert written.members["student"].decoder == alone.decoder and alone.image_head is None
+    assert (config.postprocess.gate, written.postprocess.gate) == ("search", "none")
 
 
 def test_again_it_trains_nothing(pair: Pair, capsys: pytest.CaptureFixture[str]) -> None:
@@ -223,7 +228,7 @@ def test_what_is_no_teacher(pair: Pair, tmp_path: Path) -> None:
         distseg.export_student(tmp_path / "run", ["train.batch_size=4"], out=student)
 
 
-def test_the_config_of_other_runs(pair: Pair) -> None:
+def test_the_config_of_other_runs(pair: Pair, tmp_path: Path) -> None:
     """A model that has lost a fold teaches the others; weights that were chosen by the score make
     the student's score indirect; an encoder of one's own is a Unet."""
     source = pair[0]
@@ -239,8 +244,37 @@ def test_the_config_of_other_runs(pair: Pair) -> None:
     record = done.read_bytes()
     try:
         done.unlink()
-        assert student_config(run, config, ensemble).members["b"].folds == [0]
+        part = student_config(run, config, ensemble)
+        assert part.members["b"].folds == [0] and part.postprocess.gate == "search"
+        run.member(0, "b", 0).done.rename(tmp_path / "DONE")  # no model with a head is left
+        part = student_config(run, config, ensemble)
+        assert list(part.members) == ["a", "student"] and part.postprocess.gate == "none"
+        assert config_of(part.model_dump(mode="json")) == part
     finally:
         done.write_bytes(record)
+        if (tmp_path / "DONE").is_file():
+            (tmp_path / "DONE").rename(run.member(0, "b", 0).done)
     again = student_config(Run(pair[1]), *open_ensemble(pair[1])[1:])  # a student's student
     assert again.rounds[-1].members == ["student2"] and len(again.rounds) == 3
+
+
+@pytest.mark.parametrize("folds", [{"kind": "holdout"}, {"kind": "stratified", "use": [0]}])
+def test_a_run_of_one_fold_whose_labels_chose_its_weights_has_no_student(
+    tmp_path: Path, folds: dict[str, Any]
+) -> None:
+    """No models of another fold could judge; an honest choice of the weights can be taught."""
+    write_data(tmp_path / "data")
+    data = {"format": "folder", "root": str(tmp_path / "data"), "folds": folds}
+    chosen: dict[str, Any] = {"data": data, "stages": [{"keep": "best"}]}
+    config = made_config(tmp_path / "data", **chosen)
+    run = Run(tmp_path / "run")
+    prepare(config, run)
+    for name in config.members:
+        write_member(config, run, name, 0)
+    with pytest.raises(UserError, match=r"keep: best has chosen weights by .* fold 0") as error:
+        student_config(run, config, {"round": 0})
+    assert "train.inner_share: .1" in str(error.value) and "\n" not in str(error.value)
+    honest = made_config(tmp_path / "data", **{**chosen, "train": {"inner_share": 0.1}})
+    made = student_config(run, honest, {"round": 0})
+    assert made.rounds[-1].teacher == "fold" and made.flag(1) == "honest"
+    assert config_of(made.model_dump(mode="json")) == made

@@ -188,6 +188,41 @@ def test_the_train_loss_is_watched_without_a_word_on_the_score(tmp_path: Path) -
     assert "stage 0 ends after 3 of 6 epochs: loss has gained" in paths.log(0).read_text()
 
 
+def test_what_has_no_value_is_not_followed_and_the_log_says_so(tmp_path: Path) -> None:
+    """No row that watches the member is without an object. Evaluations are rare, too: after the
+    fourth of six epochs, and the last."""
+    tree = tree_of()
+    tree["data"]["synthetic"]["empty"] = 0.0
+    schedule = {"kind": "plateau", "metric": "negatives", "epochs_per_cycle": 6, "patience": 0}
+    tree["stages"] = [
+        {"schedule": schedule, "early_stopping": {"patience": 3, "metric": "negatives"}}
+    ]
+    tree["train"] = {**tree["train"], "evaluate_every": "auto"}
+    _, _, paths = trained(tmp_path, tree)
+    rows, log = read_lines(paths.metrics), paths.log(0).read_text()
+    assert [row["epoch"] for row in rows if "score" in row] == [3, 5]
+    assert {row.get("negatives") for row in rows} == {None}
+    assert len({row["lr"] for row in rows}) == 1 and read_json(paths.done)["epochs"] == 6
+    for key in ("schedule", "early_stopping"):
+        said = f"a, fold 0: {key}.metric: negatives has no value on the 12 rows that watch it"
+        assert log.count(said) == 1
+    rare = "early_stopping.patience: 3 evaluations of 6 epochs, of which 2 are evaluated"
+    assert log.count(rare) == 1 and "schedule.patience" not in log
+
+
+def test_the_loss_of_the_watched_rows_can_be_watched(tmp_path: Path) -> None:
+    """It is less that is better; that it was the fold's is said."""
+    tree = tree_of()
+    early = {"patience": 1, "metric": "val_loss"}
+    tree["stages"] = [{"schedule": SIX, "optimizer": {"lr": 1e-2}, "early_stopping": early}]
+    config, _, paths = trained(tmp_path, tree)
+    values = [row["val_loss"] for row in read_lines(paths.metrics)]
+    best = [min(values[:place]) for place in range(1, len(values))]
+    gains = [value < least for value, least in zip(values[1:], best, strict=True)]
+    assert gains[:-1] and all(gains[:-1]) and (len(values) == 6 or not gains[-1])
+    assert config.flag(0) == "indirect"
+
+
 @pytest.mark.slow
 def test_two_ranks_end_together(
     tmp_path: Path, launch: Callable[..., subprocess.Popen[str]]
