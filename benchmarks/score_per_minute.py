@@ -1,16 +1,18 @@
 """What a minute buys: held-back score against minutes, of distseg and of a plain script.
 
     python benchmarks/score_per_minute.py --data DATA_SETS --out benchmarks/results/score_per_minute
-        [--sets tgs camvid tianchi] [--minutes 5 15 40] [--weights DIR] [--rivals plain distseg]
+        [--sets tgs camvid tianchi] [--minutes 5 15 40] [--weights DIR]
+        [--rivals plain distseg nnunet] [--nnunet VENV/bin/python]
 
 From each set a folder is made: images and masks to train on, and a fifth (or the set's own
 validation part) whose masks are held back from everyone. Both rivals get that folder and the
 minutes: `plain` is benchmarks/plain.py, which is told a fitting size and encoder, `distseg` is
-`distseg run FOLDER --budget`, which finds its own. The held-back masks score both, with the same
-metric; of distseg the out-of-fold score stands beside it. With --weights both begin with the same
-pretrained encoder. A line a run in results.jsonl, a table in results.md and a picture in
-results.png; what is there is not run again. Times are only true on a machine that does nothing
-else.
+`distseg run FOLDER --budget`, which finds its own, and `nnunet` is rivals/nnunet_run.py, nnU-Net
+with its own plans, from scratch, in an environment of its own (rivals/run.py says how). The held-
+back masks score both, with the same metric; of distseg the out-of-fold score stands beside it. With
+--weights both begin with the same pretrained encoder. A line a run in results.jsonl, a table in
+results.md and a picture in results.png; what is there is not run again. Times are only true on a
+machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -130,6 +132,19 @@ def distseg(
     return found
 
 
+def nnunet(
+    folder: Path, task: dict[str, Any], args: Any, minutes: float, work: Path
+) -> dict[str, Any]:
+    """nnU-Net, by the Python of its environment."""
+    classes = len(task["classes"]) if task["task"] == "multiclass" else 2
+    command = [
+        args.nnunet, str(ROOT / "benchmarks/rivals/nnunet_run.py"), str(folder),
+        str(work / "masks"),
+        "--minutes", str(minutes), "--classes", str(classes),
+    ]  # fmt: skip
+    return {"exit": _call(command, work / "log.txt"), "masks": str(work / "masks")}
+
+
 def _call(command: list[str], log: Path) -> int:
     log.parent.mkdir(parents=True, exist_ok=True)
     env = {**os.environ, "PYTHONPATH": str(ROOT), "DISTSEG_PACES": "off"}
@@ -186,6 +201,7 @@ def main() -> None:
     parser.add_argument("--minutes", nargs="+", type=float, default=[5, 15, 40])
     parser.add_argument("--rivals", nargs="+", default=["plain", "distseg"])
     parser.add_argument("--weights", type=Path, help=f"folder with {WEIGHTS}")
+    parser.add_argument("--nnunet", metavar="PYTHON", help="of an environment with nnU-Net")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     record = args.out / "results.jsonl"
@@ -207,7 +223,7 @@ def main() -> None:
                 work = args.work / f"{name}_{kind}_{minutes:g}_{rival}"
                 shutil.rmtree(work, ignore_errors=True)
                 began = time.monotonic()
-                found = {"plain": plain, "distseg": distseg}[rival](
+                found = {"plain": plain, "distseg": distseg, "nnunet": nnunet}[rival](
                     folder, task, args, minutes, work
                 )
                 found["took_s"] = round(time.monotonic() - began, 1)

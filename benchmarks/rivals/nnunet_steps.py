@@ -77,6 +77,7 @@ def main() -> None:
     folder = work / "preprocessed" / NAME
     plans = json.loads((folder / "nnUNetPlans.json").read_text())
     plans["configurations"]["2d"] |= {"batch_size": BATCH, "patch_size": PATCH}
+    plans["continue_training"] = False  # its own entry point adds that
     described = json.loads((folder / "dataset.json").read_text())
     out, sys.stdout = sys.stdout, sys.stderr  # it prints its plans
     trainer = Trainer(plans, "2d", 0, described, device=torch.device("cpu"))

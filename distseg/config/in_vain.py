@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from distseg.config.schema import Config
-from distseg.config.training import StageConfig
+from distseg.config.training import BY_SCORE, StageConfig
 from distseg.functional.evaluations import num_evaluations
 
 # By the key of a patience that is never reached: what becomes of it, and what to write instead.
@@ -57,8 +57,12 @@ def _planned(config: Config) -> list[str]:
 
 
 def _kept(key: str, stage: StageConfig) -> Iterator[str]:
-    """Snapshots are taken of the last stage alone."""
-    asked = {"keep": stage.keep if stage.keep != "last" else "", "swa": "true" if stage.swa else ""}
+    """Snapshots are taken of the last stage alone: what chooses or averages them is in vain before.
+    `keep: cycles` chooses nothing, and may stay where a stage has been added behind it."""
+    asked = {
+        "keep": stage.keep if stage.keep in BY_SCORE else "",
+        "swa": "true" if stage.swa else "",
+    }
     for name, value in asked.items():
         if value:
             yield (

@@ -20,7 +20,6 @@ PLATEAU = {"kind": "plateau", "epochs_per_cycle": 12}
     [
         ({"keep": "best"}, "keep: best: only the last stage leaves snapshots"),
         ({"keep": "top_k", "top_k": 2}, "keep: top_k: only the last"),
-        ({"keep": "cycles"}, "keep: cycles: only the last"),
         ({"keep": "best_of_cycles"}, "keep: best_of_cycles: only the last"),
         ({"swa": True}, "swa: true: only the last"),
     ],
@@ -30,6 +29,7 @@ def test_snapshots_are_asked_of_the_last_stage(stage: dict[str, Any], said: str)
     with pytest.raises(UserError, match=rf"stages\.0\.{said}"):
         parse_config(tree, "t")
     parse_config(tiny_tree(stages=[LAST, stage]), "t")
+    parse_config(tiny_tree(stages=[{"keep": "cycles"}, LAST]), "t")
     tree = tiny_tree()
     tree["members"]["a"]["stages"] = [LAST, stage, LAST]
     with pytest.raises(UserError, match=rf"members\.a\.stages\.1\.{said}"):

@@ -69,10 +69,17 @@ def test_each_step_has_tensors_of_the_same_shapes(tmp_path: Path) -> None:
     assert {"place", "moves", "table", "holes", "noise"} <= {name for name, *_ in shapes.pop()}
 
 
-def test_ranks_and_micro_batches_see_the_same_images(tmp_path: Path, launch: Launch) -> None:
-    changes: dict[str, Any] = {"augment": ALL, "compute": compute("device")}
-    whole = train_here(tmp_path / "whole", **changes)
-    split = train_here(tmp_path / "split", train={"batch_size": 8, "accumulation": 4}, **changes)
+CHANGES: dict[str, Any] = {"augment": ALL, "compute": compute("device")}
+
+
+def test_micro_batches_see_the_same_images(tmp_path: Path) -> None:
+    whole = train_here(tmp_path / "whole", **CHANGES)
+    split = train_here(tmp_path / "split", train={"batch_size": 8, "accumulation": 4}, **CHANGES)
     assert losses(split) == pytest.approx(losses(whole), abs=1e-5)
-    two = train_there(launch, tmp_path / "two", 2, **changes)
+
+
+@pytest.mark.slow
+def test_ranks_see_the_same_images(tmp_path: Path, launch: Launch) -> None:
+    whole = train_here(tmp_path / "whole", **CHANGES)
+    two = train_there(launch, tmp_path / "two", 2, **CHANGES)
     assert losses(two) == pytest.approx(losses(whole), abs=1e-5)
