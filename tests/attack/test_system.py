@@ -183,6 +183,7 @@ def test_a_disk_that_may_only_be_read(victim: Run, tmp_path: Path) -> None:
     assert "Read-only file system" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @needs_root
 def test_a_run_on_a_full_disk_is_a_line(victim: Run, tmp_path: Path) -> None:
     disk, base = tmp_path / "disk", victim.folder.parent

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 from distseg.jobs.job import RUN_MARK
@@ -33,6 +34,7 @@ def launch(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_two_ranks_look_once_and_train(tmp_path: Path) -> None:
     """All mistakes in the words of one rank, nothing on disk; then the same folder is trained."""
     run = Run(tmp_path / "run")
