@@ -39,6 +39,7 @@ import torch
 
 from benchmarks.gpu.peers import Salt, make_model
 from benchmarks.gpu.peers import predict as predict_by_hand
+from benchmarks.rivals.turns import ratios
 from distseg.config.data import FoldsConfig
 from distseg.config.load import dump_config, load_config, parse_config
 from distseg.config.schema import Config
@@ -52,6 +53,8 @@ from distseg.training.member import Member
 from distseg.training.stage import Stage, begin_epoch, set_up_stage, train_step
 
 BATCH = 16
+# a busy core, as long as this process lives
+SPIN = f"import os\nwhile os.getppid() == {os.getpid()}: pass"
 AHEAD = 8  # batches that loaders have ready when their turn comes, and that are not counted
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -94,13 +97,6 @@ def in_turn(turns: dict[str, Turn], rounds: int) -> dict[str, list[float]]:
     return found
 
 
-def ratios(above: list[float], below: list[float]) -> dict[str, float]:
-    """The median of a ratio over the rounds, and its lowest and highest."""
-    every = [a / b for a, b in zip(above, below, strict=True)]
-    named = {"median": statistics.median(every), "low": min(every), "high": max(every)}
-    return {name: round(value, 3) for name, value in named.items()}
-
-
 # -- training -------------------------------------------------------------------------------------
 
 
@@ -141,9 +137,11 @@ def stage_of(root: Path, scratch: Path) -> Iterator[tuple[Member, Stage]]:
     member = Member(config, run, 0, "a", 0, make_accelerator(config))
     stage = set_up_stage(member, 0)
     begin_epoch(stage, stage.config.schedule.epochs)
-    yield member, stage
-    stage.close()
-    member.close()
+    try:
+        yield member, stage
+    finally:
+        stage.close()
+        member.close()
 
 
 def step(root: Path, scratch: Path, rounds: int, steps: int) -> dict[str, Any]:
@@ -162,7 +160,11 @@ def step(root: Path, scratch: Path, rounds: int, steps: int) -> dict[str, Any]:
             list(itertools.islice(by_hand, 4))
             return clock(lambda: list(itertools.islice(by_hand, steps)))
 
-        turns = {"ours": ours, "memory": lambda: train(itertools.cycle(kept)), "plain": plain}
+        def memory() -> float:
+            train(itertools.cycle(kept), AHEAD)  # meanwhile the loader gets ready again
+            return train(itertools.cycle(kept))
+
+        turns = {"ours": ours, "memory": memory, "plain": plain}
         in_turn(turns, 1)  # warms up
         found = in_turn(turns, rounds)
     rates = {name: round(steps * BATCH / statistics.median(s), 1) for name, s in found.items()}
@@ -238,7 +240,7 @@ def busy(root: Path, scratch: Path, rounds: int, steps: int) -> dict[str, Any]:
             return clock(lambda: steps_of(member, stage, itertools.cycle(kept), steps))
 
         def beside() -> float:
-            other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+            other = subprocess.Popen([sys.executable, "-c", SPIN])
             try:
                 return alone()
             finally:

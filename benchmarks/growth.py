@@ -39,7 +39,7 @@ SERIES: dict[str, list[int]] = {
     "classes": [1, 2, 4, 8],
     "ranks": [1, 2],
 }
-PHASES = ("data", "train", "ensemble", "predict", "report")
+PHASES = ("data", "train", "ensemble", "predict")
 Row = dict[str, Any]
 
 

@@ -203,6 +203,8 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help=f"folder with {WEIGHTS}")
     parser.add_argument("--nnunet", metavar="PYTHON", help="of an environment with nnU-Net")
     args = parser.parse_args()
+    if "nnunet" in args.rivals and (args.weights or not args.nnunet):
+        parser.error("nnunet: needs --nnunet, and begins from scratch: no --weights")
     args.out.mkdir(parents=True, exist_ok=True)
     record = args.out / "results.jsonl"
     text = record.read_text(encoding="utf-8") if record.is_file() else ""

@@ -95,7 +95,8 @@ def main() -> None:
     size = plans["configurations"]["2d"]
     print(f"prepared in {prepared:.0f} s; {steps} steps of {size['batch_size']} patches of "
           f"{size['patch_size']}; {time.monotonic() - began:.0f} s", flush=True)  # fmt: skip
-    os._exit(0)  # its loader's processes go with it
+    for loader in (trainer.dataloader_train, trainer.dataloader_val):
+        loader._finish()
 
 
 def _seconds(work: Any, times: int) -> float:

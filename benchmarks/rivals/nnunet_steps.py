@@ -80,7 +80,7 @@ def main() -> None:
     plans["continue_training"] = False  # its own entry point adds that
     described = json.loads((folder / "dataset.json").read_text())
     out, sys.stdout = sys.stdout, sys.stderr  # it prints its plans
-    trainer = Trainer(plans, "2d", 0, described, device=torch.device("cpu"))
+    trainer = Trainer(plans, "2d", "all", described, device=torch.device("cpu"))
     trainer.on_train_start()
     trainer.network.train()
     sys.stdout = out

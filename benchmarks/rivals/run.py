@@ -4,7 +4,7 @@
     python -m venv VENV_N && VENV_N/bin/pip install nnunetv2 segmentation-models-pytorch albumentations==2.0.8
     python benchmarks/rivals/run.py TGS_ROOT OUT.json --lightning VENV_L/bin/python --nnunet VENV_N/bin/python
 
-The same 1,000 images of TGS, the same network (ResNet34 U-Net with scSE, one channel), batches of 16
+1,000 images of TGS (distseg: all of them), the same network (ResNet34 U-Net with scSE, one channel), batches of 16
 at 128 x 128. Each is a process that takes its steps when it is its turn and sleeps meanwhile, so
 that what the machine does else meets all alike; a ratio is of one round, and the table has the median of
 the rounds with the lowest and the highest.
@@ -13,15 +13,19 @@ the rounds with the lowest and the highest.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from turns import ratios  # beside this file
 
 ROOT = Path(__file__).resolve().parents[2]
 BATCH = 16
@@ -35,7 +39,7 @@ class Rival:
         self.log = log.open("w", encoding="utf-8")
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, env=env,
-            text=True,
+            text=True, start_new_session=True,
         )  # fmt: skip
 
     def line(self, word: str) -> str:
@@ -56,7 +60,11 @@ class Rival:
     def close(self) -> None:
         assert self.process.stdin is not None
         self.process.stdin.close()
-        self.process.wait(60)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(60)
+        with contextlib.suppress(ProcessLookupError):  # a loader's processes that stay behind
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
         self.log.close()
 
 
@@ -67,7 +75,6 @@ def version(python: str, package: str) -> str:
 
 def own_steps(root: Path, steps: int) -> None:
     """This file in the process of distseg's own steps."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as every job of distseg has it
     from benchmarks.cpu import endless, stage_of, steps_of
     from benchmarks.rivals.turns import repeat
 
@@ -108,15 +115,17 @@ def measure(args: argparse.Namespace, work: Path) -> dict[str, Any]:
         versions["nnunetv2, torch"] = version(args.nnunet, "nnunetv2")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     rivals: dict[str, Rival] = {}
-    for name, command in commands.items():  # one warms up after the other
-        rivals[name] = Rival(command, args.out.with_name(f"{name.replace(' ', '_')}.log"))
-        rivals[name].line("ready")
-    taken: dict[str, list[float]] = {name: [] for name in rivals}
-    for _ in range(args.rounds):
-        for name, rival in rivals.items():
-            taken[name].append(rival.turn())
-    for rival in rivals.values():
-        rival.close()
+    taken: dict[str, list[float]] = {name: [] for name in commands}
+    try:
+        for name, command in commands.items():  # one warms up after the other
+            rivals[name] = Rival(command, args.out.with_name(f"{name.replace(' ', '_')}.log"))
+            rivals[name].line("ready")
+        for _ in range(args.rounds):
+            for name, rival in rivals.items():
+                taken[name].append(rival.turn())
+    finally:
+        for rival in rivals.values():
+            rival.close()
     images = args.steps * BATCH
     return {
         "images_per_s": {n: round(images / statistics.median(s), 1) for n, s in taken.items()},
@@ -128,12 +137,6 @@ def measure(args: argparse.Namespace, work: Path) -> dict[str, Any]:
         "rounds": args.rounds, "steps": args.steps, "cores": os.cpu_count(),
         "processor": platform.processor() or platform.machine(), "versions": versions,
     }  # fmt: skip
-
-
-def ratios(above: list[float], below: list[float]) -> dict[str, float]:
-    every = [a / b for a, b in zip(above, below, strict=True)]
-    named = {"median": statistics.median(every), "low": min(every), "high": max(every)}
-    return {name: round(value, 3) for name, value in named.items()}
 
 
 if __name__ == "__main__":

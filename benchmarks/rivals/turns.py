@@ -7,7 +7,7 @@ input it leaves. Nothing of distseg is imported here: this runs in the rivals' o
 
 from __future__ import annotations
 
-import os
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -27,9 +27,7 @@ class Clock:
         if self.warming:
             return
         if self.taken == 0 and not sys.stdin.readline():
-            os._exit(0)  # loaders' processes go with it
-        if self.taken == AHEAD:
-            self.began = time.perf_counter()
+            raise SystemExit
 
     def after(self) -> None:
         """A step is done, and the host knows it."""
@@ -39,9 +37,18 @@ class Clock:
                 print("ready", flush=True)
             return
         self.taken += 1
+        if self.taken == AHEAD:  # here, before the next images are fetched, in whichever loop
+            self.began = time.perf_counter()
         if self.taken == AHEAD + self.steps:
             print(f"seconds {time.perf_counter() - self.began:.4f}", flush=True)
             self.taken = 0
+
+
+def ratios(above: list[float], below: list[float]) -> dict[str, float]:
+    """The median of a ratio over the rounds, and its lowest and highest."""
+    every = [a / b for a, b in zip(above, below, strict=True)]
+    named = {"median": statistics.median(every), "low": min(every), "high": max(every)}
+    return {name: round(value, 3) for name, value in named.items()}
 
 
 def repeat(step: Callable[[], object], steps: int) -> None:

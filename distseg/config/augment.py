@@ -22,6 +22,7 @@ from pydantic import (
 from distseg.config.fields import NO_BOOL, Chance, OneOf, Strict
 
 Range = tuple[float, float]
+MOVES = ("hflip", "vflip", "rot90", "transpose", "affine")  # straight lines stay straight
 SYMMETRIC = "[low, high]; one number s is short for [-s, s]"
 
 
@@ -215,33 +216,6 @@ def transforms(steps: Sequence[AugmentConfig]) -> Iterator[tuple[str, Transform]
             yield from ((f"A.{own}", arguments) for own, arguments in options.items())
         else:
             yield name, options
-
-
-# What `compute.augment_on: device` can do, in the order that it does it in.
-MOVES = ("hflip", "vflip", "rot90", "transpose", "affine")
-DEVICE_ORDER = (MOVES, ("brightness_contrast", "gamma", "cutout"), ("noise",))
-
-
-def device_mistakes(steps: Sequence[AugmentConfig]) -> Iterator[str]:
-    """What of a list `compute.augment_on: device` cannot do, one line each."""
-    valid = [name for names in DEVICE_ORDER for name in names]
-    last, noises = 0, 0
-    for name, _ in transforms(steps):
-        if name not in valid:
-            yield (
-                f"{name}: compute.augment_on: device cannot do it; valid: {', '.join(valid)}; or "
-                "compute.augment_on: host"
-            )
-            continue
-        own = next(place for place, names in enumerate(DEVICE_ORDER) if name in names)
-        noises += name == "noise"
-        if own < last or noises > 1:
-            yield (
-                f"{name}: compute.augment_on: device moves pixels first, then changes gray values, "
-                "and adds noise once, at the end. Put the transforms in this order, or use "
-                "compute.augment_on: host"
-            )
-        last = max(last, own)
 
 
 # What the published recipes say (docs/augment.md).

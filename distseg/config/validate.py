@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from distseg.config.data import FoldsConfig
-from distseg.config.device import augment_on_mistakes
+from distseg.config.device import device_mistakes
 from distseg.config.in_vain import vain_mistakes
 from distseg.config.kinds import kind_mistakes
 from distseg.config.labels import label_mistakes
@@ -36,7 +36,7 @@ def mistakes(config: Config) -> list[str]:
         *_tune(config),
         *filter(None, [share_problem(config.compute.gpus_per_job)]),
         *zero_mistakes(config),
-        *augment_on_mistakes(config),
+        *device_mistakes(config),
         *vain_mistakes(config),
     ]
     return list(dict.fromkeys(found))

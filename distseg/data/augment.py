@@ -92,7 +92,7 @@ class Augment:
     def numbers(self, height: int, width: int, seed: int) -> dict[str, NDArray[Any]]:
         """What a call with the same seed does to an image of this size, as `functional.augment`
         takes it: the same draws, by the same transforms, for steps that
-        `config.augment.device_mistakes` finds nothing wrong with. Arrays of the same names and
+        `config.device.device_mistakes` finds nothing wrong with. Arrays of the same names and
         shapes whatever is drawn; without steps that need them, there is no "table", "holes" or
         "noise". Of noise the strength is the same, and each pixel's value another."""
         moves = np.tile(np.eye(2, 3, dtype=np.float32), (len(self.moving), 1, 1))

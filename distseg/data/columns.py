@@ -51,6 +51,11 @@ class Form:
     class_: str | None = None
     joined: bool = False
 
+    @property
+    def has_classes(self) -> bool:
+        """Whether its lines name a class."""
+        return self.class_ is not None or self.joined
+
     def lines(self) -> Iterator[tuple[int, dict[str, str]]]:
         """(line number, cells by column) of its rows. UserError: a row has more or fewer cells."""
         rows = read_cells(self.path, SEPARATORS)

@@ -106,6 +106,8 @@ def _palettes(config: Config, held: Sequence[Held]) -> Iterator[str]:
     is_binary = config.task == "binary" or _is_per_class(held)
     for _, coding in held:
         for value, color in coding.palette.items():
+            if config.data.folder.numbered and value:
+                continue  # objects have other numbers, and so other colors, in each file
             known, path = first.setdefault(value, (color, coding.path))
             if known != color:
                 yield (

@@ -77,15 +77,12 @@ def _beside(config: Config, tops: set[Path]) -> Iterator[str]:
         for path in folders_in(place):
             if path in above | tops:
                 continue
-            try:
-                found = _with_images(path, DEPTH)
-            except OSError as error:
-                yield f"{path}: {_closed(error)}"
-                continue
+            closed: list[OSError] = []
+            found = _with_images(path, DEPTH, closed)
+            yield from (f"{error.filename}: {_closed(error)}" for error in closed)
             more = f", and {len(found) - 1} more in {path}" if found[1:] else ""
-            hints = (_hint(config, one.relative_to(root)) for one in found)
             if found:
-                hint = next(filter(None, hints), "")
+                hint = _hint(config, found[0].relative_to(root))
                 yield f"{found[0]}: a folder of images that is not read{more}{hint}"
 
 
@@ -102,11 +99,15 @@ def _hint(config: Config, folder: Path) -> str:
     return "" if has_part else f"; data.folder.{use[0]}: {folder} would {use[1]} them"
 
 
-def _with_images(folder: Path, depth: int) -> list[Path]:
-    """The folder where it holds images, else those in it that do, so many levels deep. OSError: one
-    may not look into it."""
-    with os.scandir(folder) as entries:
-        if any(is_image(Path(entry.name)) for entry in islice(entries, LOOKED_AT)):
-            return [folder]
-    inside = folders_in(folder)[:LOOKED_AT] if depth else []
-    return [found for one in inside for found in _with_images(one, depth - 1)]
+def _with_images(folder: Path, depth: int, closed: list[OSError]) -> list[Path]:
+    """The folder where it holds images, else those in it that do, so many levels deep. closed:
+    takes an error for each folder that one may not look into."""
+    try:
+        with os.scandir(folder) as entries:
+            if any(is_image(Path(entry.name)) for entry in islice(entries, LOOKED_AT)):
+                return [folder]
+        inside = folders_in(folder)[:LOOKED_AT] if depth else []
+    except OSError as error:
+        closed.append(error)
+        return []
+    return [found for one in inside for found in _with_images(one, depth - 1, closed)]

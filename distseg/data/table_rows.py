@@ -43,17 +43,11 @@ class Listing:
     has_empty_classes: bool = False
     counted: tuple[Order, Base] | None = None
 
-    @property
-    def has_classes(self) -> bool:
-        """Whether its lines name a class."""
-        return self.form.class_ is not None or self.form.joined
-
 
 def read_listing(path: Path, config: Config) -> Listing:
     """Read a train table. UserError: it is no such table, or its form is not known for sure."""
     form = read_form(path, config.data.csv)
-    has_classes = form.class_ is not None or form.joined
-    if len(config.classes) > 1 and not has_classes and not _is_of_paths(form):
+    if len(config.classes) > 1 and not form.has_classes and not _is_of_paths(form):
         raise UserError(
             f"{path}: no column is known to hold the class, and the config has "
             f"{len(config.classes)} classes; write data.csv.class_column"
@@ -70,7 +64,7 @@ def read_listing(path: Path, config: Config) -> Listing:
     masks = (text for _, (_, _, text) in split if not is_empty(text))
     listing.is_paths = is_path(next(masks, ""))
     for line, (name, value, text) in split:
-        _add(listing, line, name, value, text, known, has_classes)
+        _add(listing, line, name, value, text, known, form.has_classes)
     return listing
 
 

@@ -132,8 +132,7 @@ def _loader_keys(speed: Speed) -> str:
     if speed.workers or speed.gpu:
         return (
             f"With {speed.workers} loader processes a batch takes {speed.loader_s * 1000:.0f} ms. "
-            "More compute.workers help while cores are free; else "
-            f"{'compute.augment_on: device, ' if speed.gpu else ''}fewer or cheaper `augment`, and "
+            "More compute.workers help while cores are free; else fewer or cheaper `augment`, and "
             "smaller images."
         )
     return (

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from distseg.config.data import MAX_PIXELS
 from distseg.config.schema import Config
 from distseg.data.cache import mask_files
 from distseg.data.formats.row import Row
@@ -100,7 +99,7 @@ def _mask_size(row: Row, config: Config) -> tuple[int, int] | None:
         return None
 
 
-def try_decode(path: str, max_pixels: int = MAX_PIXELS) -> Decoded | None:
+def try_decode(path: str, max_pixels: int) -> Decoded | None:
     try:
         with open_file(path) as file:
             return decode(file, path, max_pixels)

@@ -13,11 +13,11 @@ from typing import Any
 from distseg.config.data import FoldsConfig
 from distseg.config.schema import Config
 from distseg.data.folds import find_file, read_groups
-from distseg.data.formats.row import Row
+from distseg.data.formats.row import Row, plain
+from distseg.data.id_tables import read_by_id
 from distseg.records.errors import UserError
 from distseg.records.files import path_problem
 from distseg.records.log import counted
-from distseg.records.tables import read_table
 
 LEAST_HELD_OUT = 6  # images of which a fifth can be held out
 _NUMBERED = re.compile(r"^(.*\D)[_\-. ][A-Za-z]{0,8}\d+$|^(.+?)[_\-. ][A-Za-z]{0,8}\d+$")
@@ -87,15 +87,15 @@ def counts(config: Config, rows: Sequence[Row]) -> tuple[int, tuple[int, ...]]:
     """(groups in the table that the config names, 0 without one; rows of each fold that its table
     of folds has). UserError: a table cannot be read, or lacks an image."""
     folds = config.data.folds
-    for key in {"file": ("path",), "group": ("groups",)}.get(folds.kind, ()):
+    if key := {"file": "path", "group": "groups"}.get(folds.kind):
         path = find_file(config, str(getattr(folds, key)))
         if problem := path_problem(path):
             raise UserError(f"{config.data.root}: data.folds.{key}: {path}: {problem}")
     if folds.kind == "file":
-        ids = {row.id for row in rows}
         path = find_file(config, str(folds.path))
-        cells = [one for _, one in read_table(path, ("id", "fold")) if one["id"] in ids]
-        found = Counter((one["fold"] or "").strip() for one in cells)
+        table = read_by_id(path, "fold")
+        names = {plain(row.id) for row in rows}
+        found = Counter(text for name, (_, text) in table.items() if name in names)
         held = {fold: number for fold, number in found.items() if fold.isdecimal()}
         if not held:
             raise UserError(f"{path}: no image here has a fold from 0 on")
@@ -106,7 +106,7 @@ def counts(config: Config, rows: Sequence[Row]) -> tuple[int, tuple[int, ...]]:
 
 
 def divisions(
-    num_train: int, asked: FoldsConfig | None = None, *, groups: int = 0, validated: int = 0,
+    num_train: int, asked: FoldsConfig, *, groups: int = 0, validated: int = 0,
     listed: Sequence[int] = (),
 ) -> Iterator[Folds]:  # fmt: skip
     """The divisions that the data can have, the cheapest first.
@@ -117,7 +117,6 @@ def divisions(
         validated: images of the data set's own validation part.
         listed: images of each fold of the user's own table.
     """
-    asked = FoldsConfig() if asked is None else asked
     kind = asked.kind if "kind" in asked.model_fields_set else None
     if kind == "split":
         yield Folds("split", 1, 1, 1 - validated / num_train, False)
@@ -133,7 +132,7 @@ def divisions(
 
 def _dealt(num_train: int, asked: FoldsConfig, kind: str | None, groups: int) -> Iterator[Folds]:
     """Divisions into equal folds, of which the user may have said the number, or which to train."""
-    one = "holdout" if kind is None and not groups else ""
+    may_hold_out = kind is None and not groups
     kind = kind or ("group" if groups else "stratified")
     units, use = (groups if kind == "group" else num_train), asked.use
     if "num" in asked.model_fields_set:
@@ -142,7 +141,7 @@ def _dealt(num_train: int, asked: FoldsConfig, kind: str | None, groups: int) ->
     if units < LEAST_HELD_OUT and kind != "group":  # a fifth of them is none
         yield _of(kind, num_train, use)
         return
-    if one and (use is None or set(use) == {0}):
+    if may_hold_out and (use is None or set(use) == {0}):
         yield Folds("holdout", 1, 1, 0.8, False)
     elif use is None:
         yield _of(kind, max(2, min(5, units)), [0])

@@ -232,9 +232,10 @@ def _labels(
     def has_parts() -> bool:
         several = [row for row, own in zip(rows, found, strict=True) if own.most > 2]
         paths = [path for row in spread(several, MIN_ROWS) for path in mask_files(row.target)]
-        return one_part_each(paths, channel, most)
+        return one_part_each(paths, channel, most, given.get("void"))
 
-    filled = [row for row, own in zip(rows, found, strict=True) if own.holds_others(values.usual)]
+    usual = values.usual
+    filled = [row for row, own in zip(rows, found, strict=True) if own.holds_others(usual)]
     filled += [row for row in coded if any(part.strip("|;") for part in row.target.split(":")[1:])]
     return decide(values, given, root, has_parts), filled
 

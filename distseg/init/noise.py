@@ -18,8 +18,8 @@ def noise_of(labels_HW: NDArray) -> tuple[int, int]:
     background is the most frequent value near 0: JPEG may turn all of a black area into another
     value.
     """
-    is_low = labels_HW <= NEAR
-    if labels_HW.dtype != np.uint8 or not is_low.any():
+    is_low = (labels_HW >= 0) & (labels_HW <= NEAR)
+    if labels_HW.dtype.kind not in "iu" or not is_low.any():
         return 0, 0
     is_noise = is_low & (labels_HW != np.bincount(labels_HW[is_low]).argmax())
     kernel = np.ones((2 * REACH + 1, 2 * REACH + 1), np.uint8)

@@ -45,12 +45,15 @@ def may_number_objects(files: Mapping[Held, int], void: int | None = None) -> bo
     return len(every) >= MANY and 2 * num <= total <= num * len(every) / 2
 
 
-def one_part_each(paths: Sequence[str], channel: Channel, max_pixels: int) -> bool:
-    """Whether what has one value is one connected part, in nearly all of the mask files."""
+def one_part_each(
+    paths: Sequence[str], channel: Channel, max_pixels: int, void: int | None = None
+) -> bool:
+    """Whether what has one value is one connected part, in nearly all of the mask files. void: a
+    value that counts nowhere, as a border around objects."""
 
     def parts(path: str) -> list[int]:
         try:
-            return _parts(path, channel, max_pixels)
+            return _parts(path, channel, max_pixels, void)
         except (UserError, OSError, MemoryError):
             return []  # the check of the row says so
 
@@ -58,14 +61,14 @@ def one_part_each(paths: Sequence[str], channel: Channel, max_pixels: int) -> bo
     return len(found) >= LEAST and sum(n > 1 for n in found) <= SPLIT * len(found)
 
 
-def _parts(path: str, channel: Channel, max_pixels: int) -> list[int]:
-    """Connected parts (8 neighbors) of each value but 0."""
+def _parts(path: str, channel: Channel, max_pixels: int, void: int | None) -> list[int]:
+    """Connected parts (8 neighbors) of each value but 0 and `void`."""
     from scipy.ndimage import find_objects
 
     labels = read_mask(path, channel, max_pixels=max_pixels).labels
     found = []
     for value, box in enumerate(find_objects(labels.astype(np.int32)), start=1):
-        if box is not None:
+        if box is not None and value != void:
             mask = (labels[box] == value).astype(np.uint8)
             areas = cv2.connectedComponentsWithStats(mask, connectivity=8)[2][1:, cv2.CC_STAT_AREA]
             found.append(max(1, int((areas > CRUMB).sum())))

@@ -31,6 +31,7 @@ class Size:
     fit: str
     scale: float
     predicted: float
+    scaled: bool = False  # images are stretched to one size before they are padded
 
     @property
     def pixels(self) -> int:
@@ -40,8 +41,9 @@ class Size:
         """Pixels of the canvases on which an image of another size is predicted."""
         if self.fit == "crop":
             return tiled(height, width, self.height, self.width)
-        grown = max(self.height, height) * max(self.width, width)
-        return grown if self.fit == "pad" else self.pixels
+        if self.fit == "pad" and not self.scaled:
+            return max(self.height, height) * max(self.width, width)
+        return self.pixels
 
 
 def sizes(height: int, width: int, one_size: bool, gpu: bool) -> list[Size]:
@@ -127,7 +129,7 @@ def _said_size(facts: Facts, asked: InputConfig, fits: list[Fit]) -> Size:
     seen = (height, width) if fit == "resize" else asked.scale_to or (facts.height, facts.width)
     scale = math.sqrt(math.prod(seen) / (facts.height * facts.width))
     pixels = tiled(facts.height, facts.width, height, width) if fit == "crop" else height * width
-    return Size(height, width, fit, scale, pixels)
+    return Size(height, width, fit, scale, pixels, scaled=asked.scale_to is not None)
 
 
 def _padded(height: int, width: int) -> Size:

@@ -18,7 +18,7 @@ from distseg.records import log
 from distseg.records.errors import UserError, printable_path
 from distseg.records.files import read_json_or, real_path, write_json, write_problem
 from distseg.records.paths import RUN_FOLDER, Run
-from distseg.run.folder import refuse_among_images, refuse_foreign, refuse_taken
+from distseg.run.folder import refuse_among_images, refuse_taken
 
 PathLike = str | os.PathLike[str]
 logger = logging.getLogger("distseg.init")
@@ -100,7 +100,6 @@ def start(
         target=printable_path(shlex.join([str(path), "--out", str(folder)])), groups=groups,
         spent_s=max(1.0, time.monotonic() - began),
     )  # fmt: skip
-    refuse_foreign(made.config, run)
     if made.groups and earlier == asked:
         groups.unlink(missing_ok=True)
     write_json(line, asked)

@@ -150,18 +150,14 @@ def write_problem(path: Path) -> str:
     """Why nothing could be written at `path`, whose folders may have to be made first; "" where it
     could. Leaves nothing behind."""
     try:
-        for one in (path.absolute(), *path.absolute().parents):
-            try:
-                mode = one.stat().st_mode
-            except FileNotFoundError:
-                continue
-            with tempfile.TemporaryFile(dir=one if stat.S_ISDIR(mode) else one.parent):
-                return ""
+        whole = path.absolute()
+        one = next(one for one in (whole, *whole.parents) if one.exists())
+        with tempfile.TemporaryFile(dir=one.parent if one == whole and one.is_file() else one):
+            return ""
     except ValueError as error:  # a null byte
         return f"cannot be written: {error}"
     except OSError as error:
         return f"cannot be written: {error.strerror}"
-    return "cannot be written: no such folder"
 
 
 def _near(path: Path) -> str:

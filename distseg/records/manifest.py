@@ -55,8 +55,7 @@ def image_id(sample: Sample) -> str:
     """The id that a row's image has among the test images; of a train image its own."""
     if sample.origin not in FROM_TEST:
         return sample.id
-    # Older train sets have PSEUDO before an image without a label, too.
-    return sample.id.removeprefix(UNLABELED if sample.id.startswith(UNLABELED) else PSEUDO)
+    return sample.id.removeprefix(PSEUDO if sample.origin == "pseudo" else UNLABELED)
 
 
 COLUMNS = tuple(field.name for field in fields(Sample))

@@ -66,7 +66,7 @@ def data_size(config: Config, run: Run) -> DataSize:
         test = list(Manifest.read(run.data / "test.csv"))
         heights, widths = sorted(s.height for s in train), sorted(s.width for s in train)
         middle = len(train) // 2
-        held = held_share([sample.fold for sample in train])
+        held = share_of_folds([sample.fold for sample in train])
         share = pixels_share(test, train)
         return DataSize(len(train), len(test), heights[middle], widths[middle], held, share)
     if config.data.format == "synthetic":
@@ -78,7 +78,7 @@ def data_size(config: Config, run: Run) -> DataSize:
     return replace(size, num_train=min(limit, size.num_train), num_test=min(limit, size.num_test))
 
 
-def held_share(folds: Sequence[int]) -> float | None:
+def share_of_folds(folds: Sequence[int]) -> float | None:
     """The share of the rows that a fold has on average, from the fold of each; -1 trains in all."""
     held = [fold for fold in folds if fold >= 0]
     return len(held) / len(set(held)) / len(folds) if held else None
@@ -129,7 +129,7 @@ def _held_of(config: Config, rows: Sequence[Row]) -> float | None:
 
     folds = config.data.folds
     if folds.kind == "split":
-        return held_share([0 if row.validates else -1 for row in rows])
+        return share_of_folds([0 if row.validates else -1 for row in rows])
     if folds.kind != "file":
         return None
     try:
@@ -138,7 +138,7 @@ def _held_of(config: Config, rows: Sequence[Row]) -> float | None:
     except UserError:
         return None  # the check of the config says so
     found = [by_id.get(row.id, "-1") for row in rows]
-    return held_share([int(fold) if fold.isdecimal() else -1 for fold in found])
+    return share_of_folds([int(fold) if fold.isdecimal() else -1 for fold in found])
 
 
 def model_sizes(config: Config) -> dict[str, ModelSize]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import shutil
 from collections.abc import Container, Mapping, Sequence
@@ -122,10 +121,9 @@ def disk_bytes(
         "decode cache": round((size.num_train + unlabeled) * bytes_each),
         "feature maps (float16)": feature_bytes(config, size, models, planned),
         "out-of-fold logits (float16)": round(logits * pixels * config.num_outputs * 2),
-        "soft targets (float16)": _soft_rows(config, size, num_folds)
-        * pixels
-        * config.num_outputs
-        * 2,
+        "soft targets (float16)": round(
+            _soft_rows(config, size, num_folds) * pixels * config.num_outputs * 2
+        ),
         "snapshots": sum(
             num_snapshots(config, name, key) * weights[name] for key, name in everyone
         ),
@@ -151,14 +149,14 @@ def num_logits(config: Config, name: str, key: RoundKey) -> int:
     return 1 + snapshots if snapshots > 1 and config.ensemble.snapshots == "search" else 1
 
 
-def _soft_rows(config: Config, size: DataSize, num_folds: int) -> int:
-    """Rows of logits that teachers leave, over all rounds and students."""
-    rows = 0
+def _soft_rows(config: Config, size: DataSize, num_folds: int) -> float:
+    """Rows of logits that teachers leave, over all rounds and students, in train images."""
+    rows = 0.0
     for round_config in config.rounds:
         if not round_config.makes_soft:
             continue
         students = 1 if round_config.judge == "all" else num_folds
-        rows += students * size.num_test * round_config.makes_pseudo
+        rows += students * size.num_test * size.test_share * round_config.makes_pseudo
         rows += (1 if round_config.judge in ("all", "oof") else num_folds) * size.num_train * (
             round_config.judges_labeled
         )  # fmt: skip
@@ -296,10 +294,11 @@ def _time_lines(
     if any(name not in pace for name, _ in needed):
         unknown = "time: unknown until the first epoch of each model; --measure finds out"
         return [*lines, unknown]
-    each = iter([images / pace[name] for name, images in needed])
     by_round = dict[RoundKey, list[float]]()
     for job in jobs:
-        by_round.setdefault(job.round, []).append(sum(itertools.islice(each, len(job.members))))
+        seconds = (member_images(config, name, size, num_folds, job.round) / pace[name]
+                   for name, _ in job.members)  # fmt: skip
+        by_round.setdefault(job.round, []).append(sum(seconds))
     hours = sum(map(sum, by_round.values())) / 3600 * config.compute.gpus_per_job
     gpus = f", {hours:.2f} GPU-hours" * bool(slots[0].devices)
     left = sum(makespan(own, len(slots)) for own in by_round.values())  # one after the other

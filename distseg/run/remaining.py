@@ -13,7 +13,7 @@ from distseg.records.files import read_lines
 from distseg.records.manifest import Manifest
 from distseg.records.paths import RoundKey, Run, is_teachers
 from distseg.run.forecast import ENSEMBLE_S, ENSEMBLE_S_PER_VALUE, REPORT_S, makespan
-from distseg.run.measure import pixels_share
+from distseg.run.measure import pixels_share, share_of_folds
 from distseg.run.member_status import MemberStatus, member_status
 from distseg.run.members import known_members, round_keys
 from distseg.run.work import FORWARD_SHARE, epoch_cost, num_snapshots
@@ -38,8 +38,8 @@ class Remaining:
         self.config, self.run, self.num_slots = config, run, max(1, num_slots)
         self.keys = round_keys(config, run)
         self.train = list(Manifest.read(run.truth)) if run.truth.is_file() else []
-        folds = [sample.fold for sample in self.train if sample.fold >= 0]
-        self.held = max(1.0, len(folds) / max(1, len(set(folds))))  # images of a fold, on average
+        held = share_of_folds([sample.fold for sample in self.train]) or 0.0
+        self.held = max(1.0, held * len(self.train))  # images of a fold, on average
         test = run.data / "test.csv"
         tests = list(Manifest.read(test)) if test.is_file() else []
         self.num_test = len(tests)

@@ -6,9 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from distseg.config.schema import Config
-from distseg.config.training import StageConfig
 from distseg.data.fit import Fit
-from distseg.functional.evaluations import evaluate_every
+from distseg.functional.evaluations import evaluate_every, num_evaluations
 from distseg.jobs.hardware import Slot
 from distseg.records.log import duration
 from distseg.records.paces import Pace
@@ -46,11 +45,12 @@ def work_of(
     shown = watching * Fit(size).predicted_pixels(*(native or (size.height, size.width)))
     every = config.train.evaluate_every
     evaluations = sum(
-        evaluations_of(
-            stage, evaluate_every(images / epochs * own, shown) if every == "auto" else every
+        num_evaluations(
+            stage.schedule.epochs, stage.schedule.epochs_per_cycle,
+            evaluate_every(images / epochs * own, shown) if every == "auto" else every,
         )
         for stage, own in zip(stages, seen, strict=True)
-    )
+    )  # fmt: skip
     kept = num_snapshots(config, name, key)
     tta = bool(config.predict.tta)
     return Work(name, updates, epochs, evaluations, val_images, kept, tta, watching,
@@ -73,12 +73,6 @@ def num_snapshots(config: Config, name: str, key: RoundKey = 0) -> int:
         return 1
     cycles = stage.schedule.cycles
     return {"cycles": cycles, "best_of_cycles": cycles, "top_k": stage.top_k}.get(stage.keep, 1)
-
-
-def evaluations_of(stage: StageConfig, every: int) -> int:
-    """How often a stage is evaluated: every so many epochs, and at the ends of cycles."""
-    cycle, epochs = stage.schedule.epochs_per_cycle, stage.schedule.epochs
-    return epochs // every + epochs // cycle - epochs // math.lcm(every, cycle)
 
 
 def val_images(config: Config, size: DataSize, num_folds: int) -> float:

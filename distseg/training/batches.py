@@ -17,7 +17,7 @@ from distseg.data.features import Features, FeatureStore
 from distseg.data.fit import Fit
 from distseg.data.loader import close, loader
 from distseg.data.sampling import Item, Sampling, micro_batches_of_epoch
-from distseg.functional.augment import augment
+from distseg.functional import augment as on_device
 from distseg.functional.targets import training_target
 from distseg.training.member import Member, seed_of
 
@@ -204,7 +204,7 @@ class StageBatches:
         border = "reflect" if size.fit != "pad" else size.pad_mode
         assert border != "biharmonic", "config/device.py refuses it"
         depth = self.member.config.data.depths is not None
-        made = augment(moved["image"], planes, moved, border=border, depth=depth)
+        made = on_device.augment(moved["image"], planes, moved, border=border, depth=depth)
         parts = made.planes_BKHW.split([moved[name].shape[1] for name in names], 1)
         moved.update(zip(names, parts, strict=True), image=made.images_BCHW)
         if self.member.teacher is not None:

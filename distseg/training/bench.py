@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from distseg.config.device import augment_on_mistakes
+from distseg.config.device import device_mistakes
 from distseg.config.schema import Config
 from distseg.data.loader import PREFETCH
 from distseg.distributed import make_accelerator
@@ -122,7 +122,7 @@ def _changes(config: Config, speed: Speed) -> Iterator[Change]:
         if (
             speed.gpu
             and config.compute.augment_on == "host"
-            and not any(augment_on_mistakes(on_device))
+            and not any(device_mistakes(on_device))
         ):
             yield "compute.augment_on", "device", {"augment_on": "device"}
     if speed.gpu:

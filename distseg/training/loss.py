@@ -51,10 +51,10 @@ def compute_loss(
     with autocast():
         logits, image_logits, *deep = model(batch.images_BCHW)
     loss_B = terms.main(logits, batch.target, batch.valid_BHW)
-    if batch.soft_BCHW is not None and batch.soft_share_B is not None:
+    if batch.soft_BCHW is not None:
+        assert batch.soft_share_B is not None and batch.temperature_B is not None
         soft_B = distill(
-            logits, batch.soft_BCHW, batch.valid_BHW,
-            temperature=1.0 if batch.temperature_B is None else batch.temperature_B,
+            logits, batch.soft_BCHW, batch.valid_BHW, temperature=batch.temperature_B,
             exclusive=terms.task == "multiclass",
         )  # fmt: skip
         loss_B = torch.lerp(loss_B, soft_B, batch.soft_share_B)

@@ -70,8 +70,9 @@ class Member:
         self.trained_on = self.manifest.seen(fold)
         self.batch_size = config.batch_size_of(name)
         self.cache = open_cache(config, run)
-        own = own_rows(config, run, round, name, fold, self.manifest, self.cache)
-        self.rows, self.watched_rows, self.unlike = own.train, own.watched, own.unlike
+        self.rows, self.watched_rows = own_rows(
+            config, run, round, name, fold, self.manifest, self.cache
+        )
         self._check_rows_and_batch()
         again = [round] if round else []  # a student is no copy of its teacher
         self.seed = seed_of(config.seed + self.model_config.seed, name, fold, *again)

@@ -24,9 +24,7 @@ from distseg.training.stage import Stage
 from distseg.training.stopping import NonFiniteLoss
 
 logger = logging.getLogger(__name__)
-# Of a state's record. States without one are of versions that in some rounds trained on other rows,
-# or at other temperatures: `Member.unlike`.
-FORM = 2
+FORM = 2  # of a state's record; another trains other rows, or at other temperatures, in some rounds
 SAVING_SHARE = 0.05  # of the time of training, at most, that may go into saved states
 
 
@@ -132,7 +130,7 @@ def load(member: Member) -> tuple[Progress, dict[str, Any]] | None:
 
     Returns its position and its tensors, with this rank's share of the optimizer's state; None
     where there is no state. UserError: the shares were made for other ranks or another ZeRO stage,
-    or an older version has trained something else.
+    or another version has saved it.
     """
     found = checkpoint.load_state(member.paths.state)
     member.accelerator.wait_for_everyone()
@@ -140,11 +138,10 @@ def load(member: Member) -> tuple[Progress, dict[str, Any]] | None:
         return None
     known = {k: v for k, v in found[1].items() if k in Progress.__dataclass_fields__}
     tree, progress = found[0], Progress(**known)
-    if member.unlike and progress.total_steps and found[1].get("form", 1) < FORM:
+    if progress.total_steps and found[1].get("form") != FORM:
         raise UserError(
-            f"{member.paths.state}: saved by a version of distseg that in this round "
-            f"{' and '.join(member.unlike)}; to go on would mix both. Delete the folder "
-            f"{member.paths.folder}: the member then starts anew"
+            f"{member.paths.state}: saved by another version of distseg; to go on would mix both. "
+            f"Delete the folder {member.paths.folder}: the member then starts anew"
         )
     _drop_ends(member, progress)
     shards = tree.get("shards", [])

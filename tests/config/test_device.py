@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from distseg.config.augment import DEVICE_ORDER, AugmentConfig
+from distseg.config.augment import AugmentConfig
+from distseg.config.device import ORDER
 from distseg.config.load import parse_config
 from distseg.records.errors import UserError
 from tests.tiny import tiny_tree
 
 DEVICE = {"compute": {"augment_on": "device"}}
-NAMES = [name for names in DEVICE_ORDER for name in names]
+NAMES = [name for names in ORDER for name in names]
 OTHERS = sorted(set(AugmentConfig.model_fields) - set(NAMES) - {"preset", "A"})
 PAD = {"height": 64, "width": 64, "channels": 1, "fit": "pad"}
 
@@ -34,7 +35,7 @@ def test_other_transforms_are_named(step: dict[str, Any]) -> None:
     [
         ({"augment": [{"gamma": {}}, {"hflip": {}}]}, r"augment\.hflip: .*moves pixels first"),
         ({"augment": [{"noise": {}}, {"noise": {}}]}, r"augment\.noise: .*noise once"),
-        ({"augment": [{"preset": "tgs_winners"}]}, r"augment\.elastic: .*cannot do it"),
+        ({"augment": [{"preset": "tgs_winners"}]}, r"augment\.elastic: .*cannot do that"),
         ({"stages": [{"augment": [{"blur": {}}]}]}, r"stages\.0\.augment\.blur: "),
         ({"input": {**PAD, "pad_mode": "biharmonic"}}, r"input\.pad_mode: biharmonic: "),
         ({"input": {**PAD, "scale_to": [48, 48]}}, r"input\.scale_to: "),

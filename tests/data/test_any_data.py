@@ -160,6 +160,10 @@ case("palette of green and red", 2, by(palette(GREEN, RED)), r"its palette.*data
 case("palettes in two orders", 2, by(SWAPPED), r"palette.*data\.colors")
 case("palettes in two orders, said", 2, by(SWAPPED),
      data__colors={"object": RED, "background": BLACK})  # fmt: skip
+OWN_COLORS = made.either(palette(BLACK, RED), palette(BLACK, GREEN), lambda i: i % 2 > 0)
+case("a palette of its own in each file", 2, by(OWN_COLORS), "palettes differ from file to file")
+case("a palette of its own in each file, objects are numbered", 2, by(OWN_COLORS),
+     data__folder={"numbered": True})  # fmt: skip
 case("palette of classes", 2, index(VOC), **MULTI)
 case("palettes of classes in two orders", 2, index(OTHER_VOC), "palettes differ from file to file",
      **MULTI)  # fmt: skip
@@ -730,6 +734,13 @@ def test_a_folder_that_may_not_be_looked_into_is_said(
     said = [f"{folder}: cannot be looked into: Permission denied" for folder in closed]
     assert passed_over(config(root)) == said[::-1]
     assert detect(root).keys["data"]["format"] == "folder"
+    for name in ("more", "inner"):  # one that can be looked into, and one in it that cannot
+        (root / "beside" / name).mkdir(parents=True)
+    (root / "beside" / "more" / "a.png").write_bytes(b"")
+    closed.append(root / "beside" / "inner")
+    inside = [line for line in passed_over(config(root)) if "beside" in line]
+    assert inside[0] == f"{closed[-1]}: cannot be looked into: Permission denied"
+    assert inside[1].startswith(f"{root / 'beside' / 'more'}: a folder of images that is not read")
     (root / "images").rename(root / "n0")  # a folder for each image is looked for
     (root / "masks").rename(root / "other")
     with pytest.raises(UserError, match="no layout is recognized"):

@@ -71,7 +71,7 @@ def test_an_unlabeled_row_is_a_test_image_without_a_target(tmp_path: Path) -> No
     c, m = made(tmp_path)
     cache = build_cache(c, m, tmp_path / "cache")
     one = m[1]
-    rows = [Sample(f"test:{one.id}", one.image, origin="unlabeled", height=16, width=16), one]
+    rows = [Sample(f"unlabeled:{one.id}", one.image, origin="unlabeled", height=16, width=16), one]
     data = TrainData(Manifest(rows), cache, cache, c, tmp_path)
     assert np.array_equal(data.image(0), cache.image(one.id))
     assert data.target(0).shape == (1, 16, 16) and (data.target(0) == 255).all()

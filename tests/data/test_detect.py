@@ -55,6 +55,7 @@ def test_names_say_the_layout(tmp_path: Path, names: tuple[str, ...], expected: 
         ("id,rle_mask\na.jpg,1 3\n", "table"),
         ("id\trle_mask\na.jpg\t1 3\n", "table"),
         ("a.jpg,1 3\n", "table"),
+        ('"id","rle_mask"\n"a.jpg","1 3"\n', "table"),
     ],
 )
 def test_a_table_of_tianchi_has_no_header_and_no_commas(

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from distseg.config.data import FoldsConfig
 from distseg.init.budget import (
     MAX_PASSES,
     THREADS,
@@ -43,7 +44,7 @@ PACE = Pace(
 
 def data_of(num_train: int, num_test: int, height: int, width: int) -> Data:
     """Of one class; the divisions are those that `init` tries where nothing is said."""
-    return Data(num_train, num_test, height, width, 1, tuple(divisions(num_train)))
+    return Data(num_train, num_test, height, width, 1, tuple(divisions(num_train, FoldsConfig())))
 
 
 DATA = data_of(1000, 500, 128, 128)

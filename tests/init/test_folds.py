@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import pytest
 
 from distseg.config.data import FoldsConfig
-from distseg.init.folds import Folds, divisions, with_kind
+from distseg.config.load import parse_config
+from distseg.data.formats.row import Row
+from distseg.init.folds import Folds, counts, divisions, with_kind
 from distseg.init.start import start
 from distseg.records.errors import UserError
 from distseg.records.tables import write_table
@@ -22,12 +25,12 @@ def asked(**keys: object) -> FoldsConfig:
 
 
 def test_where_nothing_is_said_a_hold_out_and_folds_are_tried() -> None:
-    assert list(divisions(1000)) == [HELD, THIRDS, FIFTHS]
-    assert [folds.kind for folds in divisions(10)] == ["holdout"]
-    assert list(divisions(4)) == [Folds("stratified", 4, 4, 0.75, True)]
+    assert list(divisions(1000, asked())) == [HELD, THIRDS, FIFTHS]
+    assert [folds.kind for folds in divisions(10, asked())] == ["holdout"]
+    assert list(divisions(4, asked())) == [Folds("stratified", 4, 4, 0.75, True)]
     own = list(divisions(1000, asked(kind="split"), validated=200))
     assert own == [Folds("split", 1, 1, 0.8, False)] and own[0].scored(1000) == pytest.approx(200)
-    grouped = list(divisions(1000, groups=12))
+    grouped = list(divisions(1000, asked(), groups=12))
     assert {folds.kind for folds in grouped} == {"group"} and grouped[0].used == 1
 
 
@@ -137,6 +140,16 @@ def test_tables_of_the_user_s(made: Make, tmp_path: Path) -> None:
         made(root, "data.folds.path=none.csv")
     with pytest.raises(UserError, match="the data has no validation part"):
         made(root, "data.folds.kind=split")
+
+
+def test_a_table_of_folds_fits_names_from_a_mac(tmp_path: Path) -> None:
+    names = [f"r\u00f6ntgen{number}" for number in range(6)]
+    write_table(tmp_path / "f.csv", ("id", "fold"), [(n, i % 2) for i, n in enumerate(names)])
+    folds = {"kind": "file", "path": "f.csv"}
+    data = {"format": "folder", "root": str(tmp_path), "folds": folds}
+    config = parse_config({"name": "t", "data": data, "members": {"a": {}}}, "t")
+    rows = [Row(unicodedata.normalize("NFD", name), "", "") for name in names]
+    assert counts(config, rows) == (0, (3, 3))
 
 
 def test_a_folds_csv_in_the_run_folder_counts(made: Make, tmp_path: Path) -> None:

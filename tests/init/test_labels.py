@@ -155,6 +155,7 @@ SHUFFLED = np.random.default_rng(0).permutation(np.arange(1, 256))
         numbered(SHUFFLED, width=2),
         numbered(SHUFFLED, pitch=4, width=1, side=64),
         numbered(range(1, 401), dtype=np.uint16),
+        numbered(range(1, 101), width=2, dtype=np.uint16),
         numbered(range(1, 40_000, 100), dtype=np.uint16),
     ],
 )
@@ -235,6 +236,10 @@ def test_numbers_of_objects_are_one_part_each(tmp_path: Path) -> None:
     paths = [save(tmp_path / f"{n}.png", array) for n, array in enumerate((whole, two))]
     assert one_part_each([paths[0], str(tmp_path / "absent.png")], "auto", 10**6)
     assert not one_part_each([paths[1]], "auto", 10**6)
+    border = np.where(whole, whole, np.where(np.flipud(whole), 255, 0).astype(np.uint8))
+    bordered = save(tmp_path / "border.png", border[:, :60])
+    assert not one_part_each([bordered], "auto", 10**6)
+    assert one_part_each([bordered], "auto", 10**6, void=255)
     found = Values.joined([mask_values(save(tmp_path / f"v{n}.png", numbered(range(1, n))))
                            for n in (4, 6, 9)])  # fmt: skip
     with pytest.raises(

@@ -4,7 +4,6 @@ no student can train on."""
 from __future__ import annotations
 
 import csv
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,6 @@ from distseg.data.dataset import SOFT_SCALE
 from distseg.data.prepare import open_unlabeled_cache, prepare
 from distseg.distributed import make_accelerator
 from distseg.functional.losses import distill
-from distseg.models import checkpoint
-from distseg.records.errors import UserError
-from distseg.records.files import read_json
 from distseg.records.manifest import Manifest
 from distseg.records.paths import Run, round_of
 from distseg.rounds.predict_teachers import predict_teachers
@@ -31,7 +27,7 @@ from distseg.training.member import Member
 from distseg.training.stage import set_up_stage
 from distseg.training.train import train_member
 from tests.rounds.tiny_rounds import PSEUDO, config_of, play, write_images
-from tests.training.tiny_training import as_older, losses, train_until
+from tests.training.tiny_training import losses
 
 TEACHER = {"kind": "mean_teacher", "share": 0.25}
 DISTILL = {"kind": "distill", "teacher": "fold", "rules": {}, "match_strata": False}
@@ -113,28 +109,6 @@ def test_soft_targets_keep_their_temperature_in_later_rounds(
     torch.testing.assert_close(found, (1 - share) * hard + share * by_hand)
 
 
-def test_a_state_of_another_temperature_is_refused(
-    taught: tuple[Path, Config, Run], tmp_path: Path
-) -> None:
-    """As versions that knew one temperature for all rounds have left it, after an epoch; one from
-    before the first step, or of a round that learns as it did then, goes on."""
-    _, config, old = taught
-    run = Run(tmp_path / "run")
-    shutil.copytree(old.folder, run.folder)
-    for number, refused in ((2, True), (1, False)):
-        paths = run.member(number, "a", 0)
-        shutil.rmtree(paths.folder)
-        train_until(config, run, number, steps=1)
-        tree, record = as_older(paths)
-        if refused:
-            with pytest.raises(UserError, match=r"one temperature for the soft .* Delete the fold"):
-                train_member(config, run.folder, number, "a", 0)
-            begun = {**record, "step": 0, "total_steps": 0, "loss_sum": 0.0}
-            checkpoint.save_state(paths.state, tree, begun)
-        train_member(config, run.folder, number, "a", 0)
-        assert read_json(paths.done)["epochs"] == 1
-
-
 def test_rounds_of_paths() -> None:
     assert round_of("round_12/select/labeled_fold0/logits") == 12
     for path in ("", "round_", "round_x/y", "round_1a/y", "select/round_1", "/round_1/a"):
@@ -174,21 +148,6 @@ def test_no_round_learns_from_an_image_that_is_larger_than_a_padded_input(
     assert len(rows) == TESTS and "unlabeled:large" not in {s.id for s in rows}
     train_member(config, run.folder, 1, "a", 0)
     assert run.member(1, "a", 0).done.is_file()
-
-
-def test_a_train_set_of_an_older_version_may_hold_it(with_large: Path, tmp_path: Path) -> None:
-    run = Run(tmp_path / "run")
-    config = begun(with_large, run, TEACHER)
-    rows = [*Manifest.read(run.truth), *(
-        replace(s, id=f"test:{s.id}", origin="unlabeled") for s in Manifest.read(run.unlabeled)
-    )]  # fmt: skip
-    assert len(rows) == 30 + TESTS + 1
-    run.train_set(1, 0).parent.mkdir(parents=True, exist_ok=True)
-    Manifest(rows).write(run.train_set(1, 0))
-    train_member(config, run.folder, 1, "a", 0)
-    paths = run.member(1, "a", 0)
-    assert paths.done.is_file()
-    assert "1 test image larger than the input: not trained on" in paths.log(0).read_text()
 
 
 def test_a_teacher_may_judge_it_and_no_student_gets_it(with_large: Path, tmp_path: Path) -> None:

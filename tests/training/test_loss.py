@@ -46,7 +46,8 @@ def test_the_main_loss_is_each_samples_own_and_void_has_none() -> None:
 def test_soft_targets_take_their_share_of_each_loss() -> None:
     """At the teachers' own probability the distillation is 0."""
     soft = torch.full((2, 1, 4, 4), 1 / (1 + math.exp(-2)))
-    batch = replace(batch_of(1, 0), soft_BCHW=soft, soft_share_B=torch.tensor([0.25, 0.0]))
+    batch = replace(batch_of(1, 0), soft_BCHW=soft, soft_share_B=torch.tensor([0.25, 0.0]),
+                    temperature_B=torch.ones(2))  # fmt: skip
     assert loss_of(batch, TERMS) == [0.75 * HIT, MISS]
 
 
@@ -66,7 +67,7 @@ def test_soft_targets_of_exclusive_classes_are_a_softmax() -> None:
     truth, valid = training_target(target, "multiclass")
     one, share = torch.ones(1), torch.ones(1)
     images = torch.zeros(1, 1, 2, 2)
-    batch = Batch(images, target, truth, valid, one, teacher, share)
+    batch = Batch(images, target, truth, valid, one, teacher, share, temperature_B=one)
     terms = LossTerms(weighted_sum({"cross_entropy": 1.0}, "multiclass"), "multiclass")
     found = compute_loss(lambda _: (uniform, None), batch, terms, nullcontext)
     assert found.tolist() == pytest.approx([expected])

@@ -25,7 +25,6 @@ from distseg.records.files import read_json, read_lines
 from distseg.records.paths import MemberPaths, Run
 from distseg.training.engine import DdpEngine
 from distseg.training.optim import build_optimizer
-from distseg.training.state import FORM
 from distseg.training.train import train_member
 from tests.tiny import PATIENCE_S, tiny_tree
 
@@ -75,14 +74,6 @@ def train_until(config: Config, run: Run, key: int, *, steps: int) -> None:
     with pytest.MonkeyPatch.context() as patched, pytest.raises(SystemExit):
         patched.setattr(DdpEngine, "step", stop_after)
         train_member(config, run.folder, key, "a", 0)
-
-
-def as_older(paths: MemberPaths) -> tuple[Any, dict[str, Any]]:
-    """Make a state one of a version whose states did not say their form; returns it."""
-    tree, record = checkpoint.load_state(paths.state) or ({}, {})
-    assert record.pop("form") == FORM and record["total_steps"]
-    checkpoint.save_state(paths.state, tree, record)
-    return tree, record
 
 
 def losses(paths: MemberPaths, key: str = "loss") -> list[float]:

@@ -85,7 +85,10 @@ def train(config: Config) -> list[Row]:
     for name, (path, _) in found.items():
         if path is not None:
             used.setdefault(path, []).append(name)
-    rows, per_class = [], listing.is_paths and config.task == "multilabel" and listing.has_classes
+    rows, per_class = (
+        [],
+        listing.is_paths and config.task == "multilabel" and listing.form.has_classes,
+    )
     for name, entry in listing.entries.items():
         path, problem = found[name]
         if path is not None and len(used[path]) > 1:  # its objects are divided among them
@@ -138,7 +141,7 @@ def _texts(
 
 def _num_texts(config: Config, listing: Listing) -> int:
     """One a class; of files without a class, one that holds all classes."""
-    has_classes = listing.has_classes
+    has_classes = listing.form.has_classes
     if listing.is_paths and has_classes and config.task == "multiclass":
         raise UserError(f"{listing.form.path}: a mask file for each class is for task: multilabel")
     return len(config.classes) if has_classes or not listing.is_paths else 1
@@ -214,7 +217,7 @@ def submission(config: Config) -> SubmissionSpec:
             f"{form.path}: what a submission has in the column {odd[0]} is not known; valid: "
             "image, class and RLE. Name a sample submission of these with data.csv.sample"
         )
-    has_classes = form.joined or form.class_ is not None
+    has_classes = form.has_classes
     order, base = convention(config, listing, Images.of(train_folders(config, listing)))
     return SubmissionSpec(
         columns=columns, cells=tuple(roles[name] for name in columns), separator=form.separator,
@@ -244,8 +247,7 @@ def _classes(
     config: Config, form: Form, listing: Listing, has_classes: bool
 ) -> tuple[str, ...] | None:
     if has_classes:
-        named = listing.form.class_ is not None or listing.form.joined
-        ids = listing.class_ids if named else class_ids_of((), config)
+        ids = listing.class_ids if listing.form.has_classes else class_ids_of((), config)
         written = (form.parts(cells, config.classes)[1] for _, cells in form.lines())
         odd = next((one for one in written if one and one not in ids), None)
         if odd is not None and form is not listing.form:

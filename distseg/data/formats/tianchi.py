@@ -32,7 +32,10 @@ def detect(root: Path) -> Detected | None:
     table = root / "train_mask.csv"
     if not (root / "train").is_dir() or not table.is_file():
         return None
-    _, cells = next(read_cells(table, "\t"), (1, []))
+    try:
+        _, cells = next(read_cells(table, "\t"), (1, []))
+    except UserError:  # quotes of a CSV, or no text
+        return None
     if len(cells) not in (1, 2) or "," in cells[0] or not is_image(Path(cells[0])):
         return None
     keys = {"data": {"format": "tianchi"}, "task": "binary", "classes": ["building"]}
