@@ -222,16 +222,17 @@ def _construct(
     try:
         with warnings.catch_warnings():  # smp: a weights tag of a tu- encoder is part of its name
             warnings.filterwarnings("ignore", message=".*encoder_weights.*")
+            warnings.filterwarnings("ignore", message=".*zero-element")  # refused below, in words
             make = _architecture(member.arch)
             if not pyramid:
-                return make(encoder, encoder_weights=weights, **options)
+                return _with_all_layers(make(encoder, encoder_weights=weights, **options))
             own = inspect.signature(make).parameters
             of_timm = {key: options.pop(key) for key in [*options] if key not in own}
             inputs = options["in_channels"]
             with known_to_smp(
                 encoder, member.arch, inputs, size, of_timm, weights is not None
             ) as name:
-                return make(name, encoder_weights=None, **options)
+                return _with_all_layers(make(name, encoder_weights=None, **options))
     except BUILD_ERRORS as error:
         if isinstance(error, OSError):
             raise
@@ -241,6 +242,17 @@ def _construct(
         if found and found[1] in member.decoder:
             raise _unknown_option(member, found[1]) from None
         raise UserError(f"{member.arch} with encoder {encoder}: {one_line(error)}") from error
+
+
+def _with_all_layers(net: nn.Module) -> nn.Module:
+    """The network. ValueError: a layer of it has no weights."""
+    bare = next((name for name, own in net.named_parameters() if own.numel() == 0), None)
+    if bare is not None:
+        raise ValueError(
+            f"{bare} would have no weights: some of decoder_channels are too few (smp's scse "
+            "attention divides each by 16)"
+        )
+    return net
 
 
 def _from_file(

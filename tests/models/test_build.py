@@ -163,6 +163,11 @@ def test_unet_takes_the_native_size_of_tgs() -> None:
         ({"arch": "FPN", "decoder": {"attention": "scse"}}, 64, "decoder.attention"),
         ({"decoder": {"decoder_channels": [8, 8]}}, 64, "decoder_channels"),
         ({"decoder": {"decoder_channels": 3}}, 64, "Unet with encoder resnet18"),
+        (
+            {"decoder": {"attention": "scse", "decoder_channels": [64, 32, 16, 16, 8]}},
+            64,
+            "would have no weights: some of decoder_channels are too few",
+        ),
         ({"arch": "FPN", "decoder": {"upsampling": 2}}, 64, "32x32"),
         ({"arch": "FPN"}, 101, "101x101"),
         ({"arch": "PAN"}, 64, "64x64"),
