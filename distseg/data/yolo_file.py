@@ -6,7 +6,6 @@ What is wrong with the YAML is a UserError; what is wrong with one text is a pro
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -188,7 +187,8 @@ def _outside(root: Path, place: Path) -> str:
 
 def _images(root: Path, base: Path, place: Path) -> Iterator[Image]:
     """The images of a folder and of all folders in it, or those of a list."""
-    if place.suffix == PATHS:
+    is_list = place.suffix == PATHS
+    if is_list:
         paths = [Path(os.path.normpath(_listed(place, base, line))) for line in _lines(place)]
     else:
         paths = [
@@ -197,10 +197,28 @@ def _images(root: Path, base: Path, place: Path) -> Iterator[Image]:
             for name in names
             if name[0] != "." and PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
         ]
+    folders: dict[Path, tuple[Path, str]] = {}
     for path in dict.fromkeys(paths):
-        labels = _labels_path(root, path)
-        problem = _outside(root, path) or path_problem(path) or _outside(root, labels)
-        yield Image(path, labels, problem)
+        folder = path.parent
+        if folder not in folders:
+            folders[folder] = _labels_folder(root, folder)
+        labels, problem = folders[folder]
+        text = f"{path.stem}{PATHS}"
+        problem = problem or locate(folder, path.name)[1] or locate(labels, text)[1]
+        problem = problem or (path_problem(path) if is_list else "")
+        yield Image(path, labels / text, problem)
+
+
+def _labels_folder(root: Path, folder: Path) -> tuple[Path, str]:
+    """The folder of the texts of a folder's images, and why one of the two may not be used: it is
+    `labels` where the path has an `images`, the last of them counts; else the same."""
+    if problem := _outside(root, folder):
+        return folder, problem
+    parts = list(folder.relative_to(root).parts)
+    if "images" in parts:
+        parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
+    labels = root.joinpath(*parts)
+    return labels, _outside(root, labels)
 
 
 def _walk(place: Path) -> Iterator[tuple[str, list[str], list[str]]]:
@@ -218,17 +236,6 @@ def _listed(place: Path, base: Path, line: str) -> Path:
     """The image of a line: from the list's own folder where it begins with `./`, or lies there."""
     beside = place.parent / line
     return beside if line.startswith("./") or beside.is_file() else base / line
-
-
-def _labels_path(root: Path, image: Path) -> Path:
-    """The text of an image: in `labels` where its path has a folder `images`, the last of them
-    counts; else beside it."""
-    if not image.is_relative_to(root):
-        return image.with_suffix(PATHS)
-    *folders, name = image.relative_to(root).parts
-    if "images" in folders:
-        folders[len(folders) - 1 - folders[::-1].index("images")] = "labels"
-    return root.joinpath(*folders, name).with_suffix(PATHS)
 
 
 def _same(path: Path, parts: Mapping[str, list[Image]]) -> dict[str, str]:
@@ -277,25 +284,18 @@ def _object(words: list[str], names: Mapping[Id, str]) -> tuple[int, str]:
     """(class, shape) of a line. ValueError: it is no polygon."""
     if len(words) == 5:
         raise ValueError(BOX)
-    first, *numbers = map(_number, words)
-    if not first.is_integer() or int(first) not in names:
+    try:
+        first, *numbers = map(float, words)
+    except ValueError:
+        raise ValueError(f"{shown(' '.join(words)[:80])}: valid: numbers") from None
+    if first not in names:
         raise ValueError(f"class {words[0][:40]} is none of the {len(names)} that `names` has")
     if len(numbers) < 6 or len(numbers) % 2:
         raise ValueError(f"{len(numbers)} numbers; valid: x and y of three corners or more")
     for value in numbers:
-        if not -ROUNDED <= value <= 1 + ROUNDED:
+        if not -ROUNDED <= value <= 1 + ROUNDED:  # nor is nan
             raise ValueError(f"{value:g} is no share of the image; valid: 0..1")
-    return int(first), POLYGON + " ".join(map(repr, numbers))
-
-
-def _number(word: str) -> float:
-    try:
-        value = float(word)
-    except ValueError:
-        raise ValueError(f"{word[:40]!r} is no number") from None
-    if not math.isfinite(value):
-        raise ValueError(f"{word[:40]!r} is no number")
-    return value
+    return int(first), POLYGON + " ".join(words[1:])
 
 
 def _read(path: Path, most: int) -> str:

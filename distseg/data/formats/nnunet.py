@@ -53,7 +53,7 @@ def detect(root: Path) -> Detected | None:
 
 
 def _refuse_several(root: Path) -> None:
-    found = sorted(path.parent for one in SETS for path in root.glob(f"{one}/{NAME}"))
+    found = sorted(path.parent for one in SETS for path in root.glob(f"{one}/imagesTr"))
     if found:
         names = ", ".join(path.name for path in found[:12])
         raise UserError(

@@ -256,8 +256,8 @@ BAD_LINES: dict[str, tuple[str, str]] = {
     "below 0": ("0 -0.2 .1 .2 .2 .3 .3", "-0.2 is no share of the image"),
     "another class": ("7 .1 .1 .2 .2 .3 .3", "class 7 is none of the 2 that `names` has"),
     "half a class": ("0.5 .1 .1 .2 .2 .3 .3", "class 0.5 is none"),
-    "a word": ("cat .1 .1 .2 .2 .3 .3", "'cat' is no number"),
-    "no number": ("0 nan .1 .2 .2 .3 .3", "'nan' is no number"),
+    "a word": ("cat .1 .1 .2 .2 .3 .3", "'cat .1 .1 .2 .2 .3 .3': valid: numbers"),
+    "no number": ("0 nan .1 .2 .2 .3 .3", "nan is no share of the image"),
 }
 
 
