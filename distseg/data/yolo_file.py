@@ -121,7 +121,7 @@ def _names(path: Path, value: Any) -> dict[Id, str]:
     for number, name in names.items():
         if type(number) is not int or number < 0:
             raise UserError(f"{path}: names: {shown(number)}; valid: numbers from 0")
-        if not isinstance(name, str | int):
+        if type(name) not in (str, int):  # yes and no are truths in YAML
             raise UserError(f"{path}: names.{number}: {shown(name)}; valid: a text")
     return {number: str(names[number]) for number in sorted(names)}
 
@@ -143,7 +143,8 @@ def _part(root: Path, base: Path, where: str, value: Any) -> list[Image]:
     """The images of a part: of a folder, of a list of images, or of several of them."""
     entries = value if isinstance(value, list) else [value]
     places = [_place(root, base, where, entry) for entry in entries]
-    images = [image for place in places for image in _images(root, base, place)]
+    listed = (image for place in places for image in _images(root, base, place))
+    images = list({image.path: image for image in listed}.values())  # an entry may hold another
     if not images:
         raise UserError(f"{where}: {shown(value)}: no image files there")
     owners: dict[Path, Image] = {}

@@ -183,6 +183,9 @@ def test_lists_of_images_and_of_folders(tmp_path: Path) -> None:
     (tmp_path / "lists/train.txt").write_text("images/one/a.png\n./../images/one/b.png\n\n")
     root = write(tmp_path, path="/datasets/x", train=["lists/train.txt", "images/two"], val=None)
     assert [row.id for row in YOLO.train(config_of(root))] == ["a", "b", "d"]
+    write(root, val=None, train=["images/one", "images"])  # of which each counts once
+    assert [row.id for row in YOLO.train(config_of(root))] == ["a", "b", "c", "d"]
+    write(root, val=None, train="lists/train.txt")
     (tmp_path / "lists/train.txt").write_text("images/one/a.png\nimages/one/none.png\n/etc/x.png\n")
     problems = [row.problem for row in YOLO.train(config_of(root))]
     assert problems[0] == "" and problems[1].startswith("no such file")
@@ -301,6 +304,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no names": ({"names": {}}, "names: {}; valid"),
     "names by name": ({"names": {"cat": 0}}, "names: 'cat'; valid: numbers from 0"),
     "a name that is none": ({"names": [["cat"]]}, r"names\.0: \['cat'\]; valid: a text"),
+    "a truth": ({"names": ["cat", True]}, r"names\.1: True; valid: a text"),
     "key points": ({"kpt_shape": [17, 3]}, "kpt_shape: the labels are boxes with key points"),
 }
 
