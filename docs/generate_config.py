@@ -25,6 +25,7 @@ SECTIONS = {
     "data.folder": data.FolderConfig,
     "data.csv": layouts.CsvConfig,
     "data.coco": layouts.CocoConfig,
+    "data.yolo": layouts.YoloConfig,
     "data.synthetic": data.SyntheticConfig,
     "input": data.InputConfig,
     "augment[]": augment.AugmentConfig,

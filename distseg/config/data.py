@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from distseg.config.fields import Color, Count, Name, Positive, Probability, Strict, changed_keys
-from distseg.config.layouts import CocoConfig, CsvConfig
+from distseg.config.layouts import CocoConfig, CsvConfig, YoloConfig
 
 # Decoded, such a picture takes 0.4 GB; some satellite and tissue scans need more, and say so.
 MAX_PIXELS = 100_000_000
@@ -106,7 +106,7 @@ class DataConfig(Strict):
     """Where the data is and what it may look like."""
 
     format: Literal[
-        "tgs", "severstal", "tianchi", "oxford_pet", "camvid", "table", "coco", "folder",
+        "tgs", "severstal", "tianchi", "oxford_pet", "camvid", "table", "coco", "yolo", "folder",
         "synthetic",
     ] = Field("folder", description="layout of the files: a file of data/formats/")  # fmt: skip
     root: str = Field(".", description="folder of the data set, relative to where you start")
@@ -165,6 +165,7 @@ class DataConfig(Strict):
     folder: FolderConfig = Field(FolderConfig(), description="format: folder: where its files lie")
     csv: CsvConfig = Field(CsvConfig(), description="format: table: its files and columns")
     coco: CocoConfig = Field(CocoConfig(), description="format: coco: its files and categories")
+    yolo: YoloConfig = Field(YoloConfig(), description="format: yolo: its YAML and names")
     synthetic: SyntheticConfig = Field(
         SyntheticConfig(), description="format: synthetic: what is made"
     )

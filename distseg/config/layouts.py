@@ -1,4 +1,4 @@
-"""The config's sections for the layouts that are found by what their files hold: table and coco."""
+"""The config's sections for the layouts that are found by what their files hold."""
 
 from __future__ import annotations
 
@@ -77,5 +77,19 @@ class CocoConfig(Strict):
     )
     other_categories: Literal["refuse", "background", "void"] = Field(
         "refuse", description="what categories count as that `classes` does not name"
+    )
+    submission: Literal["masks", "rle"] = Field("masks", description="what a submission is")
+
+
+class YoloConfig(Strict):
+    """`data.format: yolo`: its YAML, and what its names are."""
+
+    yaml: str | None = Field(
+        None,
+        description="the YAML of parts and names, in data.root; null: the one that has `names` and "
+        "`train`",
+    )
+    other_categories: Literal["refuse", "background", "void"] = Field(
+        "refuse", description="what objects count as whose name is not in `classes`"
     )
     submission: Literal["masks", "rle"] = Field("masks", description="what a submission is")

@@ -32,7 +32,7 @@ from distseg.records.tables import read_rows
 T = TypeVar("T")
 SOME_LAYOUTS = (
     *("table", "border", "mask_values", "mask_channel", "colors", "overlap"),
-    *("folder", "csv", "coco", "synthetic"),
+    *("folder", "csv", "coco", "yolo", "synthetic"),
 )
 
 

@@ -7,7 +7,6 @@ category) is a UserError; what is wrong with one object is a problem of its imag
 from __future__ import annotations
 
 import functools
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,16 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distseg.data.shapes import POLYGON
+from distseg.data.categories import Id
+from distseg.data.json_file import read_tree
+from distseg.data.shapes import MAX_OUTLINE, POLYGON, outline
 from distseg.records.errors import UserError, shown
-from distseg.records.files import open_regular
 
 MAX_BYTES = 512 << 20  # COCO's own train part has 450 MB
 # Each takes 50 to 100 bytes once it is read. COCO's own train part has 45 million.
 MAX_VALUES = 80_000_000
-MAX_OUTLINE = 5_000_000  # pixels of all sides of a polygon together: drawing takes 80 bytes each
 OUTSIDE = 1.0  # pixels that a corner may lie outside of the image; it is moved to the edge
-Id = int | str
 
 
 @dataclass(slots=True)
@@ -65,7 +63,7 @@ def read_coco(path: Path, max_pixels: int) -> CocoFile:
 
 @functools.lru_cache(maxsize=3)  # a command lists a data set several times
 def _read(path: Path, time: int, size: int, max_pixels: int) -> CocoFile:
-    tree = _parse(path)
+    tree = read_tree(path, MAX_BYTES, MAX_VALUES)
     if not isinstance(tree, dict) or "images" not in tree:
         raise UserError(f"{path}: is no COCO file: it has no list `images`")
     pictures = _pictures(path, _list(path, tree, "images"), max_pixels)
@@ -88,28 +86,6 @@ def _read(path: Path, time: int, size: int, max_pixels: int) -> CocoFile:
         _add(pictures[image], one, category, f"annotations[{number}]")
     has_objects = "annotations" in tree
     return CocoFile(path, list(pictures.values()), categories, used, has_objects)
-
-
-def _parse(path: Path) -> Any:
-    def refuse(token: str) -> None:
-        raise ValueError(f"holds {token}, which is no number")
-
-    try:
-        with open_regular(path) as file:
-            data = file.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            raise UserError(f"{path}: has more than {MAX_BYTES >> 20} MiB; split it")
-        if (count := sum(data.count(mark) for mark in (b",", b"[", b"{"))) > MAX_VALUES:
-            raise UserError(f"{path}: holds {count:,} values; at most {MAX_VALUES:,} are read")
-        return json.loads(data.decode("utf-8-sig"), parse_constant=refuse)
-    except UserError:
-        raise
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except RecursionError:
-        raise UserError(f"{path}: cannot be read as JSON: it is nested too deeply") from None
-    except ValueError as error:  # UnicodeDecodeError is one
-        raise UserError(f"{path}: cannot be read as JSON: {error}") from None
 
 
 def _list(path: Path, tree: Mapping[str, Any], key: str) -> list[Any]:
@@ -219,9 +195,8 @@ def _polygon(corners: Any, height: int, width: int) -> str:
     if outside.any():
         x, y = points[outside.any(axis=1)][0].tolist()
         raise ValueError(f"a polygon has the corner {x:g}, {y:g}, outside of {height}x{width}")
-    sides = np.abs(points - np.roll(points, 1, axis=0)).max(axis=1)
-    if sides.sum() > MAX_OUTLINE:
-        raise ValueError(f"a polygon has an outline of {sides.sum():,.0f} pixels")
+    if (length := outline(points)) > MAX_OUTLINE:
+        raise ValueError(f"a polygon has an outline of {length:,.0f} pixels")
     return POLYGON + " ".join(map(repr, corners))
 
 

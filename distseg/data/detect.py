@@ -17,7 +17,7 @@ from typing import Any
 from distseg.config.load import parse_config
 from distseg.config.schema import Config
 from distseg.data.cache import mask_files
-from distseg.data.formats import arrangement
+from distseg.data.formats import arrangement, nnunet
 from distseg.data.formats.arrangement import TEST, TRAIN, VAL, Doubt, lonely, several, which
 from distseg.data.formats.detected import Detected
 from distseg.data.formats.names import folders_in
@@ -34,6 +34,7 @@ MASKS = (
 )
 TESTS = ("test_images", "images_test", "test", "testing", "test/images")
 SUFFIXES = ("_mask", "-mask", "_label", "_labels", "_gt", "_seg", "_segmentation", "_manual1")
+_LABELS = (("coco", (".json",)), ("yolo", (".txt",)), ("table", (".csv", ".tsv")))
 LOOKED_AT = 2000  # names of a folder
 _TRAIN = re.compile(r"(?<![a-z])train(ing)?", re.IGNORECASE)
 
@@ -43,7 +44,7 @@ def detect(root: Path) -> Detected:
     its folders could be meant."""
     if problem := path_problem(root, "folder"):
         raise UserError(f"{printable_path(root)}: {problem}")
-    for module in FORMATS.values():
+    for module in (nnunet, *FORMATS.values()):
         look = getattr(module, "detect", None)
         if look is not None and (found := look(root)) is not None:
             return found
@@ -83,7 +84,7 @@ def _lacking(root: Path) -> str:
 
 def _reasons(root: Path) -> Iterator[str]:
     """Why files that look like labels are none: what each layout that reads such files says."""
-    for name, suffixes in (("coco", (".json",)), ("table", (".csv", ".tsv"))):
+    for name, suffixes in _LABELS:
         if any(path.suffix.lower() in suffixes for path in islice(root.rglob("*"), LOOKED_AT)):
             try:
                 FORMATS[name].train(_bare(name, root))

@@ -18,6 +18,7 @@ from distseg.data.formats import (
     table,
     tgs,
     tianchi,
+    yolo,
 )
 from distseg.data.formats.row import SubmissionSpec
 from distseg.records.errors import UserError, unknown
@@ -30,6 +31,7 @@ FORMATS: dict[str, ModuleType] = {
     "camvid": camvid,
     "table": table,
     "coco": coco,
+    "yolo": yolo,
     "folder": folder,
     "synthetic": synthetic,
 }

@@ -2,7 +2,8 @@
 
 A target `shapes:HEIGHTxWIDTH:A|B|VOID` has a text for each class and one for the pixels that count
 nowhere. In it stand objects, joined by ";": an RLE (column-major, from 1) or `poly x y x y ...`, in
-pixels from the upper left corner of the image. Polygons are drawn as COCO draws them.
+pixels from the upper left corner of the image. With `shares` for the size x and y are shares, 0..1,
+of the width and the height that the image turns out to have. Polygons are drawn as COCO draws them.
 """
 
 from __future__ import annotations
@@ -17,12 +18,23 @@ from pycocotools import mask as coco
 from distseg.functional import rle
 
 POLYGON = "poly "
+SHARES = "shares"
+MAX_OUTLINE = 5_000_000  # pixels of all sides of a polygon together: drawing takes 80 bytes each
 _MERGED = 64  # run lengths that are joined at once: each is gone through as often
 
 
 def shapes_target(height: int, width: int, objects: Sequence[Sequence[str]]) -> str:
     """The target of an image; objects: those of each class, and last those that count nowhere."""
-    return f"shapes:{height}x{width}:" + "|".join(";".join(one) for one in objects)
+    return f"shapes:{height}x{width}:{_joined(objects)}"
+
+
+def shares_target(objects: Sequence[Sequence[str]]) -> str:
+    """The same of polygons in shares of the image."""
+    return f"shapes:{SHARES}:{_joined(objects)}"
+
+
+def _joined(objects: Sequence[Sequence[str]]) -> str:
+    return "|".join(";".join(one) for one in objects)
 
 
 def draw_shapes(value: str, height: int, width: int) -> list[NDArray[np.uint8]]:
@@ -32,19 +44,25 @@ def draw_shapes(value: str, height: int, width: int) -> list[NDArray[np.uint8]]:
     ValueError: it was made for another size, or a shape is none.
     """
     size, _, texts = value.partition(":")
-    if size != f"{height}x{width}":
+    if size not in (SHARES, f"{height}x{width}"):
         turned = size == f"{width}x{height}"
         hint = ": EXIF turns the picture, but not its labels" if turned else ""
         raise ValueError(f"the labels are for {size}, the image is {height}x{width}{hint}")
-    return [_union(text, height, width) for text in texts.split("|")]
+    unit = (width, height) if size == SHARES else (1, 1)
+    return [_union(text, height, width, unit) for text in texts.split("|")]
 
 
-def _union(text: str, height: int, width: int) -> NDArray[np.uint8]:
+def outline(points: NDArray[np.float64]) -> float:
+    """Pixels of all sides of a polygon together; points: (N, 2)."""
+    return float(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum())
+
+
+def _union(text: str, height: int, width: int, unit: tuple[int, int]) -> NDArray[np.uint8]:
     polygons: list[Any] = []
     runs: list[str] = []
     for shape in text.split(";"):
         if shape.startswith(POLYGON):
-            polygons += coco.frPyObjects([_corners(shape, height, width)], height, width)
+            polygons += coco.frPyObjects([_corners(shape, height, width, unit)], height, width)
         else:
             runs.append(shape)
     plane = rle.decode_union(runs, height, width)
@@ -54,11 +72,13 @@ def _union(text: str, height: int, width: int) -> NDArray[np.uint8]:
     return plane | coco.decode(polygons[0]) if polygons else plane
 
 
-def _corners(shape: str, height: int, width: int) -> list[float]:
-    """x and y of each corner, moved into the image: what draws them takes what it is given."""
+def _corners(shape: str, height: int, width: int, unit: tuple[int, int]) -> list[float]:
+    """x and y of each corner, moved into the image: what draws them takes what it is given. unit:
+    pixels that an x and a y of 1 stand for."""
     corners = np.array(shape.removeprefix(POLYGON).split(" "), np.float64)
     if len(corners) < 6 or len(corners) % 2 or not np.isfinite(corners).all():
         raise ValueError(f"{shape[:40]!r} is no polygon")
-    corners[::2] = corners[::2].clip(0, width)
-    corners[1::2] = corners[1::2].clip(0, height)
-    return corners.tolist()
+    points = (corners.reshape(-1, 2) * unit).clip(0, (width, height))
+    if (length := outline(points)) > MAX_OUTLINE:
+        raise ValueError(f"a polygon has an outline of {length:,.0f} pixels")
+    return points.ravel().tolist()

@@ -236,7 +236,7 @@ def _labels(
 
     usual = values.usual
     filled = [row for row, own in zip(rows, found, strict=True) if own.holds_others(usual)]
-    filled += [row for row in coded if any(part.strip("|;") for part in row.target.split(":")[1:])]
+    filled += [row for row in coded if row.target.rpartition(":")[2].strip("|;")]
     return decide(values, given, root, has_parts), filled
 
 

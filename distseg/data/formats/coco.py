@@ -15,7 +15,8 @@ from typing import Any
 
 from distseg.config.data import MAX_PIXELS
 from distseg.config.schema import Config
-from distseg.data.coco_file import CocoFile, Id, Picture, read_coco
+from distseg.data.categories import Id, class_places, detected_labels, objects_of
+from distseg.data.coco_file import Picture, read_coco
 from distseg.data.formats.detected import Detected
 from distseg.data.formats.row import Row, SubmissionSpec
 from distseg.data.places import (
@@ -29,8 +30,7 @@ from distseg.data.places import (
     test_folders,
 )
 from distseg.data.shapes import shapes_target
-from distseg.functional.naming import as_name
-from distseg.records.errors import UserError, unknown
+from distseg.records.errors import UserError
 from distseg.records.files import path_problem
 
 READS = ("coco", "overlap")  # keys of `data` that only some layouts read
@@ -48,12 +48,8 @@ def detect(root: Path) -> Detected | None:
         return None
     if path is None or coco is None or not coco.used:
         return None
-    names = [
-        as_name(coco.categories[own]) or str(own) for own in coco.categories if own in coco.used
-    ]
-    keys: dict[str, Any] = {"data": {"format": "coco"}, "task": "multilabel", "classes": names}
-    if len(names) == 1:
-        keys["task"] = "binary"
+    labels = detected_labels(coco.categories, coco.used)
+    keys: dict[str, Any] = {"data": {"format": "coco"}, **labels}
     if "val" in _found(root):
         keys["data"]["folds"] = {"kind": "split"}
     return Detected(keys, f"{path.name} has the images and objects of COCO")
@@ -194,7 +190,7 @@ def _rows(config: Config, path: Path, part: str, *, labels: bool = True) -> list
     if labels and part != "test" and not coco.has_objects:
         raise UserError(f"{path}: it has no list `annotations`, so no labels")
     images = _images(config, path, part, coco.pictures)
-    places = _classes(config, coco) if labels else {}
+    places = class_places(config, path, coco.categories, coco.used, "coco") if labels else {}
     rows, used = [], dict[Path, list[str]]()
     for picture in coco.pictures:
         if (file := images.find(picture.file_name)[0]) is not None:
@@ -225,41 +221,6 @@ def _names(files: Sequence[str]) -> list[str]:
 
 
 def _target(config: Config, picture: Picture, places: dict[Id, int]) -> str:
-    """places: the class of each category; the number of the classes where it counts nowhere."""
-    objects: list[list[str]] = [[] for _ in range(len(config.classes) + 1)]
+    objects = objects_of(config, picture.shapes, places)
     objects[-1] += picture.crowd
-    for category, shapes in picture.shapes.items():
-        if category in places:
-            objects[places[category]] += shapes
     return shapes_target(picture.height, picture.width, objects)
-
-
-def _classes(config: Config, coco: CocoFile) -> dict[Id, int]:
-    """The class of each category. UserError: a class that is no category, or objects of one that is
-    no class."""
-    names, classes = list(coco.categories.values()), config.classes
-    known = {name: number for number, name in enumerate(classes)}
-    places = {own: _place(own, name, known) for own, name in coco.categories.items()}
-    used = [own for own in coco.categories if own in coco.used]
-    lacking = [name for number, name in enumerate(classes) if number not in places.values()]
-    if config.task == "binary" and lacking and len(used) == 1:
-        places[used[0]], lacking = 0, []  # whatever it is called
-    if config.task == "multiclass" and lacking[:1] == classes[:1]:
-        del lacking[0]  # the background
-    if lacking:
-        raise unknown("category", lacking[0], map(as_name, names), f"classes: {coco.path}: ")
-    others = [coco.categories[own] for own in used if places[own] is None]
-    meaning = config.data.coco.other_categories
-    if others and meaning == "refuse":
-        raise UserError(
-            f"classes: {coco.path}: has objects of {', '.join(others[:8])}, which are no classes; "
-            "add them, or write data.coco.other_categories: background or void"
-        )
-    void = len(classes) if meaning == "void" else None
-    found = {own: void if place is None else place for own, place in places.items()}
-    return {own: place for own, place in found.items() if place is not None}
-
-
-def _place(own: Id, name: str, known: dict[str, int]) -> int | None:
-    """The class of a category: by its name, as it is or as a config may write it, or by its id."""
-    return next((known[one] for one in (name, as_name(name), str(own)) if one in known), None)
