@@ -210,6 +210,7 @@ def test_a_terminal_of_ascii_alone(command: str, victim: Run) -> None:
     assert done.stdout.isascii()
 
 
+@pytest.mark.slow
 def test_two_predictions_of_one_table(victim: Run, tmp_path: Path) -> None:
     command = [
         sys.executable,

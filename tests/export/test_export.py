@@ -193,7 +193,7 @@ def test_a_graph_gives_torchs_logits(trained: Path, tmp_path: Path, kind: str, m
         assert np.array_equal(mask, logits > 0) and mask.dtype == np.uint8
 
 
-@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+@pytest.mark.parametrize("task", [pytest.param("multiclass", marks=pytest.mark.slow), "multilabel"])
 def test_graphs_of_other_tasks_and_normalizations(tmp_path: Path, task: str) -> None:
     """The median of each image, three classes, and a network that is no smp model."""
     onnxruntime = pytest.importorskip("onnxruntime")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 from distseg.records.files import read_json, read_lines
@@ -20,6 +21,7 @@ from tests.rounds.tiny_rounds import (
 from tests.tiny import tiny_tree
 
 
+@pytest.mark.slow  # test_mean_teacher.py runs two rounds
 def test_a_run_of_three_rounds(tmp_path: Path) -> None:
     """By the command line: teachers, train sets, students, ensembles, submissions, report."""
     write_images(tmp_path / "data")

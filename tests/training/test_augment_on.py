@@ -32,7 +32,9 @@ def compute(where: str) -> dict[str, Any]:
     return {"precision": "fp32", "cpu_threads": 1, "augment_on": where}
 
 
-@pytest.mark.parametrize("size", [{"height": 32, "width": 32, "channels": 1}, PAD])
+@pytest.mark.parametrize(
+    "size", [pytest.param({"height": 32, "width": 32, "channels": 1}, marks=pytest.mark.slow), PAD]
+)
 def test_what_is_not_interpolated_trains_the_same_weights(
     tmp_path: Path, size: dict[str, Any]
 ) -> None:
@@ -72,6 +74,7 @@ def test_each_step_has_tensors_of_the_same_shapes(tmp_path: Path) -> None:
 CHANGES: dict[str, Any] = {"augment": ALL, "compute": compute("device")}
 
 
+@pytest.mark.slow
 def test_micro_batches_see_the_same_images(tmp_path: Path) -> None:
     whole = train_here(tmp_path / "whole", **CHANGES)
     split = train_here(tmp_path / "split", train={"batch_size": 8, "accumulation": 4}, **CHANGES)
