@@ -420,6 +420,15 @@ def test_a_run_folder_among_the_images_is_refused_and_nothing_is_left(
     assert not (root / "images/out").exists()
     with pytest.raises(UserError, match="is a file, not a folder"):
         start(root, [], root / "images/000.png", "10m", None)
+
+
+def test_a_run_folder_below_one_that_is_read_whole_is_refused(made: Make, tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    for name in ("benign", "malignant"):
+        folder(root, places=(name, name), names=f"{name} ({{}})", suffix="_mask")
+    with pytest.raises(UserError, match="among the images and masks"):
+        start(root, [], root / "runs/a", "10m", None)
+    assert not (root / "runs").exists()
     with pytest.raises(UserError, match=r"-o: .*: is a folder"):
         init(root, [], tmp_path, None, None)
 

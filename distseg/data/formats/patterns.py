@@ -35,15 +35,22 @@ def namings(images: set[str], masks: set[str]) -> list[Naming]:
 def namings_beside(stems: set[str]) -> list[Naming]:
     """The same where images and masks lie in one folder: masks are those that have a word of masks
     around the name of an image, and most that have it are."""
-    found = []
     ordered = sorted(stems)
     some = ordered[:: max(1, len(ordered) // (10 * LOOKED_AT))]
-    for pattern in sorted({one for stem in some for one in _patterns(stem, stems)} - {ID}):
+    patterns = {one for stem in some for one in _patterns(stem, stems)}
+    found = []
+    for pattern in sorted({_without_digits(one) for one in patterns} - {ID}):
         if has_mask_word(pattern.replace(ID, " ")):
-            named = [stem for stem in ordered if Name(pattern).id_in(f"{stem}.png") is not None]
-            if 2 * len(owners(stems, set(named), {"mask": pattern})) >= len(named):
+            named = ids_of(stems, {"image": pattern})
+            if named and 2 * len(named & stems) >= len(named):
                 found.append({"mask": pattern})
     return found
+
+
+def _without_digits(pattern: str) -> str:
+    """A pattern in which digits next to the id belong to this: of `1` and `11_mask`, too."""
+    before, _, after = pattern.partition(ID)
+    return f"{before.rstrip(DIGITS)}{ID}{after.lstrip(DIGITS)}"
 
 
 def pattern_of_half(stems: set[str]) -> str | None:
@@ -59,13 +66,17 @@ def owners(images: set[str], masks: set[str], naming: Mapping[str, str]) -> set[
     """The ids of the images that have a mask."""
     ids = ids_of(images, naming)
     name = Name(naming.get("mask", ID)).of_stems
-    return {own for stem in masks if (own := name.id_of_several(f"{stem}.png", ids)) in ids}
+    exact = ids_of(masks, {"image": name.text}) & ids
+    # a number behind says that it is a further mask, perhaps the only one that is left
+    return exact if exact == ids else exact | {
+        own for stem in masks if (own := name.id_of_several(f"{stem}.png", ids)) in ids
+    }  # fmt: skip
 
 
 def ids_of(images: set[str], naming: Mapping[str, str]) -> set[str]:
     """The ids of the images that are named so."""
     name = Name(naming.get("image", ID)).of_stems
-    return {own for stem in images if (own := name.id_in(f"{stem}.png")) is not None}
+    return {own for stem in images if (own := name.id_in_folder(stem)) is not None}
 
 
 def _around(images: set[str], masks: set[str]) -> list[str]:
