@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from distseg.config.fields import Color, Count, Name, Positive, Probability, Strict, changed_keys
 from distseg.config.layouts import CocoConfig, CsvConfig, YoloConfig
@@ -39,8 +39,18 @@ class FoldsConfig(Strict):
     strata_column: str = Field("z", description="the numeric column of `strata`")
 
 
-# A folder, of which one part may be `{id}`: a folder for each image.
-Folder = Annotated[str, Field(pattern=r"^([^{}]*\{id\})?[^{}]*$")]
+def _refuse_stars(folder: str) -> str:
+    parts = folder.split("/")
+    stars = [part for part in parts if "*" in part]
+    if stars not in ([], ["**"]) or (stars and "{id}" in folder):
+        raise ValueError(
+            f"{folder!r}: one name of a folder may be `**`, for all folders there, as in train/**"
+        )
+    return folder
+
+
+# A folder, of which one part may be `{id}`: a folder for each image; or `**`: all folders there.
+Folder = Annotated[str, Field(pattern=r"^([^{}]*\{id\})?[^{}]*$"), AfterValidator(_refuse_stars)]
 FilePattern = Annotated[str, Field(pattern=r"^[^/{}]*\{id\}[^/{}]*$")]
 
 
@@ -48,7 +58,11 @@ class FolderConfig(Strict):
     """Layout of `data.format: folder`, relative to data.root. What is not written here is found by
     the names of the folders and files where these leave no doubt (docs/data.md)."""
 
-    images: Folder = Field("images", description="folder of the train images")
+    images: Folder = Field(
+        "images",
+        description="folder of the train images; with `**`, as in `train/**` or "
+        "`Train/**/images`, all folders there",
+    )
     masks: Folder = Field(
         "masks",
         description="folder of the masks: same stem as the image; with `{id}`, as in "
@@ -82,7 +96,9 @@ class FolderConfig(Strict):
         description="binary masks in which each object has a number of its own: every value but 0 "
         "is the object",
     )
-    test_masks: str | None = Field(None, description="truth of the test images, when it is known")
+    test_masks: Folder | None = Field(
+        None, description="truth of the test images, when it is known"
+    )
     submission: Literal["masks", "rle"] = Field("masks", description="what a submission is")
     rle_order: Literal["column", "row"] = Field("column", description="how its RLEs count pixels")
     rle_base: Literal[0, 1] = Field(1, description="the number of the first pixel")

@@ -20,6 +20,7 @@ from distseg.config.validate import named_folds
 from distseg.data.depths import Depths, load_depths
 from distseg.data.folds import divide, find_file, read_groups
 from distseg.data.formats import table
+from distseg.data.formats.names import above
 from distseg.data.formats.row import Row, plain
 from distseg.data.id_tables import read_by_id
 from distseg.data.inspect import is_good
@@ -157,7 +158,7 @@ def _missing(config: Config, own: Path | None) -> Iterator[str]:
     for key in ("val_images", "val_masks", "test_images", "test_masks"):
         name = getattr(data.folder, key)
         if data.format == "folder" and name is not None and key in changed_keys(data.folder):
-            named.append((f"folder.{key}", root / name.partition("{id}")[0], "folder"))
+            named.append((f"folder.{key}", root / above(name), "folder"))
     if data.depths is not None:
         named.append(("depths", root / data.depths, "file"))
     if data.table is not None and "table" in layout(data.format).READS:

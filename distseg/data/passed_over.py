@@ -10,9 +10,9 @@ from pathlib import Path
 
 from distseg.config.schema import Config
 from distseg.data.cache import mask_files
-from distseg.data.formats.arrangement import VAL
 from distseg.data.formats.names import folders_in, is_image
 from distseg.data.formats.row import Row
+from distseg.data.formats.words import VAL
 from distseg.data.layouts import layout
 from distseg.data.places import DEPTH, called_masks
 

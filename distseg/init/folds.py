@@ -3,6 +3,7 @@ user has said of `data.folds`."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -161,25 +162,41 @@ def _of(kind: str, num: int, use: Sequence[int] | None) -> Folds:
 
 
 def groups_of(ids: Sequence[str]) -> dict[str, str] | None:
-    """By id, the part of its name that several images share: `patient07` of `patient07_slice12`.
-
-    None where the names show no such groups: too few or too many of them, one that holds most
-    images, or words before numbers that only count (`beagle_12`, `image_12`): who is one of
-    several has a number of its own.
-    """
+    """By id, the part of its name that several images share: `patient07` of `patient07_slice12`;
+    None where the names show no such groups, see `_are_groups`."""
     found: dict[str, str] = {}
     for name in ids:
         stem = Path(name).stem if Path(name).suffix else name
         match = _NUMBERED.match(stem)
         found[name] = (match[1] or match[2]) if match else stem
+    return found if _are_groups(found) else None
+
+
+def groups_of_rows(rows: Sequence[Row]) -> dict[str, str] | None:
+    """The groups in the names of images; or in those of their folders, where these are groups and
+    no group of the names lies in several of them: a folder for each patient, of several videos."""
+    names = groups_of([row.id for row in rows])
+    places = {row.id: Path(row.image).parent for row in rows}
+    top = os.path.commonpath(places.values())
+    folders = {own: place.relative_to(top).as_posix() for own, place in places.items()}
+    pairs = {(group, folders[own]) for own, group in (names or {}).items()}
+    is_within = len(pairs) == len({group for group, _ in pairs})
+    return folders if is_within and _are_groups(folders) else names
+
+
+def _are_groups(found: Mapping[str, str]) -> bool:
+    """Whether what images are called by may be who they are of.
+
+    They are no groups where they are too few or too many, where one holds most images, or where
+    they are words that only count or name a kind (`beagle_12`, `image_12`): who is one of several
+    has a number of its own.
+    """
     sizes = Counter(found.values())
     shared = sum(n for n in sizes.values() if n > 1)
-    if not 5 <= len(sizes) <= len(ids) // 2 or shared < 0.8 * len(ids):
-        return None
+    if not 5 <= len(sizes) <= len(found) // 2 or shared < 0.8 * len(found):
+        return False
     numbered = sum(any(c.isdigit() for c in group) for group in found.values())
-    if numbered < 0.8 * len(ids) or max(sizes.values()) > 0.5 * len(ids):
-        return None
-    return found
+    return numbered >= 0.8 * len(found) and max(sizes.values()) <= 0.5 * len(found)
 
 
 def groups_text(groups: Mapping[str, str]) -> str:

@@ -24,11 +24,11 @@ from distseg.data.detect import detect
 from distseg.data.formats.row import Row
 from distseg.data.inspect import Checked, NeedsLevels, inspect, with_levels
 from distseg.data.judge import judge_listed
-from distseg.data.layouts import layout
+from distseg.data.layouts import layout, with_own_split
 from distseg.data.threads import in_threads
 from distseg.functional.metrics import VOID
 from distseg.init.channels import MAX_IMAGES, find_channels, try_decode
-from distseg.init.folds import counts, groups_of, lacks_table, refuse_unknown, with_kind
+from distseg.init.folds import counts, groups_of_rows, lacks_table, refuse_unknown, with_kind
 from distseg.init.headers import apart, middle_pixels, middle_size, sizes_of, spread
 from distseg.init.labels import Labels, Values, decide, mask_values
 from distseg.init.objects import one_part_each
@@ -112,7 +112,7 @@ def look(root: Path, given: Mapping[str, Any], seconds: float = 20.0) -> Facts:
     judge_listed(config, len(train), [(r.id, r.image, r.problem) for r in train if r.problem])
     if len(rows) == 1:
         raise UserError(f"{root}: one image can be used; a score needs another that is held out")
-    groups = groups_of([row.id for row in rows])
+    groups = groups_of_rows(rows)
     folds = found["data"].get("folds", {})
     implied = "kind" not in given.get("data", {}).get("folds", {})
     refuse_unknown(folds, str(root), groups, rows, implied=implied)
@@ -159,6 +159,8 @@ def first_keys(root: Path, given: Mapping[str, Any]) -> tuple[dict[str, Any], di
     found = merged(found, {"data": {"root": str(root)}})
     if "folds" in found["data"]:
         found["data"]["folds"] = with_kind(found["data"]["folds"])
+    if detected is None and with_own_split(stub(readable(found))).data.folds.kind == "split":
+        found = merged(found, {"data": {"folds": {"kind": "split"}}})
     return found, {"data.format": detected.why} if detected else {}
 
 

@@ -15,6 +15,8 @@ from filelock import FileLock, Timeout
 
 from distseg.config.load import dump_config
 from distseg.config.schema import Config
+from distseg.data.formats.folder import found
+from distseg.data.formats.names import DEEP, above
 from distseg.data.layouts import layout
 from distseg.jobs.guard import die_with_parent
 from distseg.jobs.versions import environment_record
@@ -63,10 +65,14 @@ def refuse_among_images(config: Config, run: Run) -> None:
     if config.data.format != "synthetic" and root in real.parents:
         form = layout(config.data.format)
         rows = [*form.train(config), *form.test(config)]
-        homes = {Path(row.image).parent.resolve() for row in rows}
+        homes, deep = {Path(row.image).parent.resolve() for row in rows}, set[Path]()
         if config.data.format == "folder":
-            homes.add((root / config.data.folder.masks).resolve())
-        if inside := homes & {real, *real.parents} - {root}:
+            options = found(config)
+            read = [options.images, options.masks, options.val_images, options.test_images]
+            deep = {(root / above(one)).resolve() for one in read if one and DEEP in one}
+            homes.add((root / options.masks).resolve())
+        homes = homes - {root} | deep  # a run in the root is read where all below it is
+        if inside := homes & {real, *real.parents}:
             raise UserError(
                 f"--out: {folder}: lies in {inside.pop()}, among the images and masks of the data; "
                 "name another folder"

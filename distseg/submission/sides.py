@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from distseg.config.schema import Config
 from distseg.data.formats import folder as folder_layout
-from distseg.data.formats.names import ID, Name, files_in, is_image
+from distseg.data.formats.names import DEEP, ID, Name, files_in, is_image
 from distseg.data.formats.row import EMPTY_CELLS, files_per_class, plain
 from distseg.data.image_file import image_size
 from distseg.data.judge import Held
@@ -175,7 +175,7 @@ def _truth_files(config: Config, path: Path, known: set[str]) -> dict[str, str]:
         first = next(plane for plane in planes if plane)
         if own is None:
             raise UserError(f"{first}: is not named {pattern}, as the run's masks are")
-        masks = joined.setdefault(f"{above}{slash}{own}", [[] for _ in planes])
+        masks = joined.setdefault(_known(options.masks, above, own, known), [[] for _ in planes])
         for plane, mask in zip(planes, masks, strict=True):
             mask.extend([plane] if plane else [])
             if len(mask) > 1 and options.several == "refuse":
@@ -183,6 +183,16 @@ def _truth_files(config: Config, path: Path, known: set[str]) -> dict[str, str]:
     return {
         name: "file:" + "|".join(";".join(mask) for mask in masks) for name, masks in joined.items()
     }
+
+
+def _known(masks: str, place: str, own: str, known: set[str]) -> str:
+    """The id of an image by the folders of its mask, below the truth's, and its id there: as
+    `predict` calls it, which keeps the folders, or as the run. masks: the run's folder of them."""
+    _, deep, last = masks.partition(DEEP)
+    above = place.removesuffix(last.strip("/")).rstrip("/") if deep else place
+    path = f"{above}/{own}".lstrip("/")
+    others = (own, path.replace("/", "_")) if deep else ()
+    return next((one for one in (path, *others) if one in known), path)
 
 
 def _tree(folder: Path) -> Iterator[tuple[str, str]]:

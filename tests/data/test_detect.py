@@ -36,7 +36,7 @@ def files(root: Path, *names: str) -> Path:
         (("train/images/a.png", "train/masks/a.png", "test/images/b.png", "train.csv",
           "depths.csv"), "tgs"),
         (("images/a.jpg", "annotations/trimaps/a.png", "annotations/trainval.txt"), "oxford_pet"),
-        (("train/a.png", "trainannot/a.png", "val/b.png", "valannot/b.png"), "camvid"),
+        (("train/a.png", "trainannot/a.png", "val/b.png", "valannot/b.png"), "folder"),
         (("images/a.png", "masks/a.png"), "folder"),
         (("train/images/a.png", "train/masks/a.png", "test/images/b.png"), "folder"),
     ],
@@ -204,20 +204,20 @@ def parts_beside(*names: str, bare: str = "") -> Callable[[Path], None]:
 DOUBTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "masks and labels of a part": (
         doubtful("train/images", "train/masks", "train/labels", "val/images", "val/masks"),
-        "train/images and train/masks; train/images and train/labels; say which",
+        "train/images and train/labels; train/images and train/masks; say which",
     ),
     "labels and annotations": (
-        doubtful("imgs", "labels", "annotations"), "imgs and labels; imgs and annotations",
+        doubtful("imgs", "labels", "annotations"), "imgs and annotations; imgs and labels",
     ),
     "names that only detection knows": (
-        doubtful("frames", "masks", "labels"), "frames and masks; frames and labels",
+        doubtful("frames", "masks", "labels"), "frames and labels; frames and masks",
     ),
     "at the top and in a part": (
         doubtful("frames", "masks", "train/frames", "train/masks"),
         "frames and masks; train/frames and train/masks",
     ),
     "two words behind the names": (
-        suffixes, "masks end with _mask and with _label: say with data.folder.mask",
+        suffixes, "several kinds of masks, {id}_label and {id}_mask: say with data.folder.mask",
     ),
     "val and valid": (parts_beside("train", "val", "valid"), "val, valid: say with data.folder"),
     "valid without masks": (

@@ -201,8 +201,8 @@ TABLE = {
 # whole files that cannot be used: format, what breaks, settings, the file, words of the reason
 STOPPED = {
     "no images folder": (
-        "folder", lambda r: (r / "images").rename(r / "image"), {}, "images",
-        "Did you mean 'image'",
+        "folder", lambda r: (r / "images").rename(r / "imagex"), {}, "images",
+        "Did you mean 'imagex'",
     ),
     "empty images folder": (
         "folder", lambda r: [p.unlink() for p in (r / "images").iterdir()], {}, "images",

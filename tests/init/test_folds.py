@@ -10,7 +10,7 @@ import pytest
 from distseg.config.data import FoldsConfig
 from distseg.config.load import parse_config
 from distseg.data.formats.row import Row
-from distseg.init.folds import Folds, counts, divisions, with_kind
+from distseg.init.folds import Folds, counts, divisions, groups_of_rows, with_kind
 from distseg.init.start import start
 from distseg.records.errors import UserError
 from distseg.records.tables import write_table
@@ -163,3 +163,23 @@ def test_a_folds_csv_in_the_run_folder_counts(made: Make, tmp_path: Path) -> Non
     path, _ = start(root, ["seed=1"], out, "10m", None)
     text = Path(path).read_text()
     assert "kind: file" in text and str(out / "folds.csv") in text
+
+
+@pytest.mark.parametrize(
+    ("image", "group"),
+    [
+        ("/d/patient{p}/scan_{n}{p}.png", "patient{p}"),  # the names show none
+        ("/d/patient{p}/v{p}{h}_f{n}.png", "patient{p}"),  # two videos of each
+        ("/d/batch{b}/v{p}_f{n}.png", "v{p}"),  # of each patient a half in each folder
+        ("/d/kind{c}/scan_{n}{p}.png", ""),  # kinds: no number says who it is
+    ],
+)
+def test_folders_are_groups_where_no_group_of_names_lies_in_two(image: str, group: str) -> None:
+    rows, expected = [], {}
+    for p in range(6):
+        for n in range(10):
+            parts = {"p": p, "n": n, "h": n % 2, "b": n % 5, "c": "abcdef"[p]}
+            path = Path(image.format(**parts))
+            rows.append(Row(path.stem, str(path)))
+            expected[path.stem] = group.format(**parts)
+    assert groups_of_rows(rows) == (expected if group else None)

@@ -103,8 +103,20 @@ def test_tiny_objects_in_large_images(made: Make, tmp_path: Path) -> None:
 def test_masks_with_a_suffix_beside_their_images(made: Make, tmp_path: Path) -> None:
     root = folder(tmp_path / "set", places=("train", "train"), suffix="_mask")
     config, _ = made(root)
-    assert config.data.folder.mask_suffix == "_mask"
+    assert config.data.folder.mask == "{id}_mask"
     assert len(layout("folder").train(config)) == 12
+
+
+@pytest.mark.parametrize(("said", "kind"), [((), "split"), (("holdout",), "holdout")])
+def test_a_split_of_its_own_counts_where_the_format_is_said(
+    made: Make, tmp_path: Path, said: tuple[str, ...], kind: str
+) -> None:
+    for part, num in (("train", 12), ("val", 4)):
+        folder(tmp_path / "set", num=num, places=(f"{part}/images", f"{part}/masks"),
+               names=part + "{}")  # fmt: skip
+    keys = [f"data.folds.kind={one}" for one in said]
+    config, _ = made(tmp_path / "set", "data.format=folder", *keys)
+    assert config.data.folds.kind == kind
 
 
 def test_a_jpeg_s_noise_gets_its_threshold(made: Make, tmp_path: Path) -> None:
@@ -408,6 +420,15 @@ def test_a_run_folder_among_the_images_is_refused_and_nothing_is_left(
     assert not (root / "images/out").exists()
     with pytest.raises(UserError, match="is a file, not a folder"):
         start(root, [], root / "images/000.png", "10m", None)
+
+
+def test_a_run_folder_below_one_that_is_read_whole_is_refused(made: Make, tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    for name in ("benign", "malignant"):
+        folder(root, places=(name, name), names=f"{name} ({{}})", suffix="_mask")
+    with pytest.raises(UserError, match="among the images and masks"):
+        start(root, [], root / "runs/a", "10m", None)
+    assert not (root / "runs").exists()
     with pytest.raises(UserError, match=r"-o: .*: is a folder"):
         init(root, [], tmp_path, None, None)
 

@@ -117,6 +117,25 @@ def test_the_truth_is_read_as_the_data(tmp_path: Path, name: str, how: str) -> N
     assert 0.1 < record["score"] < 0.9 and record["metric"] == config.metric
 
 
+@pytest.mark.parametrize("called", ["p{}/a{}", "p{}_a{}", "a{1}"])
+def test_the_truth_of_images_in_subfolders(tmp_path: Path, called: str) -> None:
+    """The submission keeps the folders, as `predict` does, or has the ids of the run."""
+    folders = {"images": "train/**/images", "masks": "train/**/masks", "mask": "{id}_gt"}
+    run, config = run_of(tmp_path, data__folder=folders)
+    truth, guess = truth_and_guess("binary")
+    places = {f"a{i}": f"p{i % 2}/masks/a{i}_gt" for i in range(NUM)}
+    values = MaskValues(((0, 255),))
+    names = {f"a{i}": called.format(i % 2, i) for i in range(NUM)}
+    for folder, masks, own in (("truth", truth, places), ("guess", guess, names)):
+        for name in masks:
+            (tmp_path / folder / own[name]).parent.mkdir(parents=True, exist_ok=True)
+        write(tmp_path / folder, {own[name]: mask for name, mask in masks.items()}, values)
+    record = distseg.score_submission(
+        tmp_path / "guess", tmp_path / "truth", run=run, values="data"
+    )
+    assert record["score"] == pytest.approx(expected(config, truth, guess))
+
+
 def test_what_could_be_read_in_two_ways_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

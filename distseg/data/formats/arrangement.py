@@ -3,34 +3,41 @@
 What is found becomes keys of `data.folder`, as if somebody had written them; keys that somebody has
 written are left as they are. Where names leave a doubt, UserError says which keys to write: `Doubt`
 where files are there for sure, and which of them are meant is not.
+
+Folders are images or masks, of a train, validation or test part, by the words in their names
+(`words`); masks belong to images whose names they have (`patterns`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
-from itertools import product, takewhile
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from distseg.config.data import FolderConfig, changed_keys
-from distseg.data.formats.names import ID, Name, folders_in, has_images, is_image, without_number
+from distseg.data.formats.doubts import kinds, lonely, none_trains, several, which
+from distseg.data.formats.holders import (
+    Files,
+    are_classes,
+    files_below,
+    near,
+    num_images,
+    num_owners,
+)
+from distseg.data.formats.names import DEEP, ID, Name, files_in, folders_in, has_images, is_image
+from distseg.data.formats.patterns import (
+    Naming,
+    ids_of,
+    namings,
+    namings_beside,
+    pattern_of_half,
+)
 from distseg.data.formats.row import plain
+from distseg.data.formats.words import VAL, said_by
 from distseg.records.errors import UserError
 
-TRAIN, VAL, TEST = ("train", "training"), ("val", "valid", "validation"), ("test", "testing")
-IMAGES = ("images", "image", "imgs", "img")
-MASKS = (
-    *("masks", "mask", "labels", "label", "annotations", "annotation", "gt", "ground_truth"),
-    *("groundtruth", "targets", "segmentations", "manual", "manual1", "1st_manual"),
-)
-# How the name of a part and that of a kind of file make a folder.
-STYLES = ("{part}/{kind}", "{kind}/{part}", "{part}_{kind}", "{kind}_{part}")
-DIGITS = "0123456789"
-LOOKED_AT = 20  # masks whose names are searched for those of images; all are compared with a find
+LOOKED_AT = 20  # folders of images that tell whether each is that of one image
 NAMES = ("image", "mask", "mask_suffix")
-
-
-class Doubt(UserError):
-    """Several folders could be meant, and nobody has said which."""
 
 
 def arranged(root: Path, options: FolderConfig) -> FolderConfig:
@@ -41,129 +48,187 @@ def arranged(root: Path, options: FolderConfig) -> FolderConfig:
     found: dict[str, str] = {}
     usual = has_images(root / options.images) and (root / options.masks).is_dir()
     if not written & {"images", "masks"} and not usual:
-        tree = _Tree(root)
-        found = _parts(tree, written)
-        if not found and not (root / options.masks).is_dir():  # else its images' name is wrong
-            found = _two(tree) or _folder_per_image(root, written)
+        found = _folder_per_image(root, written) or _searched(root, options, written)
         found = {key: folder for key, folder in found.items() if key not in written}
     options = options.model_copy(update=found)
-    if not written & set(NAMES):
-        options = options.model_copy(update=_names(root, options))
+    if not {*written, *found} & set(NAMES):
+        options = options.model_copy(update=_naming(root, options))
     return options
 
 
-class _Tree:
-    """A folder's folders, each listed once: many names are tried."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.known: dict[Path, list[str]] = {}
-        self.filled: dict[Path, bool] = {}
-
-    def folders(self, path: Path) -> list[str]:
-        if path not in self.known:
-            self.known[path] = [one.name for one in folders_in(path)]
-        return self.known[path]
-
-    def folder(self, style: str, part: str, kind: str) -> str | None:
-        """The folder of that name, as it is written there; None without one."""
-        place: list[str] = []
-        for wanted in style.format(part=part, kind=kind).split("/"):
-            names = self.folders(self.root.joinpath(*place))
-            exact = [name for name in names if name == wanted]
-            close = exact or [name for name in names if name.lower() == wanted]
-            if not close:
-                return None
-            place.append(close[0])
-        return "/".join(place)
-
-    def has_images(self, name: str) -> bool:
-        path = self.root / name
-        if path not in self.filled:
-            self.filled[path] = has_images(path)
-        return self.filled[path]
-
-    def has_masks(self, name: str) -> bool:
-        """Whether images lie in a folder, or in folders of it, as where there is one per class."""
-        inside = self.folders(self.root / name)
-        return self.has_images(name) or any(self.has_images(f"{name}/{one}") for one in inside)
+def usual_tests(root: Path) -> dict[str, str]:
+    """The folder of the test images, where nothing but `images` and `masks` is known; {} without
+    one."""
+    return _tests(root, files_below(root), None)
 
 
-# -- where -----------------------------------------------------------------------------------------
+def class_folders(root: Path, options: FolderConfig) -> dict[str, bool]:
+    """The folders in that of the masks, and whether they hold images, where there is one for each
+    class: no masks lie beside them."""
+    masks = root / options.masks
+    if ID in options.masks or DEEP in options.masks or not masks.is_dir() or has_images(masks):
+        return {}
+    found = {one.name: has_images(one) for one in folders_in(masks)}
+    return found if any(found.values()) else {}
 
 
-def _parts(tree: _Tree, written: Collection[str]) -> dict[str, str]:
+# -- images and masks ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """Images and their masks; the same files where each mask lies beside its image. classes: the
+    masks lie in a folder for each class."""
+
+    images: Files
+    masks: Files
+    naming: Naming
+    classes: bool = False
+
+    @property
+    def paths(self) -> tuple[str, str]:
+        masks = self.masks.parent if self.classes else self.masks.path
+        return self.images.path, masks or self.masks.path
+
+
+def _searched(root: Path, options: FolderConfig, written: Collection[str]) -> dict[str, str]:
     """The folders of a train, a validation and a test part; {} where there is no train part. A part
-    is not looked for where its keys are `written`."""
-    found = [
-        (style, part, image, mask, images, masks)
-        for style, part, image, mask in product(STYLES, TRAIN, IMAGES, MASKS)
-        if (images := tree.folder(style, part, image)) and tree.has_images(images)
-        if (masks := tree.folder(style, part, mask)) and tree.has_masks(masks)
-    ]
+    is not looked for where its keys are `written`. Doubt: several folders could be meant."""
+    files = files_below(root)
+    naming = _written_naming(options, written)
+    pair = _train_pair(root, files, naming)
+    if pair is None:
+        return {}
+    keys = dict(zip(("images", "masks"), pair.paths, strict=True))
+    keys |= pair.naming if naming is None else {}
+    if not _is_said("val", written):
+        keys |= _val(root, files, pair)
+    return keys if _is_said("test", written) else keys | _tests(root, files, pair)
+
+
+def _train_pair(root: Path, files: Sequence[Files], naming: Naming | None) -> _Pair | None:
+    """naming: what is written of it."""
+    known = [one for one in files if one.said.is_plain]
+    train = [one for one in files if one.said.part in ("", "train")]
+    searches = (
+        _two(root, [one for one in train if one in known], naming),
+        _beside(root, [one for one in train if one in known], naming),
+        _two(root, train, naming),
+        _beside(root, train, naming),
+        _two(root, train, naming, any_part=True),
+    )
+    for found in map(list, searches):
+        if len(found) > 1:
+            raise several(root, "images and masks", [pair.paths for pair in found])
+        if found:
+            return found[0]
+    named = [one for one in known if one.said.part in ("", "train") and one.said.kind]
+    if len(named) == 2 and {one.said.kind for one in named} == {"image", "mask"}:
+        images, masks = sorted(named, key=lambda one: one.said.kind)
+        return _Pair(images, masks, {}, are_classes(images, masks))  # `_naming` says what is wrong
+    if others := list(_two(root, files, naming, any_part=True)):
+        raise none_trains(root, [pair.paths for pair in others])
+    return None
+
+
+def _two(
+    root: Path, files: Sequence[Files], written: Naming | None, *, any_part: bool = False
+) -> Iterator[_Pair]:
+    """Folders of images, each with one of masks of the same part. Doubt: masks of several kinds."""
+    for images in (one for one in files if one.said.kind != "mask"):
+        for masks in (one for one in files if one.said.kind == "mask"):
+            if any_part or images.said.part == masks.said.part:
+                naming = _fitting(root, images, masks, written)
+                if naming is not None:
+                    yield _Pair(images, masks, naming, are_classes(images, masks))
+
+
+def _fitting(root: Path, images: Files, masks: Files, written: Naming | None) -> Naming | None:
+    """How masks are named, where at least half of the images have one; None where they have not."""
+    together = list(near(images, masks))
+    stems = (set[str]().union(*own) for own in zip(*together, strict=True))
+    found = [written] if written is not None else namings(*stems) if together else []
+    usable = [one for one in found if 2 * num_owners(images, masks, one) >= len(images)]
+    if len(usable) > 1:
+        raise kinds(root / masks.path, usable)
+    return usable[0] if usable else None
+
+
+def _beside(root: Path, files: Sequence[Files], written: Naming | None) -> Iterator[_Pair]:
+    """Folders in which each mask lies beside its image."""
+    for one in files:
+        found = [written] if written is not None else namings_beside(one.stems)
+        usable = [naming for naming in found if _fits_beside(one, naming)]
+        if len(usable) > 1:
+            raise kinds(root / one.path, usable)
+        if usable:
+            yield _Pair(one, one, usable[0])
+
+
+def _fits_beside(files: Files, naming: Naming) -> bool:
+    num = num_owners(files, files, naming)
+    return num > 0 and 2 * num >= num_images(files, naming)
+
+
+# -- the other parts -------------------------------------------------------------------------------
+
+
+def _like(files: Iterable[Files], part: str, model: Files) -> list[Files]:
+    """What is called as the model, but for the word of its part."""
+    return [one for one in files if one.said.part == part and one.said.like == model.said.like]
+
+
+def _val(root: Path, files: Sequence[Files], pair: _Pair) -> dict[str, str]:
+    found = _like(files, "val", pair.images)
     if len(found) > 1:
-        places = [(images, masks) for *_, images, masks in found]
-        raise several(tree.root, "train images and masks", places)
+        raise which(root, "val", [one.path for one in found])
     if not found:
         return {}
-    style, _, image, mask, images, masks = found[0]
-    keys = {"images": images, "masks": masks}
-    searched = [pair for pair in (("val", VAL), ("test", TEST)) if not _is_said(pair[0], written)]
-    for key, parts in searched:
-        own = [(p, one) for p in parts if (one := tree.folder(style, p, image))]
-        own = [(part, one) for part, one in own if tree.has_images(one)]
-        if len(own) > 1:
-            raise which(tree.root, key, [one for _, one in own])
-        for part, one in own:
-            keys[f"{key}_images"] = one
-            labels = tree.folder(style, part, mask)
-            if labels and tree.has_masks(labels):
-                keys[f"{key}_masks"] = labels
-            elif key == "val":
-                raise lonely(tree.root / one, images, masks)
+    val = _pair_like(files, pair, found[0])
+    if val is None:
+        raise lonely(root / found[0].path, *pair.paths)
+    return dict(zip(("val_images", "val_masks"), val.paths, strict=True))
+
+
+def _pair_like(files: Sequence[Files], pair: _Pair, images: Files) -> _Pair | None:
+    """The images of another part with their masks, named as the pair's."""
+    beside = pair.images is pair.masks
+    found = [images] if beside else _like(files, images.said.part, pair.masks)
+    if len(found) == 1 and num_owners(images, found[0], pair.naming):
+        return _Pair(images, found[0], pair.naming, pair.classes)
+    return None
+
+
+def _tests(root: Path, files: Sequence[Files], pair: _Pair | None) -> dict[str, str]:
+    """The test images, by folders that are called as the pair's, or else by known words alone; and
+    their masks, where each has one."""
+    like = _like(files, "test", pair.images) if pair is not None else []
+    known = [one for one in files if one.said.is_plain and one.said.part == "test"]
+    found = like or [one for one in known if one.said.kind != "mask"]
+    if len(found) > 1:
+        raise which(root, "test", [one.path for one in found])
+    if not found:
+        return {}
+    keys = {"test_images": found[0].path}
+    if pair is None:
+        return keys
+    ids = ids_of(found[0].stems, pair.naming)
+    if "image" in pair.naming and len(ids) == len(found[0].stems):
+        keys["test_image"] = Name(pair.naming["image"]).of_stems.text
+    labeled = _pair_like(files, pair, found[0])
+    if labeled is not None and _all_have_masks(labeled):
+        keys["test_masks"] = labeled.paths[1]
     return keys
+
+
+def _all_have_masks(pair: _Pair) -> bool:
+    beside = pair.images is pair.masks
+    num = num_images(pair.images, pair.naming) if beside else len(pair.images)
+    return num_owners(pair.images, pair.masks, pair.naming) == num
 
 
 def _is_said(part: str, written: Collection[str]) -> bool:
     return f"{part}_images" in written or (part == "val" and "val_masks" in written)
-
-
-def several(root: Path, what: str, places: Collection[tuple[str, str]]) -> Doubt:
-    """places: pairs of folders that could each be the train images and masks."""
-    shown = "; ".join(f"{images} and {masks}" for images, masks in places)
-    return Doubt(
-        f"{root}: several folders of {what}: {shown}; say which, with data.folder.images and "
-        "data.folder.masks (and val_images and val_masks, where a part validates)"
-    )
-
-
-def which(root: Path, part: str, folders: Collection[str]) -> Doubt:
-    """folders: that could each be the images of a part; "" for the train part."""
-    key = f"{part}_images" if part else "images"
-    beside = f", and {part}_masks beside it" if part == "val" else ""
-    return Doubt(f"{root}: {', '.join(folders)}: say with data.folder.{key} which counts{beside}")
-
-
-def lonely(folder: Path, images: str, masks: str) -> Doubt:
-    """folder: of a validation part that has no masks where the train part has them."""
-    return Doubt(
-        f"{folder}: no folder of masks beside it, as {masks} beside {images}; say with "
-        "data.folder.val_images and val_masks where they lie; data.folder.images and masks without "
-        "these leave the part out"
-    )
-
-
-def _two(tree: _Tree) -> dict[str, str]:
-    """A folder of images and one of masks by other names; {} where there are none."""
-    found = [
-        (images, masks)
-        for image, mask in product(IMAGES, MASKS)
-        if (images := tree.folder("{kind}", "", image)) and tree.has_images(images)
-        if (masks := tree.folder("{kind}", "", mask)) and tree.has_masks(masks)
-    ]
-    if len(found) > 1:
-        raise several(tree.root, "images and masks", found)
-    return dict(zip(("images", "masks"), found[0], strict=True)) if found else {}
 
 
 def _folder_per_image(root: Path, written: Collection[str]) -> dict[str, str]:
@@ -172,12 +237,13 @@ def _folder_per_image(root: Path, written: Collection[str]) -> dict[str, str]:
     plain_ones: list[str] = []
     for part in [root, *folders_in(root)]:
         try:
-            inside = folders_in(part)[:LOOKED_AT]
+            inside = [one for one in folders_in(part)[:LOOKED_AT] if not said_by((one.name,)).part]
             with_images = [one for one in inside if has_images(one / "images")]
+            of_one = [one for one in with_images if _holds_one(one / "images")]
             with_masks = [one for one in with_images if has_images(one / "masks")]
         except PermissionError:
             continue  # `passed_over` says so
-        if with_images and len(with_images) * 2 > len(inside):
+        if len(of_one) * 2 > len(inside):
             prefix = "" if part == root else f"{part.name}/"
             (labeled if with_masks else plain_ones).append(f"{prefix}{ID}")
     val = [one for one in labeled if one.split("/")[0].lower() in VAL]
@@ -194,126 +260,60 @@ def _folder_per_image(root: Path, written: Collection[str]) -> dict[str, str]:
     return {**keys, "test_images": f"{tests[0]}/images"} if tests else keys
 
 
+def _holds_one(folder: Path) -> bool:
+    return sum(is_image(path) for path in folder.iterdir()) == 1
+
+
 # -- how they are named ----------------------------------------------------------------------------
 
 
-def _names(root: Path, options: FolderConfig) -> dict[str, str]:
+def _written_naming(options: FolderConfig, written: Collection[str]) -> Naming | None:
+    """What somebody has written of names; None without it."""
+    if not set(NAMES) & set(written):
+        return None
+    naming = {"mask": options.mask or f"{ID}{options.mask_suffix}"}
+    return naming if options.image is None else {**naming, "image": options.image}
+
+
+def _naming(root: Path, options: FolderConfig) -> Naming:
     """`image` and `mask`, where masks are named by something that all have before or behind the
     name of their image; {} where they are named as their images."""
     if ID in options.images + options.masks:
         return {}
-    images, masks = _stems(root / options.images), _mask_stems(root / options.masks)
+    images, masks = _stems(root, options.images), _mask_stems(root, options.masks)
     if not images or not masks:
         return {}  # whoever lists them says so
-    if (root / options.images).resolve() == (root / options.masks).resolve():
-        return {"mask": _beside(root / options.masks, images)}
-    same = Name(ID)
-    if any(same.id_of_several(f"{stem}.png", images) in images for stem in masks):
-        return {}
-    found = _around(images, masks)
+    where = root / options.masks
+    if (root / options.images).resolve() == where.resolve():
+        if (pattern := pattern_of_half(images)) is None:
+            raise UserError(
+                f"{where}: images and masks lie in one folder, and which is which is not known: "
+                f"{_some(images)}; say with data.folder.mask, as {{id}}_mask.png"
+            )
+        return {"mask": pattern}
+    found = namings(images, masks)
     if len(found) == 1:
-        return {"mask": found[0]}
-    apart = _cores(images, masks) if not found else None
-    if apart:
-        return {"image": apart[0], "mask": apart[1]}
+        return found[0]
+    several = f" of {', '.join(one['mask'] for one in found)} alone" if found else ""
     raise UserError(
-        f"{root / options.masks}: no mask has the name of an image: {_some(masks)}; images: "
+        f"{where}: no mask has the name of an image{several}: {_some(masks)}; images: "
         f"{_some(images)}; say with data.folder.mask, and data.folder.image, how they are named, "
         f"as {{id}}_mask.png"
     )
 
 
-def _stems(folder: Path) -> set[str]:
-    if not folder.is_dir():
+def _stems(root: Path, folder: str) -> set[str]:
+    try:
+        return {plain(one.paths[0].stem) for one in files_in(root, folder, None, "images")}
+    except UserError:
         return set()
-    return {plain(path.stem) for path in folder.iterdir() if is_image(path)}
 
 
-def _mask_stems(folder: Path) -> set[str]:
-    if not folder.is_dir():
-        return set()
-    return _stems(folder).union(*(_stems(one) for one in folders_in(folder)))
+def _mask_stems(root: Path, folder: str) -> set[str]:
+    inside = folders_in(root / folder) if (root / folder).is_dir() else []
+    return _stems(root, folder).union(*(_stems(one, ".") for one in inside))
 
 
 def _some(stems: set[str]) -> str:
     shown = sorted(stems)[:3]
     return ", ".join(shown) + ", ..." * (len(stems) > len(shown))
-
-
-def _around(images: set[str], masks: set[str]) -> list[str]:
-    """Patterns of all masks in which the id is that of an image, for as many as there are: the best
-    of them, or several that are as good. First without numbers behind, as of several masks."""
-    some = sorted(masks)[:LOOKED_AT]
-    exact = {pattern for mask in some for pattern in _patterns(mask, images)}
-    if found := _best(exact, images, masks, lambda name, file: name.id_in(file)):
-        return found
-    bare = {pattern for mask in some for pattern in _patterns(without_number(mask), images)}
-    return _best(bare, images, masks, lambda name, file: name.id_of_several(file, images))
-
-
-def _best(
-    patterns: set[str], images: set[str], masks: set[str], id_in: Callable[[Name, str], str | None]
-) -> list[str]:
-    scores = {}
-    for pattern in patterns:
-        ids = [id_in(Name(pattern), f"{mask}.png") for mask in masks]
-        num = sum(one in images for one in ids)
-        if None not in ids and num * 2 > len(masks):
-            scores[pattern] = num
-    best = max(scores.values(), default=0)
-    return sorted(pattern for pattern, num in scores.items() if num == best)
-
-
-def _patterns(mask: str, images: set[str]) -> Iterator[str]:
-    for start in range(len(mask)):
-        for end in range(start + 1, len(mask) + 1):
-            if mask[start:end] in images:
-                yield f"{mask[:start]}{ID}{mask[end:]}"
-
-
-def _beside(folder: Path, stems: set[str]) -> str:
-    """The pattern of the masks among images and masks of one folder."""
-    ordered = sorted(stems)
-    for pattern in sorted({one for stem in ordered for one in _patterns(stem, stems)} - {ID}):
-        name = Name(pattern)
-        owners = [name.id_in(f"{stem}.png") for stem in ordered]
-        images = {owner for owner in owners if owner in stems}
-        if len(images) * 2 == len(stems):
-            return pattern
-    raise UserError(
-        f"{folder}: images and masks lie in one folder, and which is which is not known: "
-        f"{_some(stems)}; say with data.folder.mask, as {{id}}_mask.png"
-    )
-
-
-def _cores(images: set[str], masks: set[str]) -> tuple[str, str] | None:
-    """Patterns of images and of masks, by what all of each begin and end with, where what is left
-    is the same for both."""
-    if min(len(images), len(masks)) < 2:
-        return None
-    (before, after), (mask_before, mask_after) = _common(images), _common(masks)
-    if before == mask_before:  # what both have is a part of the id
-        before = mask_before = ""
-    if after == mask_after:
-        after = mask_after = ""
-    patterns = [f"{before}{ID}{after}", f"{mask_before}{ID}{mask_after}"]
-    ids = [
-        {Name(pattern).id_in(f"{stem}.png") for stem in stems}
-        for pattern, stems in zip(patterns, (images, masks), strict=True)
-    ]
-    both = ids[0] & ids[1]
-    is_sure = None not in ids[0] | ids[1] and len(both) * 2 > max(len(images), len(masks))
-    return (patterns[0], patterns[1]) if is_sure else None
-
-
-def _common(stems: Collection[str]) -> tuple[str, str]:
-    """What all stems begin and end with, without digits next to what differs: these are its."""
-    before = _beginning(stems).rstrip(DIGITS)
-    rest = [stem[len(before) :] for stem in stems]
-    after = _beginning([stem[::-1] for stem in rest])[::-1].lstrip(DIGITS)
-    return before, after
-
-
-def _beginning(names: Collection[str]) -> str:
-    first, last = min(names), max(names)  # what these two share, all that lie between share too
-    return "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last)))  # noqa: B905

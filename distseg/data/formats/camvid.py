@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from distseg.config.schema import Config
 from distseg.data.formats.detected import Detected
 from distseg.data.formats.folder import paired
-from distseg.data.formats.names import Found
+from distseg.data.formats.names import Found, folders_in
 from distseg.data.formats.row import Row, SubmissionSpec, image_files, locate
+from distseg.data.image_file import BadFile
+from distseg.data.mask_file import count_values, read_labels
+from distseg.records.errors import UserError
 
 # keys of `data` that only some layouts read
 READS = ("mask_values", "mask_channel", "colors", "folder.mask_suffix", "folder.several")
 
-
+LOOKED_AT = 8  # masks whose values are looked at
 CLASSES = (
     *("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car"),
     *("pedestrian", "bicyclist"),
@@ -27,13 +29,27 @@ CLASSES = (
 
 
 def detect(root: Path) -> Detected | None:
-    if not all((root / name).is_dir() for name in ("train", "trainannot")):
+    """The folders of the data set and no other, and masks that hold its classes: other sets have
+    such folders, too."""
+    needed = {"train", "trainannot", "val", "valannot"}
+    if not needed <= {path.name for path in folders_in(root)} <= {*needed, "test", "testannot"}:
         return None
-    data: dict[str, Any] = {"format": "camvid"}
-    if (root / "val").is_dir() and (root / "valannot").is_dir():
-        data["folds"] = {"kind": "split"}
-    keys = {"data": data, "task": "multiclass", "classes": list(CLASSES), "void": len(CLASSES)}
-    return Detected({**keys, "metric": "miou"}, "train and trainannot are there")
+    if not _holds_classes(root / "trainannot"):
+        return None
+    keys = {"task": "multiclass", "classes": list(CLASSES), "void": len(CLASSES)}
+    data = {"format": "camvid", "folds": {"kind": "split"}}
+    return Detected({"data": data, **keys, "metric": "miou"}, "the folders and classes of CamVid")
+
+
+def _holds_classes(folder: Path) -> bool:
+    """Whether a few masks hold most of the classes, and nothing else but void."""
+    seen: set[int] = set()
+    try:
+        for path in image_files(folder, "trainannot of camvid")[:LOOKED_AT]:
+            seen |= count_values(read_labels(path)).keys()
+    except (UserError, BadFile, OSError):
+        return False
+    return seen <= {*range(len(CLASSES) + 1)} and 2 * len(seen) > len(CLASSES)
 
 
 def train(config: Config) -> list[Row]:

@@ -14,12 +14,21 @@ from pathlib import Path
 from distseg.config.data import FolderConfig
 from distseg.config.schema import Config
 from distseg.data.formats.arrangement import arranged
-from distseg.data.formats.names import ID, Found, Name, files_in, has_images, is_image
+from distseg.data.formats.names import (
+    DEEP,
+    ID,
+    Found,
+    Name,
+    above,
+    files_in,
+    has_images,
+    is_image,
+    unique_ids,
+)
 from distseg.data.formats.row import (
     Row,
     SubmissionSpec,
     files_per_class,
-    image_files,
     locate,
     plain,
 )
@@ -64,9 +73,11 @@ def test(config: Config) -> list[Row]:
     options = found(config)
     if options.test_images is None or not _is_there(config, options.test_images):
         return []  # a data set may have nothing to predict yet
+    images = _test_images(config, options)
     return [
-        Row(one.id, str(one.paths[0]), problem=one.problem) for one in _test_images(config, options)
-    ]
+        Row(own, str(one.paths[0]), problem=one.problem)
+        for own, one in zip(unique_ids(images), images, strict=True)
+    ][: config.data.limit]
 
 
 def submission(config: Config) -> SubmissionSpec:
@@ -84,7 +95,8 @@ def test_truth(config: Config) -> list[Row] | None:
     options = found(config)
     if options.test_masks is None or options.test_images is None:
         return None
-    return paired(config, options, _test_images(config, options), options.test_masks)
+    rows = paired(config, options, _test_images(config, options), options.test_masks)
+    return rows[: config.data.limit]
 
 
 def said(config: Config) -> list[str]:
@@ -133,14 +145,14 @@ def image_id(config: Config, name: str) -> str:
     """The id of an image of the data set by the name of its file without its suffix, by the pattern
     of test images or of train images; the name itself where it is not named so."""
     options = config.data.folder
-    above, slash, stem = name.rpartition("/")
+    before, slash, stem = name.rpartition("/")
     patterns = [Name(text) for text in (options.test_image, options.image) if text is not None]
     ids = (pattern.of_stems.id_in(f"{stem}.png") for pattern in patterns)
-    return next((f"{above}{slash}{one}" for one in ids if one is not None), name)
+    return next((f"{before}{slash}{one}" for one in ids if one is not None), name)
 
 
 def _is_there(config: Config, folder: str) -> bool:
-    return (Path(config.data.root) / folder.partition(ID)[0]).is_dir()
+    return (Path(config.data.root) / above(folder)).is_dir()
 
 
 def _image_name(options: FolderConfig) -> Name | None:
@@ -155,28 +167,31 @@ def _test_images(config: Config, options: FolderConfig) -> list[Found]:
     """The test images, by name. UserError for two of one id."""
     assert options.test_images is not None
     name = None if options.test_image is None else Name(options.test_image)
-    first: dict[str, Found] = {}
     listed = files_in(Path(config.data.root), options.test_images, name, "test_images")
     if ID not in options.test_images:
         listed = _without_masks([_mask_name(options), Name(f"{ID}_mask")], listed)
-    for one in listed:
-        other = first.setdefault(one.id, one)
+    first: dict[str, Found] = {}
+    for own, one in zip(unique_ids(listed), listed, strict=True):
+        other = first.setdefault(own, one)
         if other is not one:
             raise UserError(
                 f"{one.paths[0]}: has the stem of {other.paths[0].name}, which is the id; give "
                 "each its own"
             )
-    return [_alone(one) for one in first.values()][: config.data.limit]
+    return [_alone(one) for one in listed]
 
 
 def _without_masks(patterns: Sequence[Name], listed: Sequence[Found]) -> list[Found]:
     """The files of a folder without those that are named as the mask of another of them."""
-    ids, names = {plain(one.id) for one in listed}, [name for name in patterns if name.text != ID]
+    names = [name for name in patterns if name.text != ID]
+    ids: dict[str, set[str]] = {}
+    for one in listed:
+        ids.setdefault(one.place, set()).add(plain(one.id))
 
     def is_mask(one: Found) -> bool:
-        file = plain(one.paths[0].name)
-        owners = {name.id_of_several(file, ids) for name in names}
-        return bool(owners & (ids - {plain(one.id)}))
+        file, near = plain(one.paths[0].name), ids[one.place]
+        owners = {name.id_of_several(file, near) for name in names}
+        return bool(owners & (near - {plain(one.id)}))
 
     return [one for one in listed if not is_mask(one)]
 
@@ -192,20 +207,20 @@ def _alone(image: Found) -> Found:
 def paired(config: Config, options: FolderConfig, images: Sequence[Found], masks: str) -> list[Row]:
     """A row for each image, and a row with a problem for each mask that has no image. masks: their
     folder, below data.root."""
-    ids = {plain(one.id) for one in images}
-    held = _masks(config, options, masks, ids)
+    ids = unique_ids(images)
+    held = _masks(config, options, masks, dict(zip(ids, images, strict=True)))
     first: dict[str, Found] = {}
     rows: dict[str, Row] = {}
-    for one in map(_alone, images):
-        own = plain(one.id)
+    for name, one in zip(ids, map(_alone, images), strict=True):
+        own = plain(name)
         other = first.setdefault(own, one)
         problem = one.problem or held.problems.get(own, "")
-        rows[own] = _row(replace(one, problem=problem), held, options)
+        rows[own] = _row(replace(one, id=name, problem=problem), held, options)
         if other is not one:  # which of them the mask belongs to is not known
-            problem = f"id {one.id!r} is already that of {other.paths[0].name}: neither is used"
-            rows[own] = Row(one.id, str(one.paths[0]), problem=problem)
+            problem = f"id {name!r} is already that of {other.paths[0].name}: neither is used"
+            rows[own] = Row(name, str(one.paths[0]), problem=problem)
     orphans = {
-        own: paths[0] for table in held.tables for own, paths in table.items() if own not in ids
+        own: paths[0] for table in held.tables for own, paths in table.items() if own not in rows
     }
     return list(rows.values()) + [
         Row(own, str(path), problem="a mask without an image") for own, path in orphans.items()
@@ -223,29 +238,43 @@ class _Masks:
     problems: Mapping[str, str] = field(default_factory=dict)
 
 
-def _masks(config: Config, options: FolderConfig, masks: str, ids: set[str]) -> _Masks:
+def _masks(
+    config: Config, options: FolderConfig, masks: str, images: Mapping[str, Found]
+) -> _Masks:
+    """images: by id."""
     root = Path(config.data.root)
     if ID in masks:
         listed = files_in(root, masks, None, "masks")
         problems = {plain(one.id): one.problem for one in listed if one.problem}
         tables = [{plain(one.id): one.paths for one in listed}]
         return _Masks(root / masks, tables, problems=problems)
-    folders = _class_folders(config, root / masks)
+    folders = [] if DEEP in masks else _class_folders(config, root / masks)
     name = _mask_name(options)
     if not folders:
-        return _Masks(root / masks, [_by_id(root, masks, name, ids)])
+        return _Masks(root / masks, [_by_id(root, masks, name, images)])
     there = [f"{masks}/{one.name}" if _holds_images(one) else "" for one in folders]
-    tables = [_by_id(root, folder, name, ids) if folder else {} for folder in there]
+    tables = [_by_id(root, folder, name, images) if folder else {} for folder in there]
     return _Masks(root / masks, tables, per_class=True)
 
 
-def _by_id(root: Path, folder: str, name: Name, ids: set[str]) -> Table:
-    """The mask files of a folder, by the id of their image."""
+def _by_id(root: Path, folder: str, name: Name, images: Mapping[str, Found]) -> Table:
+    """The mask files of a folder, by the id of their image: of the one in the same place; where
+    masks and images do not lie in the same places, of any."""
+    listed = files_in(root, folder, None, "masks")
+    places, own_places = {one.place for one in images.values()}, {one.place for one in listed}
+    mirrored = bool(places & own_places) and (places == {""}) == (own_places == {""})
+    near: dict[str, dict[str, str]] = {}  # by place, ids by what images have of them there
+    for key, image in images.items():
+        place, local = (image.place, image.id) if mirrored else ("", key)
+        near.setdefault(place, {})[plain(local)] = plain(key)
     table: Table = {}
-    for path in image_files(root / folder, "data.folder.masks"):
-        own = name.id_of_several(plain(path.name), ids)
+    for one in listed:
+        place = one.place if mirrored else ""
+        ids = near.get(place, {})
+        own = name.id_of_several(plain(one.paths[0].name), ids)
         if own is not None:
-            table.setdefault(own, []).append(path)
+            lonely = f"{place}/{own}".lstrip("/").replace("/", "_")
+            table.setdefault(ids.get(own, lonely), []).extend(one.paths)
     return table
 
 

@@ -1,16 +1,19 @@
-"""Which part of a file's name, or of a folder's, is the id of its image: `{id}_training.tif`."""
+"""Which part of a file's name, or of a folder's, is the id of its image, `{id}_training.tif`;
+and the files of a folder, or of all folders below one, `train/**`."""
 
 from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from distseg.data.formats.row import IMAGE_SUFFIXES, image_files, locate, plain
 from distseg.records.errors import UserError
 
 ID = "{id}"
+DEEP = "**"  # in the path of a folder: folders of any names and number, or none
 _NUMBER = re.compile(r"[_\-. ]?\d+$")
 
 
@@ -45,7 +48,7 @@ class Name:
         before, _, after = plain(self.text).partition(ID)
         return _between(plain(name), before, after)
 
-    def id_of_several(self, name: str, ids: set[str]) -> str | None:
+    def id_of_several(self, name: str, ids: Collection[str]) -> str | None:
         """The id in the name of a mask. A number behind it (a_mask_1, a_1_mask) says that it is a
         further mask of its image, unless an image has that name."""
         found = self.id_in(name)
@@ -71,11 +74,21 @@ def _between(name: str, before: str, after: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The files of one image, or of its masks. problem: why they may not be used."""
+    """The files of one image, or of its masks. id: in its place, see `unique_ids`. problem: why
+    they may not be used. place: the folders that the `**` of their folder stands for."""
 
     id: str
     paths: list[Path]
     problem: str = ""
+    place: str = ""
+
+
+def unique_ids(found: Sequence[Found]) -> list[str]:
+    """The ids of a part: those in their places, where these are all different, else with the names
+    of the folders before them."""
+    if len({plain(one.id) for one in found}) == len(found):
+        return [one.id for one in found]
+    return [f"{one.place}/{one.id}".lstrip("/").replace("/", "_") for one in found]
 
 
 def files_in(root: Path, folder: str, name: Name | None, key: str) -> list[Found]:
@@ -86,19 +99,64 @@ def files_in(root: Path, folder: str, name: Name | None, key: str) -> list[Found
     """
     if ID in folder:
         return list(_per_folder(root, folder, key))
-    files = image_files(root / folder, f"data.folder.{key}")
+    files = _listed(root, folder, f"data.folder.{key}")
     found = [
-        Found(own, [path], locate(path.parent, path.name)[1])
-        for path in files
-        if (own := path.stem if name is None else name.id_in(path.name)) is not None
+        replace(one, id=own)
+        for one in files
+        if (own := one.id if name is None or one.problem else name.id_in(one.paths[0].name))
     ]
     if not found:
         assert name is not None
         raise UserError(
-            f"{root / folder}: none of {len(files)} files is named {name.text}: {files[0].name}, "
-            "...; look at data.folder.image, test_image and mask"
+            f"{root / folder}: none of {len(files)} files is named {name.text}: "
+            f"{files[0].paths[0].name}, ...; look at data.folder.image, test_image and mask"
         )
     return found
+
+
+def above(folder: str) -> str:
+    """The part of a folder's path before that which stands for several folders."""
+    parts = PurePosixPath(folder).parts
+    place = next((n for n, one in enumerate(parts) if ID in one or one == DEEP), len(parts))
+    return "/".join(parts[:place])
+
+
+def _listed(root: Path, folder: str, what: str) -> list[Found]:
+    """The image files of a folder by their stems. UserError: there is none."""
+    parts = PurePosixPath(folder).parts
+    if DEEP not in parts:
+        return [_found(path) for path in image_files(root / folder, what)]
+    top = (root / above(folder)).absolute()
+    if not top.is_dir():
+        raise UserError(f"{top}: no such folder ({what})")
+    found = list(_below(top, "", parts[parts.index(DEEP) + 1 :]))
+    if not found:
+        raise UserError(f"{root / folder}: no image files here ({what})")
+    return found
+
+
+def _below(folder: Path, place: str, last: Sequence[str]) -> Iterator[Found]:
+    """The image files of a folder, and of all below it, whose path ends with these names. A folder
+    that is a link is not followed, which could lead anywhere, and said."""
+    try:
+        paths, inside = sorted(folder.iterdir()), folders_in(folder)
+    except OSError as error:
+        yield Found(folder.name, [folder], f"cannot be looked into: {error.strerror}", place)
+        return
+    names = PurePosixPath(place).parts
+    num = len(names) - len(last)
+    if num >= 0 and names[num:] == tuple(last):
+        own = "/".join(names[:num])
+        yield from (replace(_found(path), place=own) for path in paths if is_image(path))
+    for one in inside:
+        if one.is_symlink():
+            yield Found(one.name, [one], f"{one.name!r} is a link to a folder", place)
+        else:
+            yield from _below(one, f"{place}/{one.name}".lstrip("/"), last)
+
+
+def _found(path: Path) -> Found:
+    return Found(path.stem, [path], locate(path.parent, path.name)[1])
 
 
 def _per_folder(root: Path, folder: str, key: str) -> list[Found]:
@@ -134,6 +192,11 @@ def is_image(path: Path) -> bool:
 def has_images(folder: Path) -> bool:
     """Whether files of images lie in a folder itself."""
     return folder.is_dir() and any(is_image(path) and path.is_file() for path in folder.iterdir())
+
+
+def image_stems(folder: Path) -> set[str]:
+    """The stems of the image files of a folder. OSError: one may not look into it."""
+    return {plain(path.stem) for path in folder.iterdir() if is_image(path)}
 
 
 def folders_in(folder: Path) -> list[Path]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from distseg.data.detect import detect
 from distseg.data.folds import assign_folds
 from distseg.data.layouts import layout
 from distseg.data.read_target import read_target
@@ -65,3 +66,29 @@ def test_split_needs_a_validation_part(tmp_path: Path) -> None:
     rows = layout("tianchi").train(config)
     with pytest.raises(UserError, match="no validation part"):
         assign_folds(config, rows, np.zeros((3, 1)), [""] * 3, ["1", "2", "3"])
+
+
+def with_values(root: Path, values: int) -> None:
+    """The folders of CamVid; the masks of train hold so many values."""
+    camvid(root)
+    for number, path in enumerate(sorted((root / "trainannot").iterdir())):
+        labels = np.random.default_rng(number).integers(0, values, (16, 24), dtype=np.uint8)
+        Image.fromarray(labels).save(path)
+
+
+@pytest.mark.parametrize(
+    ("values", "further", "expected"),
+    [
+        (12, "testannot", "camvid"),
+        (12, "other", "folder"),
+        (2, "testannot", "folder"),
+        (40, "testannot", "folder"),
+    ],
+)
+def test_camvid_is_known_by_its_folders_and_its_classes(
+    tmp_path: Path, values: int, further: str, expected: str
+) -> None:
+    with_values(tmp_path, values)
+    (tmp_path / further).mkdir()
+    found = detect(tmp_path).keys
+    assert found["data"]["format"] == expected and found["data"]["folds"] == {"kind": "split"}

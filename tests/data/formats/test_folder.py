@@ -271,7 +271,7 @@ CASES |= {
     ),
     "two kinds of labels": Case(
         lambda root: write(root, "images", "labels") | write(root, "images", "annotations"),
-        "images and labels; images and annotations; say which", is_refused=True,
+        "images and annotations; images and labels; say which", is_refused=True,
     ),
     "train/images": Case(parts("train/{}", "val/{}", "test/{}"), SPLIT, val=VAL, tests=TESTS),
     "images/train": Case(parts("{}/train", "{}/val", "{}/test"), SPLIT, val=VAL, tests=TESTS),
@@ -310,7 +310,7 @@ CASES |= {
         masks_among_tests, "masks as {id}_mask", tests=TESTS,
     ),
     "a field of view beside the truth": Case(
-        fields_of_view, "training/images and training/mask; training/images and training/1st_man",
+        fields_of_view, "training/images and training/1st_manual; training/images and training/m",
         is_refused=True,
     ),
     "a field of view beside the truth, said": Case(
@@ -319,7 +319,8 @@ CASES |= {
         }},
     ),
     "two train parts": Case(
-        two_trains, "several folders of train images and masks", is_refused=True,
+        two_trains, "several folders of images and masks: images/train and masks/train",
+        is_refused=True,
     ),
     "val_images alone": Case(
         parts("train/{}", "val/{}", "test/{}"), "val_images: needs val_masks", is_refused=True,
