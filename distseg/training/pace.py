@@ -25,6 +25,7 @@ from distseg.training.state import Progress, save
 
 WARM_UP = 2  # steps that are not counted: memory is taken, kernels are searched
 MIN_STEPS, MAX_STEPS = 3, 60
+EVALUATION_S = 2.0  # for evaluation and prediction, whatever the start has taken
 TRAINING_SHARE = 0.6  # of the time of a model; the rest evaluates and predicts
 
 
@@ -100,27 +101,31 @@ def step_times(
 
 
 def evaluation_times(member: Member, tta: Sequence[str], seconds: float) -> tuple[float, float]:
-    """Seconds an image takes to be evaluated and to be predicted with all views, from one batch or
-    more."""
+    """Seconds an image takes to be evaluated and to be predicted with all views, from as many
+    images of a batch, or batches, as the time lets: `seconds`, or EVALUATION_S where it is more."""
     model, evaluator = member.model.eval(), member.evaluator
     predictor = evaluator.predictor([model])
     spent, images = {"plain": 0.0, "views": 0.0}, 0
     began = time.perf_counter()
+    end = began + max(seconds, EVALUATION_S)
     for number, (positions, canvas, sizes) in enumerate(evaluator.stream("measuring")):
+        num = len(positions)
         if number == 0:  # the first pass makes what the others find ready
+            mark = time.perf_counter()
             predictor.native_logits(canvas[:1], sizes[:1], [])
             _wait(member.accelerator)
-            first = time.perf_counter() - began
-            if first > seconds:  # an image of many tiles: there is no time for more
+            first, left = time.perf_counter() - mark, end - time.perf_counter()
+            if first > left:  # an image of many tiles: there is no time for more
                 return first, first * (1 + len(tta))
+            num = min(num, max(1, int(left / first / (2 + len(tta)))))
         for kind, views in (("plain", []), ("views", tta)):
             mark = time.perf_counter()
-            natives = predictor.native_logits(canvas, sizes, list(views))
-            evaluator.count(natives, positions)
+            natives = predictor.native_logits(canvas[:num], sizes[:num], list(views))
+            evaluator.count(natives, positions[:num])
             _wait(member.accelerator)
             spent[kind] += time.perf_counter() - mark
-        images += len(positions)
-        if time.perf_counter() - began > seconds:
+        images += num
+        if num < len(positions) or time.perf_counter() > end:
             break
     return spent["plain"] / max(1, images), spent["views"] / max(1, images)
 

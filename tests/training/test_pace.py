@@ -1,0 +1,38 @@
+"""What evaluation and prediction take, from as many images as the time lets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distseg.distributed import make_accelerator
+from distseg.records.paths import MemberPaths
+from distseg.training import pace
+from distseg.training.member import Member
+from tests.training.tiny_training import set_up
+
+
+@pytest.mark.parametrize(("least", "whole"), [(1e6, True), (0.0, False)])
+def test_a_batch_is_timed_although_the_start_took_all_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least: float, whole: bool
+) -> None:
+    """One image, which makes everything ready, tells what others take where no time is left."""
+    monkeypatch.setattr(pace, "EVALUATION_S", least)
+    config, run = set_up(tmp_path)
+    member = Member(config, run, 0, "a", 0, make_accelerator(config), MemberPaths(tmp_path / "m"))
+    seen: list[int] = []
+    count = member.evaluator.count
+
+    def counted(natives: Any, positions: Sequence[int]) -> Any:
+        seen.append(len(positions))
+        return count(natives, positions)
+
+    monkeypatch.setattr(member.evaluator, "count", counted)
+    plain, views = pace.evaluation_times(member, ["hflip"], 0.0)
+    member.close()
+    assert plain > 0 and views > 0
+    batches = [len(batch) for batch in member.evaluator.batches]
+    assert seen == ([n for n in batches for _ in range(2)] if whole else [])
