@@ -26,6 +26,7 @@ SECTIONS = {
     "data.csv": layouts.CsvConfig,
     "data.coco": layouts.CocoConfig,
     "data.yolo": layouts.YoloConfig,
+    "data.labelme": layouts.LabelmeConfig,
     "data.synthetic": data.SyntheticConfig,
     "input": data.InputConfig,
     "augment[]": augment.AugmentConfig,

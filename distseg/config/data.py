@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from distseg.config.fields import Color, Count, Name, Positive, Probability, Strict, changed_keys
-from distseg.config.layouts import CocoConfig, CsvConfig, YoloConfig
+from distseg.config.layouts import CocoConfig, CsvConfig, LabelmeConfig, YoloConfig
 
 # Decoded, such a picture takes 0.4 GB; some satellite and tissue scans need more, and say so.
 MAX_PIXELS = 100_000_000
@@ -122,8 +122,8 @@ class DataConfig(Strict):
     """Where the data is and what it may look like."""
 
     format: Literal[
-        "tgs", "severstal", "tianchi", "oxford_pet", "camvid", "table", "coco", "yolo", "folder",
-        "synthetic",
+        "tgs", "severstal", "tianchi", "oxford_pet", "camvid", "table", "coco", "yolo",
+        "labelme", "folder", "synthetic",
     ] = Field("folder", description="layout of the files: a file of data/formats/")  # fmt: skip
     root: str = Field(".", description="folder of the data set, relative to where you start")
     table: str | None = Field(
@@ -182,6 +182,9 @@ class DataConfig(Strict):
     csv: CsvConfig = Field(CsvConfig(), description="format: table: its files and columns")
     coco: CocoConfig = Field(CocoConfig(), description="format: coco: its files and categories")
     yolo: YoloConfig = Field(YoloConfig(), description="format: yolo: its YAML and names")
+    labelme: LabelmeConfig = Field(
+        LabelmeConfig(), description="format: labelme: its images and labels"
+    )
     synthetic: SyntheticConfig = Field(
         SyntheticConfig(), description="format: synthetic: what is made"
     )

@@ -93,3 +93,21 @@ class YoloConfig(Strict):
         "refuse", description="what objects count as whose name is not in `classes`"
     )
     submission: Literal["masks", "rle"] = Field("masks", description="what a submission is")
+
+
+class LabelmeConfig(Strict):
+    """`data.format: labelme`: which of its images are whose, and what its labels are."""
+
+    test_images: Folders | None = Field(
+        None,
+        description="folder of the images to predict, or several; relative to data.root; null: the "
+        "one that is called so",
+    )
+    unlisted: Literal["empty", "leave_out"] | None = Field(
+        None,
+        description="images without a JSON: without an object, or not used; null: refused",
+    )
+    other_categories: Literal["refuse", "background", "void"] = Field(
+        "refuse", description="what objects count as whose label is not in `classes`"
+    )
+    submission: Literal["masks", "rle"] = Field("masks", description="what a submission is")

@@ -33,7 +33,7 @@ from distseg.records.tables import read_rows
 T = TypeVar("T")
 SOME_LAYOUTS = (
     *("table", "border", "mask_values", "mask_channel", "colors", "overlap"),
-    *("folder", "csv", "coco", "yolo", "synthetic"),
+    *("folder", "csv", "coco", "yolo", "labelme", "synthetic"),
 )
 
 

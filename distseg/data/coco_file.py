@@ -7,7 +7,6 @@ category) is a UserError; what is wrong with one object is a problem of its imag
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,13 +17,12 @@ from numpy.typing import NDArray
 
 from distseg.data.categories import Id
 from distseg.data.json_file import read_tree
-from distseg.data.shapes import MAX_OUTLINE, POLYGON, outline
+from distseg.data.shapes import polygon
 from distseg.records.errors import UserError, shown
 
 MAX_BYTES = 512 << 20  # COCO's own train part has 450 MB
 # Each takes 50 to 100 bytes once it is read. COCO's own train part has 45 million.
 MAX_VALUES = 80_000_000
-OUTSIDE = 1.0  # pixels that a corner may lie outside of the image; it is moved to the edge
 
 
 @dataclass(slots=True)
@@ -177,27 +175,8 @@ def _shapes(segmentation: Any, height: int, width: int) -> Iterator[str]:
         return
     if not isinstance(segmentation, list) or not segmentation:
         raise ValueError(f"segmentation is {shown(segmentation)}; valid: polygons or an RLE")
-    for polygon in segmentation:
-        yield _polygon(polygon, height, width)
-
-
-def _polygon(corners: Any, height: int, width: int) -> str:
-    if not isinstance(corners, list) or len(corners) < 6 or len(corners) % 2:
-        raise ValueError(f"polygon {shown(corners)}: valid: x and y of three corners or more")
-    if not all(type(value) in (int, float) for value in corners):
-        odd = next(value for value in corners if type(value) not in (int, float))
-        raise ValueError(f"a polygon has the coordinate {shown(odd)}; valid: numbers")
-    if any(abs(value) > 1e9 or not math.isfinite(value) for value in corners):
-        odd = next(value for value in corners if abs(value) > 1e9 or not math.isfinite(value))
-        raise ValueError(f"a polygon has the coordinate {shown(odd)}, outside of {height}x{width}")
-    points = np.array(corners, np.float64).reshape(-1, 2)
-    outside = (points < -OUTSIDE) | (points > np.array([width, height]) + OUTSIDE)
-    if outside.any():
-        x, y = points[outside.any(axis=1)][0].tolist()
-        raise ValueError(f"a polygon has the corner {x:g}, {y:g}, outside of {height}x{width}")
-    if (length := outline(points)) > MAX_OUTLINE:
-        raise ValueError(f"a polygon has an outline of {length:,.0f} pixels")
-    return POLYGON + " ".join(map(repr, corners))
+    for corners in segmentation:
+        yield polygon(corners, height, width)
 
 
 def _run_lengths(record: Mapping[str, Any], height: int, width: int) -> str:

@@ -12,6 +12,7 @@ from distseg.data.formats import (
     camvid,
     coco,
     folder,
+    labelme,
     oxford_pet,
     severstal,
     synthetic,
@@ -32,6 +33,7 @@ FORMATS: dict[str, ModuleType] = {
     "table": table,
     "coco": coco,
     "yolo": yolo,
+    "labelme": labelme,
     "folder": folder,
     "synthetic": synthetic,
 }

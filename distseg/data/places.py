@@ -34,7 +34,7 @@ class Images:
         two folders have an image of one name."""
         found = cls(tuple(folders))
         for folder in folders:
-            for path in _images_in(folder):
+            for path in images_in(folder):
                 name = plain(path.name)
                 if name in found.names:
                     raise UserError(f"{path}: {found.names[name].parent} has an image of this name")
@@ -93,6 +93,18 @@ def locate_inside(folder: Path, name: str) -> tuple[Path, str]:
     return path, "" if inside else f"{name[:80]!r} is a link that leaves its folder {folder}"
 
 
+def names_of(root: str | Path, paths: Sequence[Path]) -> list[str]:
+    """The ids of images by their absolute paths: stems, where these are all different; else paths
+    below `root` with `_` for `/`."""
+    stems = [path.stem for path in paths]
+    if len(set(stems)) == len(stems):
+        return stems
+    top = Path(root).absolute()
+    inside = [str(path).removeprefix(f"{top}/").replace("/", "_") for path in paths]
+    short = [name.removesuffix(Path(name).suffix) for name in inside]
+    return short if len(set(short)) == len(short) else inside
+
+
 def given_folders(root: Path, given: str | Sequence[str], key: str) -> list[Path]:
     """The folders that a key names, absolute. UserError: one is not there."""
     names = [given] if isinstance(given, str) else list(given)
@@ -140,7 +152,7 @@ def _hits(folders: Sequence[Path], names: Sequence[str], masks: bool) -> dict[Pa
     wanted = {plain(name) for name in names}
     hits = {}
     for folder in folders:
-        held = {plain(name) for path in _images_in(folder) for name in (path.name, path.stem)}
+        held = {plain(name) for path in images_in(folder) for name in (path.name, path.stem)}
         if found := wanted & held:
             hits[folder] = found
     likely = {f: held for f, held in hits.items() if masks == called_masks(f.name)}
@@ -200,7 +212,7 @@ def _is_test(folder: Path, root: Path) -> bool:
 def holds_any(root: Path, names: Iterable[str]) -> bool:
     """Whether some folder below `root` may hold the image of one of these names."""
     held = {
-        plain(one) for f in image_folders(root) for p in _images_in(f) for one in (p.name, p.stem)
+        plain(one) for f in image_folders(root) for p in images_in(f) for one in (p.name, p.stem)
     }
     return any(plain(name) in held or "/" in name for name in names)
 
@@ -219,7 +231,8 @@ def image_folders(root: Path) -> list[Path]:
     return found
 
 
-def _images_in(folder: Path) -> list[Path]:
+def images_in(folder: Path) -> list[Path]:
+    """The image files of a folder, by name. UserError: it cannot be read."""
     try:
         return sorted(path for path in folder.iterdir() if _is_image(path.name))
     except OSError as error:

@@ -8,6 +8,7 @@ of the width and the height that the image turns out to have. Polygons are drawn
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,9 +17,11 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 from distseg.functional import rle
+from distseg.records.errors import shown
 
 POLYGON = "poly "
 SHARES = "shares"
+OUTSIDE = 1.0  # pixels that a corner may lie outside of the image; it is moved to the edge
 MAX_OUTLINE = 5_000_000  # pixels of all sides of a polygon together: drawing takes 80 bytes each
 _MERGED = 64  # run lengths that are joined at once: each is gone through as often
 
@@ -50,6 +53,27 @@ def draw_shapes(value: str, height: int, width: int) -> list[NDArray[np.uint8]]:
         raise ValueError(f"the labels are for {size}, the image is {height}x{width}{hint}")
     unit = (width, height) if size == SHARES else (1, 1)
     return [_union(text, height, width, unit) for text in texts.split("|")]
+
+
+def polygon(corners: Any, height: int, width: int) -> str:
+    """The text of a polygon. corners: x and y of each, as a file of somebody else's has them.
+    ValueError: they are none of an image of this size."""
+    if not isinstance(corners, list) or len(corners) < 6 or len(corners) % 2:
+        raise ValueError(f"polygon {shown(corners)}: valid: x and y of three corners or more")
+    if not all(type(value) in (int, float) for value in corners):
+        odd = next(value for value in corners if type(value) not in (int, float))
+        raise ValueError(f"a polygon has the coordinate {shown(odd)}; valid: numbers")
+    if any(abs(value) > 1e9 or not math.isfinite(value) for value in corners):
+        odd = next(value for value in corners if abs(value) > 1e9 or not math.isfinite(value))
+        raise ValueError(f"a polygon has the coordinate {shown(odd)}, outside of {height}x{width}")
+    points = np.array(corners, np.float64).reshape(-1, 2)
+    outside = (points < -OUTSIDE) | (points > np.array([width, height]) + OUTSIDE)
+    if outside.any():
+        x, y = points[outside.any(axis=1)][0].tolist()
+        raise ValueError(f"a polygon has the corner {x:g}, {y:g}, outside of {height}x{width}")
+    if (length := outline(points)) > MAX_OUTLINE:
+        raise ValueError(f"a polygon has an outline of {length:,.0f} pixels")
+    return POLYGON + " ".join(map(repr, corners))
 
 
 def outline(points: NDArray[np.float64]) -> float:

@@ -1,4 +1,5 @@
-"""`init` of the folders that people of nnU-Net and ultralytics have: what is written, and loads."""
+"""`init` of the folders that people of nnU-Net, ultralytics and labelme have: what is written,
+and loads."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import numpy as np
 from distseg.data.layouts import layout
 from distseg.data.read_target import read_target
 from distseg.run.check import mistakes
-from tests.data.formats import test_nnunet, test_yolo
+from tests.data.formats import test_labelme, test_nnunet, test_yolo
 from tests.init.made_sets import Make
 
 
@@ -33,3 +34,13 @@ def test_polygons_of_yolo(made: Make, tmp_path: Path) -> None:
     assert not mistakes(config)
     target = read_target(layout("yolo").train(config)[0].target, config, 12, 20)
     assert np.array_equal(target, test_yolo.PLANES["a"])
+
+
+def test_shapes_of_labelme(made: Make, tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    for number in range(6):
+        test_labelme.put(root, f"s{number}", [test_labelme.CELL] * (number % 3 > 0), number)
+    config, written = made(root)
+    assert (config.task, config.classes, config.data.format) == ("binary", ["cell"], "labelme")
+    assert "# s0.json has shapes of labelme" in written.text
+    assert not mistakes(config)

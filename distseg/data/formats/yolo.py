@@ -16,6 +16,7 @@ from distseg.config.schema import Config
 from distseg.data.categories import Id, class_places, detected_labels, objects_of
 from distseg.data.formats.detected import Detected
 from distseg.data.formats.row import Row, SubmissionSpec
+from distseg.data.places import names_of
 from distseg.data.shapes import shares_target
 from distseg.data.yolo_file import BOX, Image, Labels, YoloFile, read_labels, read_yolo, yaml_files
 from distseg.records.errors import UserError
@@ -79,7 +80,7 @@ def train(config: Config) -> list[Row]:
 def test(config: Config) -> list[Row]:
     """The images of the test part."""
     images = _read(config).parts.get("test", [])
-    names = _ids(config, images)
+    names = names_of(config.data.root, [one.path for one in images])
     rows = [
         Row(name, str(one.path), problem=one.problem)
         for name, one in zip(names, images, strict=True)
@@ -150,16 +151,7 @@ def _rows(
             shares_target(objects_of(config, own.shapes, places)),
             problem=image.problem or own.problem,
         )
-        for name, image, own in zip(_ids(config, images), images, labels, strict=True)
+        for name, image, own in zip(
+            names_of(config.data.root, [one.path for one in images]), images, labels, strict=True
+        )
     ]
-
-
-def _ids(config: Config, images: Sequence[Image]) -> list[str]:
-    """Stems, where these are all different; else paths."""
-    root = Path(config.data.root).absolute()
-    stems = [image.path.stem for image in images]
-    if len(set(stems)) == len(stems):
-        return stems
-    inside = [str(one.path).removeprefix(f"{root}/").replace("/", "_") for one in images]
-    short = [name.removesuffix(Path(name).suffix) for name in inside]
-    return short if len(set(short)) == len(short) else inside

@@ -17,7 +17,7 @@ from pycocotools import mask as pycoco
 from distseg.cli import main
 from distseg.config.load import parse_config
 from distseg.config.schema import Config
-from distseg.data import coco_file
+from distseg.data import coco_file, shapes
 from distseg.data.coco_file import read_coco
 from distseg.data.detect import detect
 from distseg.data.folds import assign_folds
@@ -226,12 +226,12 @@ def test_drawing_is_that_of_pycocotools() -> None:
             )
             for _ in range(1 + number % 5 * 20)
         ]
-        shapes = [np.round(one, 2).tolist() for one in corners]
-        for one in shapes:
+        outlines = [np.round(one, 2).tolist() for one in corners]
+        for one in outlines:
             one[::2] = np.clip(one[::2], 0, width).tolist()
             one[1::2] = np.clip(one[1::2], 0, height).tolist()
-        wanted = pycoco.decode(pycoco.merge(pycoco.frPyObjects(shapes, height, width)))
-        texts = [coco_file._polygon(one, height, width) for one in shapes]
+        wanted = pycoco.decode(pycoco.merge(pycoco.frPyObjects(outlines, height, width)))
+        texts = [shapes.polygon(one, height, width) for one in outlines]
         drawn, void = draw_shapes(f"{height}x{width}:{';'.join(texts)}|", height, width)
         assert np.array_equal(drawn, wanted) and not void.any()
         mask = (rng.random((height, width)) < rng.random()).astype(np.uint8)
@@ -409,7 +409,7 @@ def test_limits_of_a_polygon_and_of_an_image(
     config = config_of(tmp_path)
     rows = {row.id: row for row in COCO.train(config)}
     assert read_target(rows["t4"].target, config, HEIGHT, WIDTH)[0].all()
-    monkeypatch.setattr(coco_file, "MAX_OUTLINE", 50)
+    monkeypatch.setattr(shapes, "MAX_OUTLINE", 50)
     write(tmp_path / "all.json", tree(TRAIN, [*OBJECTS, (14, 3, [near * 3], 0)]))
     problems = [row.problem for row in COCO.train(config) if row.problem]
     assert any("a polygon has an outline of" in one for one in problems)
