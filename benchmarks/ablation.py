@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from distseg.jobs.guard import die_with_parent
 from distseg.records.files import read_json
 from distseg.records.paths import Run
 
@@ -149,7 +150,7 @@ def main() -> None:
     path = args.work.with_suffix(".yaml")
     path.write_text(yaml.safe_dump(tree))
     command = [sys.executable, "-m", "distseg", "run", str(path), "--out", str(args.work)]
-    subprocess.run(command, check=True)
+    subprocess.run(command, check=True, preexec_fn=die_with_parent)
     found = measured(Run(args.work), args.seeds)
     print(table(found))
     if args.out:

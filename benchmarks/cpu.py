@@ -46,6 +46,7 @@ from distseg.config.schema import Config
 from distseg.data.prepare import prepare
 from distseg.distributed import make_accelerator
 from distseg.inference.load import load_predictor
+from distseg.jobs.guard import die_with_parent
 from distseg.records.files import atomic_write
 from distseg.records.paths import Run
 from distseg.training.batches import Loaded
@@ -191,7 +192,9 @@ def trained(root: Path, scratch: Path) -> Run:
 def distseg(*arguments: str) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "distseg", *arguments]
-    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        command, check=True, env=environment, stdout=subprocess.DEVNULL, preexec_fn=die_with_parent
+    )
 
 
 def predict(root: Path, scratch: Path, rounds: int, images: int) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from typing import Any
 import yaml
 from score_per_minute import held_back_score, make
 
+from distseg.jobs.guard import die_with_parent
 from distseg.records.files import append_line, read_json, read_lines
 from distseg.records.paths import Run
 
@@ -86,7 +87,14 @@ def run(way: str, epochs: int, folder: Path, args: argparse.Namespace) -> dict[s
     env = {**os.environ, "PYTHONPATH": str(ROOT), "DISTSEG_PACES": "off"}
     began = time.perf_counter()
     with (folder / "log.txt").open("w", encoding="utf-8") as log:
-        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=env, check=True)
+        subprocess.run(
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=env,
+            check=True,
+            preexec_fn=die_with_parent,
+        )
     took = time.perf_counter() - began
     members = [result.member(0, name, 0) for name in config(way, 1, args)["members"]]
     rows = [read_lines(member.metrics) for member in members]

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from distseg.jobs.guard import die_with_parent
 from distseg.records.files import read_lines
 from distseg.records.paths import Run
 from distseg.report.report import stage_seconds
@@ -77,7 +78,14 @@ def measured(series: str, value: int) -> Row:
         command = [sys.executable, "-m", "distseg", "run", str(path), "--out", str(run.folder)]
         env = {**os.environ, "PYTHONPATH": str(ROOT), "DISTSEG_PACES": "off"}
         began = time.monotonic()
-        done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=scratch)
+        done = subprocess.run(
+            command,
+            env=env,
+            capture_output=True,
+            text=True,
+            cwd=scratch,
+            preexec_fn=die_with_parent,
+        )
         took = time.monotonic() - began
         if done.returncode:
             raise SystemExit(done.stderr[-3000:])

@@ -34,6 +34,7 @@ import yaml
 from numpy.typing import NDArray
 
 from distseg.init.make import parse_budget
+from distseg.jobs.guard import die_with_parent
 from distseg.records.paths import Run
 
 ROOT = Path(__file__).parent.parent
@@ -125,7 +126,8 @@ def command(arguments: list[str], log: Path, cache: Path) -> tuple[float, int]:
     began = time.time()
     with log.open("w", encoding="utf-8") as out:
         done = subprocess.run([sys.executable, "-m", "distseg", "run", *arguments], env=env,
-                              stdout=out, stderr=subprocess.STDOUT, check=False)  # fmt: skip
+                              stdout=out, stderr=subprocess.STDOUT, check=False,
+                              preexec_fn=die_with_parent)  # fmt: skip
     return began, done.returncode
 
 

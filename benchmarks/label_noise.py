@@ -30,6 +30,7 @@ from distseg.data.formats.synthetic import picture
 from distseg.data.layouts import layout
 from distseg.functional.rle import decode
 from distseg.functional.rules import RULES, objections
+from distseg.jobs.guard import die_with_parent
 from distseg.records.files import read_json
 from distseg.records.paths import Run
 from distseg.rounds.teacher_predictions import TeacherPredictions
@@ -146,7 +147,7 @@ def run(tree: dict[str, Any], folder: Path) -> Run:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(tree))
     command = [sys.executable, "-m", "distseg", "run", str(path), "--out", str(folder)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, preexec_fn=die_with_parent)
     return Run(folder)
 
 

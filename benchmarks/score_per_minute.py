@@ -37,6 +37,7 @@ from distseg.data.read_target import read_target
 from distseg.functional.bootstrap import standard_error
 from distseg.functional.metrics import count_masks, summarize
 from distseg.init.look import reading_config
+from distseg.jobs.guard import die_with_parent
 from distseg.records.paths import Run
 
 ROOT = Path(__file__).parent.parent
@@ -150,7 +151,12 @@ def _call(command: list[str], log: Path) -> int:
     env = {**os.environ, "PYTHONPATH": str(ROOT), "DISTSEG_PACES": "off"}
     with log.open("w", encoding="utf-8") as out:
         return subprocess.run(
-            command, stdout=out, stderr=subprocess.STDOUT, env=env, check=False
+            command,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=env,
+            check=False,
+            preexec_fn=die_with_parent,
         ).returncode
 
 
