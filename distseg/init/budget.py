@@ -246,6 +246,20 @@ def divided(pace: Pace, cores: int, measured: int, jobs: int) -> Pace:
     )  # fmt: skip
 
 
+def in_proportion(pace: Pace, before: Pace, after: Pace) -> Pace:
+    """A pace, whose times change as those of another encoder did from `before` to `after`."""
+
+    def changed(own: float, was: float, now: float) -> float:
+        return own * now / was if was > 0 else own
+
+    return replace(
+        pace, step_s=changed(pace.step_s, before.step_s, after.step_s),
+        first_step_s=changed(pace.first_step_s, before.first_step_s, after.first_step_s),
+        evaluate_s=changed(pace.evaluate_s, before.evaluate_s, after.evaluate_s),
+        predict_s=changed(pace.predict_s, before.predict_s, after.predict_s),
+    )  # fmt: skip
+
+
 def scaled(pace: Pace, measured: Size, size: Size, tta: bool = True) -> Pace:
     """A pace, measured with one flipped view, at another size, and without that view.
 

@@ -17,6 +17,7 @@ from distseg.init.budget import (
     epochs_of,
     evaluate_every,
     expected,
+    in_proportion,
     scaled,
     spend,
 )
@@ -87,6 +88,15 @@ def test_fewer_jobs_than_slots_have_all_cores() -> None:
     views = single.forecast.phases["test prediction"]
     expected = alone.start_s + DATA.num_test * single.snapshots * alone.predict_s
     assert views == pytest.approx(expected)
+
+
+def test_what_was_measured_again_of_one_encoder_changes_the_others_as_much() -> None:
+    after = replace(PACE, step_s=3 * PACE.step_s, evaluate_s=2 * PACE.evaluate_s)
+    other = replace(PACE, step_s=10.0, evaluate_s=5.0, predict_s=7.0)
+    found = in_proportion(other, PACE, after)
+    assert (found.step_s, found.evaluate_s) == pytest.approx((30.0, 10.0))
+    assert (found.first_step_s, found.predict_s) == pytest.approx((other.first_step_s, 7.0))
+    assert in_proportion(other, replace(PACE, evaluate_s=0.0), after).evaluate_s == 5.0
 
 
 def test_the_last_job_ends_as_the_longest_first_says() -> None:
