@@ -53,7 +53,16 @@ class CsvConfig(Strict):
     )
 
 
-class CocoConfig(Strict):
+class ShapesConfig(Strict):
+    """What the layouts of outlined objects have in common."""
+
+    other_categories: Literal["refuse", "background", "void"] = Field(
+        "refuse", description="what objects count as whose category is not in `classes`"
+    )
+    submission: Literal["masks", "rle"] = Field("masks", description="what a submission is")
+
+
+class CocoConfig(ShapesConfig):
     """`data.format: coco`: where its files lie and what its categories are. What is null is found
     from the data where that is sure."""
 
@@ -75,13 +84,9 @@ class CocoConfig(Strict):
     test_images: Folders | None = Field(
         None, description="the same for `test`; without `test` all images of it are predicted"
     )
-    other_categories: Literal["refuse", "background", "void"] = Field(
-        "refuse", description="what categories count as that `classes` does not name"
-    )
-    submission: Literal["masks", "rle"] = Field("masks", description="what a submission is")
 
 
-class YoloConfig(Strict):
+class YoloConfig(ShapesConfig):
     """`data.format: yolo`: its YAML, and what its names are."""
 
     yaml: str | None = Field(
@@ -89,13 +94,9 @@ class YoloConfig(Strict):
         description="the YAML of parts and names, in data.root; null: the one that has `names` and "
         "`train`",
     )
-    other_categories: Literal["refuse", "background", "void"] = Field(
-        "refuse", description="what objects count as whose name is not in `classes`"
-    )
-    submission: Literal["masks", "rle"] = Field("masks", description="what a submission is")
 
 
-class LabelmeConfig(Strict):
+class LabelmeConfig(ShapesConfig):
     """`data.format: labelme`: which of its images are whose, and what its labels are."""
 
     test_images: Folders | None = Field(
@@ -107,7 +108,3 @@ class LabelmeConfig(Strict):
         None,
         description="images without a JSON: without an object, or not used; null: refused",
     )
-    other_categories: Literal["refuse", "background", "void"] = Field(
-        "refuse", description="what objects count as whose label is not in `classes`"
-    )
-    submission: Literal["masks", "rle"] = Field("masks", description="what a submission is")

@@ -217,6 +217,20 @@ def holds_any(root: Path, names: Iterable[str]) -> bool:
     return any(plain(name) in held or "/" in name for name in names)
 
 
+def json_files(root: Path) -> list[Path]:
+    """The JSON files of `root` and of the folders below it, by path."""
+    found = []
+    for place, inside, names in os.walk(root):
+        depth = len(Path(place).relative_to(root).parts)
+        inside[:] = [name for name in inside if name[0] != "."] if depth < DEPTH - 1 else []
+        found += [
+            Path(place, name)
+            for name in names
+            if name[0] != "." and Path(name).suffix.lower() == ".json"
+        ]
+    return sorted(found)
+
+
 def image_folders(root: Path) -> list[Path]:
     """`root` and the folders below it that hold an image file, absolute, by name."""
     top = root.absolute()

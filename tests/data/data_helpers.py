@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from distseg.config.augment import AugmentConfig
 from distseg.config.load import parse_config
 from distseg.config.schema import Config
+from distseg.data.detect import detect
 from distseg.data.inspect import inspect
 from distseg.data.layouts import layout
+from distseg.records.errors import UserError
 from distseg.records.manifest import Manifest, Sample
 
 
@@ -96,3 +99,10 @@ def made(tmp_path: Path) -> tuple[Config, Manifest]:
     save(root / "masks" / "odd.png", blob(2, 20, 11))
     c = config(root)
     return c, manifest(c)
+
+
+def assert_doubt(root: Path, says: str) -> None:
+    """The folder is refused in one line, a pattern, that ends with the way out."""
+    with pytest.raises(UserError, match=f"{says}.*write data.format=folder beside it") as refused:
+        detect(root)
+    assert len(str(refused.value).splitlines()) == 1

@@ -12,6 +12,7 @@ from distseg.config.schema import Config
 from distseg.data.detect import detect
 from distseg.data.layouts import layout
 from distseg.records.errors import UserError
+from tests.data.data_helpers import assert_doubt
 from tests.init.made_sets import folder
 
 
@@ -238,9 +239,7 @@ DOUBTS: dict[str, tuple[Callable[[Path], None], str]] = {
 def test_what_could_be_several_things_is_refused_with_the_key(tmp_path: Path, name: str) -> None:
     make, says = DOUBTS[name]
     make(tmp_path)
-    with pytest.raises(UserError, match=f"{says}.*write data.format=folder beside it") as refused:
-        detect(tmp_path)
-    assert len(str(refused.value).splitlines()) == 1
+    assert_doubt(tmp_path, says)
 
 
 def test_one_pair_of_several_that_fits_is_clear(tmp_path: Path) -> None:

@@ -18,15 +18,15 @@ from distseg.config.schema import Config
 from distseg.data.categories import Id, class_places, detected_labels, objects_of
 from distseg.data.coco_file import Picture, read_coco
 from distseg.data.formats.detected import Detected
-from distseg.data.formats.row import Row, SubmissionSpec
+from distseg.data.formats.row import Row, SubmissionSpec, parts_together, usual_submission
 from distseg.data.places import (
-    DEPTH,
     PROBED,
     Images,
     folders_of,
     given_folders,
     image_folders,
     is_there,
+    json_files,
     test_folders,
 )
 from distseg.data.shapes import shapes_target
@@ -85,8 +85,7 @@ def train(config: Config) -> list[Row]:
     rows = _rows(config, files["train"], "train")[:limit]
     if "val" in files:
         more = _rows(config, files["val"], "val")[:limit]
-        prefix = "val_" if {row.id for row in rows} & {row.id for row in more} else ""
-        rows += [replace(row, id=prefix + row.id, validates=True) for row in more]
+        rows = parts_together(rows, more)
     return rows
 
 
@@ -107,10 +106,8 @@ def test(config: Config) -> list[Row]:
 
 
 def submission(config: Config) -> SubmissionSpec:
-    classes = tuple(config.classes) if len(config.classes) > 1 else None
-    names = ("ImageId_ClassId", "EncodedPixels") if classes else ("id", "rle_mask")
     ids = [row.id for row in test(config)]
-    return SubmissionSpec(config.data.coco.submission, names, ids=ids, class_ids=classes)
+    return usual_submission(config.data.coco.submission, config.classes, ids)
 
 
 def test_truth(config: Config) -> list[Row] | None:
@@ -142,8 +139,7 @@ def _files(config: Config) -> dict[str, Path]:
 
 def _found(root: Path) -> dict[str, Path]:
     """The JSON files below `root` by what their names say; one that says nothing is train's."""
-    depths = ["*/" * depth for depth in range(DEPTH)]
-    paths = sorted(p for d in depths for p in root.glob(f"{d}*.json") if p.name[0] != ".")
+    paths = json_files(root)
     if any(path.name.startswith("instances") for path in paths):
         paths = [path for path in paths if not path.name.startswith(_OTHER_LABELS)]
     by_part: dict[str, list[Path]] = {}

@@ -30,7 +30,9 @@ from distseg.data.formats.row import (
     SubmissionSpec,
     files_per_class,
     locate,
+    parts_together,
     plain,
+    usual_submission,
 )
 from distseg.records.errors import UserError, unknown
 
@@ -52,10 +54,7 @@ def train(config: Config) -> list[Row]:
     if options.val_masks is None:
         raise UserError("data.folder.val_images: needs val_masks, the folder of their masks")
     val = _part(config, options, options.val_images, options.val_masks, "val_images")
-    taken = {plain(row.id) for row in rows}
-    if any(plain(row.id) in taken for row in val):  # parts that each count from 1
-        val = [replace(row, id=f"val_{row.id}") for row in val]
-    return rows + [replace(row, validates=True) for row in val]
+    return parts_together(rows, val)
 
 
 def _part(config: Config, options: FolderConfig, images: str, masks: str, key: str) -> list[Row]:
@@ -81,12 +80,9 @@ def test(config: Config) -> list[Row]:
 
 
 def submission(config: Config) -> SubmissionSpec:
-    classes = tuple(config.classes) if len(config.classes) > 1 else None
-    ids = [row.id for row in test(config)]
-    names = ("ImageId_ClassId", "EncodedPixels") if classes else ("id", "rle_mask")
-    options = config.data.folder
-    return SubmissionSpec(
-        options.submission, names, ids=ids, class_ids=classes,
+    options, ids = config.data.folder, [row.id for row in test(config)]
+    return usual_submission(
+        options.submission, config.classes, ids,
         order=options.rle_order, base=options.rle_base, empty=options.rle_empty,
     )  # fmt: skip
 

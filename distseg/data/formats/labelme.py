@@ -18,14 +18,20 @@ from distseg.config.data import MAX_PIXELS
 from distseg.config.schema import Config
 from distseg.data.categories import Id, class_places, detected_labels, objects_of
 from distseg.data.formats.detected import Detected
-from distseg.data.formats.row import IMAGE_SUFFIXES, Row, SubmissionSpec
+from distseg.data.formats.row import (
+    IMAGE_SUFFIXES,
+    Row,
+    SubmissionSpec,
+    parts_together,
+    usual_submission,
+)
 from distseg.data.formats.words import said_by
 from distseg.data.labelme_file import Labeled, read_labeled
 from distseg.data.places import (
-    DEPTH,
     given_folders,
     images_in,
     is_there,
+    json_files,
     locate_inside,
     names_of,
     test_folders,
@@ -89,8 +95,7 @@ def train(config: Config) -> list[Row]:
     rows = _rows(config, parts["train"], parts)[:limit]
     if "val" in parts:
         more = _rows(config, parts["val"], parts)[:limit]
-        prefix = "val_" if {row.id for row in rows} & {row.id for row in more} else ""
-        rows += [replace(row, id=prefix + row.id, validates=True) for row in more]
+        rows = parts_together(rows, more)
     return rows
 
 
@@ -103,10 +108,8 @@ def test(config: Config) -> list[Row]:
 
 
 def submission(config: Config) -> SubmissionSpec:
-    classes = tuple(config.classes) if len(config.classes) > 1 else None
-    names = ("ImageId_ClassId", "EncodedPixels") if classes else ("id", "rle_mask")
     ids = [row.id for row in test(config)]
-    return SubmissionSpec(config.data.labelme.submission, names, ids=ids, class_ids=classes)
+    return usual_submission(config.data.labelme.submission, config.classes, ids)
 
 
 def test_truth(config: Config) -> list[Row] | None:
@@ -143,19 +146,11 @@ def _parts(root: Path, max_pixels: int) -> dict[str, list[_Entry]]:
 
 
 def _json_files(root: Path) -> Iterator[Path]:
-    """The JSON files of a folder and those in it, absolute, by name; links out of it left out."""
+    """The JSON files of a folder; links that lead out of it are left out."""
     top = root.absolute()
-    for place, inside, names in os.walk(top):
-        depth = len(Path(place).relative_to(top).parts)
-        inside[:] = sorted(name for name in inside if name[0] != ".") if depth < DEPTH else []
-        for name in sorted(names):
-            path = Path(place, name)
-            if path.suffix.lower() == ".json" and name[0] != "." and _is_inside(top, path):
-                yield path
-
-
-def _is_inside(top: Path, path: Path) -> bool:
-    return not locate_inside(top, path.relative_to(top).as_posix())[1]
+    for path in json_files(top):
+        if not locate_inside(top, path.relative_to(top).as_posix())[1]:
+            yield path
 
 
 def _image(root: Path, path: Path, labeled: Labeled) -> tuple[Path, str]:

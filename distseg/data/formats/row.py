@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from distseg.functional.naming import nearest
 from distseg.records.errors import UserError
@@ -69,6 +69,23 @@ class SubmissionSpec:
     empty: str = ""
     class_ids: tuple[str, ...] | None = None
     per_object: bool = False
+
+
+def parts_together(train: Sequence[Row], val: Sequence[Row]) -> list[Row]:
+    """The rows of both parts. Val's validate, and have `val_` before their ids where one of these
+    is in train, too, as where each part counts from 1."""
+    taken = {plain(row.id) for row in train}
+    prefix = "val_" if any(plain(row.id) in taken for row in val) else ""
+    return [*train, *(replace(row, id=prefix + row.id, validates=True) for row in val)]
+
+
+def usual_submission(
+    kind: Literal["rle", "masks"], classes: Sequence[str], ids: list[str], **form: Any
+) -> SubmissionSpec:
+    """The submission of a layout that has no form of its own. form: how its RLEs are written."""
+    several = tuple(classes) if len(classes) > 1 else None
+    columns = ("ImageId_ClassId", "EncodedPixels") if several else ("id", "rle_mask")
+    return SubmissionSpec(kind, columns, ids=ids, class_ids=several, **form)
 
 
 def locate(folder: Path, name: str) -> tuple[Path, str]:

@@ -8,14 +8,13 @@ image's id is its stem; where stems are not all different its path, with `_` for
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from distseg.config.schema import Config
 from distseg.data.categories import Id, class_places, detected_labels, objects_of
 from distseg.data.formats.detected import Detected
-from distseg.data.formats.row import Row, SubmissionSpec
+from distseg.data.formats.row import Row, SubmissionSpec, parts_together, usual_submission
 from distseg.data.places import names_of
 from distseg.data.shapes import shares_target
 from distseg.data.yolo_file import BOX, Image, Labels, YoloFile, read_labels, read_yolo, yaml_files
@@ -72,8 +71,7 @@ def train(config: Config) -> list[Row]:
     rows = _rows(config, yolo.parts["train"], labels["train"], places)[:limit]
     if "val" in yolo.parts:
         more = _rows(config, yolo.parts["val"], labels["val"], places)[:limit]
-        prefix = "val_" if {row.id for row in rows} & {row.id for row in more} else ""
-        rows += [replace(row, id=prefix + row.id, validates=True) for row in more]
+        rows = parts_together(rows, more)
     return rows
 
 
@@ -89,10 +87,8 @@ def test(config: Config) -> list[Row]:
 
 
 def submission(config: Config) -> SubmissionSpec:
-    classes = tuple(config.classes) if len(config.classes) > 1 else None
-    names = ("ImageId_ClassId", "EncodedPixels") if classes else ("id", "rle_mask")
     ids = [row.id for row in test(config)]
-    return SubmissionSpec(config.data.yolo.submission, names, ids=ids, class_ids=classes)
+    return usual_submission(config.data.yolo.submission, config.classes, ids)
 
 
 def test_truth(config: Config) -> list[Row] | None:
