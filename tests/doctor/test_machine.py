@@ -29,6 +29,7 @@ def test_a_machine_that_can_do_it(tiny: Path, capsys: pytest.CaptureFixture[str]
         assert any(words in line for line in shown), words
 
 
+@pytest.mark.slow
 def test_the_machine_is_examined_although_the_config_is_wrong(
     tiny: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

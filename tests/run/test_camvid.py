@@ -34,6 +34,8 @@ from tests.tiny import ROOT
 VOID, CLASSES, TILE, OVERLAP = 11, 11, (192, 256), 0.33
 REACH = 10  # pixels around one that a U-Net with one pooling sees: 2 + 2 x 2 below, 2 more above
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:

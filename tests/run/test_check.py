@@ -452,10 +452,11 @@ print("\\n".join(mistakes(load_config(Path(sys.argv[1])))))
 @pytest.mark.parametrize(
     ("encoder", "variables", "reason"),
     [
-        ("resnet18", {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set"),
+        pytest.param("resnet18", {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set",
+                     marks=pytest.mark.slow),
         ("tu-resnet10t", {"HF_ENDPOINT": "http://127.0.0.1:9"}, "127.0.0.1 does not answer"),
     ],
-)
+)  # fmt: skip
 def test_weights_of_the_hub_without_a_network(
     encoder: str, variables: dict[str, str], reason: str, place: Path
 ) -> None:

@@ -206,6 +206,7 @@ def test_accumulation_changes_nothing(tmp_path: Path) -> None:
     assert losses(split) == pytest.approx(losses(whole), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_two_ranks_without_the_variable_are_refused(tmp_path: Path, launch: Launch) -> None:
     set_up(tmp_path)
     process = launch(2, *arguments(tmp_path), env={"ACCELERATE_USE_CPU": "false"})

@@ -172,7 +172,9 @@ def test_a_table_is_what_its_own_layout_makes_of_it(tmp_path: Path, form: str) -
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("form", OWN)
+@pytest.mark.parametrize(
+    "form", [pytest.param(one, marks=pytest.mark.slow) if one == "tgs" else one for one in OWN]
+)
 def test_a_real_table_is_what_its_own_layout_makes_of_it(
     data_root: Path, tmp_path: Path, form: str
 ) -> None:
