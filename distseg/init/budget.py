@@ -25,7 +25,7 @@ MIN_EPOCHS, MAX_EPOCHS = 6, 30
 MAX_PASSES = 400  # over the train images, of one member: more make nothing better
 NEED_PRETRAINED, NEED_SCRATCH = 2500.0, 5000.0  # images to learn 63 % of what can be learned
 DETAIL = 0.12  # exponent of the share of native pixels that a network sees
-SEEN_PIXELS = 8.0  # width of an object, as the network sees it, that is enough to see it
+SEEN_PIXELS = 3.0  # width of an object, as the network sees it, of which 63 % is seen
 CONTEXT = 0.985  # what a crop loses by seeing a part alone
 COMPANY, SNAPSHOTS = 0.03, 0.008  # gain of many members, of many snapshots
 TTA = 1.01  # gain of a flipped view
@@ -226,7 +226,7 @@ def expected(
         detail *= CONTEXT
     if data.object_widths is not None:
         small, middle = data.object_widths
-        detail *= min(1.0, small * size.scale / SEEN_PIXELS) ** 0.5
+        detail *= (visible(small * size.scale) + visible(middle * size.scale)) / 2
         if size.fit == "crop":  # a crop inside an object does not show where it ends
             detail *= min(1.0, size.width / (2 * middle)) ** 0.3
     company = 1 + COMPANY * (1 - 1 / members) + SNAPSHOTS * (1 - 1 / snapshots)
@@ -234,6 +234,12 @@ def expected(
     sure = 1 - UNSURE / math.sqrt(max(1.0, folds.scored(data.num_train)))
     views = TTA if candidate.tta else 1.0
     return candidate.quality * detail * learned * company * views * share * sure
+
+
+def visible(width: float) -> float:
+    """Share of an object that can be seen where it is so many pixels wide: all of it from some
+    eight pixels on, and next to nothing of what is narrower than one."""
+    return 1 - math.exp(-((width / SEEN_PIXELS) ** 2))
 
 
 def divided(pace: Pace, cores: int, measured: int, jobs: int) -> Pace:

@@ -20,6 +20,7 @@ from distseg.init.budget import (
     in_proportion,
     scaled,
     spend,
+    visible,
 )
 from distseg.init.folds import Folds, divisions
 from distseg.init.sizes import Size, sizes
@@ -219,6 +220,29 @@ def test_objects_that_a_resize_would_lose_are_seen_in_crops_in_a_short_budget_to
     ]
     chosen = spend(offers, data, Machine(1, 1, 100), 300.0)[0].candidate
     assert chosen.size.fit == "crop" and not chosen.tta
+    slow = [
+        replace(
+            offer, pace=replace(offer.pace, step_s=3 * offer.pace.step_s,
+                                first_step_s=3 * offer.pace.first_step_s)
+        )
+        for offer in offers
+    ]  # fmt: skip
+    chosen = spend(slow, data, Machine(1, 1, 100), 300.0)[0].candidate
+    assert chosen.size.fit == "crop", "objects of one pixel are not seen, however long one looks"
+
+
+def test_what_is_narrower_than_a_pixel_is_hardly_seen() -> None:
+    assert visible(0.8) < 0.1 and visible(2.0) < 0.5 and visible(8.0) > 0.99
+    data = data_of(100, 0, 2000, 2000)
+    smallest = min(candidates(data), key=lambda c: c.size.scale)
+    assert smallest.size.scale < 0.14
+    hold_out = data.folds[0]
+    plain, mixed, tiny = (
+        expected(smallest, replace(data, object_widths=widths), 5000, hold_out, 1, 1)
+        for widths in ((700.0, 700.0), (6.0, 700.0), (6.0, 7.0))
+    )
+    assert 0.5 * plain < mixed < plain, "the large ones are seen whatever is beside them"
+    assert 0 < tiny < 0.1 * plain
 
 
 def test_test_images_of_more_pixels_take_more_of_the_time() -> None:
