@@ -22,11 +22,12 @@ from distseg.run.forecast import Forecast, Machine, Work, forecast
 USED = 0.94  # share of a budget that is planned for
 MIN_UPDATES, MAX_UPDATES = 60, 40_000
 MIN_EPOCHS, MAX_EPOCHS = 6, 30
-MAX_PASSES = 400  # over the train images, of one member: more make nothing better
+MAX_PASSES = 400  # over all that train images show, of one member: more make nothing better
 NEED_PRETRAINED, NEED_SCRATCH = 2500.0, 5000.0  # images to learn 63 % of what can be learned
 DETAIL = 0.12  # exponent of the share of native pixels that a network sees
 SEEN_PIXELS = 3.0  # width of an object, as the network sees it, of which 63 % is seen
 CONTEXT = 0.985  # what a crop loses by seeing a part alone
+AROUND = 4.0  # width of a crop, in widths of an object, that teaches as much as a whole image
 COMPANY, SNAPSHOTS = 0.03, 0.008  # gain of many members, of many snapshots
 TTA = 1.01  # gain of a flipped view
 UNSURE = 0.2  # what is lost where thresholds and the score rest on one image; 1 / sqrt(images)
@@ -134,7 +135,7 @@ def _filled(
 ) -> Iterator[Spent]:  # fmt: skip
     """A way whose updates fill the time; none where that leaves too few for its snapshots."""
     per_epoch = candidate.pace.batch_size
-    train = data.num_train * folds.share
+    train = data.num_train * folds.share / taught(candidate.size, data)
     most = min(MAX_UPDATES, max(MIN_UPDATES, math.ceil(MAX_PASSES * train / per_epoch)))
 
     def way(updates: float) -> Spent:
@@ -220,7 +221,7 @@ def expected(
     size = candidate.size
     need = NEED_PRETRAINED if candidate.pretrained else NEED_SCRATCH
     need *= min(1.0, max(0.3, (data.num_train / 1000) ** 0.3))
-    learned = 1 - math.exp(-((seen / need) ** 0.8))
+    learned = 1 - math.exp(-((seen * taught(size, data) / need) ** 0.8))
     detail = min(1.0, size.scale) ** (2 * DETAIL)
     if size.fit == "crop":
         detail *= CONTEXT
@@ -236,6 +237,17 @@ def expected(
     return candidate.quality * detail * learned * company * views * share * sure
 
 
+def taught(size: Size, data: Data) -> float:
+    """What a crop teaches, as a share of what a whole image does. In 15 minutes on one core, crops
+    of 192 pixels made .25 of CamVid and .68 of Tianchi's buildings, which are as wide as a crop;
+    in 5 minutes whole images in small made .42 and .75."""
+    if size.fit != "crop" or data.object_widths is None:
+        return 1.0
+    reach = AROUND * data.object_widths[1]
+    tall, wide = min(reach, data.height), min(reach, data.width)
+    return min(1.0, size.height / tall) * min(1.0, size.width / wide)
+
+
 def visible(width: float) -> float:
     """Share of an object that can be seen where it is so many pixels wide: all of it from some
     eight pixels on, and next to nothing of what is narrower than one."""
@@ -249,20 +261,6 @@ def divided(pace: Pace, cores: int, measured: int, jobs: int) -> Pace:
     return replace(
         pace, step_s=pace.step_s * share, first_step_s=pace.first_step_s * share,
         evaluate_s=pace.evaluate_s * share, predict_s=pace.predict_s * share,
-    )  # fmt: skip
-
-
-def in_proportion(pace: Pace, before: Pace, after: Pace) -> Pace:
-    """A pace, whose times change as those of another encoder did from `before` to `after`."""
-
-    def changed(own: float, was: float, now: float) -> float:
-        return own * now / was if was > 0 else own
-
-    return replace(
-        pace, step_s=changed(pace.step_s, before.step_s, after.step_s),
-        first_step_s=changed(pace.first_step_s, before.first_step_s, after.first_step_s),
-        evaluate_s=changed(pace.evaluate_s, before.evaluate_s, after.evaluate_s),
-        predict_s=changed(pace.predict_s, before.predict_s, after.predict_s),
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from distseg.config.load import apply_overrides, parse_config
 from distseg.config.schema import ComputeConfig, Config
 from distseg.config.write import config_text
 from distseg.data.formats.row import plain
-from distseg.init.budget import Candidate, Data, Spent, divided, in_proportion, scaled, spend
+from distseg.init.budget import Candidate, Data, Spent, divided, scaled, spend
 from distseg.init.choices import allowed, draft
 from distseg.init.encoders import Encoder, Offer, at_hand
 from distseg.init.folds import Folds, divisions
@@ -239,9 +239,11 @@ def measured_again(
     chosen: Candidate, options: Sequence[Candidate], facts: Facts, data: Data, offer: Offer,
     slots: Sequence[Slot], gpus: list[Gpu], seconds: float,
 ) -> list[Candidate]:  # fmt: skip
-    """The candidates, those of the chosen encoder by what it takes at the size for which it was
-    chosen: what was measured at another size is only nearly so at this one. The others by as much
-    more or less, else one would be chosen for what nobody has measured."""
+    """The candidates of the chosen encoder, by what it takes at the size for which it was chosen:
+    what was measured at another size is only nearly so at this one. The other encoders are left
+    out: one would be chosen for a hopeful figure that nobody has measured there. All candidates,
+    where nothing could be measured.
+    """
     encoder, size = offer.encoders[chosen.encoder], chosen.size
     config = measured_config(facts, replace(offer, encoders=(encoder,)), size, bool(gpus))
     images = DataSize(data.num_train, data.num_test, data.height, data.width)
@@ -254,19 +256,13 @@ def measured_again(
     if pace is None:
         return list(options)
 
-    first = {(one.size, one.tta, one.jobs): one.pace for one in options
-             if one.encoder == chosen.encoder}  # fmt: skip
-
     def paced(option: Candidate) -> Candidate:
         own = _scaled(pace, size, option.size, facts, option.tta)
         if chosen.jobs is not None and option.jobs is not None:
             own = divided(own, num_cores(), chosen.jobs, option.jobs)
-        if option.encoder != chosen.encoder:
-            before = first.get((option.size, option.tta, option.jobs), own)
-            own = in_proportion(option.pace, before, own)
         return replace(option, pace=own)
 
-    return [paced(one) for one in options]
+    return [paced(one) for one in options if one.encoder == chosen.encoder]
 
 
 def _by_jobs(pace: Pace, slots: int, gpus: list[Gpu]) -> list[tuple[int | None, Pace]]:

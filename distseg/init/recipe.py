@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distseg.init.budget import Spent
+from distseg.init.budget import Spent, visible
 from distseg.init.encoders import Encoder
 from distseg.init.folds import groups_text
 from distseg.init.look import Facts, merged
@@ -26,6 +26,7 @@ AUGMENT: list[dict[str, Any]] = [
     {"brightness_contrast": {"brightness": 0.15, "contrast": 0.2, "p": 0.5}},
 ]
 PREDICTED = 1_500_000  # pixels that a batch of the prediction has on a CPU, and ten times on a GPU
+HARDLY = 0.5  # share of an object that can be seen (`budget.visible`), below which it is said
 MEASURED = {"train": ("mean", "std"), "median": ("mean",)}  # by input.normalize
 Why = dict[str, str]
 
@@ -264,7 +265,24 @@ def header(
             f"THE BUDGET OF {duration(budget)} IS TOO SHORT for this data on this machine: this is "
             "the shortest run that makes sense."
         )
+    elif lost := _lost(facts, spent.candidate.size, budget):
+        lines.append(lost)
     return [*lines, f"{said[0].upper()}{said[1:]}."]
+
+
+def _lost(facts: Facts, size: Size, budget: float) -> str:
+    """What is said where the images are stretched so far that little is left of their objects."""
+    if facts.objects is None or size.fit != "resize" or "fit" in facts.keys.get("input", {}):
+        return ""
+    small, middle = (width * size.scale for width in facts.objects)
+    if visible(middle) >= HARDLY:
+        return ""
+    return (
+        f"THE BUDGET OF {duration(budget)} IS SHORT FOR OBJECTS THIS SMALL: at {size.scale:.0%} of "
+        f"the images' size, which is what fits in it, they are {small:.1f} to {middle:.1f} pixels "
+        "wide and hardly seen. A longer budget has time for crops, which show them as they are; "
+        "input.fit=crop asks for the shortest such run."
+    )
 
 
 def _told_apart(facts: Facts, size: Size) -> str:

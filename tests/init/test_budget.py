@@ -17,9 +17,9 @@ from distseg.init.budget import (
     epochs_of,
     evaluate_every,
     expected,
-    in_proportion,
     scaled,
     spend,
+    taught,
     visible,
 )
 from distseg.init.folds import Folds, divisions
@@ -89,15 +89,6 @@ def test_fewer_jobs_than_slots_have_all_cores() -> None:
     views = single.forecast.phases["test prediction"]
     expected = alone.start_s + DATA.num_test * single.snapshots * alone.predict_s
     assert views == pytest.approx(expected)
-
-
-def test_what_was_measured_again_of_one_encoder_changes_the_others_as_much() -> None:
-    after = replace(PACE, step_s=3 * PACE.step_s, evaluate_s=2 * PACE.evaluate_s)
-    other = replace(PACE, step_s=10.0, evaluate_s=5.0, predict_s=7.0)
-    found = in_proportion(other, PACE, after)
-    assert (found.step_s, found.evaluate_s) == pytest.approx((30.0, 10.0))
-    assert (found.first_step_s, found.predict_s) == pytest.approx((other.first_step_s, 7.0))
-    assert in_proportion(other, replace(PACE, evaluate_s=0.0), after).evaluate_s == 5.0
 
 
 def test_the_last_job_ends_as_the_longest_first_says() -> None:
@@ -229,6 +220,35 @@ def test_objects_that_a_resize_would_lose_are_seen_in_crops_in_a_short_budget_to
     ]  # fmt: skip
     chosen = spend(slow, data, Machine(1, 1, 100), 300.0)[0].candidate
     assert chosen.size.fit == "crop", "objects of one pixel are not seen, however long one looks"
+
+
+def test_a_crop_teaches_as_much_less_as_it_shows_of_what_is_around_an_object() -> None:
+    crop, whole = Size(192, 192, "crop", 1.0, 1e6), Size(192, 192, "resize", 0.375, 192 * 192)
+    large = replace(data_of(60, 60, 512, 512), object_widths=(23.0, 147.0))
+    assert taught(whole, large) == 1.0 and taught(crop, large) == pytest.approx((192 / 512) ** 2)
+    long = replace(data_of(60, 60, 256, 1600), object_widths=(25.0, 96.0))
+    assert taught(crop, long) == pytest.approx(192 / 256 * 192 / (4 * 96))
+    small = replace(large, object_widths=(5.0, 7.0))
+    assert taught(crop, small) == 1.0, "all that is around them is in the crop"
+    assert taught(crop, replace(large, object_widths=None)) == 1.0
+
+
+@pytest.mark.parametrize(("minutes", "fit"), [(15, "resize"), (600, "crop")])
+def test_objects_as_wide_as_a_crop_are_cropped_where_there_is_time_to_learn_them(
+    minutes: int, fit: str
+) -> None:
+    """Buildings in pictures of 1024 pixels, at the pace of one core."""
+    data = replace(data_of(62, 62, 1024, 1024), object_widths=(23.0, 147.0))
+    pace = replace(
+        PACE, batch_size=4, step_s=0.47, first_step_s=0.42, evaluate_s=0.04, predict_s=0.06
+    )
+    measured = Size(128, 128, "resize", 0.125, 128 * 128)
+    offers = [
+        Candidate(0, size, scaled(pace, measured, size), 0.9, False)
+        for size in sizes(1024, 1024, True, gpu=False)
+    ]
+    spent, fits = spend(offers, data, Machine(1, 1, 100), 60.0 * minutes)
+    assert fits and spent.candidate.size.fit == fit
 
 
 def test_what_is_narrower_than_a_pixel_is_hardly_seen() -> None:

@@ -26,10 +26,13 @@ from distseg.data.detect import detect
 from distseg.data.folds import assign_folds
 from distseg.data.layouts import layout
 from distseg.data.read_target import read_target
+from distseg.init.choices import draft
 from distseg.init.encoders import LARGE, LARGE_SCRATCH
-from distseg.init.folds import groups_of
-from distseg.init.look import look, typical_widths
+from distseg.init.folds import Folds, groups_of
+from distseg.init.look import Facts, look, typical_widths
 from distseg.init.make import default_name, make, parse_budget
+from distseg.init.recipe import header
+from distseg.init.sizes import Size
 from distseg.init.start import init, start
 from distseg.jobs.hardware import Gpu
 from distseg.records.errors import UserError
@@ -210,6 +213,25 @@ def test_plan_knows_what_init_has_measured(
 def test_a_budget_that_is_too_short_is_said(made: Make, tmp_path: Path) -> None:
     _, written = made(folder(tmp_path / "set"), budget=3)
     assert "THE BUDGET OF 3s IS TOO SHORT" in written.text
+
+
+def test_objects_that_a_budget_loses_are_said(tmp_path: Path) -> None:
+    facts = look(folder(tmp_path / "set"), {}, seconds=2)
+    folds = Folds("holdout", 1, 1, 0.8, False)
+
+    def said(facts: Facts, fit: str, scale: float) -> str:
+        way = draft(Size(96, 96, fit, scale, 96 * 96), folds, 4)
+        return "\n".join(header(facts, way, "said", "command", "to", "CPU", 300.0, fits=True))
+
+    tiny = replace(facts, objects=(5.0, 7.0))
+    text = said(tiny, "resize", 0.128)
+    assert "THE BUDGET OF 5m00s IS SHORT FOR OBJECTS THIS SMALL: at 13% of" in text
+    assert "they are 0.6 to 0.9 pixels wide" in text
+    mixed = replace(facts, objects=(5.0, 80.0))
+    chosen = replace(tiny, keys={**facts.keys, "input": {"fit": "resize"}})
+    for other in (said(tiny, "crop", 1.0), said(tiny, "resize", 1.0), said(mixed, "resize", 0.128),
+                  said(chosen, "resize", 0.128)):  # fmt: skip
+        assert "IS SHORT" not in other
 
 
 def test_nothing_is_written_over(made: Make, tmp_path: Path) -> None:
