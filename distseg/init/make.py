@@ -69,7 +69,7 @@ def parse_budget(text: str) -> float:
 
 
 def default_name(root: Path) -> str:
-    """A config's name of a folder's: letters, digits and `_.-` stay."""
+    """A config's name of a folder's or a file's: letters, digits and `_.-` stay."""
     name = re.sub(r"[^A-Za-z0-9_.-]+", "_", plain(root.absolute().name)).strip("_.-")
     return (name or "data")[:80]
 
@@ -77,7 +77,7 @@ def default_name(root: Path) -> str:
 def make(
     root: Path, overrides: Sequence[str] = (), *, budget: float = DEFAULT_BUDGET_S,
     weights: Path | None = None, target: str = "my.yaml", groups: Path = Path("my_groups.csv"),
-    spent_s: float = 0.0,
+    name: str | None = None, spent_s: float = 0.0,
 ) -> Written:  # fmt: skip
     """A config for the data of a folder.
 
@@ -87,13 +87,14 @@ def make(
         weights: a folder of .safetensors files, each named by its encoder.
         target: what follows `distseg run` in the first line of the config.
         groups: where the table of groups will lie, if the names have groups.
+        name: of the config, and so of its run folder; the data folder's by default.
         spent_s: seconds of the budget that are gone already.
 
     UserError: the data cannot be read, or needs a decision, or a key cannot be: each line names the
     key. All of that is found before anything is measured.
     """
     began = time.monotonic()
-    where, name = printable_path(root), default_name(root)
+    where, called = printable_path(root), name or default_name(root)
     given, gpus = given_keys(overrides, where), visible_gpus()
     named = None if weights is None else at_hand(bool(gpus), weights)
     facts = look(root, given, seconds=max(2.0, LOOKING_SHARE * budget))
@@ -103,7 +104,7 @@ def make(
 
     def written(spent: Spent, encoder: Encoder) -> tuple[dict[str, Any], dict[str, str]]:
         tree, why = recipe(
-            facts, spent, encoder, name=name, gpu=bool(gpus), slots=len(slots), groups=groups
+            facts, spent, encoder, name=called, gpu=bool(gpus), slots=len(slots), groups=groups
         )
         tree = copy.deepcopy(tree)  # it holds constants, in which a key may be set
         return apply_overrides(tree, other_keys(overrides)), with_given(why, overrides)

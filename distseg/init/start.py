@@ -43,7 +43,7 @@ def init(
     log.setup()
     made = make(
         data, overrides, budget=seconds, weights=None if weights is None else Path(weights),
-        target=shown, groups=groups,
+        target=shown, groups=groups, name=default_name(path.with_suffix("")),
     )  # fmt: skip
     write(made, path, groups)
     return path, [*made.said, f"written: {printable_path(path)}; next: distseg run {shown}"]

@@ -273,6 +273,18 @@ def test_names_of_folders_become_names_of_configs(tmp_path: Path) -> None:
     assert default_name(Path("/data/...")) == "data"
 
 
+@pytest.mark.usefixtures("made")
+def test_a_config_that_is_written_elsewhere_has_a_run_folder_of_its_own(tmp_path: Path) -> None:
+    """`run mydata` and `init mydata -o my.yaml` may choose differently: each is a run."""
+    root = folder(tmp_path / "mydata")
+    path, _ = init(root, [], tmp_path / "my one.yaml", "1m", None)
+    assert load_config(path).name == "my_one"
+    path, _ = init(root, ["name=mine"], tmp_path / "my.yaml", "1m", None)
+    assert load_config(path).name == "mine"
+    _, run = start(root, [], tmp_path / "runs/other", "1m", None)
+    assert load_config(run / "init.yaml").name == "mydata"
+
+
 def test_a_folder_that_no_layout_knows_is_refused_with_what_it_holds(tmp_path: Path) -> None:
     (tmp_path / "stuff").mkdir()
     with pytest.raises(UserError, match=r"no layout is recognized \(it holds stuff\).*images"):
