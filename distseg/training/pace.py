@@ -25,6 +25,7 @@ from distseg.training.state import Progress, save
 
 WARM_UP = 2  # steps that are not counted: memory is taken, kernels are searched
 MIN_STEPS, MAX_STEPS = 3, 60
+STEPS_S = 2.0  # for the steps of a loss, whatever the start has taken
 EVALUATION_S = 2.0  # for evaluation and prediction, whatever the start has taken
 TRAINING_SHARE = 0.6  # of the time of a model; the rest evaluates and predicts
 
@@ -48,13 +49,14 @@ def measure_member(config: Config, run: Run, name: str, seconds: float, prepare_
         first = member.stages[0].loss
         another = first != stage.config.loss and not stage.graphs
         share = TRAINING_SHARE / 2 if another else TRAINING_SHARE
-        times = step_times(member, stage, began, seconds * share)
-        start_s = times.pop(0)
+        start_s, *times = step_times(member, stage, began, seconds * share)
+        times = settled(times)
         first_s = statistics.median(times)
         if another:  # the same steps, with the loss of the first stage
             terms = replace(stage.terms, main=weighted_sum(first.spec, config.task))
             changed, mark = replace(stage, terms=terms), time.perf_counter()
-            first_s = statistics.median(step_times(member, changed, mark, seconds * share)[1:])
+            _, *firsts = step_times(member, changed, mark, seconds * share)
+            first_s = statistics.median(settled(firsts))
         mark = time.perf_counter()
         save(member, Progress(), stage.engine.state())
         save_s = time.perf_counter() - mark
@@ -76,7 +78,8 @@ def step_times(
     member: Member, stage: Stage, began: float, seconds: float,
     source: Callable[[int], Iterator[Loaded]] | None = None,
 ) -> list[float]:  # fmt: skip
-    """Seconds from `began` to the end of the warm-up, and then of each step.
+    """Seconds from `began` to the end of the warm-up, and then of each step, until `seconds` from
+    `began` are over, and STEPS_S of steps in any case.
 
     source: the micro-batches of an epoch; None: from the stage's loader, as in training.
     """
@@ -94,10 +97,16 @@ def step_times(
         if number >= WARM_UP - 1:
             found.append(now - mark)
             mark = now
-        enough = len(found) > MIN_STEPS and now - began > seconds
+        enough = len(found) > MIN_STEPS and now - began > max(seconds, found[0] + STEPS_S)
         if enough or len(found) > MAX_STEPS:
             return found
     raise AssertionError
+
+
+def settled(times: Sequence[float]) -> list[float]:
+    """The later half of the steps: while memory is taken and the loader fills its queue, on a core
+    that both share, they are up to a third slower."""
+    return list(times[len(times) // 2 :])
 
 
 def evaluation_times(member: Member, tta: Sequence[str], seconds: float) -> tuple[float, float]:
