@@ -24,9 +24,9 @@ WRITE_S = 1.0  # the file is renewed no more often
 class Position:
     """done of total, in units of the phase: steps of an epoch, images of a prediction.
 
-    seconds: since the phase began. memory: the most bytes that the process has held, of its GPU
-    where it has one. gpu: share of the last moments in which the GPU worked, 0..1; None without
-    one. written: when, in seconds since the epoch.
+    seconds: since the first that the phase told, when `since` were done. memory: the most bytes
+    that the process has held, of its GPU where it has one. gpu: share of the last moments in which
+    the GPU worked, 0..1; None without one. written: when, in seconds since the epoch.
     """
 
     phase: str
@@ -36,6 +36,13 @@ class Position:
     memory: int
     gpu: float | None
     written: float
+    since: int = 0
+
+    @property
+    def whole_s(self) -> float | None:
+        """Seconds that the phase takes, by its pace so far; None before it has shown one."""
+        passed = self.done - self.since
+        return self.seconds * self.total / passed if passed > 0 and self.seconds > 0 else None
 
     @property
     def share(self) -> float:
@@ -50,7 +57,7 @@ class ProgressFile:
     def __init__(self, path: Path | None) -> None:
         """path: None tells nobody (a rank that is not the main one)."""
         self.path = path
-        self.phase, self.began, self.written = "", 0.0, 0.0
+        self.phase, self.began, self.written, self.since = "", 0.0, 0.0, 0
 
     def at(self, phase: str, done: int, total: int) -> None:
         """The phase stands at `done` of `total`; the first call of a phase is written at once."""
@@ -58,11 +65,11 @@ class ProgressFile:
         if self.path is None or (phase == self.phase and now - self.written < WRITE_S):
             return
         if phase != self.phase:
-            self.phase, self.began = phase, now
+            self.phase, self.began, self.since = phase, now, done
         self.written = now
         memory, gpu = _device_facts()
         record = {"phase": phase, "done": done, "total": total, "seconds": now - self.began,
-                  "memory": memory, "gpu": gpu, "written": now}  # fmt: skip
+                  "memory": memory, "gpu": gpu, "written": now, "since": self.since}  # fmt: skip
         # A disk that is full is found by those who write what counts.
         with contextlib.suppress(OSError):
             temporary = temporary_name(self.path)
@@ -83,7 +90,7 @@ def read_position(path: Path) -> Position | None:
         return Position(
             str(record["phase"]), int(record["done"]), int(record["total"]),
             float(record["seconds"]), int(record["memory"]), _share(record["gpu"]),
-            float(record["written"]),
+            float(record["written"]), int(record.get("since", 0)),
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, OverflowError):
         return None

@@ -168,5 +168,5 @@ def _epoch_s(statuses: Sequence[MemberStatus]) -> float | None:
     for status in statuses:
         position = status.position
         if position and position.phase == "train" and position.share >= LEAST_SHARE:
-            return position.seconds / position.share
+            return position.whole_s
     return None

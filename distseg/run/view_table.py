@@ -91,7 +91,8 @@ def job_table(jobs: Sequence[tuple[Job, Position | None]]) -> Table:
         if position is None:
             table.add_row(job.label, "", "starting")
             continue
-        left = position.seconds * (1 / position.share - 1) if position.share else None
+        whole = position.whole_s
+        left = None if whole is None else whole * (1 - position.share)
         eta = "" if left is None else duration(left)
         counts = f"{position.done}/{position.total} images"
         table.add_row(job.label, bar(position.share), counts, eta)

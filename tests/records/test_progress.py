@@ -29,6 +29,8 @@ def test_a_phase_is_told_at_once_and_then_once_in_a_while(
     file.at("train", 3, 40)
     later = read_position(path)
     assert later and later.done == 3 and later.seconds == pytest.approx(1.1)
+    assert first.whole_s is None, "the first step was done before the clock began"
+    assert later.whole_s == pytest.approx(1.1 / 2 * 40)
     file.at("evaluate", 0, 5)
     other = read_position(path)
     assert other and other.phase == "evaluate" and other.seconds == 0

@@ -97,6 +97,9 @@ def test_the_first_epoch_is_judged_by_its_steps(run: Run) -> None:
     write_json(run.member(0, "a", 0).progress, {**position, "written": time.time()})
     left = Remaining(load_config(run.config), run, 4).seconds(0, statuses(run))
     assert left and left > 9.75 * 20  # ten epochs of twenty seconds, less what is done
+    first = {**position, "done": 1, "seconds": 0.001, "since": 1, "written": time.time()}
+    write_json(run.member(0, "a", 0).progress, first)  # its clock began with this step
+    assert Remaining(load_config(run.config), run, 4).seconds(0, statuses(run)) is None
 
 
 def test_what_the_first_epoch_takes_beyond_the_others_is_no_pace(run: Run) -> None:
