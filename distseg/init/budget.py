@@ -25,7 +25,8 @@ MIN_EPOCHS, MAX_EPOCHS = 6, 30
 MAX_PASSES = 400  # over all that train images show, of one member: more make nothing better
 NEED_PRETRAINED, NEED_SCRATCH = 2500.0, 5000.0  # images to learn 63 % of what can be learned
 DETAIL = 0.12  # exponent of the share of native pixels that a network sees
-SEEN_PIXELS = 3.0  # width of an object, as the network sees it, of which 63 % is seen
+SEEN_PIXELS = 8.0  # width of an object, as the network sees it, that is enough to see it
+HARD_PIXELS = 3.0  # such a width, at which 63 % of it is seen
 CONTEXT = 0.985  # what a crop loses by seeing a part alone
 AROUND = 4.0  # width of a crop, in widths of an object, that teaches as much as a whole image
 COMPANY, SNAPSHOTS = 0.03, 0.008  # gain of many members, of many snapshots
@@ -249,9 +250,9 @@ def taught(size: Size, data: Data) -> float:
 
 
 def visible(width: float) -> float:
-    """Share of an object that can be seen where it is so many pixels wide: all of it from some
-    eight pixels on, and next to nothing of what is narrower than one."""
-    return 1 - math.exp(-((width / SEEN_PIXELS) ** 2))
+    """Share of an object that can be seen where it is so many pixels wide: all of it from
+    SEEN_PIXELS on, and next to nothing of what is narrower than one."""
+    return 1.0 if width >= SEEN_PIXELS else 1 - math.exp(-((width / HARD_PIXELS) ** 2))
 
 
 def divided(pace: Pace, cores: int, measured: int, jobs: int) -> Pace:

@@ -252,7 +252,7 @@ def test_objects_as_wide_as_a_crop_are_cropped_where_there_is_time_to_learn_them
 
 
 def test_what_is_narrower_than_a_pixel_is_hardly_seen() -> None:
-    assert visible(0.8) < 0.1 and visible(2.0) < 0.5 and visible(8.0) > 0.99
+    assert visible(0.8) < 0.1 and visible(2.0) < 0.5 and 0.99 < visible(7.9) < visible(8.0) == 1.0
     data = data_of(100, 0, 2000, 2000)
     smallest = min(candidates(data), key=lambda c: c.size.scale)
     assert smallest.size.scale < 0.14
