@@ -15,6 +15,7 @@ import argparse
 import json
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -35,7 +36,7 @@ Screen = tuple[float, str]  # seconds since the start, what stands there
 def tmux(*arguments: str) -> str:
     """What tmux answers; of a server of its own, so that no one's settings count."""
     done = subprocess.run(["tmux", "-L", "live_view", "-f", "/dev/null", *arguments],
-                          capture_output=True, text=True, check=False)  # fmt: skip
+                          stdout=subprocess.PIPE, text=True, check=True)  # fmt: skip
     return done.stdout
 
 
@@ -66,13 +67,16 @@ def seconds_of(text: str) -> int:
 
 
 def told(screens: list[Screen], took: float, moment: float) -> float | None:
-    """What the last screen until a moment says is left, less what has passed since, as a share of
-    what was left in truth. None: none says anything."""
-    at = moment * took
-    for seconds, screen in reversed(screens):
-        if seconds <= at and (found := re.findall(r"ETA ((?:\d+[hms])+)", screen)):
-            return max(0.0, seconds_of(found[-1]) - (at - seconds)) / (took - at)
-    return None
+    """What was last said until a moment is left, less what has passed since it was first said, as a
+    share of what was left in truth. A table that has ended stays on the screen: its line is no new
+    one. None: no number is said."""
+    at, said, line = moment * took, 0.0, ""
+    for seconds, screen in screens:
+        lines = [one for one in screen.splitlines() if "ETA " in one]
+        if seconds <= at and lines and lines[-1] != line:
+            said, line = seconds, lines[-1]
+    found = re.search(r"ETA ((?:\d+[hms])+)", line)
+    return max(0.0, seconds_of(found[1]) - (at - said)) / (took - at) if found else None
 
 
 def main() -> None:
@@ -81,6 +85,7 @@ def main() -> None:
     parser.add_argument("--columns", type=int, nargs="+", default=[80, 160])
     parser.add_argument("--runs", nargs="+", default=[*RUNS], choices=[*RUNS])
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # its terminal goes with it
     args.out.mkdir(parents=True, exist_ok=True)
     rows = ["| run | columns | took | exit | told to be left at 10 % | at 50 % | at 90 % |",
             "|---|---|---|---|---|---|---|"]  # fmt: skip

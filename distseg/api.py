@@ -78,7 +78,8 @@ def init(
 
     Args:
         overrides: keys of the config that are decided already, as `key=value`.
-        out: the file to write; NAME.yaml by default, of the folder's name.
+        out: the file to write, after which the config and its run folder are named; NAME.yaml by
+            default, of the folder's name.
         budget: time that a run may take, as "30m" or "1h30m"; 30 minutes by default.
         weights: a folder of pretrained encoders, each a file NAME.safetensors.
 

@@ -131,8 +131,8 @@ def _run(args: argparse.Namespace) -> int:
 
 @command(
     "init", arg("data", "a folder of data", type=Path, metavar="DATA_DIR"), OVERRIDES,
-    arg("-o", "the config to write (default: NAME.yaml, of the folder's name)", type=Path,
-        dest="out", metavar="FILE"),
+    arg("-o", "the config to write, which names its run folder (default: NAME.yaml, of the "
+        "data folder's name)", type=Path, dest="out", metavar="FILE"),
     *INIT,
 )  # fmt: skip
 def _init(args: argparse.Namespace) -> int:

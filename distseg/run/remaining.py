@@ -53,15 +53,22 @@ class Remaining:
         """From now to the report, while round `key` trains and its members stand as `statuses`
         says. None before anything has shown a pace."""
         self._learn(statuses, epoch_cost(self.config, key))
+        earlier = self.keys[: self.keys.index(key)] if key in self.keys else []
+        for before in reversed(earlier):
+            if not self.shown:  # until this round shows a pace, it is that of the one before
+                self._learn(self._statuses(before), epoch_cost(self.config, before))
         if not self.shown:
             return None
         start = self._job_start(key, statuses)
         total = self._training(key, statuses, start) + self._after(key, start)
         for later in self.keys[self.keys.index(key) + 1 :] if key in self.keys else []:
-            members = known_members(self.config, self.run, later)
-            waiting = [member_status(self.config, self.run, later, *member) for member in members]
+            waiting = self._statuses(later)
             total += self._training(later, waiting, start) + self._after(later, start)
         return total + self.predict_s(key) + (start if self.num_test else 0.0) + REPORT_S
+
+    def _statuses(self, key: RoundKey) -> list[MemberStatus]:
+        members = known_members(self.config, self.run, key)
+        return [member_status(self.config, self.run, key, *member) for member in members]
 
     def predict_s(self, key: RoundKey) -> float:
         """The forward passes of the test prediction, by the ensemble of all members."""

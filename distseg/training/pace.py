@@ -104,8 +104,7 @@ def step_times(
 
 
 def settled(times: Sequence[float]) -> list[float]:
-    """The later half of the steps: while memory is taken and the loader fills its queue, on a core
-    that both share, they are up to a third slower."""
+    """The later half of the steps: the first after a start may be slower than those to come."""
     return list(times[len(times) // 2 :])
 
 

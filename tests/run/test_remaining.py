@@ -150,7 +150,7 @@ def test_a_mean_teachers_epochs_cost_more_than_those_before(run: Run) -> None:
     assert remaining.shown["a"].epoch == pytest.approx(6.0 / cost)
 
 
-def test_later_rounds_count(tmp_path: Path, run: Run) -> None:
+def test_later_rounds_count(run: Run) -> None:
     epochs(run, "a", 0, 4, seconds=5.0, evaluation=1.0)
     one = load_config(run.config)
     tree = {"name": "two", "members": {"a": {}, "b": {}},
@@ -158,6 +158,10 @@ def test_later_rounds_count(tmp_path: Path, run: Run) -> None:
     two = parse_config(tree, "two")
     first, both = (Remaining(c, run, 1).seconds(0, statuses(run)) for c in (one, two))
     assert first and both and both - first > 4 * 10 * 6.0
+    members = [(name, fold) for name in "ab" for fold in (0, 1)]
+    begun = [member_status(two, run, 1, *member) for member in members]
+    later = Remaining(two, run, 1).seconds(1, begun)  # as a later round's view begins
+    assert later and 4 * 10 * 6.0 < later < both, "round 0 has shown the pace"
 
 
 def test_a_hold_out_s_images_are_those_of_one_fold(run: Run) -> None:
