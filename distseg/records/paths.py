@@ -194,6 +194,15 @@ class Run:
         """How far a job of the test prediction has come, by the first share that it makes."""
         return self.folder / f".predict.{first_share}.progress.json"
 
+    def all_predict_progress(self) -> list[Path]:
+        """Those of `predict_progress` that are there."""
+        return sorted(self.folder.glob(".predict.*.progress.json"))
+
+    @property
+    def teach_progress(self) -> Path:
+        """How far the job has come that lets a round's teachers predict."""
+        return self.folder / ".teach.progress.json"
+
     @property
     def launch_config(self) -> Path:
         """The accelerate YAML of every job."""

@@ -7,7 +7,7 @@ statistics and a mask for each, and logits only where a round asks for soft targ
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from distseg.inference.load import decode_batches, load_predictor
 from distseg.records.finished_member import FinishedMember
 from distseg.records.manifest import Manifest
 from distseg.records.paths import Run
+from distseg.records.progress import ProgressFile
 from distseg.rounds.teacher_predictions import (
     TeacherPredictionsWriter,
     join_rank_folders,
@@ -93,9 +94,10 @@ def predict_teachers(run_dir: Path, config: Config, round: int) -> None:
     tasks = teacher_tasks(config, run, round, student_folds(config, run, round))
     accelerator = make_accelerator(config)
     accelerator.wait_for_everyone()  # all ranks have looked before one writes
-    for task in tasks:
-        cache = open_cache(config, run) if task.labeled else open_unlabeled_cache(config, run)
-        manifest = _manifest(run, task)
+    progress = ProgressFile(run.teach_progress if accelerator.is_main_process else None)
+    opened = [(task, *_open(config, run, task)) for task in tasks]
+    total, done = sum(len(manifest) for _, _, manifest in opened), 0  # images of all tasks
+    for task, cache, manifest in opened:
         rank_folders = [
             task.folder.with_name(f"{task.folder.name}.part{rank}")
             for rank in range(accelerator.num_processes)
@@ -103,28 +105,36 @@ def predict_teachers(run_dir: Path, config: Config, round: int) -> None:
         own = rank_folders[accelerator.process_index]
         record = teachers_record(task.teachers)
         with write_teacher_predictions(own, record, config.task, task.logits) as writer:
-            _predict_share(config, run, round, task, manifest, cache, writer, accelerator)
+            for seen in _predict_share(
+                config, run, round, task, manifest, cache, writer, accelerator
+            ):
+                progress.at("predict", done + seen, total)
         accelerator.wait_for_everyone()  # all ranks have written before one joins
         if accelerator.is_main_process:
             join_rank_folders(rank_folders, task.folder, [sample.id for sample in manifest])
             logger.info("%s: %d images judged", task.folder.name, len(manifest))
         accelerator.wait_for_everyone()
+        done += len(manifest)
+    progress.close()
 
 
-def _manifest(run: Run, task: TeacherTask) -> Manifest:
-    """The rows that a task judges; the student of one fold does not train on that fold's."""
+def _open(config: Config, run: Run, task: TeacherTask) -> tuple[Cache, Manifest]:
+    """The images that a task judges; the student of one fold does not train on that fold's."""
     if not task.labeled:
-        return Manifest.read(run.unlabeled)
+        cache = open_unlabeled_cache(config, run)  # it writes the Manifest where there is none
+        return cache, Manifest.read(run.unlabeled)
     samples = Manifest.read(run.truth)
-    return Manifest([s for s in samples if f"fold{s.fold}" != task.who])
+    manifest = Manifest([s for s in samples if f"fold{s.fold}" != task.who])
+    return open_cache(config, run), manifest
 
 
 @torch.inference_mode()
 def _predict_share(
     config: Config, run: Run, round: int, task: TeacherTask, manifest: Manifest, cache: Cache,
     writer: TeacherPredictionsWriter, accelerator: Accelerator,
-) -> None:  # fmt: skip
-    """This rank's share of a task's images."""
+) -> Iterator[int]:  # fmt: skip
+    """This rank's share of a task's images; yields how many of the task's are done, before and
+    after each batch, since all ranks are at about the same."""
     device, channels_last = accelerator.device, config.compute.channels_last
     predictors = [
         load_predictor(
@@ -141,9 +151,11 @@ def _predict_share(
     def images(fit: Fit) -> EvalSet:
         return EvalSet(manifest, range(len(manifest)), cache, fit)
 
+    yield 0
     seen, workers = folds_seen(task.teachers), default_workers(config, accelerator)
     uses_heads = "min_head_certainty" in config.rounds[round].checks
-    for positions, canvases, _ in decode_batches(predictors, batches, images, workers, device):
+    decoded = decode_batches(predictors, batches, images, workers, device)
+    for done, (positions, canvases, _) in enumerate(decoded, 1):
         native = [sizes[i] for i in positions]
         logits, heads = [], []  # of each teacher: arrays (C, h, w) of the images, and (B, C)
         for predictor in predictors:
@@ -158,3 +170,4 @@ def _predict_share(
             head = np.mean([one[place] for one in heads], axis=0) if uses_heads else None
             logits_MCHW = np.stack([one[place] for one in logits])
             writer.add(sample.id, logits_MCHW, target, cache.image(sample.id), seen, head)
+        yield len(manifest) * done // len(batches)

@@ -78,12 +78,17 @@ def member_seconds(work: Work, pace: Pace) -> float:
     """Training and out-of-fold prediction of a member, without the start of its process."""
     watching = work.val_images if work.watching is None else work.watching
     evaluation = work.evaluations * watching * pace.evaluate_s
-    # out of fold, each snapshot is counted with views, where there are any, and without
-    plain = pace.evaluate_s if work.tta else 0.0
-    out_of_fold = work.val_images * work.snapshots * (pace.predict_s + plain)
     last_updates = work.updates - work.first_updates
     training = work.first_updates * pace.first_step_s + last_updates * pace.step_s
-    return training + work.epochs * pace.save_s + evaluation + out_of_fold
+    saving = work.epochs * pace.save_s
+    return training + saving + evaluation + out_of_fold_seconds(work, pace)
+
+
+def out_of_fold_seconds(work: Work, pace: Pace) -> float:
+    """Out-of-fold prediction: each snapshot is counted with views, where there are any, and
+    without."""
+    plain = pace.evaluate_s if work.tta else 0.0
+    return work.val_images * work.snapshots * (pace.predict_s + plain)
 
 
 def makespan(seconds: Iterable[float], slots: int) -> float:

@@ -197,7 +197,8 @@ def make_train_sets(
     # What the teachers say of each image goes through their models: a job, on all GPUs.
     if teacher_tasks(config, run, number, folds):
         label, log_path = f"teach-round-{number}", run.round(number) / "teach.log"
-        job = Job(label, ("teach", str(run.folder), "--round", str(number)), log_path)
+        arguments = ("teach", str(run.folder), "--round", str(number))
+        job = Job(label, arguments, log_path, progress=run.teach_progress)
         if run_jobs(config, run, [], [job], executor, whole_machine=True, until=until):
             logger.error("round %d: the teachers' predictions failed: see %s", number, job.log)
             return False

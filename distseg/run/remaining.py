@@ -1,25 +1,41 @@
 """How long a run still takes, over all that is left: training, out-of-fold prediction, ensembles,
-later rounds, test prediction. By what the run itself has shown; arithmetic alone.
+later rounds, test prediction. By what the run itself has shown, and until it has shown anything by
+what this machine is known for; arithmetic alone.
 """
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from distseg.config.schema import Config
 from distseg.functional.tta_names import num_passes
+from distseg.jobs.hardware import make_slots, num_cores, visible_gpus
 from distseg.records.files import read_lines
 from distseg.records.manifest import Manifest
 from distseg.records.paths import RoundKey, Run, is_teachers
-from distseg.run.forecast import ENSEMBLE_S, ENSEMBLE_S_PER_VALUE, REPORT_S, makespan
-from distseg.run.measure import pixels_share, share_of_folds
+from distseg.records.progress import read_position
+from distseg.run.forecast import (
+    ENSEMBLE_S,
+    ENSEMBLE_S_PER_VALUE,
+    REPORT_S,
+    makespan,
+    member_seconds,
+    out_of_fold_seconds,
+)
+from distseg.run.measure import data_size, pixels_share, share_of_folds
 from distseg.run.member_status import MemberStatus, member_status
 from distseg.run.members import known_members, round_keys
-from distseg.run.work import FORWARD_SHARE, epoch_cost, num_snapshots
+from distseg.run.pace import known_paces
+from distseg.run.plan import member_images
+from distseg.run.work import FORWARD_SHARE, epoch_cost, num_snapshots, work_of
 
 JOB_START_S = 8.0  # until a job has shown how long it takes to its first step: imports, weights
 LEAST_SHARE = 0.02  # of a first epoch, before which its pace says nothing
+PREDICTS = re.compile(r"(predict-test|teach)(?:-round-(\d+))?(?:-\d+)?")  # labels of such jobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +45,18 @@ class Pace:
 
     epoch: float
     out_of_fold: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A job that predicts images. kind: predict-test | teach. round: for which; None: the test
+    images, by the final ensemble. began: seconds since the epoch. progress: files of its processes
+    and of those that share its work."""
+
+    kind: str
+    round: int | None
+    began: float
+    progress: Sequence[Path]
 
 
 class Remaining:
@@ -46,25 +74,99 @@ class Remaining:
         self.test_share = pixels_share(tests, self.train)
         self.passes = num_passes(config.predict.tta)
         self.shown: dict[str, Pace] = {}
+        self.asked = False  # for the paces that the machine has shown before
         self.predicted: dict[str, float] = {}  # by model, its out-of-fold prediction once one ended
         self.start = JOB_START_S
+        self.starts: dict[
+            str, float
+        ] = {}  # as they were seen, by the label of a job's first member
 
     def seconds(self, key: RoundKey, statuses: Sequence[MemberStatus]) -> float | None:
         """From now to the report, while round `key` trains and its members stand as `statuses`
-        says. None before anything has shown a pace."""
+        says. None before anything is known of a pace."""
+        if not self._know(key, statuses):
+            return None
+        start = self._job_start(key, statuses)
+        training = self._training(key, statuses, start) + self._ensemble(key)
+        return training + self._later(key, start)
+
+    def seconds_of_prediction(self) -> float | None:
+        """The same while the test images are predicted, or the teachers of a round predict. None:
+        no such job runs, or nothing is known of a pace."""
+        jobs = running_predictions(self.run)
+        if not jobs:
+            return None
+        one = jobs[0]
+        key = one.round if one.round is not None else self.keys[-1]
+        statuses = self._statuses(key)
+        if not self._know(key, statuses):
+            return None
+        start = self._job_start(key, statuses)
+        left = self._left_of(one, start + self.predict_s(key))
+        if one.round is None:
+            return left + REPORT_S
+        if one.kind == "teach":
+            left += self._training(key, statuses, start) + self._ensemble(key)
+            return left + self._later(key, start)
+        return left + self._later(key, start, predicted=True)
+
+    def _left_of(self, job: Prediction, whole: float) -> float:
+        """Seconds until the last of its processes is done; `whole` from its start, by the pace of
+        the members, until they have shown their own."""
+        places = [read_position(path) for path in job.progress]
+        new = [place for place in places if place and place.written >= job.began]
+        known = [(place, place.whole_s) for place in new]
+        if shown := [seconds * (1 - place.share) for place, seconds in known if seconds]:
+            return max(shown)
+        return max(0.0, whole - (time.time() - job.began))
+
+    def _later(self, key: RoundKey, start: float, *, predicted: bool = False) -> float:
+        """All that follows the ensemble of round `key`. predicted: its own submission is there."""
+        later = self.keys[self.keys.index(key) + 1 :] if key in self.keys else []
+        each = self.config.predict.every_round and len(self.config.rounds) > 1
+        total = 0.0
+        if each and not is_teachers(key) and not predicted:
+            total += self._prediction(key, start)
+        for one in later:
+            if not is_teachers(one) and self.config.rounds[int(one)].makes_pseudo:
+                total += start + self.predict_s(one)  # what teachers say of the images
+            total += self._training(one, self._statuses(one), start) + self._ensemble(one)
+            total += self._prediction(one, start) if each and not is_teachers(one) else 0.0
+        copied = each and self.config.ensemble.rounds != "search"  # it is a round's
+        return total + (0.0 if copied else self._prediction(key, start)) + REPORT_S
+
+    def _prediction(self, key: RoundKey, start: float) -> float:
+        return start + self.predict_s(key) if self.num_test else 0.0
+
+    def _know(self, key: RoundKey, statuses: Sequence[MemberStatus]) -> bool:
+        """Learn what is known of the models' paces; False: nothing yet."""
         self._learn(statuses, epoch_cost(self.config, key))
         earlier = self.keys[: self.keys.index(key)] if key in self.keys else []
         for before in reversed(earlier):
             if not self.shown:  # until this round shows a pace, it is that of the one before
                 self._learn(self._statuses(before), epoch_cost(self.config, before))
-        if not self.shown:
-            return None
-        start = self._job_start(key, statuses)
-        total = self._training(key, statuses, start) + self._after(key, start)
-        for later in self.keys[self.keys.index(key) + 1 :] if key in self.keys else []:
-            waiting = self._statuses(later)
-            total += self._training(later, waiting, start) + self._after(later, start)
-        return total + self.predict_s(key) + (start if self.num_test else 0.0) + REPORT_S
+        if not self.shown and not self.asked:
+            self.asked = True
+            self._remember()
+        return bool(self.shown)
+
+    def _remember(self) -> None:
+        """Until the run shows its own, the paces that this machine has shown before."""
+        if self.config.compute.executor != "local" or not self.train:
+            return
+        gpus, size = visible_gpus(), data_size(self.config, self.run)
+        slot = make_slots(self.config.compute, gpus, num_cores())[0]
+        paces = known_paces(self.config, size, slot, gpus)
+        folds = len({sample.fold for sample in self.train if sample.fold >= 0})
+        for name, pace in paces.items():
+            images = member_images(self.config, name, size, folds)
+            native = size.height, size.width
+            work = work_of(self.config, name, images, self.held, native=native)
+            out_of_fold = out_of_fold_seconds(work, pace)
+            epoch = (member_seconds(work, pace) - out_of_fold) / work.epochs
+            self.shown[name] = Pace(epoch, out_of_fold)
+        if paces:
+            self.start = max(pace.start_s for pace in paces.values())
 
     def _statuses(self, key: RoundKey) -> list[MemberStatus]:
         members = known_members(self.config, self.run, key)
@@ -126,44 +228,68 @@ class Remaining:
             work.append(left + oof + begins)
         return makespan(work, self.num_slots)
 
-    def _after(self, key: RoundKey, start: float) -> float:
-        """The round's ensemble, and before a later round what its teachers say of the images."""
-        if is_teachers(key) or not self.train:
+    def _ensemble(self, key: RoundKey) -> float:
+        """Seconds that the round's ensemble takes; none where it is fitted."""
+        if is_teachers(key) or not self.train or self.run.ensemble(int(key)).is_file():
             return 0.0
-        number = int(key)
-        kept = sum(num_snapshots(self.config, name, key) + 1 for name in self.config.members)
-        pixels = sum(sample.height * sample.width for sample in self.train)
         fitted = [
             line["seconds"] for line in read_lines(self.run.ledger)
             if line.get("event") == "ensemble" and isinstance(line.get("seconds"), int | float)
         ]  # fmt: skip
-        guess = ENSEMBLE_S + ENSEMBLE_S_PER_VALUE * pixels * self.config.num_outputs * kept
-        if self.run.ensemble(number).is_file():
-            return 0.0
-        seconds = fitted[-1] if fitted else guess
-        if number and self.config.rounds[number].makes_pseudo:
-            seconds += self.predict_s(number) + start
-        return seconds
+        if fitted:
+            return float(fitted[-1])
+        kept = sum(num_snapshots(self.config, name, key) + 1 for name in self.config.members)
+        pixels = sum(sample.height * sample.width for sample in self.train)
+        return ENSEMBLE_S + ENSEMBLE_S_PER_VALUE * pixels * self.config.num_outputs * kept
 
     def _job_start(self, key: RoundKey, statuses: Sequence[MemberStatus]) -> float:
-        """From the start of a job to its first step, as the jobs of this round have shown it, or
-        those of the rounds before: `statuses` tells of this round's members alone."""
-        started: dict[str, tuple[float, set[str]]] = {}
-        shown = []
+        """From the start of a job to its first step: as it was seen, else by what the jobs of this
+        round took beyond their members' time, else as it was in the rounds before. `statuses` tells
+        of this round's members alone."""
+        started: dict[str, tuple[float, list[str]]] = {}
+        stepped = {  # since when members are at the steps of their first epoch
+            s.label: s.position.written - s.position.seconds for s in statuses
+            if s.position and not s.epoch and s.position.phase == "train"
+        }  # fmt: skip
+        beyond = []
         trained = {s.label: s.seconds + (s.oof_seconds or 0.0) for s in statuses}
         for line in read_lines(self.run.ledger):
             job, when = str(line.get("job")), line.get("time")
             if not isinstance(when, int | float) or str(line.get("round")) != str(key):
                 continue
-            if line.get("event") == "job_started":
-                started[job] = (when, set(line.get("members") or []))
+            members = [str(label) for label in line.get("members") or []]
+            if line.get("event") == "job_started" and members:
+                started[job] = (when, members)
+                if stepped.get(members[0], 0.0) > when:
+                    self.starts[members[0]] = stepped[members[0]] - when
             elif line.get("event") == "job_done" and job in started:
                 began, members = started.pop(job)
-                if members and members <= set(trained):
-                    shown.append(when - began - sum(trained[label] for label in members))
-        if useful := [seconds for seconds in shown if seconds > 0]:
-            self.start = sum(useful) / len(useful)
+                if set(members) <= set(trained):
+                    beyond.append(when - began - sum(trained[label] for label in members))
+        if shown := [*self.starts.values()] or [seconds for seconds in beyond if seconds > 0]:
+            self.start = sum(shown) / len(shown)
         return self.start
+
+
+def running_predictions(run: Run) -> list[Prediction]:
+    """The jobs that run now and train no member, as the ledger has them; the track of scores is
+    none of them."""
+    running: dict[str, float] = {}
+    for line in read_lines(run.ledger):
+        event, job, when = line.get("event"), str(line.get("job")), line.get("time")
+        if event in ("job_started", "job_adopted") and not line.get("members"):
+            running[job] = float(when) if isinstance(when, int | float) else 0.0
+        elif event in ("job_done", "job_failed", "job_stopped"):
+            running.pop(job, None)
+        elif event == "run_started":
+            running.clear()
+    found = []
+    for label, began in running.items():
+        if match := PREDICTS.fullmatch(label):
+            kind, number = match.groups()
+            paths = [run.teach_progress] if kind == "teach" else run.all_predict_progress()
+            found.append(Prediction(kind, None if number is None else int(number), began, paths))
+    return found
 
 
 def _epoch_s(statuses: Sequence[MemberStatus]) -> float | None:

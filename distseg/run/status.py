@@ -20,8 +20,6 @@ from distseg.run.members import known_members, round_keys, unused_members
 from distseg.run.remaining import Remaining
 from distseg.run.until import partial_line, partial_record
 
-PREDICTIONS = ".predict.*.progress.json"  # of the test prediction, below the run
-
 
 def is_alive(run: Run) -> bool:
     """Whether a driver holds this run's lock."""
@@ -113,7 +111,11 @@ def status_text(folder: Path) -> str:
         if run.ensemble(round).is_file():
             lines.append(f"ensemble: {run.ensemble(round)}{_damage(run.ensemble(round))}")
     if alive:
-        lines += [_prediction_line(path) for path in sorted(run.folder.glob(PREDICTIONS))]
+        named = [("test prediction", path) for path in run.all_predict_progress()]
+        named += [("teachers' prediction", run.teach_progress)]
+        lines += [line for what, path in named if (line := _prediction_line(what, path))]
+        if left is None:
+            left = Remaining(config, run, max(1, len(jobs))).seconds_of_prediction()
         lines += [f"the run ends in about {duration(left)}"] if left else []
     for path in (run.submission, run.test_masks, run.report_html):
         lines += [f"written: {path}"] if path.exists() else []
@@ -131,9 +133,9 @@ def _damage(path: Path) -> str:
     return f" (`distseg run` makes it again: {why})" if why else ""
 
 
-def _prediction_line(path: Path) -> str:
+def _prediction_line(what: str, path: Path) -> str:
     position = read_position(path)
-    return f"test prediction: {position.done} of {position.total} images" if position else ""
+    return f"{what}: {position.done} of {position.total} images" if position else ""
 
 
 def _line(status: MemberStatus, running: bool, given_up: str | None) -> str:

@@ -54,6 +54,7 @@ class ProgressView(ABC):
         self.remaining = Remaining(config, run, num_slots)
         self.active: dict[str, Job] = {}
         self.began = time.monotonic()
+        self.ended = False
 
     def __enter__(self) -> ProgressView:
         return self
@@ -62,6 +63,7 @@ class ProgressView(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:  # fmt: skip
+        self.ended = True  # what stays on the screen must not say what is left
         self.tick(force=True)
 
     @abstractmethod
@@ -125,11 +127,14 @@ class ProgressView(ABC):
         """Members that are done, time that has passed, time until the run's end."""
         passed = duration(time.monotonic() - self.began)
         if not statuses:
-            return passed
+            left = self.remaining.seconds_of_prediction()
+            return passed if left is None else f"{passed}, {eta(left)}"
         done = sum(s.state == "done" for s in statuses)
+        text = f"{done} of {counted(len(statuses), 'member')}, {passed}"
+        if self.ended:
+            return text
         left = self.remaining.seconds(self.round, statuses)
-        eta = f"ETA {duration(left)}" if left is not None else "ETA after the first steps"
-        return f"{done} of {counted(len(statuses), 'member')}, {passed}, {eta}"
+        return f"{text}, " + ("ETA after the first steps" if left is None else eta(left))
 
 
 class LineView(ProgressView):
@@ -212,6 +217,11 @@ class LiveView(ProgressView):
         if others := self.positions():
             parts.append(job_table(others))
         self.live.update(Group(*parts, Text(self.summary(statuses))), refresh=True)
+
+
+def eta(seconds: float) -> str:
+    """ETA 2h07m"""
+    return f"ETA {duration(seconds)}"
 
 
 def make_view(

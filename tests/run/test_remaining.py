@@ -7,14 +7,22 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from distseg.config.load import load_config, parse_config
+from distseg.jobs.hardware import Slot, make_slots, num_cores, visible_gpus
 from distseg.records.files import append_line, mark_done, read_lines, write_json
 from distseg.records.manifest import Manifest, Sample
+from distseg.records.paces import Pace as MachinePace
+from distseg.records.paces import write_paces
 from distseg.records.paths import Run
 from distseg.run.forecast import ENSEMBLE_S, ENSEMBLE_S_PER_VALUE, REPORT_S, makespan
+from distseg.run.measure import data_size
 from distseg.run.member_status import MemberStatus, member_status
-from distseg.run.remaining import JOB_START_S, Remaining
+from distseg.run.pace import pace_key
+from distseg.run.remaining import JOB_START_S, Remaining, running_predictions
+from distseg.run.status import status_text
+from distseg.run.submission import prediction_jobs
 from distseg.run.work import num_snapshots
 from tests.jobs.driver import scripted
 
@@ -197,3 +205,120 @@ def test_an_evaluation_of_inner_rows_says_what_the_fold_s_take(run: Run, held: i
     each = 1.0 / (0.25 * (IMAGES - held))
     passes = num_snapshots(config, "a") * (remaining.passes + 1)
     assert remaining.shown["a"].out_of_fold == pytest.approx(held * each * passes)
+
+
+def begin(run: Run, label: str, ago: float) -> None:
+    """A line of the ledger: a job without members has started some seconds ago."""
+    line = {"event": "job_started", "time": time.time() - ago, "job": label, "members": []}
+    append_line(run.ledger, {**line, "round": 0})
+
+
+def test_the_labels_of_predictions_are_understood(run: Run) -> None:
+    slots = [Slot(0, (), 1, 1), Slot(1, (), 2, 1)]
+    labels = [job.label for number in (None, 2) for job in prediction_jobs(run, slots, number)[0]]
+    for label in (*labels, "teach-round-1", "track"):
+        begin(run, label, 1.0)
+    found = [(one.kind, one.round) for one in running_predictions(run)]
+    assert found == [("predict-test", None)] * 2 + [("predict-test", 2)] * 2 + [("teach", 1)]
+    append_line(run.ledger, {"event": "job_done", "job": "teach-round-1", "time": time.time()})
+    assert len(running_predictions(run)) == 4
+    append_line(run.ledger, {"event": "run_started", "time": time.time()})
+    assert running_predictions(run) == []
+
+
+def test_the_test_prediction_counts_down_to_the_report(run: Run) -> None:
+    """By the members' pace until its own processes have shown theirs."""
+    config = load_config(run.config)
+    for name in "ab":
+        epochs(run, name, 0, 10, seconds=5.0, evaluation=100.0)
+    remaining = Remaining(config, run, 2)
+    assert remaining.seconds_of_prediction() is None, "no such job runs"
+    begin(run, "predict-test-0", ago=3.0)
+    left, whole = remaining.seconds_of_prediction(), remaining.predict_s(0)
+    assert whole > 100
+    assert left == pytest.approx(JOB_START_S + whole - 3.0 + REPORT_S, abs=0.5)
+    position = {"phase": "predict", "done": 20, "total": 80, "seconds": 9, "memory": 1, "gpu": None}
+    write_json(run.predict_progress(0), {**position, "written": 1.0})  # of an earlier start
+    assert remaining.seconds_of_prediction() == pytest.approx(left, abs=0.5)
+    write_json(run.predict_progress(0), {**position, "written": time.time()})
+    write_json(run.predict_progress(1), {**position, "seconds": 11, "written": time.time()})
+    assert remaining.seconds_of_prediction() == pytest.approx(33 + REPORT_S), "the slower counts"
+
+
+def test_what_follows_a_rounds_predictions_counts(run: Run) -> None:
+    for name in "ab":
+        epochs(run, name, 0, 10, seconds=5.0, evaluation=1.0)
+    tree = {"name": "two", "members": {"a": {}, "b": {}},
+            "rounds": [{"kind": "supervised"}, {"kind": "pseudo_label"}]}  # fmt: skip
+    config, every = parse_config(tree, "two"), parse_config(
+        {**tree, "predict": {"every_round": True}}, "two"
+    )  # fmt: skip
+    begin(run, "predict-test-round-0-0", ago=0.0)
+    remaining = Remaining(every, run, 1)
+    left = remaining.seconds_of_prediction()
+    training = sum(s.epochs for s in statuses(run)) * 6.0
+    assert left and training < left < 2 * training
+    append_line(run.ledger, {"event": "job_done", "job": "predict-test-round-0-0", "time": 1.0})
+    begin(run, "teach-round-1", ago=0.0)
+    position = {"phase": "predict", "done": 20, "total": 80, "seconds": 9, "memory": 1, "gpu": None}
+    write_json(run.teach_progress, {**position, "written": time.time() + 1})
+    last = Remaining(config, run, 1)
+    assert last.seconds_of_prediction() == pytest.approx(
+        27 + last._training(1, last._statuses(1), JOB_START_S)
+        + last._ensemble(1) + JOB_START_S + last.predict_s(1) + REPORT_S
+    )  # fmt: skip
+    # the labels that teachers give are waited for before round 1 trains, and not once more then
+    append_line(run.ledger, {"event": "job_done", "job": "teach-round-1", "time": 1.0})
+    before, within = last.seconds(0, statuses(run)), last.seconds(1, last._statuses(1))
+    after = last._training(0, statuses(run), JOB_START_S) + last._ensemble(0)
+    assert before and within
+    assert before - within == pytest.approx(after + JOB_START_S + last.predict_s(1), abs=0.1)
+
+
+def test_until_a_pace_is_shown_it_is_that_of_the_machine(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As `init` and `plan --measure` have found it, and earlier runs."""
+    monkeypatch.delenv("DISTSEG_PACES", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    config = load_config(run.config)
+    assert Remaining(config, run, 1).seconds(0, statuses(run)) is None
+    gpus, size = visible_gpus(), data_size(config, run)
+    slot = make_slots(config.compute, gpus, num_cores())[0]
+    pace = MachinePace(batch_size=1, step_s=1.0, first_step_s=1.0, spread=0.0, evaluate_s=0.0,
+                   predict_s=0.0, save_s=0.0, start_s=0.0, prepare_s=0.0, memory=1,
+                   saved=1)  # fmt: skip
+    write_paces({pace_key(config, name, size, slot, gpus): pace for name in "ab"})
+    left = Remaining(config, run, 1).seconds(0, statuses(run))
+    steps = sum(-(-10 * s.epochs // config.batch_size_of(s.name)) for s in statuses(run))
+    assert left and steps < left < steps + 10, "a second a step, the ensemble and the report"
+    epochs(run, "a", 0, 4, seconds=500.0, evaluation=0.0)
+    shown = Remaining(config, run, 1).seconds(0, statuses(run))
+    assert shown and shown > 16 * 500, "what the run has shown comes first"
+
+
+def test_a_job_starts_as_the_first_was_seen_to_start(run: Run) -> None:
+    line = {"event": "job_started", "time": 1000.0, "job": "a_fold0", "round": 0}
+    append_line(run.ledger, {**line, "members": ["a_fold0", "a_fold1"]})
+    run.member(0, "a", 0).folder.mkdir(parents=True)
+    position = {"phase": "train", "done": 10, "total": 40, "seconds": 5, "memory": 1, "gpu": None}
+    write_json(run.member(0, "a", 0).progress, {**position, "written": 1025.0})
+    remaining = Remaining(load_config(run.config), run, 1)
+    assert remaining.seconds(0, statuses(run))
+    assert remaining.start == 20.0
+    run.member(0, "a", 0).progress.unlink()
+    remaining.seconds(0, statuses(run))
+    assert remaining.start == 20.0, "it is not forgotten"
+
+
+def test_status_tells_when_the_test_prediction_ends(run: Run) -> None:
+    for name in "ab":
+        for fold in (0, 1):
+            epochs(run, name, fold, 10, seconds=5.0, evaluation=1.0)
+            mark_done(run.member(0, name, fold).done, {"score": 0.5, "oof_seconds": 10.0})
+    begin(run, "predict-test-0", ago=0.0)
+    position = {"phase": "predict", "done": 20, "total": 80, "seconds": 9, "memory": 1, "gpu": None}
+    write_json(run.predict_progress(0), {**position, "written": time.time() + 1})
+    with FileLock(run.lock):
+        text = status_text(run.folder)
+    assert "test prediction: 20 of 80 images\nthe run ends in about 2" in text

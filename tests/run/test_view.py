@@ -34,4 +34,5 @@ def test_live_table(tmp_path: Path) -> None:
     for text in ("a_fold0: started on GPU 0", "5/10", "━━━━━━······", "0.2500", "1m05s"):
         assert text in shown
     assert "b_fold0: LEFT OUT: error: [not markup] broke" in shown
-    assert "1 of 2 members" in shown
+    last = shown[shown.rindex("1 of 2 members") :]
+    assert "ETA" not in last, "the table that has ended stays on the screen"
