@@ -5,8 +5,9 @@
 Runs the quickstart and a run of two rounds in tmux (a Debian package), once for each width. Each
 screen that differs from the one before is kept in RUN_COLUMNS.txt, to be looked at; the table in
 results.md holds the time that the screen said was left when a tenth, a half and nine tenths of the
-whole time had passed, as a share of what was left in truth. Times are only true on a machine that
-does nothing else.
+whole time had passed, as a share of what was left in truth. The first width finds a machine that
+has shown no pace yet, the second one that has run the same before. Times are only true on a machine
+that does nothing else.
 """
 
 from __future__ import annotations
@@ -79,6 +80,20 @@ def told(screens: list[Screen], took: float, moment: float) -> float | None:
     return max(0.0, seconds_of(found[1]) - (at - said)) / (took - at) if found else None
 
 
+def record(name: str, columns: int, cache: str, out: Path) -> str:
+    """Keep the screens of a run; returns its row of the table."""
+    with tempfile.TemporaryDirectory() as scratch:
+        command = ["env", f"XDG_CACHE_HOME={cache}", sys.executable, "-m", "distseg", "run",
+                   str(ROOT / "configs/quickstart.yaml"), *RUNS[name], "--out",
+                   f"{scratch}/run"]  # fmt: skip
+        screens, took, code = watch(command, columns, Path(scratch))
+    text = "".join(f"--- {seconds:.1f} s\n{screen}\n" for seconds, screen in screens)
+    (out / f"{name}_{columns}.txt").write_text(text, encoding="utf-8")
+    shares = [told(screens, took, moment) for moment in MOMENTS]
+    said = " | ".join("nothing" if s is None else f"{s:.2f} of the truth" for s in shares)
+    return f"| {name} | {columns} | {took:.0f} s | {code} | {said} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--out", type=Path, required=True)
@@ -90,19 +105,11 @@ def main() -> None:
     rows = ["| run | columns | took | exit | told to be left at 10 % | at 50 % | at 90 % |",
             "|---|---|---|---|---|---|---|"]  # fmt: skip
     for name in args.runs:
-        for columns in args.columns:
-            with tempfile.TemporaryDirectory() as scratch:
-                command = [sys.executable, "-m", "distseg", "run",
-                           str(ROOT / "configs/quickstart.yaml"), *RUNS[name], "--out",
-                           f"{scratch}/run"]  # fmt: skip
-                screens, took, code = watch(command, columns, Path(scratch))
-            text = "".join(f"--- {seconds:.1f} s\n{screen}\n" for seconds, screen in screens)
-            (args.out / f"{name}_{columns}.txt").write_text(text, encoding="utf-8")
-            shares = [told(screens, took, moment) for moment in MOMENTS]
-            said = " | ".join("nothing" if s is None else f"{s:.2f} of the truth" for s in shares)
-            rows.append(f"| {name} | {columns} | {took:.0f} s | {code} | {said} |")
-            (args.out / "results.md").write_text("\n".join(rows) + "\n", encoding="utf-8")
-            print(rows[-1], flush=True)
+        with tempfile.TemporaryDirectory() as cache:  # of what the machine has shown: nothing yet
+            for columns in args.columns:
+                rows.append(record(name, columns, cache, args.out))
+                (args.out / "results.md").write_text("\n".join(rows) + "\n", encoding="utf-8")
+                print(rows[-1], flush=True)
 
 
 if __name__ == "__main__":

@@ -96,6 +96,6 @@ def run_jobs(
     """Run jobs and show how they go; returns the final failures. whole_machine: each job gets a
     machine of its own. until: when they are stopped; what is not done then is no failure."""
     is_over = (until or Until()).is_over
-    with make_view(config, run, members, len(executor.slots(whole_machine)), key) as view:
+    with make_view(config, run, members, len(executor.slots()), key) as view:
         scheduler = Scheduler(config, run, executor, view, is_over=is_over)
         return scheduler.execute(jobs, whole_machine)

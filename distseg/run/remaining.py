@@ -60,7 +60,9 @@ class Prediction:
 
 
 class Remaining:
-    """The seconds that a run still takes, from its files. Holds what does not change meanwhile."""
+    """The seconds that a run still takes, from its files. Holds what does not change meanwhile.
+
+    num_slots: jobs that train at the same time; a prediction has the cores or GPUs of all."""
 
     def __init__(self, config: Config, run: Run, num_slots: int) -> None:
         self.config, self.run, self.num_slots = config, run, max(1, num_slots)
