@@ -4,7 +4,7 @@
 
 In turn, `import torch` and what a rank imports, each in a fresh process that then ends as `distseg`
 ends: CPU seconds up to the last import, CPU seconds of the end, and the highest memory. And the
-memory of a driver, which imports no torch.
+highest memory of a driver, of `distseg run quickstart`, until its first job has trained an epoch.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
-TORCH, RANK, DRIVER = "torch", "distseg.training.train", "distseg.run.pipeline"
+TORCH, RANK = "torch", "distseg.training.train"
 CODE = """
 import sys, time, resource
 import {module}
@@ -36,6 +38,24 @@ def once(module: str, end: str) -> tuple[float, float, float]:
     whole = sum(os.times()[2:4]) - before
     seconds, megabytes = map(float, done.stdout.split())
     return seconds, whole - seconds, megabytes
+
+
+def driver_mb() -> float:
+    """MB that the driver of a run has held at the highest when its first member trains."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "distseg", "run", "quickstart", "--out", f"{folder}/run"]
+        driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            while not list(Path(folder).rglob("metrics.jsonl")):
+                if driver.poll() is not None:
+                    sys.exit(f"{command}: ended with {driver.returncode}")
+                time.sleep(0.2)
+            status = Path(f"/proc/{driver.pid}/status").read_text()
+        finally:
+            driver.terminate()
+            driver.wait()
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
 
 
 def main() -> None:
@@ -59,7 +79,7 @@ def main() -> None:
         "rank_end_s_as_python_does": round(statistics.median(one[1] for one in plain), 2),
         "torch_mb": round(torch[0][2]),
         "rank_mb": round(rank[0][2]),
-        "driver_mb": round(once(DRIVER, "as distseg does")[2]),
+        "driver_mb": round(driver_mb()),
     }
     print(json.dumps(record, indent=1))
     if args.out:

@@ -50,6 +50,7 @@ def run(
         RunFailed: no member finished, or something needed is missing at the end.
         distseg.records.errors.Stopped: a signal came; the same call goes on from there.
     """
+    from distseg.jobs.apart import apart
     from distseg.run import pipeline
     from distseg.run.until import Until
 
@@ -58,11 +59,11 @@ def run(
         from distseg.init.start import start
 
         assert isinstance(config, str | os.PathLike)
-        config, out = start(Path(config), overrides, out, budget, weights)
+        config, out = apart(start, Path(config), overrides, out, budget, weights)
         overrides = ()
     elif budget is not None or weights is not None:
         raise UserError(f"{config}: --budget and --weights are for a folder of data")
-    checked = checked_config(config, overrides, out=out)
+    checked = apart(checked_config, config, overrides, out=out)
     folder = folder_of(checked, out)
     status = pipeline.run(checked, folder, end)
     if status:

@@ -79,9 +79,7 @@ class Remaining:
         self.asked = False  # for the paces that the machine has shown before
         self.predicted: dict[str, float] = {}  # by model, its out-of-fold prediction once one ended
         self.start = JOB_START_S
-        self.starts: dict[
-            str, float
-        ] = {}  # as they were seen, by the label of a job's first member
+        self.starts: dict[str, float] = {}  # of jobs, as seen, by the label of the first member
 
     def seconds(self, key: RoundKey, statuses: Sequence[MemberStatus]) -> float | None:
         """From now to the report, while round `key` trains and its members stand as `statuses`
