@@ -73,6 +73,7 @@ def timed(command: str, shown: str, folder: Path) -> tuple[str, float, int, str]
     done = subprocess.run(command.split(), cwd=folder, env=env, capture_output=True, text=True)
     took = time.monotonic() - began
     lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith("WARNING: ")]  # pip's
     telling = [line for line in lines if line.startswith(("out-of-fold", "findings", "masks"))]
     said = (telling or lines or [""])[-1].replace("|", "/")
     if done.returncode:
