@@ -83,9 +83,10 @@ def told(screens: list[Screen], took: float, moment: float) -> float | None:
 def record(name: str, columns: int, cache: str, out: Path) -> str:
     """Keep the screens of a run; returns its row of the table."""
     with tempfile.TemporaryDirectory() as scratch:
-        command = ["env", f"XDG_CACHE_HOME={cache}", sys.executable, "-m", "distseg", "run",
-                   str(ROOT / "configs/quickstart.yaml"), *RUNS[name], "--out",
-                   f"{scratch}/run"]  # fmt: skip
+        settings = ["-u", "DISTSEG_PACES", f"XDG_CACHE_HOME={cache}"]
+        config, out_option = str(ROOT / "configs/quickstart.yaml"), ["--out", f"{scratch}/run"]
+        command = ["env", *settings, sys.executable, "-m", "distseg", "run", config, *RUNS[name],
+                   *out_option]  # fmt: skip
         screens, took, code = watch(command, columns, Path(scratch))
     text = "".join(f"--- {seconds:.1f} s\n{screen}\n" for seconds, screen in screens)
     (out / f"{name}_{columns}.txt").write_text(text, encoding="utf-8")

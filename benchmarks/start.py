@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 TORCH, RANK = "torch", "distseg.training.train"
+LIMIT_S = 300.0  # for the first epoch of a run
 CODE = """
 import sys, time, resource
 import {module}
@@ -46,9 +47,10 @@ def driver_mb() -> float:
         command = [sys.executable, "-m", "distseg", "run", "quickstart", "--out", f"{folder}/run"]
         driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
+            deadline = time.monotonic() + LIMIT_S
             while not list(Path(folder).rglob("metrics.jsonl")):
-                if driver.poll() is not None:
-                    sys.exit(f"{command}: ended with {driver.returncode}")
+                if driver.poll() is not None or time.monotonic() > deadline:
+                    sys.exit(f"{command}: has trained nothing, exit status {driver.poll()}")
                 time.sleep(0.2)
             status = Path(f"/proc/{driver.pid}/status").read_text()
         finally:

@@ -55,20 +55,28 @@ def run(
     from distseg.run.until import Until
 
     end = Until.of(until)  # from now on, whatever comes before the first job
-    if is_data(config):
-        from distseg.init.start import start
-
-        assert isinstance(config, str | os.PathLike)
-        config, out = apart(start, Path(config), overrides, out, budget, weights)
-        overrides = ()
-    elif budget is not None or weights is not None:
+    if not is_data(config) and (budget is not None or weights is not None):
         raise UserError(f"{config}: --budget and --weights are for a folder of data")
-    checked = apart(checked_config, config, overrides, out=out)
-    folder = folder_of(checked, out)
+    checked, folder = apart(_config_to_run, config, overrides, out, budget, weights)
     status = pipeline.run(checked, folder, end)
     if status:
         raise RunFailed(f"{folder}: the run is not whole; see {Run(folder).log}")
     return load_run(folder)
+
+
+def _config_to_run(
+    config: ConfigLike, overrides: Sequence[str], out: FolderLike | None, budget: str | None,
+    weights: FolderLike | None,
+) -> tuple[Config, Path]:  # fmt: skip
+    """(the config without mistakes, the run folder) of what `run` is given."""
+    if is_data(config):
+        from distseg.init.start import start
+
+        assert isinstance(config, str | os.PathLike)
+        config, out = start(Path(config), overrides, out, budget, weights)
+        overrides = ()
+    checked = checked_config(config, overrides, out=out)
+    return checked, folder_of(checked, out)
 
 
 def init(
@@ -297,6 +305,7 @@ def export_student(
         distseg.export.push.PushFailed: the hub has not taken it; the model is there all the same.
     """
     from distseg.export.push import check_hub, push_folder
+    from distseg.jobs.apart import apart
     from distseg.run.student import default_folder, make_student
 
     if push is not None:
@@ -304,7 +313,7 @@ def export_student(
     folder = default_folder(Path(run)) if out is None else Path(out)
 
     def check(config: Config, place: Path) -> Config:
-        return checked_config(config, overrides, out=place)
+        return apart(checked_config, config, overrides, out=place)
 
     record = make_student(Path(run), folder, encoder, check)
     if record is None:

@@ -7,8 +7,7 @@ statistics and a mask for each, and logits only where a round asks for soft targ
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,70 +21,18 @@ from distseg.data.loader import canvas_batches
 from distseg.data.prepare import open_cache, open_unlabeled_cache
 from distseg.distributed import Accelerator, default_workers, make_accelerator
 from distseg.inference.load import decode_batches, load_predictor
-from distseg.records.finished_member import FinishedMember
 from distseg.records.manifest import Manifest
 from distseg.records.paths import Run
 from distseg.records.progress import ProgressFile
 from distseg.rounds.teacher_predictions import (
     TeacherPredictionsWriter,
     join_rank_folders,
-    kept_logits,
     write_teacher_predictions,
 )
-from distseg.rounds.teachers import (
-    folds_seen,
-    has_unlabeled,
-    open_teachers,
-    student_folds,
-    teachers_record,
-)
+from distseg.rounds.teacher_tasks import TeacherTask, teacher_tasks
+from distseg.rounds.teachers import folds_seen, student_folds, teachers_record
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TeacherTask:
-    """One folder of predictions that teachers have to make.
-
-    what: labeled or unlabeled images. who: the student that they judge for, foldK, or all.
-    logits: as of `kept_logits`.
-    """
-
-    what: str
-    who: str
-    teachers: tuple[FinishedMember, ...]
-    folder: Path
-    logits: str
-
-    @property
-    def labeled(self) -> bool:
-        return self.what == "labeled"
-
-
-def teacher_tasks(config: Config, run: Run, round: int, folds: Sequence[int]) -> list[TeacherTask]:
-    """What models have to predict for the students of `folds` in a round, without what is there
-    already."""
-    round_config, truth = config.rounds[round], Manifest.read(run.truth)
-    students = ["all"] if round_config.judge == "all" else [f"fold{fold}" for fold in folds]
-    wanted = []
-    if round_config.makes_pseudo and has_unlabeled(run):
-        wanted += [("unlabeled", who) for who in students]
-    if round_config.judges_labeled and round_config.judge in ("all", "fold"):
-        wanted += [("labeled", who) for who in students]
-    tasks = []
-    for what, who in wanted:
-        folder = run.taught(round, what, who)
-        if folder.is_dir():
-            continue
-        planned = config.planned_members(truth.folds, round - 1)
-        members = [
-            (round - 1, name, fold) for name, fold in planned if who in ("all", f"fold{fold}")
-        ]
-        teachers = open_teachers(config, run, truth, members, out_of_fold=False)
-        if teachers:  # without any, `select` says which student goes without
-            logits = kept_logits(round_config)
-            tasks.append(TeacherTask(what, who, tuple(teachers), folder, logits))
-    return tasks
 
 
 def predict_teachers(run_dir: Path, config: Config, round: int) -> None:
@@ -95,9 +42,11 @@ def predict_teachers(run_dir: Path, config: Config, round: int) -> None:
     accelerator = make_accelerator(config)
     accelerator.wait_for_everyone()  # all ranks have looked before one writes
     progress = ProgressFile(run.teach_progress if accelerator.is_main_process else None)
-    opened = [(task, *_open(config, run, task)) for task in tasks]
-    total, done = sum(len(manifest) for _, _, manifest in opened), 0  # images of all tasks
-    for task, cache, manifest in opened:
+    opened = {task.labeled: _open(config, run, labeled=task.labeled) for task in tasks}
+    manifests = [_images(opened[task.labeled][1], task) for task in tasks]
+    total, done = sum(map(len, manifests)), 0  # images of all tasks
+    for task, manifest in zip(tasks, manifests, strict=True):
+        cache = opened[task.labeled][0]
         rank_folders = [
             task.folder.with_name(f"{task.folder.name}.part{rank}")
             for rank in range(accelerator.num_processes)
@@ -118,14 +67,19 @@ def predict_teachers(run_dir: Path, config: Config, round: int) -> None:
     progress.close()
 
 
-def _open(config: Config, run: Run, task: TeacherTask) -> tuple[Cache, Manifest]:
-    """The images that a task judges; the student of one fold does not train on that fold's."""
+def _open(config: Config, run: Run, *, labeled: bool) -> tuple[Cache, Manifest]:
+    """All train images, or all test images that can be read."""
+    if labeled:
+        return open_cache(config, run), Manifest.read(run.truth)
+    cache = open_unlabeled_cache(config, run)  # it writes the Manifest where there is none
+    return cache, Manifest.read(run.unlabeled)
+
+
+def _images(manifest: Manifest, task: TeacherTask) -> Manifest:
+    """Those that a task judges; the student of one fold does not train on that fold's."""
     if not task.labeled:
-        cache = open_unlabeled_cache(config, run)  # it writes the Manifest where there is none
-        return cache, Manifest.read(run.unlabeled)
-    samples = Manifest.read(run.truth)
-    manifest = Manifest([s for s in samples if f"fold{s.fold}" != task.who])
-    return open_cache(config, run), manifest
+        return manifest
+    return Manifest([sample for sample in manifest if f"fold{sample.fold}" != task.who])
 
 
 @torch.inference_mode()

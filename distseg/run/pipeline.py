@@ -176,8 +176,8 @@ def make_train_sets(
 ) -> bool:
     """What a round learns from, made by the models of the round before; False: their job failed, or
     it was time to end."""
-    from distseg.rounds.predict_teachers import teacher_tasks
     from distseg.rounds.select import select, write_pair_sets
+    from distseg.rounds.teacher_tasks import teacher_tasks
     from distseg.rounds.teachers import has_unlabeled, student_folds
 
     round_config = config.rounds[number]

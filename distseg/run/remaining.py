@@ -5,6 +5,8 @@ what this machine is known for; arithmetic alone.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import re
 import time
 from collections.abc import Sequence
@@ -13,7 +15,8 @@ from pathlib import Path
 
 from distseg.config.schema import Config
 from distseg.functional.tta_names import num_passes
-from distseg.jobs.hardware import make_slots, num_cores, visible_gpus
+from distseg.jobs.hardware import Gpu, make_slots, num_cores, visible_gpus
+from distseg.records.errors import UserError
 from distseg.records.files import read_lines
 from distseg.records.manifest import Manifest
 from distseg.records.paths import RoundKey, Run, is_teachers
@@ -28,7 +31,7 @@ from distseg.run.forecast import (
 )
 from distseg.run.measure import data_size, pixels_share, share_of_folds
 from distseg.run.member_status import MemberStatus, member_status
-from distseg.run.members import known_members, round_keys
+from distseg.run.members import MemberKey, known_members, round_keys
 from distseg.run.pace import known_paces
 from distseg.run.plan import member_images
 from distseg.run.work import FORWARD_SHARE, epoch_cost, num_snapshots, work_of
@@ -50,13 +53,11 @@ class Pace:
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """A job that predicts images. kind: predict-test | teach. round: for which; None: the test
-    images, by the final ensemble. began: seconds since the epoch. progress: files of its processes
-    and of those that share its work."""
+    images, by the final ensemble. began: seconds since the epoch."""
 
     kind: str
     round: int | None
     began: float
-    progress: Sequence[Path]
 
 
 class Remaining:
@@ -76,10 +77,13 @@ class Remaining:
         self.test_share = pixels_share(tests, self.train)
         self.passes = num_passes(config.predict.tta)
         self.shown: dict[str, Pace] = {}
-        self.asked = False  # for the paces that the machine has shown before
+        self.remembered: dict[str, Pace] | None = None  # what the machine has shown before
         self.predicted: dict[str, float] = {}  # by model, its out-of-fold prediction once one ended
         self.start = JOB_START_S
         self.starts: dict[str, float] = {}  # of jobs, as seen, by the label of the first member
+        self.members: dict[RoundKey, list[MemberKey]] = {}
+        self.predictions: dict[Prediction, tuple[float, float]] = {}  # see `_around`
+        self.ends: dict[Prediction, float] = {}  # as their own pace says it
 
     def seconds(self, key: RoundKey, statuses: Sequence[MemberStatus]) -> float | None:
         """From now to the report, while round `key` trains and its members stand as `statuses`
@@ -96,29 +100,44 @@ class Remaining:
         jobs = running_predictions(self.run)
         if not jobs:
             return None
-        one = jobs[0]
-        key = one.round if one.round is not None else self.keys[-1]
+        if (known := self.predictions.get(jobs[0])) is None:
+            if (known := self._around(jobs[0])) is None:
+                return None
+            self.predictions[jobs[0]] = known  # what stays while the job runs
+        whole, after = known
+        return self._left_of(jobs[0], whole) + after
+
+    def _around(self, job: Prediction) -> tuple[float, float] | None:
+        """(seconds that the job takes, seconds of all that follows it); None: nothing is known."""
+        key = self.keys[-1] if job.round is None else job.round
         statuses = self._statuses(key)
         if not self._know(key, statuses):
             return None
         start = self._job_start(key, statuses)
-        left = self._left_of(one, start + self.predict_s(key))
-        if one.round is None:
-            return left + REPORT_S
-        if one.kind == "teach":
-            left += self._training(key, statuses, start) + self._ensemble(key)
-            return left + self._later(key, start)
-        return left + self._later(key, start, predicted=True)
+        whole = start + self.predict_s(key)
+        if job.round is None:
+            return whole, REPORT_S
+        if job.kind == "teach":
+            training = self._training(key, statuses, start) + self._ensemble(key)
+            return whole, training + self._later(key, start)
+        return whole, self._later(key, start, predicted=True)
 
     def _left_of(self, job: Prediction, whole: float) -> float:
         """Seconds until the last of its processes is done; `whole` from its start, by the pace of
         the members, until they have shown their own."""
-        places = [read_position(path) for path in job.progress]
+        places = [read_position(path) for path in self._progress(job)]
         new = [place for place in places if place and place.written >= job.began]
         known = [(place, place.whole_s) for place in new]
+        now = time.time()
         if shown := [seconds * (1 - place.share) for place, seconds in known if seconds]:
-            return max(shown)
-        return max(0.0, whole - (time.time() - job.began))
+            self.ends[job] = now + max(shown)
+        # a process that is done takes its file away, before the last of them is
+        return max(0.0, self.ends.get(job, job.began + whole) - now)
+
+    def _progress(self, job: Prediction) -> list[Path]:
+        """The files of its processes, and of those that share its work."""
+        teach = job.kind == "teach"
+        return [self.run.teach_progress] if teach else self.run.all_predict_progress()
 
     def _later(self, key: RoundKey, start: float, *, predicted: bool = False) -> float:
         """All that follows the ensemble of round `key`. predicted: its own submission is there."""
@@ -133,7 +152,7 @@ class Remaining:
             total += self._training(one, self._statuses(one), start) + self._ensemble(one)
             total += self._prediction(one, start) if each and not is_teachers(one) else 0.0
         copied = each and self.config.ensemble.rounds != "search"  # it is a round's
-        return total + (0.0 if copied else self._prediction(key, start)) + REPORT_S
+        return total + (0.0 if copied else self._prediction(self.keys[-1], start)) + REPORT_S
 
     def _prediction(self, key: RoundKey, start: float) -> float:
         return start + self.predict_s(key) if self.num_test else 0.0
@@ -145,16 +164,17 @@ class Remaining:
         for before in reversed(earlier):
             if not self.shown:  # until this round shows a pace, it is that of the one before
                 self._learn(self._statuses(before), epoch_cost(self.config, before))
-        if not self.shown and not self.asked:
-            self.asked = True
-            self._remember()
-        return bool(self.shown)
+        if self.remembered is None:
+            self.remembered = {}
+            with contextlib.suppress(UserError, OSError):  # of data or a machine that is not here
+                self._remember()
+        return bool(self.shown or self.remembered)
 
     def _remember(self) -> None:
-        """Until the run shows its own, the paces that this machine has shown before."""
+        """The paces that this machine has shown before, for models that have shown none yet."""
         if self.config.compute.executor != "local" or not self.train:
             return
-        gpus, size = visible_gpus(), data_size(self.config, self.run)
+        gpus, size = list(_gpus()), data_size(self.config, self.run)
         slot = make_slots(self.config.compute, gpus, num_cores())[0]
         paces = known_paces(self.config, size, slot, gpus)
         folds = len({sample.fold for sample in self.train if sample.fold >= 0})
@@ -164,19 +184,24 @@ class Remaining:
             work = work_of(self.config, name, images, self.held, native=native)
             out_of_fold = out_of_fold_seconds(work, pace)
             epoch = (member_seconds(work, pace) - out_of_fold) / work.epochs
-            self.shown[name] = Pace(epoch, out_of_fold)
+            self.remembered = {**(self.remembered or {}), name: Pace(epoch, out_of_fold)}
         if paces:
             self.start = max(pace.start_s for pace in paces.values())
 
+    def _members(self, key: RoundKey) -> list[MemberKey]:
+        if key not in self.members:
+            self.members[key] = known_members(self.config, self.run, key)
+        return self.members[key]
+
     def _statuses(self, key: RoundKey) -> list[MemberStatus]:
-        members = known_members(self.config, self.run, key)
+        members = self._members(key)
         return [member_status(self.config, self.run, key, *member) for member in members]
 
     def predict_s(self, key: RoundKey) -> float:
         """The forward passes of the test prediction, by the ensemble of all members."""
         passes = sum(
             num_snapshots(self.config, name, key) * self._pass_s(name, key)
-            for name, _ in known_members(self.config, self.run, key)
+            for name, _ in self._members(key)
         )
         return self.num_test * self.test_share * self.passes * passes / self.num_slots
 
@@ -192,10 +217,12 @@ class Remaining:
                 self.shown[name] = Pace(epoch / cost, self.predicted.get(name, guess))
 
     def _pace(self, name: str) -> Pace:
-        """Of a model, or the mean of the others while it has shown nothing."""
-        if name in self.shown:
-            return self.shown[name]
-        others = list(self.shown.values())
+        """Of a model; while it has shown nothing what the machine is known for, or the mean of the
+        others."""
+        known = {**(self.remembered or {}), **self.shown}
+        if name in known:
+            return known[name]
+        others = list(known.values())
         epoch = sum(pace.epoch for pace in others) / len(others)
         return Pace(epoch, sum(pace.out_of_fold for pace in others) / len(others))
 
@@ -271,6 +298,12 @@ class Remaining:
         return self.start
 
 
+@functools.cache
+def _gpus() -> tuple[Gpu, ...]:
+    """They are asked for once: a process that watches does so every two seconds."""
+    return tuple(visible_gpus())
+
+
 def running_predictions(run: Run) -> list[Prediction]:
     """The jobs that run now and train no member, as the ledger has them; the track of scores is
     none of them."""
@@ -287,8 +320,7 @@ def running_predictions(run: Run) -> list[Prediction]:
     for label, began in running.items():
         if match := PREDICTS.fullmatch(label):
             kind, number = match.groups()
-            paths = [run.teach_progress] if kind == "teach" else run.all_predict_progress()
-            found.append(Prediction(kind, None if number is None else int(number), began, paths))
+            found.append(Prediction(kind, None if number is None else int(number), began))
     return found
 
 

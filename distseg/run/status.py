@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,17 @@ def started_members(run: Run) -> dict[str, list[str]]:
     return running
 
 
+def num_slots(run: Run) -> int:
+    """Jobs that train at the same time, by the slots that this start of the run has used."""
+    used = set[tuple[object, object]]()
+    for line in read_lines(run.ledger):
+        if line.get("event") == "run_started":
+            used.clear()
+        elif line.get("event") == "job_started" and line.get("members"):
+            used.add((line.get("node"), line.get("slot")))
+    return max(1, len(used))
+
+
 def at_work(jobs: Iterable[Sequence[str]], statuses: Sequence[MemberStatus], key: str) -> set[str]:
     """Labels of the members that train now: of each job the first that has not ended. The others
     of a job wait for it.
@@ -94,10 +106,12 @@ def status_text(folder: Path) -> str:
     run = find_run(folder)
     config, alive = load_config(run.config), is_alive(run)
     jobs, given_up = started_members(run) if alive else {}, left_out(run)
-    ended = "running" if alive else f"not running: {how_it_ended(run)}".removesuffix(": ")
-    lines = [f"{folder}: {ended}"]
+    how = "running" if alive else f"not running: {how_it_ended(run)}".removesuffix(": ")
+    lines = [f"{folder}: {how}"]
     lines += [line] if (line := partial_line(partial_record(run))) else []
-    left = None
+    remaining = Remaining(config, run, num_slots(run))
+    # While a prediction runs, no member trains, whatever has become of those that are not done.
+    left = predicted = remaining.seconds_of_prediction() if alive else None
     for round in [key for key in round_keys(config, run) if run.round(key).is_dir()] or [0]:
         members = known_members(config, run, round)
         statuses = [member_status(config, run, round, *member) for member in members]
@@ -106,16 +120,16 @@ def status_text(folder: Path) -> str:
         lines += [
             _line(s, s.label in working, given_up.get(f"{round}:{s.label}")) for s in statuses
         ]
-        if alive and any(s.state not in ("done", "failed") for s in statuses):
-            left = Remaining(config, run, max(1, len(jobs))).seconds(round, statuses)
+        ended = [s if f"{round}:{s.label}" not in given_up else replace(s, state="failed")
+                 for s in statuses]  # fmt: skip
+        if alive and predicted is None and any(s.state not in ("done", "failed") for s in ended):
+            left = remaining.seconds(round, ended)
         if run.ensemble(round).is_file():
             lines.append(f"ensemble: {run.ensemble(round)}{_damage(run.ensemble(round))}")
     if alive:
         named = [("test prediction", path) for path in run.all_predict_progress()]
         named += [("teachers' prediction", run.teach_progress)]
         lines += [line for what, path in named if (line := _prediction_line(what, path))]
-        if left is None:
-            left = Remaining(config, run, max(1, len(jobs))).seconds_of_prediction()
         lines += [f"the run ends in about {duration(left)}"] if left else []
     for path in (run.submission, run.test_masks, run.report_html):
         lines += [f"written: {path}"] if path.exists() else []

@@ -18,9 +18,10 @@ from distseg.records.files import read_json, read_lines
 from distseg.records.manifest import Manifest, pair_folds
 from distseg.records.paths import ALL_ROUNDS, Run
 from distseg.rounds.choose import choose_final, gain
-from distseg.rounds.predict_teachers import predict_teachers, teacher_tasks
+from distseg.rounds.predict_teachers import predict_teachers
 from distseg.rounds.select import select
 from distseg.rounds.teacher_predictions import TeacherPredictions
+from distseg.rounds.teacher_tasks import teacher_tasks
 from distseg.run.summary import write_report
 from distseg.training.train import train_member
 from tests.rounds.tiny_rounds import (
