@@ -99,6 +99,7 @@ def test_it_cleans_up_and_takes_no_handler_along(tmp_path: Path) -> None:
         import pathlib, tempfile, threading
         folder = pathlib.Path({str(tmp_path)!r})
         signal.signal(signal.SIGTERM, lambda *_: (folder / "handled").touch())
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
         def work():
             with tempfile.TemporaryDirectory(dir=folder):
                 os.kill(os.getppid(), signal.SIGINT)
@@ -126,7 +127,9 @@ def test_a_worker_of_a_pool_runs_it_itself() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_ends_with_the_process_that_waits(number: signal.Signals) -> None:
-    script = "import time; from distseg.jobs.apart import apart; apart(time.sleep, 300)"
+    script = "import signal, time; from distseg.jobs.apart import apart\n"
+    script += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell may ignore it
+    script += "apart(time.sleep, 300)"
     process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
     parent, children = psutil.Process(process.pid), list[psutil.Process]()
     while not children:
