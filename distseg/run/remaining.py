@@ -34,6 +34,7 @@ from distseg.run.member_status import MemberStatus, member_status
 from distseg.run.members import MemberKey, known_members, round_keys
 from distseg.run.pace import known_paces
 from distseg.run.plan import member_images
+from distseg.run.running import running_jobs
 from distseg.run.work import FORWARD_SHARE, epoch_cost, num_snapshots, work_of
 
 JOB_START_S = 8.0  # until a job has shown how long it takes to its first step: imports, weights
@@ -167,26 +168,27 @@ class Remaining:
         if self.remembered is None:
             self.remembered = {}
             with contextlib.suppress(UserError, OSError):  # of data or a machine that is not here
-                self._remember()
+                self.remembered = self._remember()
         return bool(self.shown or self.remembered)
 
-    def _remember(self) -> None:
+    def _remember(self) -> dict[str, Pace]:
         """The paces that this machine has shown before, for models that have shown none yet."""
         if self.config.compute.executor != "local" or not self.train:
-            return
+            return {}
         gpus, size = list(_gpus()), data_size(self.config, self.run)
         slot = make_slots(self.config.compute, gpus, num_cores())[0]
         paces = known_paces(self.config, size, slot, gpus)
         folds = len({sample.fold for sample in self.train if sample.fold >= 0})
+        found = {}
         for name, pace in paces.items():
             images = member_images(self.config, name, size, folds)
             native = size.height, size.width
             work = work_of(self.config, name, images, self.held, native=native)
             out_of_fold = out_of_fold_seconds(work, pace)
             epoch = (member_seconds(work, pace) - out_of_fold) / work.epochs
-            self.remembered = {**(self.remembered or {}), name: Pace(epoch, out_of_fold)}
-        if paces:
+            found[name] = Pace(epoch, out_of_fold)
             self.start = max(pace.start_s for pace in paces.values())
+        return found
 
     def _members(self, key: RoundKey) -> list[MemberKey]:
         if key not in self.members:
@@ -305,21 +307,12 @@ def _gpus() -> tuple[Gpu, ...]:
 
 
 def running_predictions(run: Run) -> list[Prediction]:
-    """The jobs that run now and train no member, as the ledger has them; the track of scores is
-    none of them."""
-    running: dict[str, float] = {}
-    for line in read_lines(run.ledger):
-        event, job, when = line.get("event"), str(line.get("job")), line.get("time")
-        if event in ("job_started", "job_adopted") and not line.get("members"):
-            running[job] = float(when) if isinstance(when, int | float) else 0.0
-        elif event in ("job_done", "job_failed", "job_stopped"):
-            running.pop(job, None)
-        elif event == "run_started":
-            running.clear()
+    """The jobs that predict images now."""
     found = []
-    for label, began in running.items():
+    for label, line in running_jobs(run).items():
         if match := PREDICTS.fullmatch(label):
-            kind, number = match.groups()
+            (kind, number), when = match.groups(), line.get("time")
+            began = float(when) if isinstance(when, int | float) else 0.0
             found.append(Prediction(kind, None if number is None else int(number), began))
     return found
 

@@ -18,7 +18,8 @@ from distseg.records.paths import Run, find_run
 from distseg.records.progress import read_position
 from distseg.run.member_status import MemberStatus, member_status
 from distseg.run.members import known_members, round_keys, unused_members
-from distseg.run.remaining import Remaining
+from distseg.run.remaining import Remaining, running_predictions
+from distseg.run.running import running_jobs
 from distseg.run.until import partial_line, partial_record
 
 
@@ -40,17 +41,10 @@ def is_alive(run: Run) -> bool:
 def started_members(run: Run) -> dict[str, list[str]]:
     """The members of the jobs that run, in the order in which they train, by the job's label, as
     the ledger has them: of each job that has started and not ended. A member is ROUND:LABEL."""
-    running: dict[str, list[str]] = {}
-    for line in read_lines(run.ledger):
-        event, job = line.get("event"), str(line.get("job"))
-        if event in ("job_started", "job_adopted"):
-            members = line.get("members") or []
-            running[job] = [f"{line.get('round', 0)}:{label}" for label in members]
-        elif event in ("job_done", "job_failed", "job_stopped"):
-            running.pop(job, None)
-        elif event == "run_started":
-            running.clear()
-    return running
+    return {
+        job: [f"{line.get('round', 0)}:{label}" for label in line.get("members") or []]
+        for job, line in running_jobs(run).items()
+    }
 
 
 def num_slots(run: Run) -> int:
@@ -109,9 +103,9 @@ def status_text(folder: Path) -> str:
     how = "running" if alive else f"not running: {how_it_ended(run)}".removesuffix(": ")
     lines = [f"{folder}: {how}"]
     lines += [line] if (line := partial_line(partial_record(run))) else []
-    remaining = Remaining(config, run, num_slots(run))
+    remaining = Remaining(config, run, num_slots(run)) if alive else None  # it reads the Manifests
     # While a prediction runs, no member trains, whatever has become of those that are not done.
-    left = predicted = remaining.seconds_of_prediction() if alive else None
+    left = predicted = remaining.seconds_of_prediction() if remaining else None
     for round in [key for key in round_keys(config, run) if run.round(key).is_dir()] or [0]:
         members = known_members(config, run, round)
         statuses = [member_status(config, run, round, *member) for member in members]
@@ -122,14 +116,17 @@ def status_text(folder: Path) -> str:
         ]
         ended = [s if f"{round}:{s.label}" not in given_up else replace(s, state="failed")
                  for s in statuses]  # fmt: skip
-        if alive and predicted is None and any(s.state not in ("done", "failed") for s in ended):
+        waits = any(s.state not in ("done", "failed") for s in ended)
+        if remaining and predicted is None and waits:
             left = remaining.seconds(round, ended)
         if run.ensemble(round).is_file():
             lines.append(f"ensemble: {run.ensemble(round)}{_damage(run.ensemble(round))}")
     if alive:
-        named = [("test prediction", path) for path in run.all_predict_progress()]
-        named += [("teachers' prediction", run.teach_progress)]
-        lines += [line for what, path in named if (line := _prediction_line(what, path))]
+        kinds = {job.kind for job in running_predictions(run)}  # a killed job may leave its file
+        if "predict-test" in kinds:
+            lines += _prediction_lines("test prediction", run.all_predict_progress())
+        if "teach" in kinds:
+            lines += _prediction_lines("teachers' prediction", [run.teach_progress])
         lines += [f"the run ends in about {duration(left)}"] if left else []
     for path in (run.submission, run.test_masks, run.report_html):
         lines += [f"written: {path}"] if path.exists() else []
@@ -147,9 +144,9 @@ def _damage(path: Path) -> str:
     return f" (`distseg run` makes it again: {why})" if why else ""
 
 
-def _prediction_line(what: str, path: Path) -> str:
-    position = read_position(path)
-    return f"{what}: {position.done} of {position.total} images" if position else ""
+def _prediction_lines(what: str, paths: Iterable[Path]) -> list[str]:
+    places = [place for path in paths if (place := read_position(path))]
+    return [f"{what}: {place.done} of {place.total} images" for place in places]
 
 
 def _line(status: MemberStatus, running: bool, given_up: str | None) -> str:

@@ -382,3 +382,10 @@ def test_a_machine_without_the_gpus_tells_no_pace_and_no_error(run: Run) -> None
         _gpus.cache_clear()
         assert Remaining(config, run, 1).seconds(0, statuses(run)) is None
     _gpus.cache_clear()
+
+
+def test_status_of_a_run_that_has_ended_reads_no_manifest(run: Run) -> None:
+    """One that is damaged is made again by the next start."""
+    epochs(run, "a", 0, 4, seconds=5.0, evaluation=1.0)
+    run.truth.write_text("id,image\n\0", encoding="utf-8")
+    assert "not running" in status_text(run.folder)
