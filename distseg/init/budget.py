@@ -14,12 +14,13 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from distseg.functional.evaluations import num_evaluations
 from distseg.init.folds import Folds
 from distseg.init.sizes import Size
 from distseg.records.paces import Pace
 from distseg.run.forecast import Forecast, Machine, Work, forecast
 
-USED = 0.94  # share of a budget that is planned for
+USED = 0.96  # share of a budget that is planned for
 MIN_UPDATES, MAX_UPDATES = 60, 40_000
 MIN_EPOCHS, MAX_EPOCHS = 6, 30
 MAX_PASSES = 400  # over all that train images show, of one member: more make nothing better
@@ -169,8 +170,9 @@ def _planned(
     training = steps * (first * pace.first_step_s + (epochs - first) * pace.step_s)
     cycles = (epochs - first) // snapshots
     every = evaluate_every(training, val * pace.evaluate_s, first, cycles)
-    evaluations = first // every + ((epochs - first) // every if every < cycles else snapshots)
-    work = Work("model", epochs * steps, epochs, max(1, evaluations) + 1, val, snapshots,
+    evaluations = num_evaluations(first, first, every)
+    evaluations += num_evaluations(epochs - first, cycles, every)
+    work = Work("model", epochs * steps, epochs, evaluations, val, snapshots,
                 candidate.tta, first_updates=first * steps)  # fmt: skip
     members = models * folds.used
     foreseen = forecast(

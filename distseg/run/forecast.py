@@ -16,11 +16,12 @@ from distseg.records.paths import RoundKey
 
 # Seconds for what no measurement covers, found with runs on 2 cores of this class of machine; they
 # are a small part of a run, and the spread covers them.
-DRIVER_S = 3.0  # the driver's own imports and checks
+DRIVER_S = 2.0  # the driver's own imports and checks
 REPORT_S = 1.5
-ENSEMBLE_S = 1.5
+ENSEMBLE_S = 1.0
 ENSEMBLE_S_PER_VALUE = 1e-7  # per out-of-fold logit of each member and snapshot
 REPORT_S_PER_IMAGE = 0.004
+PREDICTION_START = 0.6  # of what a training's start takes: it has no optimizer and no first steps
 SPREAD = 0.15  # what measured seconds are unsure by at least: other work, heat, disks
 
 
@@ -120,7 +121,7 @@ def forecast(
     training = sum(makespan(_jobs(own, machine), machine.slots) for own in rounds.values())
     logits = sum(w.val_images * (w.snapshots + (w.snapshots > 1)) for w in works) * pixels * outputs
     views = sum(work.snapshots * pace.predict_s for work, pace in zip(works, used, strict=True))
-    start = max((pace.start_s for pace in used), default=0.0)
+    start = PREDICTION_START * max((pace.start_s for pace in used), default=0.0)
     test = start + num_test * views / max(1, machine.ranks) if num_test and works else 0.0
     shown = REPORT_S_PER_IMAGE * sum(work.val_images for work in works)
     phases = {

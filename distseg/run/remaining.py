@@ -24,6 +24,7 @@ from distseg.records.progress import read_position
 from distseg.run.forecast import (
     ENSEMBLE_S,
     ENSEMBLE_S_PER_VALUE,
+    PREDICTION_START,
     REPORT_S,
     makespan,
     member_seconds,
@@ -115,7 +116,7 @@ class Remaining:
         if not self._know(key, statuses):
             return None
         start = self._job_start(key, statuses)
-        whole = start + self.predict_s(key)
+        whole = self._predicted_s(key, start)
         if job.round is None:
             return whole, REPORT_S
         if job.kind == "teach":
@@ -149,14 +150,18 @@ class Remaining:
             total += self._prediction(key, start)
         for one in later:
             if not is_teachers(one) and self.config.rounds[int(one)].makes_pseudo:
-                total += start + self.predict_s(one)  # what teachers say of the images
+                total += self._predicted_s(one, start)  # what teachers say of the images
             total += self._training(one, self._statuses(one), start) + self._ensemble(one)
             total += self._prediction(one, start) if each and not is_teachers(one) else 0.0
         copied = each and self.config.ensemble.rounds != "search"  # it is a round's
         return total + (0.0 if copied else self._prediction(self.keys[-1], start)) + REPORT_S
 
     def _prediction(self, key: RoundKey, start: float) -> float:
-        return start + self.predict_s(key) if self.num_test else 0.0
+        return self._predicted_s(key, start) if self.num_test else 0.0
+
+    def _predicted_s(self, key: RoundKey, start: float) -> float:
+        """Of a job that predicts the test images, where one that trains needs `start` seconds."""
+        return PREDICTION_START * start + self.predict_s(key)
 
     def _know(self, key: RoundKey, statuses: Sequence[MemberStatus]) -> bool:
         """Learn what is known of the models' paces; False: nothing yet."""

@@ -41,7 +41,7 @@ def bench_member(config: Config, run: Run, name: str, seconds: float) -> Speed:
     config = _with(config, zero=0)
     began = time.perf_counter()
     with _stage(config, run, name) as (member, stage):
-        both = step_times(member, stage, time.perf_counter(), seconds * SHARES["both"])[1:]
+        both = step_times(member, [stage], time.perf_counter(), seconds * SHARES["both"])[1:]
         loader_s = _loader_time(stage, seconds * SHARES["loader"])
         with busy_others() as others:
             memory_s = _memory_time(member, stage, seconds * SHARES["memory"])
@@ -87,7 +87,7 @@ def _memory_time(member: Member, stage: Stage, seconds: float) -> float:
     def again(_epoch: int) -> Iterator[Loaded]:
         return itertools.cycle(loaded)
 
-    return statistics.median(step_times(member, stage, time.perf_counter(), seconds, again)[1:])
+    return statistics.median(step_times(member, [stage], time.perf_counter(), seconds, again)[1:])
 
 
 def _loader_time(stage: Stage, seconds: float) -> float:
@@ -155,7 +155,7 @@ def _tried(config: Config, run: Run, speed: Speed, change: Change, seconds: floa
         torch.set_num_threads(update.get("cpu_threads", threads))
         with _stage(config, run, speed.name) as (member, stage):
             if loading:
-                times = step_times(member, stage, time.perf_counter(), seconds)
+                times = step_times(member, [stage], time.perf_counter(), seconds)
                 step_s = statistics.median(times[1:])
             else:
                 step_s = _memory_time(member, stage, seconds)

@@ -25,7 +25,7 @@ from distseg.training.state import Progress, save
 
 WARM_UP = 2  # steps that are not counted: memory is taken, kernels are searched
 MIN_STEPS, MAX_STEPS = 3, 60
-STEPS_S = 2.0  # for the steps of a loss, whatever the start has taken
+STEPS_S = 3.0  # for the steps of a loss, whatever the start has taken
 EVALUATION_S = 2.0  # for evaluation and prediction, whatever the start has taken
 TRAINING_SHARE = 0.6  # of the time of a model; the rest evaluates and predicts
 
@@ -46,17 +46,12 @@ def measure_member(config: Config, run: Run, name: str, seconds: float, prepare_
         paths = MemberPaths(Path(scratch))
         member = Member(config, run, 0, name, 0, accelerator, paths)
         stage = set_up_stage(member, len(member.stages) - 1)
-        first = member.stages[0].loss
-        another = first != stage.config.loss and not stage.graphs
-        share = TRAINING_SHARE / 2 if another else TRAINING_SHARE
-        start_s, *times = step_times(member, stage, began, seconds * share)
-        times = settled(times)
-        first_s = statistics.median(times)
-        if another:  # the same steps, with the loss of the first stage
+        first, stages = member.stages[0].loss, [stage]
+        if first != stage.config.loss and not stage.graphs:  # the same steps, with another loss
             terms = replace(stage.terms, main=weighted_sum(first.spec, config.task))
-            changed, mark = replace(stage, terms=terms), time.perf_counter()
-            _, *firsts = step_times(member, changed, mark, seconds * share)
-            first_s = statistics.median(settled(firsts))
+            stages.append(replace(stage, terms=terms))
+        start_s, *both = step_times(member, stages, began, seconds * TRAINING_SHARE)
+        times, firsts = (settled(both[n % len(stages) :: len(stages)]) for n in range(2))
         mark = time.perf_counter()
         save(member, Progress(), stage.engine.state())
         save_s = time.perf_counter() - mark
@@ -70,23 +65,27 @@ def measure_member(config: Config, run: Run, name: str, seconds: float, prepare_
     return Pace(
         batch_size=member.batch_size, step_s=middle, spread=statistics.pstdev(times) / middle,
         evaluate_s=evaluate_s, predict_s=predict_s, save_s=save_s, start_s=start_s,
-        prepare_s=prepare_s, memory=peak_memory(accelerator), saved=saved, first_step_s=first_s,
+        prepare_s=prepare_s, memory=peak_memory(accelerator), saved=saved,
+        first_step_s=statistics.median(firsts),
     )  # fmt: skip
 
 
 def step_times(
-    member: Member, stage: Stage, began: float, seconds: float,
+    member: Member, stages: Sequence[Stage], began: float, seconds: float,
     source: Callable[[int], Iterator[Loaded]] | None = None,
 ) -> list[float]:  # fmt: skip
     """Seconds from `began` to the end of the warm-up, and then of each step, until `seconds` from
-    `began` are over, and STEPS_S of steps in any case.
+    `began` are over, and STEPS_S of each stage's steps in any case.
 
-    source: the micro-batches of an epoch; None: from the stage's loader, as in training.
+    stages: which differ in their loss alone. The steps are theirs in turn, from the first after the
+    warm-up on, so that what slows the machine down for a while slows down all of them.
+    source: the micro-batches of an epoch; None: from the stages' loader, as in training.
     """
-    source = source or stage.batches.epoch
+    source = source or stages[0].batches.epoch
     found: list[float] = []
     mark = began
     for number in count():
+        stage = stages[(number - WARM_UP) % len(stages)]
         epoch, step = divmod(number, stage.sampling.steps)
         if step == 0:
             begin_epoch(stage, epoch=stage.config.schedule.epochs)
@@ -94,11 +93,13 @@ def step_times(
         train_step(member, stage, batches, epoch=epoch, step=step, lr_factor=0.1)
         _wait(member.accelerator)
         now = time.perf_counter()
-        if number >= WARM_UP - 1:
-            found.append(now - mark)
-            mark = now
-        enough = len(found) > MIN_STEPS and now - began > max(seconds, found[0] + STEPS_S)
-        if enough or len(found) > MAX_STEPS:
+        if number < WARM_UP - 1:
+            continue
+        found.append(now - mark)
+        mark = now
+        own = (len(found) - 1) / len(stages)  # steps of each that are counted
+        enough = now - began > max(seconds, found[0] + STEPS_S * len(stages))
+        if own >= MAX_STEPS or (own >= MIN_STEPS and enough):
             return found
     raise AssertionError
 

@@ -29,6 +29,7 @@ from distseg.run.forecast import (
     DRIVER_S,
     ENSEMBLE_S,
     ENSEMBLE_S_PER_VALUE,
+    PREDICTION_START,
     REPORT_S,
     REPORT_S_PER_IMAGE,
     Machine,
@@ -87,7 +88,7 @@ def test_fewer_jobs_than_slots_have_all_cores() -> None:
         assert fits and spent.members in members
     single = spend(both[:1], DATA, TWO, 600.0)[0]
     views = single.forecast.phases["test prediction"]
-    expected = alone.start_s + DATA.num_test * single.snapshots * alone.predict_s
+    expected = PREDICTION_START * alone.start_s + DATA.num_test * single.snapshots * alone.predict_s
     assert views == pytest.approx(expected)
 
 
@@ -106,7 +107,9 @@ def test_a_run_is_the_sum_of_its_phases() -> None:
     assert found.phases["training and out-of-fold"] == pytest.approx(2 * 30.9 + 5)
     values = 3 * 50 * 4 * 100 * 2  # of each snapshot, and of their mean
     assert found.phases["ensemble"] == pytest.approx(ENSEMBLE_S + values * ENSEMBLE_S_PER_VALUE)
-    assert found.phases["test prediction"] == pytest.approx(5 + 500 * 3 * 3 * 0.02 / 2)
+    assert found.phases["test prediction"] == pytest.approx(
+        PREDICTION_START * 5 + 500 * 3 * 3 * 0.02 / 2
+    )
     assert found.phases["report"] == pytest.approx(REPORT_S + REPORT_S_PER_IMAGE * 150)
     assert found.seconds == pytest.approx(sum(found.phases.values()))
     done = forecast([], {}, TWO, num_train=9, num_test=9, pixels=1, outputs=1, prepared=True)
@@ -274,7 +277,8 @@ def test_test_images_of_more_pixels_take_more_of_the_time() -> None:
     large = replace(plain, test=(1024, 1024))
     offers = [Candidate(0, size, PACE, 1.0, False)]
     both = [spend(offers, data, Machine(1, 1, 100), 1800.0)[0] for data in (plain, large)]
-    views = [(way.forecast.phases["test prediction"] - PACE.start_s) / way.snapshots / way.members
+    start = PREDICTION_START * PACE.start_s
+    views = [(way.forecast.phases["test prediction"] - start) / way.snapshots / way.members
              for way in both]  # fmt: skip
     assert views[1] == pytest.approx(16 * views[0]) and both[1].updates < both[0].updates
 

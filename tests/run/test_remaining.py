@@ -19,7 +19,13 @@ from distseg.records.paces import Pace as MachinePace
 from distseg.records.paces import write_paces
 from distseg.records.paths import Run
 from distseg.run import remaining as remaining_module
-from distseg.run.forecast import ENSEMBLE_S, ENSEMBLE_S_PER_VALUE, REPORT_S, makespan
+from distseg.run.forecast import (
+    ENSEMBLE_S,
+    ENSEMBLE_S_PER_VALUE,
+    PREDICTION_START,
+    REPORT_S,
+    makespan,
+)
 from distseg.run.measure import data_size
 from distseg.run.member_status import MemberStatus, member_status
 from distseg.run.pace import pace_key
@@ -30,6 +36,7 @@ from distseg.run.work import num_snapshots
 from tests.jobs.driver import scripted
 
 IMAGES, TEST = 20, 30
+PREDICTED_START_S = PREDICTION_START * JOB_START_S
 
 
 @pytest.fixture
@@ -80,7 +87,7 @@ def test_all_that_is_left_counts(run: Run) -> None:
     snapshots = remaining.predict_s(0) / (TEST * remaining.passes * 4 * (1.0 / (IMAGES // 2)))
     training = (6 + 3 * 10) * 6.0
     out_of_fold = 4 * 1.0 * snapshots * passes
-    starts = 4 * JOB_START_S + JOB_START_S  # of the members and of the test prediction
+    starts = 4 * JOB_START_S + PREDICTED_START_S  # of the members and of the test prediction
     ensemble = ENSEMBLE_S + IMAGES * 64 * 2 * (snapshots + 1) * ENSEMBLE_S_PER_VALUE
     known = training + out_of_fold + starts + ensemble + remaining.predict_s(0) + REPORT_S
     assert left == pytest.approx(known)
@@ -139,7 +146,9 @@ def test_what_members_have_shown_replaces_the_guess(run: Run) -> None:
     remaining = Remaining(config, run, 1)
     left = remaining.seconds(0, statuses(run))
     assert left and left > 3 * (60 + 100 + 40)  # three members more: training, prediction, start
-    known = 3 * 200 + 40 + ENSEMBLE_S + REPORT_S  # and next to nothing for so few pixels
+    known = (
+        3 * 200 + PREDICTION_START * 40 + ENSEMBLE_S + REPORT_S
+    )  # and next to nothing for so few pixels
     assert left - remaining.predict_s(0) == pytest.approx(known, abs=0.1)
 
 
@@ -239,7 +248,7 @@ def test_the_test_prediction_counts_down_to_the_report(run: Run) -> None:
     begin(run, "predict-test-0", ago=3.0)
     left, whole = remaining.seconds_of_prediction(), remaining.predict_s(0)
     assert whole > 100
-    assert left == pytest.approx(JOB_START_S + whole - 3.0 + REPORT_S, abs=0.5)
+    assert left == pytest.approx(PREDICTED_START_S + whole - 3.0 + REPORT_S, abs=0.5)
     position = {"phase": "predict", "done": 20, "total": 80, "seconds": 9, "memory": 1, "gpu": None}
     write_json(run.predict_progress(0), {**position, "written": 1.0})  # of an earlier start
     assert remaining.seconds_of_prediction() == pytest.approx(left, abs=0.5)
@@ -273,7 +282,7 @@ def test_what_follows_a_rounds_predictions_counts(run: Run) -> None:
     left = last.seconds_of_prediction()
     assert left == pytest.approx(
         27 + last._training(1, last._statuses(1), JOB_START_S)
-        + last._ensemble(1) + JOB_START_S + last.predict_s(1) + REPORT_S, abs=0.5
+        + last._ensemble(1) + PREDICTED_START_S + last.predict_s(1) + REPORT_S, abs=0.5
     )  # fmt: skip
     assert left and left > 27 + training, "all members of round 1"
     # the labels that teachers give are waited for before round 1 trains, and not once more then
@@ -281,7 +290,7 @@ def test_what_follows_a_rounds_predictions_counts(run: Run) -> None:
     before, within = last.seconds(0, statuses(run)), last.seconds(1, last._statuses(1))
     after = last._training(0, statuses(run), JOB_START_S) + last._ensemble(0)
     assert before and within
-    assert before - within == pytest.approx(after + JOB_START_S + last.predict_s(1), abs=0.1)
+    assert before - within == pytest.approx(after + PREDICTED_START_S + last.predict_s(1), abs=0.1)
 
 
 def test_until_a_pace_is_shown_it_is_that_of_the_machine(

@@ -49,7 +49,7 @@ def test_steps_are_timed_although_the_start_took_all_the_time(
     config, run = set_up(tmp_path)
     member = Member(config, run, 0, "a", 0, make_accelerator(config), MemberPaths(tmp_path / "m"))
     stage = set_up_stage(member, 0)
-    start, *steps = pace.step_times(member, stage, 0.0, 0.0)
+    start, *steps = pace.step_times(member, [stage], 0.0, 0.0)
     stage.close()
     member.close()
     assert start > 0 and len(steps) == number - 1 and min(steps) > 0
