@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import os
 import time
@@ -30,6 +31,7 @@ __all__ = [
     "check_ranks",
     "default_workers",
     "first_of_machine",
+    "keep_freed_memory",
     "launch_file",
     "make_accelerator",
     "one_process",
@@ -41,6 +43,10 @@ __all__ = [
 LAUNCHED = "ACCELERATE_DEEPSPEED_"
 LOOK_S = 0.2  # between two looks at what another rank has done
 _CALLS = itertools.count()  # of first_of_machine, the same on all ranks
+# Settings of malloc.h: M_MMAP_THRESHOLD, from which on a block is mapped anew and not taken from
+# the heap (32 MiB at most), and M_TRIM_THRESHOLD, the free top of the heap that is given back.
+MALLOC = ((-3, 32 << 20), (-1, (1 << 31) - 1))
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"}  # who has set them knows why
 # Flags of /proc/cpuinfo: with one of them bfloat16 is multiplied in hardware.
 BF16_FLAGS = {"amx_tile", "avx512_bf16"}
 
@@ -144,7 +150,26 @@ def check_ranks(accelerator: Accelerator) -> Accelerator:
             f"the launcher started {world} processes, accelerate sees {accelerator.num_processes}"
         )
     _set_up(accelerator.device)
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     return accelerator
+
+
+def keep_freed_memory() -> bool:
+    """Let this process keep the memory that it frees, up to 2 GB, for what it allocates next.
+
+    A training step on a CPU frees hundreds of megabytes at its end and takes them again in the
+    next. glibc gives the top of the heap back to the system each time, which then has to zero every
+    page anew (`benchmarks/allocator.py`). The most that a process holds stays what it was.
+
+    Returns whether it does: not without glibc, or where the environment sets its allocator.
+    """
+    if os.environ.keys() & ALLOCATOR or "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", ""):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's, or of what stands in for it
+    if mallopt is None:
+        return False
+    return all(mallopt(*setting) for setting in MALLOC)
 
 
 def first_of_machine(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -82,3 +86,52 @@ def test_runs_of_two_precisions_are_read_in_one_process() -> None:
     for precision, name in (("fp32", "no"), ("bf16", "bf16"), ("bf16", "bf16"), ("fp32", "no")):
         config = parse_config(tiny_tree(compute={"precision": precision}), "test")
         assert make_accelerator(config).mixed_precision == name
+
+
+FREED = """
+import resource, sys
+import numpy as np
+from distseg.distributed import keep_freed_memory
+
+kept = keep_freed_memory() if sys.argv[1] == "keep" else None
+
+def step():
+    blocks = [np.ones(20 << 20, np.uint8) for _ in range(6)]  # 30,720 pages
+
+for _ in range(3):
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    step()
+print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "environment", "kept", "pages"),
+    [
+        ("keep", {}, "True", range(3000)),
+        ("leave", {}, "None", range(9000, 10**6)),
+        ("keep", {"MALLOC_TRIM_THRESHOLD_": "65536"}, "False", range(9000, 10**6)),
+        ("keep", {"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=65536"}, "False",
+         range(9000, 10**6)),
+        ("keep", {"GLIBC_TUNABLES": "glibc.pthread.rseq=0"}, "True", range(3000)),
+    ],
+)  # fmt: skip
+def test_memory_that_is_freed_is_taken_again(
+    how: str, environment: dict[str, str], kept: str, pages: range
+) -> None:
+    """Six blocks of 20 MB, freed and taken again five times."""
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("another allocator")
+    done = subprocess.run([sys.executable, "-c", FREED, how], env={**os.environ, **environment},
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    said, made = done.stdout.split()
+    assert said == kept and int(made) in pages
+
+
+def test_a_rank_on_a_cpu_keeps_what_it_frees(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[bool] = []
+    monkeypatch.setattr(distributed, "keep_freed_memory", lambda: called.append(True))
+    make_accelerator(parse_config(tiny_tree(), "test"), cpu=True)
+    assert called == [True]
