@@ -2,16 +2,15 @@
 
     python benchmarks/cpu.py TGS_ROOT OUT.json [--rounds 5] [--steps 12] [--parts step predict busy]
 
-One process that does nothing else but turn from one to the other, so that what the machine does
-meanwhile meets them all alike; each figure is a ratio of one round, and the median of the rounds
-with the lowest and the highest.
+In turns, so that what the machine does meanwhile meets them all alike; each figure is a ratio of
+one round, and the median of the rounds with the lowest and the highest.
 
 step: a ResNet34 U-Net on 128 x 128, batches of 16, real TGS with augmentation: distseg's own steps
-    from its loader; its steps on batches that are in memory (the limit); and the loop that people
-    write (gpu/peers.py: a DataLoader, albumentations, float32, a loss of smp, `.item()`).
+    from its loader, and its steps on batches that are in memory (the limit). Beside what others
+    write: rivals/run.py.
 predict: `distseg predict` of two such networks with a flip, from files to a table, start of the
     process included; the same networks' forward passes on batches in memory; and smp with a flip,
-    image by image in float32, with a loop over runs (gpu/peers.py).
+    image by image in float32, with a loop over runs, in a process of its own (gpu/peers.py).
 busy: a step of distseg in memory alone, and beside a process that keeps one core busy.
 """
 
@@ -37,8 +36,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as every job of distseg h
 import segmentation_models_pytorch as smp
 import torch
 
-from benchmarks.gpu.peers import Salt, make_model
-from benchmarks.gpu.peers import predict as predict_by_hand
 from benchmarks.rivals.turns import ratios
 from distseg.config.data import FoldsConfig
 from distseg.config.load import dump_config, load_config, parse_config
@@ -112,24 +109,6 @@ def endless(stage: Stage) -> Iterator[Loaded]:
         yield from stage.batches.epoch(epoch)
 
 
-def plain_steps(root: Path) -> Iterator[float]:
-    """A step of the loop that people write each time that the next one is asked for."""
-    model, loss_fn = make_model(), smp.losses.SoftBCEWithLogitsLoss()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    workers = max(1, (os.cpu_count() or 1) - 1)
-    loader: Any = torch.utils.data.DataLoader(
-        Salt(root, None), BATCH, shuffle=True, num_workers=workers, drop_last=True,
-        persistent_workers=True,
-    )  # fmt: skip
-    while True:
-        for images, masks in loader:
-            optimizer.zero_grad()
-            loss = loss_fn(model(images), masks)
-            loss.backward()
-            optimizer.step()
-            yield loss.item()
-
-
 @contextmanager
 def stage_of(root: Path, scratch: Path) -> Iterator[tuple[Member, Stage]]:
     """A member that trains on TGS."""
@@ -147,7 +126,7 @@ def stage_of(root: Path, scratch: Path) -> Iterator[tuple[Member, Stage]]:
 
 def step(root: Path, scratch: Path, rounds: int, steps: int) -> dict[str, Any]:
     with stage_of(root, scratch) as (member, stage):
-        loaded, by_hand = endless(stage), plain_steps(root)
+        loaded = endless(stage)
         kept = list(itertools.islice(loaded, 8))
 
         def train(batches: Iterator[Loaded], number: int = steps) -> float:
@@ -157,23 +136,15 @@ def step(root: Path, scratch: Path, rounds: int, steps: int) -> dict[str, Any]:
             train(loaded, AHEAD)  # what is ready when the turn begins
             return train(loaded)
 
-        def plain() -> float:
-            list(itertools.islice(by_hand, 4))
-            return clock(lambda: list(itertools.islice(by_hand, steps)))
-
         def memory() -> float:
             train(itertools.cycle(kept), AHEAD)  # meanwhile the loader gets ready again
             return train(itertools.cycle(kept))
 
-        turns = {"ours": ours, "memory": memory, "plain": plain}
+        turns: dict[str, Turn] = {"ours": ours, "memory": memory}
         in_turn(turns, 1)  # warms up
         found = in_turn(turns, rounds)
     rates = {name: round(steps * BATCH / statistics.median(s), 1) for name, s in found.items()}
-    return {
-        "images_per_s": rates,
-        "of_the_limit": ratios(found["memory"], found["ours"]),
-        "times_plain": ratios(found["plain"], found["ours"]),
-    }
+    return {"images_per_s": rates, "of_the_limit": ratios(found["memory"], found["ours"])}
 
 
 # -- prediction -----------------------------------------------------------------------------------
@@ -195,6 +166,14 @@ def distseg(*arguments: str) -> None:
     subprocess.run(
         command, check=True, env=environment, stdout=subprocess.DEVNULL, preexec_fn=die_with_parent
     )
+
+
+def images_by_hand(root: Path, record: Path) -> float:
+    """Images a second of one network, in a process that knows nothing of distseg."""
+    script = [str(ROOT / "benchmarks/gpu/peers.py"), "predict", str(root), str(record)]
+    subprocess.run([sys.executable, *script, "--limit", "70"], check=True, cwd=ROOT,
+                   stdout=subprocess.DEVNULL, preexec_fn=die_with_parent)  # fmt: skip
+    return float(json.loads(record.read_text(encoding="utf-8"))["images_per_s"][0])
 
 
 def predict(root: Path, scratch: Path, rounds: int, images: int) -> dict[str, Any]:
@@ -220,7 +199,7 @@ def predict(root: Path, scratch: Path, rounds: int, images: int) -> dict[str, An
     turns: dict[str, Turn] = {
         "ours": lambda: clock(files_to_table),
         "passes": lambda: clock(passes_alone),
-        "plain": lambda: len(snapshots) * images / predict_by_hand(root, 70)[1],
+        "plain": lambda: len(snapshots) * images / images_by_hand(root, scratch / "hand.json"),
     }
     found = in_turn(turns, rounds)
     return {

@@ -1,4 +1,4 @@
-"""Training steps of distseg beside those of released frameworks, in turns on one machine.
+"""Training steps of distseg beside a plain loop and released frameworks, in turns on one machine.
 
     python -m venv VENV_L && VENV_L/bin/pip install lightning segmentation-models-pytorch albumentations==2.0.8
     python -m venv VENV_N && VENV_N/bin/pip install nnunetv2 segmentation-models-pytorch albumentations==2.0.8
@@ -104,7 +104,8 @@ def main() -> None:
 def measure(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     here, given = Path(__file__).parent, [str(args.root), str(args.steps)]
     commands = {"distseg": [sys.executable, str(here / "run.py"), str(args.root), "-", "--own",
-                            "--steps", str(args.steps)]}  # fmt: skip
+                            "--steps", str(args.steps)],
+                "plain loop": [sys.executable, str(here / "plain_steps.py"), *given]}  # fmt: skip
     versions = {}
     if args.lightning:
         script = [args.lightning, str(here / "lightning_steps.py"), *given]
