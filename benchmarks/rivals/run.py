@@ -88,6 +88,8 @@ def main() -> None:
     parser.add_argument("root", type=Path, help="folder of TGS")
     parser.add_argument("out", type=Path)
     parser.add_argument("--lightning", metavar="PYTHON", help="of an environment with Lightning")
+    parser.add_argument("--precisions", nargs="+", default=["32-true", "bf16-mixed"],
+                        help="of Lightning; bf16 only where the CPU multiplies in it")  # fmt: skip
     parser.add_argument("--nnunet", metavar="PYTHON", help="of an environment with nnU-Net")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=15)
@@ -109,7 +111,7 @@ def measure(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     versions = {}
     if args.lightning:
         script = [args.lightning, str(here / "lightning_steps.py"), *given]
-        commands |= {f"lightning {p}": [*script, p] for p in ("32-true", "bf16-mixed")}
+        commands |= {f"lightning {p}": [*script, p] for p in args.precisions}
         versions["lightning, torch"] = version(args.lightning, "lightning")
     if args.nnunet:
         commands["nnunet"] = [args.nnunet, str(here / "nnunet_steps.py"), *given, str(work)]
