@@ -10,8 +10,8 @@ from pathlib import Path
 
 from distseg.config.schema import Config
 from distseg.data.cache import mask_files
-from distseg.data.formats.names import folders_in, is_image
-from distseg.data.formats.row import Row
+from distseg.data.formats.names import folders_in
+from distseg.data.formats.row import Row, is_image
 from distseg.data.formats.words import VAL
 from distseg.data.layouts import layout
 from distseg.data.places import DEPTH, called_masks
@@ -104,7 +104,7 @@ def _with_images(folder: Path, depth: int, closed: list[OSError]) -> list[Path]:
     takes an error for each folder that one may not look into."""
     try:
         with os.scandir(folder) as entries:
-            if any(is_image(Path(entry.name)) for entry in islice(entries, LOOKED_AT)):
+            if any(is_image(entry.name) for entry in islice(entries, LOOKED_AT)):
                 return [folder]
         inside = folders_in(folder)[:LOOKED_AT] if depth else []
     except OSError as error:

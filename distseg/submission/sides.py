@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from distseg.config.schema import Config
 from distseg.data.formats import folder as folder_layout
-from distseg.data.formats.names import DEEP, ID, Name, files_in, is_image
-from distseg.data.formats.row import EMPTY_CELLS, files_per_class, plain
+from distseg.data.formats.names import DEEP, ID, Name, files_in
+from distseg.data.formats.row import EMPTY_CELLS, files_per_class, is_image, plain
 from distseg.data.image_file import image_size
 from distseg.data.judge import Held
 from distseg.data.layouts import layout
@@ -200,7 +200,7 @@ def _tree(folder: Path) -> Iterator[tuple[str, str]]:
     first: dict[str, Path] = {}
     for file in sorted(folder.rglob("*")):
         inside = file.relative_to(folder)
-        if not is_image(file) or any(part[0] == "." for part in inside.parts) or file.is_dir():
+        if not is_image(file.name) or any(part[0] == "." for part in inside.parts) or file.is_dir():
             continue
         name = plain(inside.with_suffix("").as_posix())
         if first.setdefault(name, file) is not file:

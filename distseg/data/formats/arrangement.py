@@ -10,6 +10,7 @@ Folders are images or masks, of a train, validation or test part, by the words i
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,15 @@ from distseg.data.formats.holders import (
     num_images,
     num_owners,
 )
-from distseg.data.formats.names import DEEP, ID, Name, files_in, folders_in, has_images, is_image
+from distseg.data.formats.names import (
+    DEEP,
+    ID,
+    Name,
+    files_in,
+    folders_in,
+    has_images,
+    unchanged,
+)
 from distseg.data.formats.patterns import (
     Naming,
     ids_of,
@@ -32,7 +41,7 @@ from distseg.data.formats.patterns import (
     namings_beside,
     pattern_of_half,
 )
-from distseg.data.formats.row import plain
+from distseg.data.formats.row import is_image, plain, split_name
 from distseg.data.formats.words import VAL, said_by
 from distseg.records.errors import UserError
 
@@ -52,7 +61,9 @@ def arranged(root: Path, options: FolderConfig) -> FolderConfig:
         found = {key: folder for key, folder in found.items() if key not in written}
     options = options.model_copy(update=found)
     if not {*written, *found} & set(NAMES):
-        options = options.model_copy(update=_naming(root, options))
+        paths = root.absolute(), options.images, options.masks
+        changed = unchanged(*(paths[0] / one for one in paths[1:]))
+        options = options.model_copy(update=_naming(*paths, changed))
     return options
 
 
@@ -261,7 +272,7 @@ def _folder_per_image(root: Path, written: Collection[str]) -> dict[str, str]:
 
 
 def _holds_one(folder: Path) -> bool:
-    return sum(is_image(path) for path in folder.iterdir()) == 1
+    return sum(is_image(path.name) for path in folder.iterdir()) == 1
 
 
 # -- how they are named ----------------------------------------------------------------------------
@@ -275,16 +286,20 @@ def _written_naming(options: FolderConfig, written: Collection[str]) -> Naming |
     return naming if options.image is None else {**naming, "image": options.image}
 
 
-def _naming(root: Path, options: FolderConfig) -> Naming:
+@functools.lru_cache(maxsize=8)  # a command asks several times, of many files
+def _naming(root: Path, image_folder: str, mask_folder: str, _changed: object) -> Naming:
     """`image` and `mask`, where masks are named by something that all have before or behind the
-    name of their image; {} where they are named as their images."""
-    if ID in options.images + options.masks:
+    name of their image; {} where they are named as their images.
+
+    _changed: another where the folders' files are others (`unchanged`).
+    """
+    if ID in image_folder + mask_folder:
         return {}
-    images, masks = _stems(root, options.images), _mask_stems(root, options.masks)
+    images, masks = _stems(root, image_folder), _mask_stems(root, mask_folder)
     if not images or not masks:
         return {}  # whoever lists them says so
-    where = root / options.masks
-    if (root / options.images).resolve() == where.resolve():
+    where = root / mask_folder
+    if (root / image_folder).resolve() == where.resolve():
         if (pattern := pattern_of_half(images)) is None:
             raise UserError(
                 f"{where}: images and masks lie in one folder, and which is which is not known: "
@@ -304,7 +319,10 @@ def _naming(root: Path, options: FolderConfig) -> Naming:
 
 def _stems(root: Path, folder: str) -> set[str]:
     try:
-        return {plain(one.paths[0].stem) for one in files_in(root, folder, None, "images")}
+        return {
+            plain(split_name(one.paths[0].name)[0])
+            for one in files_in(root, folder, None, "images")
+        }
     except UserError:
         return set()
 

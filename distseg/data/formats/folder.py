@@ -22,14 +22,13 @@ from distseg.data.formats.names import (
     above,
     files_in,
     has_images,
-    is_image,
     unique_ids,
 )
 from distseg.data.formats.row import (
     Row,
     SubmissionSpec,
     files_per_class,
-    locate,
+    is_image,
     parts_together,
     plain,
     usual_submission,
@@ -245,17 +244,20 @@ def _masks(
         tables = [{plain(one.id): one.paths for one in listed}]
         return _Masks(root / masks, tables, problems=problems)
     folders = [] if DEEP in masks else _class_folders(config, root / masks)
-    name = _mask_name(options)
+    name, found = _mask_name(options), dict[str, str]()
     if not folders:
-        return _Masks(root / masks, [_by_id(root, masks, name, images)])
+        return _Masks(root / masks, [_by_id(root, masks, name, images, found)], problems=found)
     there = [f"{masks}/{one.name}" if _holds_images(one) else "" for one in folders]
-    tables = [_by_id(root, folder, name, images) if folder else {} for folder in there]
-    return _Masks(root / masks, tables, per_class=True)
+    tables = [_by_id(root, folder, name, images, found) if folder else {} for folder in there]
+    return _Masks(root / masks, tables, per_class=True, problems=found)
 
 
-def _by_id(root: Path, folder: str, name: Name, images: Mapping[str, Found]) -> Table:
+def _by_id(
+    root: Path, folder: str, name: Name, images: Mapping[str, Found], problems: dict[str, str]
+) -> Table:
     """The mask files of a folder, by the id of their image: of the one in the same place; where
-    masks and images do not lie in the same places, of any."""
+    masks and images do not lie in the same places, of any. problems: takes up, by id, why masks may
+    not be used."""
     listed = files_in(root, folder, None, "masks")
     places, own_places = {one.place for one in images.values()}, {one.place for one in listed}
     mirrored = bool(places & own_places) and (places == {""}) == (own_places == {""})
@@ -270,7 +272,10 @@ def _by_id(root: Path, folder: str, name: Name, images: Mapping[str, Found]) -> 
         own = name.id_of_several(plain(one.paths[0].name), ids)
         if own is not None:
             lonely = f"{place}/{own}".lstrip("/").replace("/", "_")
-            table.setdefault(ids.get(own, lonely), []).extend(one.paths)
+            key = ids.get(own, lonely)
+            table.setdefault(key, []).extend(one.paths)
+            if one.problem:
+                problems.setdefault(key, one.problem)
     return table
 
 
@@ -298,7 +303,7 @@ def _class_folders(config: Config, folder: Path) -> list[Path]:
 
 def _holds_images(folder: Path) -> bool:
     """Whether files of images lie somewhere in a folder: whoever reads it looks at once where."""
-    return folder.is_dir() and any(is_image(path) for path in folder.rglob("*"))
+    return folder.is_dir() and any(is_image(path.name) for path in folder.rglob("*"))
 
 
 def _row(image: Found, found: _Masks, options: FolderConfig) -> Row:
@@ -317,15 +322,13 @@ def _row(image: Found, found: _Masks, options: FolderConfig) -> Row:
 def _problem(paths: Iterable[Path], is_union: bool) -> str:
     """Why the masks of one image, and one class, may not be used."""
     paths = list(paths)
-    stems = {plain(mask.stem) for mask in paths}
+    stems = {plain(mask.stem) for mask in paths} if len(paths) > 1 else set()
     if len(paths) > 1 and (not is_union or len(stems) < len(paths)):
         count = "two" if len(paths) == 2 else len(paths)
         hint = "; data.folder.several: union joins them" if len(stems) == len(paths) else ""
         names = " and ".join(mask.name for mask in paths[:3])
         return f"{count} masks: {names}{hint}"
     for mask in paths:
-        if problem := locate(mask.parent, mask.name)[1]:
-            return problem
         if "|" in str(mask) or ";" in str(mask):
             return "the mask's path has a '|' or ';', which separate paths here"
     return ""

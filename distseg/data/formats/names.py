@@ -3,17 +3,28 @@ and the files of a folder, or of all folders below one, `train/**`."""
 
 from __future__ import annotations
 
+import functools
 import os
 import re
+import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from distseg.data.formats.row import IMAGE_SUFFIXES, image_files, locate, plain
+from distseg.data.formats.row import (
+    IMAGE_SUFFIXES,
+    image_names,
+    is_image,
+    locate,
+    name_problem,
+    plain,
+    split_name,
+)
 from distseg.records.errors import UserError
 
 ID = "{id}"
 DEEP = "**"  # in the path of a folder: folders of any names and number, or none
+JUST_NS = 2_000_000_000  # since when a change may be followed by one of the same time
 _NUMBER = re.compile(r"[_\-. ]?\d+$")
 
 
@@ -34,14 +45,9 @@ class Name:
 
     def id_in(self, name: str) -> str | None:
         """The id in a file's name; None where it is not named so."""
-        before, _, after = plain(self.text.removesuffix(".*")).partition(ID)
-        path = PurePosixPath(plain(name))
-        suffix = PurePosixPath(f"x{after}").suffix.lower()
-        if suffix in IMAGE_SUFFIXES:
-            if path.suffix.lower() != suffix:
-                return None
-            after = after[: -len(suffix)]
-        return _between(path.stem, before, after)
+        before, after, wanted = _halves(self.text)
+        stem, suffix = split_name(plain(name))
+        return _between(stem, before, after) if wanted in ("", suffix.lower()) else None
 
     def id_in_folder(self, name: str) -> str | None:
         """The same for the name of a folder, which has no suffix."""
@@ -70,6 +76,15 @@ def without_number(stem: str) -> str:
 def _between(name: str, before: str, after: str) -> str | None:
     is_one = name.startswith(before) and name.endswith(after)
     return name[len(before) : len(name) - len(after)] or None if is_one else None
+
+
+@functools.lru_cache(maxsize=64)
+def _halves(text: str) -> tuple[str, str, str]:
+    """What a pattern has before the id and behind it, and the suffix of an image; "": any."""
+    before, _, after = plain(text.removesuffix(".*")).partition(ID)
+    suffix = split_name(f"x{after}")[1]
+    is_own = suffix.lower() in IMAGE_SUFFIXES
+    return (before, after.removesuffix(suffix), suffix.lower()) if is_own else (before, after, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +116,7 @@ def files_in(root: Path, folder: str, name: Name | None, key: str) -> list[Found
         return list(_per_folder(root, folder, key))
     files = _listed(root, folder, f"data.folder.{key}")
     found = [
-        replace(one, id=own)
+        one if own == one.id else replace(one, id=own)
         for one in files
         if (own := one.id if name is None or one.problem else name.id_in(one.paths[0].name))
     ]
@@ -112,6 +127,23 @@ def files_in(root: Path, folder: str, name: Name | None, key: str) -> list[Found
             f"{files[0].paths[0].name}, ...; look at data.folder.image, test_image and mask"
         )
     return found
+
+
+def unchanged(*folders: Path) -> object:
+    """For the key of a cache: equal as long as the names in these folders are the same. What was
+    changed just now equals nothing: the clock of a file system is not fine enough to tell a change
+    from the next. Nor does what lies below several folders, of which one time says nothing."""
+    times = []
+    for folder in folders:
+        try:
+            inside = any(one.is_dir() for one in os.scandir(folder))
+            time_ns = folder.stat().st_mtime_ns
+        except OSError:
+            return object()
+        if inside or time.time_ns() - time_ns < JUST_NS:
+            return object()
+        times.append((str(folder), time_ns))
+    return tuple(times)
 
 
 def above(folder: str) -> str:
@@ -125,7 +157,8 @@ def _listed(root: Path, folder: str, what: str) -> list[Found]:
     """The image files of a folder by their stems. UserError: there is none."""
     parts = PurePosixPath(folder).parts
     if DEEP not in parts:
-        return [_found(path) for path in image_files(root / folder, what)]
+        where = (root / folder).absolute()
+        return [_found(where, name, link) for name, link in image_names(where, what).items()]
     top = (root / above(folder)).absolute()
     if not top.is_dir():
         raise UserError(f"{top}: no such folder ({what})")
@@ -139,7 +172,9 @@ def _below(folder: Path, place: str, last: Sequence[str]) -> Iterator[Found]:
     """The image files of a folder, and of all below it, whose path ends with these names. A folder
     that is a link is not followed, which could lead anywhere, and said."""
     try:
-        paths, inside = sorted(folder.iterdir()), folders_in(folder)
+        with os.scandir(folder) as entries:
+            files = sorted((one.name, one.is_symlink()) for one in entries if is_image(one.name))
+        inside = folders_in(folder)
     except OSError as error:
         yield Found(folder.name, [folder], f"cannot be looked into: {error.strerror}", place)
         return
@@ -147,7 +182,7 @@ def _below(folder: Path, place: str, last: Sequence[str]) -> Iterator[Found]:
     num = len(names) - len(last)
     if num >= 0 and names[num:] == tuple(last):
         own = "/".join(names[:num])
-        yield from (replace(_found(path), place=own) for path in paths if is_image(path))
+        yield from (_found(folder, name, link, own) for name, link in files)
     for one in inside:
         if one.is_symlink():
             yield Found(one.name, [one], f"{one.name!r} is a link to a folder", place)
@@ -155,8 +190,9 @@ def _below(folder: Path, place: str, last: Sequence[str]) -> Iterator[Found]:
             yield from _below(one, f"{place}/{one.name}".lstrip("/"), last)
 
 
-def _found(path: Path) -> Found:
-    return Found(path.stem, [path], locate(path.parent, path.name)[1])
+def _found(folder: Path, name: str, is_link: bool, place: str = "") -> Found:
+    problem = locate(folder, name)[1] if is_link else name_problem(name)
+    return Found(split_name(name)[0], [folder / name], problem, place)
 
 
 def _per_folder(root: Path, folder: str, key: str) -> list[Found]:
@@ -173,7 +209,7 @@ def _per_folder(root: Path, folder: str, key: str) -> list[Found]:
         inside = path.joinpath(*parts[place + 1 :])
         problem = locate(above, path.name)[1]
         files = [] if problem or not inside.is_dir() else [
-            one for one in sorted(inside.iterdir()) if is_image(one)
+            one for one in sorted(inside.iterdir()) if is_image(one.name)
         ]  # fmt: skip
         problems = [problem, *(locate(one.parent, one.name)[1] for one in files)]
         if not files:
@@ -184,19 +220,18 @@ def _per_folder(root: Path, folder: str, key: str) -> list[Found]:
     return found
 
 
-def is_image(path: Path) -> bool:
-    """Whether a file's name is that of an image."""
-    return path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "."
-
-
 def has_images(folder: Path) -> bool:
     """Whether files of images lie in a folder itself."""
-    return folder.is_dir() and any(is_image(path) and path.is_file() for path in folder.iterdir())
+    if not folder.is_dir():
+        return False
+    with os.scandir(folder) as entries:
+        return any(is_image(one.name) and _is_file(one) for one in entries)
 
 
 def image_stems(folder: Path) -> set[str]:
     """The stems of the image files of a folder. OSError: one may not look into it."""
-    return {plain(path.stem) for path in folder.iterdir() if is_image(path)}
+    with os.scandir(folder) as entries:
+        return {plain(split_name(one.name)[0]) for one in entries if is_image(one.name)}
 
 
 def folders_in(folder: Path) -> list[Path]:
@@ -204,6 +239,14 @@ def folders_in(folder: Path) -> list[Path]:
     with os.scandir(folder) as entries:  # tells files from folders without a look at each
         names = [entry.name for entry in entries if entry.name[0] != "." and _is_folder(entry)]
     return [folder / name for name in sorted(names)]
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """A link that leads to itself is none."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -91,6 +92,19 @@ def usual_submission(
 def locate(folder: Path, name: str) -> tuple[Path, str]:
     """The path `folder/name`, and why it may not be used ("" when it may): an id of a table, or a
     link, must not lead out of the folder."""
+    if problem := name_problem(name):
+        return folder, problem
+    path = folder / name
+    try:
+        # without a separator in its name, only a link can lead elsewhere
+        inside = not path.is_symlink() or path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError) as error:  # a loop of links
+        return folder, f"{name!r} is no usable file name: {error}"
+    return path, "" if inside else f"{name!r} is a link that leaves its folder {folder}"
+
+
+def name_problem(name: str) -> str:
+    """Why nothing in a folder may be called so; "": it may."""
     if (
         not name
         or name in (".", "..")
@@ -99,20 +113,12 @@ def locate(folder: Path, name: str) -> tuple[Path, str]:
         or "/" in name
         or "\\" in name
     ):
-        return folder, f"{name[:80]!r} is no plain file name, or leaves its folder"
+        return f"{name[:80]!r} is no plain file name, or leaves its folder"
     try:
         length = len(name.encode())
     except UnicodeEncodeError:  # Python keeps such bytes of a file's name as lone surrogates
-        return folder, f"{name[:80]!r} is no name in UTF-8, which the tables are written in"
-    if length > 255:
-        return folder, f"{name[:80]!r}... is too long for a file name"
-    path = folder / name
-    try:
-        # without a separator in its name, only a link can lead elsewhere
-        inside = not path.is_symlink() or path.resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError) as error:  # a loop of links
-        return folder, f"{name!r} is no usable file name: {error}"
-    return path, "" if inside else f"{name!r} is a link that leaves its folder {folder}"
+        return f"{name[:80]!r} is no name in UTF-8, which the tables are written in"
+    return f"{name[:80]!r}... is too long for a file name" if length > 255 else ""
 
 
 def locate_plain(folder: Path, name: str, known: Mapping[str, Path]) -> tuple[Path, str]:
@@ -149,14 +155,30 @@ def joined_rles(cells: Iterable[str]) -> tuple[str, str]:
 def image_files(folder: Path, what: str) -> list[Path]:
     """Absolute paths of a folder's image files, by name. UserError when there is no folder."""
     folder = folder.absolute()
+    return [folder / name for name in image_names(folder, what)]
+
+
+def image_names(folder: Path, what: str) -> dict[str, bool]:
+    """The names of a folder's image files, in order, and whether each is a link. UserError when
+    there is no folder."""
     if not folder.is_dir():
         siblings = [p.name for p in folder.parent.iterdir()] if folder.parent.is_dir() else []
         close = nearest(folder.name, siblings)
         hint = f" Did you mean {close!r}?" if close else ""
         raise UserError(f"{folder}: no such folder ({what}).{hint}")
-    found = sorted(
-        p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != "."
-    )
+    with os.scandir(folder) as entries:  # tells links from files without a look at each
+        found = sorted((one.name, one.is_symlink()) for one in entries if is_image(one.name))
     if not found:
         raise UserError(f"{folder}: no image files here ({what})")
-    return found
+    return dict(found)
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's name is that of an image."""
+    return split_name(name)[1].lower() in IMAGE_SUFFIXES and name[0] != "."
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Stem and suffix of a file's name, as a Path has them, at a tenth of its time."""
+    dot = name.rfind(".")
+    return (name[:dot], name[dot:]) if 0 < dot < len(name) - 1 else (name, "")

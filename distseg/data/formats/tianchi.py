@@ -10,12 +10,12 @@ from pathlib import Path
 
 from distseg.config.schema import Config
 from distseg.data.formats.detected import Detected
-from distseg.data.formats.names import is_image
 from distseg.data.formats.row import (
     Row,
     SubmissionSpec,
     by_name,
     image_files,
+    is_image,
     joined_rles,
     locate,
     locate_plain,
@@ -36,7 +36,7 @@ def detect(root: Path) -> Detected | None:
         _, cells = next(read_cells(table, "\t"), (1, []))
     except UserError:  # quotes of a CSV, or no text
         return None
-    if len(cells) not in (1, 2) or "," in cells[0] or not is_image(Path(cells[0])):
+    if len(cells) not in (1, 2) or "," in cells[0] or not is_image(Path(cells[0]).name):
         return None
     keys = {"data": {"format": "tianchi"}, "task": "binary", "classes": ["building"]}
     return Detected(keys, "train and train_mask.csv are there")
