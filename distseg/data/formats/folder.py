@@ -322,12 +322,13 @@ def _row(image: Found, found: _Masks, options: FolderConfig) -> Row:
 def _problem(paths: Iterable[Path], is_union: bool) -> str:
     """Why the masks of one image, and one class, may not be used."""
     paths = list(paths)
-    stems = {plain(mask.stem) for mask in paths} if len(paths) > 1 else set()
-    if len(paths) > 1 and (not is_union or len(stems) < len(paths)):
-        count = "two" if len(paths) == 2 else len(paths)
-        hint = "; data.folder.several: union joins them" if len(stems) == len(paths) else ""
-        names = " and ".join(mask.name for mask in paths[:3])
-        return f"{count} masks: {names}{hint}"
+    if len(paths) > 1:
+        alike = len({plain(mask.stem) for mask in paths}) < len(paths)
+        if alike or not is_union:
+            count = "two" if len(paths) == 2 else len(paths)
+            hint = "" if alike else "; data.folder.several: union joins them"
+            names = " and ".join(mask.name for mask in paths[:3])
+            return f"{count} masks: {names}{hint}"
     for mask in paths:
         if "|" in str(mask) or ";" in str(mask):
             return "the mask's path has a '|' or ';', which separate paths here"

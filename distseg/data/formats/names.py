@@ -18,6 +18,7 @@ from distseg.data.formats.row import (
     locate,
     name_problem,
     plain,
+    sorted_images,
     split_name,
 )
 from distseg.records.errors import UserError
@@ -136,8 +137,7 @@ def unchanged(*folders: Path) -> object:
     times = []
     for folder in folders:
         try:
-            inside = any(one.is_dir() for one in os.scandir(folder))
-            time_ns = folder.stat().st_mtime_ns
+            inside, time_ns = folders_in(folder), folder.stat().st_mtime_ns
         except OSError:
             return object()
         if inside or time.time_ns() - time_ns < JUST_NS:
@@ -172,9 +172,7 @@ def _below(folder: Path, place: str, last: Sequence[str]) -> Iterator[Found]:
     """The image files of a folder, and of all below it, whose path ends with these names. A folder
     that is a link is not followed, which could lead anywhere, and said."""
     try:
-        with os.scandir(folder) as entries:
-            files = sorted((one.name, one.is_symlink()) for one in entries if is_image(one.name))
-        inside = folders_in(folder)
+        files, inside = sorted_images(folder), folders_in(folder)
     except OSError as error:
         yield Found(folder.name, [folder], f"cannot be looked into: {error.strerror}", place)
         return
@@ -182,7 +180,7 @@ def _below(folder: Path, place: str, last: Sequence[str]) -> Iterator[Found]:
     num = len(names) - len(last)
     if num >= 0 and names[num:] == tuple(last):
         own = "/".join(names[:num])
-        yield from (_found(folder, name, link, own) for name, link in files)
+        yield from (_found(folder, name, link, own) for name, link in files.items())
     for one in inside:
         if one.is_symlink():
             yield Found(one.name, [one], f"{one.name!r} is a link to a folder", place)

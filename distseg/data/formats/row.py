@@ -166,11 +166,15 @@ def image_names(folder: Path, what: str) -> dict[str, bool]:
         close = nearest(folder.name, siblings)
         hint = f" Did you mean {close!r}?" if close else ""
         raise UserError(f"{folder}: no such folder ({what}).{hint}")
+    if found := sorted_images(folder):
+        return found
+    raise UserError(f"{folder}: no image files here ({what})")
+
+
+def sorted_images(folder: Path) -> dict[str, bool]:
+    """As `image_names`, also where there is none. OSError: one may not look into the folder."""
     with os.scandir(folder) as entries:  # tells links from files without a look at each
-        found = sorted((one.name, one.is_symlink()) for one in entries if is_image(one.name))
-    if not found:
-        raise UserError(f"{folder}: no image files here ({what})")
-    return dict(found)
+        return dict(sorted((x.name, x.is_symlink()) for x in entries if is_image(x.name)))
 
 
 def is_image(name: str) -> bool:
