@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,9 @@ from distseg.data.threads import in_threads
 from distseg.functional.metrics import VOID
 from distseg.records.errors import UserError, printable
 
+# What is found out of a good row: its id, the image (H, W, C) and the target (K, H, W), uint8.
+OfEach = Callable[[str, NDArray[np.uint8], NDArray[np.uint8]], Any]
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:
@@ -53,12 +56,14 @@ class Facts:
 @dataclass(frozen=True, slots=True)
 class Checked:
     """good: the usable rows with their size, in order; facts: one for each of them; quarantine:
-    the other rows; held: what each mask file that was read holds, those of bad rows too."""
+    the other rows; held: what each mask file that was read holds, those of bad rows too; found:
+    what `of_each` has found out of each good row."""
 
     good: list[Row]
     facts: list[Facts]
     quarantine: list[Bad] = field(default_factory=list)
     held: list[Held] = field(default_factory=list)
+    found: list[Any] = field(default_factory=list)
 
     @property
     def coverage(self) -> np.ndarray:
@@ -88,6 +93,7 @@ class _Good:
     image_HWC: NDArray[np.uint8]
     target_KHW: NDArray[np.uint8]
     held: tuple[Held, ...]
+    found: Any
 
 
 class NeedsLevels(Exception):
@@ -126,12 +132,19 @@ def with_levels(config: Config, rows: Sequence[Row]) -> Config:
 
 
 def inspect(
-    config: Config, rows: Sequence[Row], keep: Keep | None = None, *, whole: bool = True
+    config: Config,
+    rows: Sequence[Row],
+    keep: Keep | None = None,
+    *,
+    of_each: OfEach | None = None,
+    whole: bool = True,
 ) -> Checked:
     """Open and decode every file once, check it, and judge what all of them hold together.
 
     keep: gets the pixels of each good row, in the rows' order, so that whoever wants them need
     not decode the files again. Pixels that nobody keeps are forgotten at once.
+    of_each: is called with the pixels of each good row in the threads that decode them, in any
+    order; `found` has what it returned, in the rows' order.
     whole: see `judge`.
 
     Raises:
@@ -140,12 +153,12 @@ def inspect(
         NeedsLevels: see there; without `keep` they are measured here.
     """
     try:
-        checked = _examine(config, rows, keep)
+        checked = _examine(config, rows, keep, of_each)
     except NeedsLevels:
         if keep is not None:
             raise
         config = with_levels(config, rows)
-        checked = _examine(config, rows, None)
+        checked = _examine(config, rows, None, of_each)
     judge_values(config, checked.held)
     if checked.quarantine and (config.data.strict or not checked.good):
         _refuse(checked, len(rows))
@@ -168,19 +181,22 @@ def _refuse(checked: Checked, num_rows: int) -> NoReturn:
 def is_good(config: Config, row: Row) -> bool:
     """Whether a row can be used, for itself."""
     try:
-        checked = _examine(config, [row], None)
+        checked = _examine(config, [row])
     except NeedsLevels:
-        checked = _examine(with_levels(config, [row]), [row], None)
+        checked = _examine(with_levels(config, [row]), [row])
     return bool(checked.good)
 
 
-def _examine(config: Config, rows: Sequence[Row], keep: Keep | None) -> Checked:
+def _examine(
+    config: Config, rows: Sequence[Row], keep: Keep | None = None, of_each: OfEach | None = None
+) -> Checked:
     checked = Checked([], [])
-    for result in in_threads(lambda row: _check(config, row), _without_repeats(rows)):
+    for result in in_threads(lambda row: _check(config, row, of_each), _without_repeats(rows)):
         checked.held.extend(result.held)
         if isinstance(result, _Good):
             checked.good.append(result.row)
             checked.facts.append(result.facts)
+            checked.found.append(result.found)
             if keep is not None:
                 keep(result.row.id, result.image_HWC, result.target_KHW)
         else:
@@ -205,12 +221,12 @@ class _BadRow:
     held: tuple[Held, ...] = ()
 
 
-def _check(config: Config, row: Row) -> _Good | _BadRow:
+def _check(config: Config, row: Row, of_each: OfEach | None) -> _Good | _BadRow:
     """Whatever is wrong with a row is found here, so that it never stops the others."""
     if row.problem:
         return _bad(row.id, row.image, row.problem)
     try:
-        return _open(config, row)
+        return _open(config, row, of_each)
     except BadMask as error:
         line = _bad(row.id, error.path, error.reason).line
         return _BadRow(line, ((ALL, error.coding),))
@@ -226,7 +242,7 @@ def _bad(*texts: str) -> _BadRow:
     return _BadRow((name, file, reason))
 
 
-def _open(config: Config, row: Row) -> _Good:
+def _open(config: Config, row: Row, of_each: OfEach | None) -> _Good:
     """Read a row's files, once each. UserError or OSError: one of them cannot be used."""
     with open_file(row.image) as file:
         decoded = decode(file, row.image, config.data.max_pixels)
@@ -245,7 +261,8 @@ def _open(config: Config, row: Row) -> _Good:
     mode = how_read(decoded, image_channels(config))
     facts = Facts(sha1, pixel_hash(image, target.planes), mode, coverage, constant)
     sized = replace(row, height=height, width=width)
-    return _Good(sized, facts, image, target.planes, target.codings)
+    found = of_each(row.id, image, target.planes) if of_each else None
+    return _Good(sized, facts, image, target.planes, target.codings, found)
 
 
 def too_large(config: Config, height: int, width: int, members: Sequence[str] = ()) -> str:

@@ -164,7 +164,7 @@ def _truth_files(config: Config, path: Path, known: set[str]) -> dict[str, str]:
     if ID in options.masks:
         inside = "/".join(dropwhile(lambda part: ID not in part, options.masks.split("/")))
         listed = files_in(path, inside, None, "masks")
-        return {one.id: "file:" + ";".join(map(str, one.paths)) for one in listed}
+        return {one.id: "file:" + ";".join(one.files) for one in listed}
     pattern = options.mask or f"{ID}{options.mask_suffix}"
     joined: dict[str, list[list[str]]] = {}
     for key, target in _files(config, path).items():

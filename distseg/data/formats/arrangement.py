@@ -319,10 +319,7 @@ def _naming(root: Path, image_folder: str, mask_folder: str, _changed: object) -
 
 def _stems(root: Path, folder: str) -> set[str]:
     try:
-        return {
-            plain(split_name(one.paths[0].name)[0])
-            for one in files_in(root, folder, None, "images")
-        }
+        return {plain(split_name(one.name)[0]) for one in files_in(root, folder, None, "images")}
     except UserError:
         return set()
 

@@ -67,7 +67,7 @@ def train(config: Config) -> list[Row]:
 def _split(config: Config, name: str) -> list[Row]:
     root = Path(config.data.root)
     paths = image_files(root / name, f"{name} of camvid")
-    images = [Found(path.stem, [path], locate(path.parent, path.name)[1]) for path in paths]
+    images = [Found(path.stem, [str(path)], locate(path.parent, path.name)[1]) for path in paths]
     return paired(config, config.data.folder, images, f"{name}annot")[: config.data.limit]
 
 

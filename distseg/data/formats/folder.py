@@ -7,7 +7,7 @@ with something before or behind, train, validation and test parts, a folder for 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -27,17 +27,19 @@ from distseg.data.formats.names import (
 from distseg.data.formats.row import (
     Row,
     SubmissionSpec,
+    file_name,
     files_per_class,
     is_image,
     parts_together,
     plain,
+    split_name,
     usual_submission,
 )
 from distseg.records.errors import UserError, unknown
 
 # keys of `data` that only some layouts read
 READS = ("mask_values", "mask_channel", "colors", "folder")
-Table = dict[str, list[Path]]  # masks by the plain id of their image
+Table = dict[str, list[str]]  # paths of masks by the plain id of their image
 
 
 def found(config: Config) -> FolderConfig:
@@ -62,7 +64,7 @@ def _part(config: Config, options: FolderConfig, images: str, masks: str, key: s
     shared = (root / images).resolve() == (root / masks).resolve()
     own = _mask_name(options)
     if shared and own.text != ID:
-        listed = [one for one in listed if own.id_in(one.paths[0].name) is None]
+        listed = [one for one in listed if own.id_in(one.name) is None]
         listed = _without_masks([own], listed)  # a further one of its image has a number
     return paired(config, options, listed, masks)[: config.data.limit]
 
@@ -73,7 +75,7 @@ def test(config: Config) -> list[Row]:
         return []  # a data set may have nothing to predict yet
     images = _test_images(config, options)
     return [
-        Row(own, str(one.paths[0]), problem=one.problem)
+        Row(own, one.files[0], problem=one.problem)
         for own, one in zip(unique_ids(images), images, strict=True)
     ][: config.data.limit]
 
@@ -170,8 +172,7 @@ def _test_images(config: Config, options: FolderConfig) -> list[Found]:
         other = first.setdefault(own, one)
         if other is not one:
             raise UserError(
-                f"{one.paths[0]}: has the stem of {other.paths[0].name}, which is the id; give "
-                "each its own"
+                f"{one.files[0]}: has the stem of {other.name}, which is the id; give each its own"
             )
     return [_alone(one) for one in listed]
 
@@ -184,7 +185,7 @@ def _without_masks(patterns: Sequence[Name], listed: Sequence[Found]) -> list[Fo
         ids.setdefault(one.place, set()).add(plain(one.id))
 
     def is_mask(one: Found) -> bool:
-        file, near = plain(one.paths[0].name), ids[one.place]
+        file, near = plain(one.name), ids[one.place]
         owners = {name.id_of_several(file, near) for name in names}
         return bool(owners & (near - {plain(one.id)}))
 
@@ -193,10 +194,10 @@ def _without_masks(patterns: Sequence[Name], listed: Sequence[Found]) -> list[Fo
 
 def _alone(image: Found) -> Found:
     """An image, with a problem where a folder for it holds several."""
-    if len(image.paths) == 1 or image.problem:
+    if len(image.files) == 1 or image.problem:
         return image
-    names = ", ".join(path.name for path in image.paths[:3])
-    return replace(image, problem=f"{len(image.paths)} images of one id: {names}")
+    names = ", ".join(map(file_name, image.files[:3]))
+    return replace(image, problem=f"{len(image.files)} images of one id: {names}")
 
 
 def paired(config: Config, options: FolderConfig, images: Sequence[Found], masks: str) -> list[Row]:
@@ -212,13 +213,13 @@ def paired(config: Config, options: FolderConfig, images: Sequence[Found], masks
         problem = one.problem or held.problems.get(own, "")
         rows[own] = _row(replace(one, id=name, problem=problem), held, options)
         if other is not one:  # which of them the mask belongs to is not known
-            problem = f"id {name!r} is already that of {other.paths[0].name}: neither is used"
-            rows[own] = Row(name, str(one.paths[0]), problem=problem)
+            problem = f"id {name!r} is already that of {other.name}: neither is used"
+            rows[own] = Row(name, one.files[0], problem=problem)
     orphans = {
-        own: paths[0] for table in held.tables for own, paths in table.items() if own not in rows
+        own: files[0] for table in held.tables for own, files in table.items() if own not in rows
     }
     return list(rows.values()) + [
-        Row(own, str(path), problem="a mask without an image") for own, path in orphans.items()
+        Row(own, file, problem="a mask without an image") for own, file in orphans.items()
     ]
 
 
@@ -241,7 +242,7 @@ def _masks(
     if ID in masks:
         listed = files_in(root, masks, None, "masks")
         problems = {plain(one.id): one.problem for one in listed if one.problem}
-        tables = [{plain(one.id): one.paths for one in listed}]
+        tables = [{plain(one.id): one.files for one in listed}]
         return _Masks(root / masks, tables, problems=problems)
     folders = [] if DEEP in masks else _class_folders(config, root / masks)
     name, found = _mask_name(options), dict[str, str]()
@@ -269,11 +270,11 @@ def _by_id(
     for one in listed:
         place = one.place if mirrored else ""
         ids = near.get(place, {})
-        own = name.id_of_several(plain(one.paths[0].name), ids)
+        own = name.id_of_several(plain(one.name), ids)
         if own is not None:
             lonely = f"{place}/{own}".lstrip("/").replace("/", "_")
             key = ids.get(own, lonely)
-            table.setdefault(key, []).extend(one.paths)
+            table.setdefault(key, []).extend(one.files)
             if one.problem:
                 problems.setdefault(key, one.problem)
     return table
@@ -312,24 +313,23 @@ def _row(image: Found, found: _Masks, options: FolderConfig) -> Row:
     if not any(masks):
         problem = problem or f"no mask of this stem in {found.where}"
     is_union = options.several == "union" or ID in options.masks
-    for paths in masks:
-        problem = problem or _problem(paths, is_union)
-    files = [";".join(map(str, paths)) for paths in masks]
-    target = files_per_class(files) if found.per_class else f"file:{files[0]}"
-    return Row(image.id, str(image.paths[0]), target if any(masks) else "", problem=problem)
+    for files in masks:
+        problem = problem or _problem(files, is_union)
+    joined = [";".join(files) for files in masks]
+    target = files_per_class(joined) if found.per_class else f"file:{joined[0]}"
+    return Row(image.id, image.files[0], target if any(masks) else "", problem=problem)
 
 
-def _problem(paths: Iterable[Path], is_union: bool) -> str:
+def _problem(files: Sequence[str], is_union: bool) -> str:
     """Why the masks of one image, and one class, may not be used."""
-    paths = list(paths)
-    if len(paths) > 1:
-        alike = len({plain(mask.stem) for mask in paths}) < len(paths)
+    if len(files) > 1:
+        names = [file_name(file) for file in files]
+        alike = len({plain(split_name(name)[0]) for name in names}) < len(files)
         if alike or not is_union:
-            count = "two" if len(paths) == 2 else len(paths)
+            count = "two" if len(files) == 2 else len(files)
             hint = "" if alike else "; data.folder.several: union joins them"
-            names = " and ".join(mask.name for mask in paths[:3])
-            return f"{count} masks: {names}{hint}"
-    for mask in paths:
-        if "|" in str(mask) or ";" in str(mask):
+            return f"{count} masks: {' and '.join(names[:3])}{hint}"
+    for file in files:
+        if "|" in file or ";" in file:
             return "the mask's path has a '|' or ';', which separate paths here"
     return ""

@@ -7,12 +7,13 @@ import functools
 import os
 import re
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from distseg.data.formats.row import (
     IMAGE_SUFFIXES,
+    file_name,
     image_names,
     is_image,
     locate,
@@ -90,13 +91,19 @@ def _halves(text: str) -> tuple[str, str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The files of one image, or of its masks. id: in its place, see `unique_ids`. problem: why
-    they may not be used. place: the folders that the `**` of their folder stands for."""
+    """The files of one image, or of its masks: their paths. id: in its place, see `unique_ids`.
+    problem: why they may not be used. place: the folders that the `**` of their folder stands
+    for."""
 
     id: str
-    paths: list[Path]
+    files: list[str]
     problem: str = ""
     place: str = ""
+
+    @property
+    def name(self) -> str:
+        """Of the first file."""
+        return file_name(self.files[0])
 
 
 def unique_ids(found: Sequence[Found]) -> list[str]:
@@ -119,13 +126,13 @@ def files_in(root: Path, folder: str, name: Name | None, key: str) -> list[Found
     found = [
         one if own == one.id else replace(one, id=own)
         for one in files
-        if (own := one.id if name is None or one.problem else name.id_in(one.paths[0].name))
+        if (own := one.id if name is None or one.problem else name.id_in(one.name))
     ]
     if not found:
         assert name is not None
         raise UserError(
             f"{root / folder}: none of {len(files)} files is named {name.text}: "
-            f"{files[0].paths[0].name}, ...; look at data.folder.image, test_image and mask"
+            f"{files[0].name}, ...; look at data.folder.image, test_image and mask"
         )
     return found
 
@@ -158,7 +165,7 @@ def _listed(root: Path, folder: str, what: str) -> list[Found]:
     parts = PurePosixPath(folder).parts
     if DEEP not in parts:
         where = (root / folder).absolute()
-        return [_found(where, name, link) for name, link in image_names(where, what).items()]
+        return _found(where, image_names(where, what))
     top = (root / above(folder)).absolute()
     if not top.is_dir():
         raise UserError(f"{top}: no such folder ({what})")
@@ -174,23 +181,30 @@ def _below(folder: Path, place: str, last: Sequence[str]) -> Iterator[Found]:
     try:
         files, inside = sorted_images(folder), folders_in(folder)
     except OSError as error:
-        yield Found(folder.name, [folder], f"cannot be looked into: {error.strerror}", place)
+        yield Found(folder.name, [str(folder)], f"cannot be looked into: {error.strerror}", place)
         return
     names = PurePosixPath(place).parts
     num = len(names) - len(last)
     if num >= 0 and names[num:] == tuple(last):
         own = "/".join(names[:num])
-        yield from (_found(folder, name, link, own) for name, link in files.items())
+        yield from _found(folder, files, own)
     for one in inside:
         if one.is_symlink():
-            yield Found(one.name, [one], f"{one.name!r} is a link to a folder", place)
+            yield Found(one.name, [str(one)], f"{one.name!r} is a link to a folder", place)
         else:
             yield from _below(one, f"{place}/{one.name}".lstrip("/"), last)
 
 
-def _found(folder: Path, name: str, is_link: bool, place: str = "") -> Found:
-    problem = locate(folder, name)[1] if is_link else name_problem(name)
-    return Found(split_name(name)[0], [folder / name], problem, place)
+def _found(folder: Path, files: Mapping[str, bool], place: str = "") -> list[Found]:
+    """files: see `image_names`."""
+    start = str(folder / "x")[:-1]  # a Path for each of a million files takes long
+    return [
+        Found(
+            split_name(name)[0], [start + name],
+            locate(folder, name)[1] if is_link else name_problem(name), place,
+        )
+        for name, is_link in files.items()
+    ]  # fmt: skip
 
 
 def _per_folder(root: Path, folder: str, key: str) -> list[Found]:
@@ -212,7 +226,8 @@ def _per_folder(root: Path, folder: str, key: str) -> list[Found]:
         problems = [problem, *(locate(one.parent, one.name)[1] for one in files)]
         if not files:
             problems.append(f"no image files in {inside}")
-        found.append(Found(own, files or [inside], next((one for one in problems if one), "")))
+        paths = [str(one) for one in files or [inside]]
+        found.append(Found(own, paths, next((one for one in problems if one), "")))
     if not found:
         raise UserError(f"{above}: no folder named {parts[place]} here (data.folder.{key})")
     return found

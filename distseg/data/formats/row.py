@@ -182,6 +182,11 @@ def is_image(name: str) -> bool:
     return split_name(name)[1].lower() in IMAGE_SUFFIXES and name[0] != "."
 
 
+def file_name(path: str) -> str:
+    """The last name of a path, as a Path has it, at a tenth of its time."""
+    return path.rpartition(os.sep)[2]
+
+
 def split_name(name: str) -> tuple[str, str]:
     """Stem and suffix of a file's name, as a Path has them, at a tenth of its time."""
     dot = name.rfind(".")

@@ -9,14 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy import fft
 
 from distseg.data.survey.measure import SIDE, Measured
+from distseg.data.threads import in_threads
 
 MOST_FITTED = 2000  # images that the model is fitted to
+AT_ONCE = 32  # images, which then fit into a core's cache; cv2 has at most 128 channels
 CELLS = 256  # cells of each that it sees
 RIDGE = 1e-3
 LEAST_SHARE = 0.002  # of the thumbnail that a mask must cover, and leave free, to be judged
@@ -47,7 +51,9 @@ def mask_fits(images: Sequence[Measured]) -> dict[int, MaskFit]:
     if len(judged) < 8:
         return {}
     weights = _fit_model([images[i] for i in judged])
-    return {i: _fit(images[i], weights) for i in judged}
+    groups = [judged[start : start + AT_ONCE] for start in range(0, len(judged), AT_ONCE)]
+    found = in_threads(lambda group: _fit([images[i] for i in group], weights), groups)
+    return dict(zip(judged, chain.from_iterable(found), strict=True))
 
 
 def _can_be_judged(image: Measured) -> bool:
@@ -55,19 +61,22 @@ def _can_be_judged(image: Measured) -> bool:
     return bool(image.shapes) and LEAST_SHARE < share < 1 - LEAST_SHARE and not image.constant
 
 
-def _cells(thumb: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Features of each cell, float32 (SIDE * SIDE, 11): colors, their squares, what lies around.
-    Each is relative to the image's own mean, so that brightness alone tells nothing."""
-    color = thumb.astype(np.float32) / 255
+def _features(images: Sequence[Measured]) -> NDArray[np.float32]:
+    """Of each cell, float32 (11, SIDE, SIDE, N): colors, their squares, what lies around. Each is
+    relative to the image's own mean, so that brightness alone tells nothing."""
+    color = np.stack([image.thumb for image in images], axis=3).astype(np.float32) / 255
     gray = color.mean(axis=2)
-    near = cv2.GaussianBlur(gray, (0, 0), 1.5)
-    far = cv2.GaussianBlur(gray, (0, 0), 5)
-    rough = cv2.GaussianBlur(np.abs(gray - near), (0, 0), 1.5)
-    maps = [*np.moveaxis(color, 2, 0), gray - near, near - far, near, far, rough]
-    stack = np.stack([one - one.mean() for one in maps])
+    near, far = _blurred(gray, 1.5), _blurred(gray, 5)
+    rough = _blurred(np.abs(gray - near), 1.5)
+    stack = np.stack([*np.moveaxis(color, 2, 0), gray - near, near - far, near, far, rough])
+    stack -= stack.mean(axis=(1, 2), keepdims=True)
     squares = stack[[0, 5, 7]] ** 2
-    full = np.concatenate([stack, squares - squares.mean(axis=(1, 2), keepdims=True)])
-    return full.reshape(len(full), -1).T
+    return np.concatenate([stack, squares - squares.mean(axis=(1, 2), keepdims=True)])
+
+
+def _blurred(maps: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
+    """maps: (SIDE, SIDE, N), which cv2 takes for channels."""
+    return cv2.GaussianBlur(maps, (0, 0), sigma).reshape(maps.shape)  # of one it drops the last
 
 
 def _fit_model(images: Sequence[Measured]) -> NDArray[np.float32]:
@@ -75,11 +84,14 @@ def _fit_model(images: Sequence[Measured]) -> NDArray[np.float32]:
     rng = np.random.default_rng(0)
     chosen = rng.permutation(len(images))[:MOST_FITTED]
     features, labels = [], []
-    for index in chosen:
-        cells = rng.choice(SIDE * SIDE, CELLS, replace=False)
-        mask = images[index].mask.reshape(-1)[cells].astype(np.float32) / 255
-        features.append(_cells(images[index].thumb)[cells])
-        labels.append(mask - mask.mean())
+    for start in range(0, len(chosen), AT_ONCE):
+        these = [images[index] for index in chosen[start : start + AT_ONCE]]
+        own = _features(these).reshape(-1, SIDE * SIDE, len(these))
+        for place, image in enumerate(these):
+            cells = rng.choice(SIDE * SIDE, CELLS, replace=False)
+            mask = image.mask.reshape(-1)[cells].astype(np.float32) / 255
+            features.append(own[:, cells, place].T)
+            labels.append(mask - mask.mean())
     x, y = np.concatenate(features), np.concatenate(labels)
     scale = x.std(axis=0) + 1e-6
     x = x / scale
@@ -87,30 +99,29 @@ def _fit_model(images: Sequence[Measured]) -> NDArray[np.float32]:
     return (np.linalg.solve(gram, x.T @ y / len(x)) / scale).astype(np.float32)
 
 
-def _fit(image: Measured, weights: NDArray[np.float32]) -> MaskFit:
-    score = _normed((_cells(image.thumb) @ weights).reshape(SIDE, SIDE))
-    mask = _normed(image.mask.astype(np.float32))
-    turns = (mask[:, ::-1], mask[::-1], mask[::-1, ::-1])
-    surface = _correlate(score, mask)
-    best = np.unravel_index(int(surface.argmax()), surface.shape)
+def _fit(images: Sequence[Measured], weights: NDArray[np.float32]) -> list[MaskFit]:
+    scores = _normed(np.moveaxis(np.tensordot(weights, _features(images), 1), 2, 0))
+    masks = _normed(np.stack([image.mask for image in images]).astype(np.float32))
+    turns = (masks[:, :, ::-1], masks[:, ::-1], masks[:, ::-1, ::-1])
+    own, *turned = ((scores * one).sum(axis=(1, 2)) for one in (masks, *turns))
+    surfaces = _correlate(scores, masks)
+    flat = surfaces.reshape(len(images), -1)
+    best = np.unravel_index(flat.argmax(axis=1), surfaces.shape[1:])
     # how far the mask would have to move; the surface wraps around
-    rows, columns = (int((p + SIDE) % (2 * SIDE) - SIDE) for p in best)
-    return MaskFit(
-        own=float((score * mask).sum()),
-        mirrored=max(float((score * turn).sum()) for turn in turns),
-        shifted=float(surface.max()),
-        shift=(rows, columns),
-    )
+    shifts = (np.stack(best, axis=1) + SIDE) % (2 * SIDE) - SIDE
+    values = np.stack([own, np.max(turned, axis=0), flat.max(axis=1)], axis=1)
+    pairs = zip(values.tolist(), shifts.tolist(), strict=True)
+    return [MaskFit(a, b, c, (rows, columns)) for (a, b, c), (rows, columns) in pairs]
 
 
 def _normed(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Mean 0 and length 1, so that a product summed is a correlation."""
-    centered = values - values.mean()
-    return centered / max(float(np.linalg.norm(centered)), 1e-6)
+    """(N, SIDE, SIDE), each of mean 0 and length 1, so that a product summed is a correlation."""
+    centered = values - values.mean(axis=(1, 2), keepdims=True)
+    return centered / np.maximum(np.linalg.norm(centered, axis=(1, 2), keepdims=True), 1e-6)
 
 
-def _correlate(score: NDArray[np.float32], mask: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Correlation at each shift of the mask, (2 SIDE, 2 SIDE), by Fourier transforms."""
+def _correlate(scores: NDArray[np.float32], masks: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Correlation at each shift of the mask, (N, 2 SIDE, 2 SIDE), by Fourier transforms."""
     shape = (2 * SIDE, 2 * SIDE)
-    product = np.fft.rfft2(score, shape) * np.conj(np.fft.rfft2(mask, shape))
-    return np.fft.irfft2(product, shape).astype(np.float32)
+    product = fft.rfft2(scores, shape) * np.conj(fft.rfft2(masks, shape))
+    return fft.irfft2(product, shape)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -46,16 +48,15 @@ def survey(
 
 
 def _train(config: Config, rows: Sequence[Row], tick: Tick) -> tuple[list[Measured], Checked]:
-    measured: list[Measured] = []
+    numbers = itertools.count(1)
 
-    def keep(name: str, image_HWC: Any, target_KHW: Any) -> None:
-        measured.append(measure(config, name, image_HWC, target_KHW))
-        tick("train images", len(measured), len(rows))
+    def keep(*_: Any) -> None:
+        tick("train images", next(numbers), len(rows))
 
-    checked = inspect(config, rows, keep)
+    checked = inspect(config, rows, keep, of_each=functools.partial(measure, config))
     return [
         replace(one, mode=facts.mode, constant=facts.constant)
-        for one, facts in zip(measured, checked.facts, strict=True)
+        for one, facts in zip(checked.found, checked.facts, strict=True)
     ], checked
 
 

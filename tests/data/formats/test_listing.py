@@ -31,7 +31,8 @@ def test_images_are_in_the_order_of_paths(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     images = [p for p in sorted(tmp_path.iterdir()) if p.suffix == ".png" and p.name[0] != "."]
     assert image_files(tmp_path, "here") == images
-    assert [one.paths for one in files_in(tmp_path, ".", None, "images")] == [[p] for p in images]
+    listed = files_in(tmp_path, ".", None, "images")
+    assert [one.files for one in listed] == [[str(path)] for path in images]
 
 
 def test_names_that_change_are_seen(tmp_path: Path) -> None:
