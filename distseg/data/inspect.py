@@ -287,8 +287,10 @@ def _coverage(target_KHW: np.ndarray, config: Config) -> tuple[float, ...]:
     return tuple(float(c[1]) / max(1, int(c[0] + c[1])) for c in counts)
 
 
-def report(config: Config, checked: Checked, num_test: int = 0) -> str:
-    """What `distseg inspect` prints."""
+def report(
+    config: Config, checked: Checked, num_test: int = 0, unread: Sequence[str] | None = None
+) -> str:
+    """What `distseg inspect` prints. unread: what `passed_over` gives, where it is known."""
     rows, facts = checked.good, checked.facts
     coverage = checked.coverage
     sizes = Counter(f"{row.height}x{row.width}" for row in rows)
@@ -310,7 +312,8 @@ def report(config: Config, checked: Checked, num_test: int = 0) -> str:
     lines += [f"  {name}  {file}: {reason}" for name, file, reason in checked.quarantine[:20]]
     if len(checked.quarantine) > 20:
         lines.append(f"  ... and {len(checked.quarantine) - 20} more")
-    lines += [f"not read: {line}" for line in passed_over(config)]
+    unread = passed_over(config) if unread is None else unread
+    lines += [f"not read: {line}" for line in unread]
     return printable("\n".join(lines))
 
 

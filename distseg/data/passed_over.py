@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 from distseg.config.schema import Config
 from distseg.data.cache import mask_files
 from distseg.data.formats.names import folders_in
-from distseg.data.formats.row import Row, is_image
+from distseg.data.formats.row import Row, file_name, is_image
 from distseg.data.formats.words import VAL
 from distseg.data.layouts import layout
 from distseg.data.places import DEPTH, called_masks
@@ -28,9 +29,10 @@ def passed_over(config: Config) -> list[str]:
         return []
     data = config.data.model_copy(update={"limit": None})
     rows = list(_rows(config.model_copy(update={"data": data})))
-    used = {path for row in rows for path in (row.image, *mask_files(row.target))}
-    used = {str(Path(path).absolute()) for path in used}
-    folders = {Path(path).parent for path in used}
+    files = {path for row in rows for path in (row.image, *mask_files(row.target))}
+    absolute = functools.cache(lambda folder: Path(folder).absolute())  # of each file takes long
+    folders = {absolute(path.rpartition(os.sep)[0]) for path in files}
+    used = {f"{absolute(path.rpartition(os.sep)[0])}{os.sep}{file_name(path)}" for path in files}
     tops = {folder for folder in folders if not folders & set(folder.parents)}
     lines = [line for folder in sorted(tops) for line in left_out(folder, used)]
     return lines + list(_beside(config, tops))
@@ -52,7 +54,7 @@ def left_out(folder: Path, used: set[str]) -> Iterator[str]:
             name
             for name in sorted(names)
             if name[0] != "." and not name.lower().endswith(OTHER_SUFFIXES)
-            if str(Path(place) / name) not in used
+            if f"{place}{os.sep}{name}" not in used
         ]
         if left:
             yield f"{place}: {told(left)} not read"

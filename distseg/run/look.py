@@ -29,7 +29,8 @@ def look_at_data(config: Config, out: Path | None, *, as_json: bool = False) -> 
     train, test = form.train(config), form.test(config)
     surveyed, checked, findings = survey(config, train, test, _tick)
     found = record(surveyed, checked, findings)
-    lines = [report(surveyed.config, checked, len(test)), *findings_lines(findings)]
+    text = report(surveyed.config, checked, len(test), found["passed_over"])
+    lines = [text, *findings_lines(findings)]
     if out is not None:
         from distseg.report.survey_page import write_survey
 
