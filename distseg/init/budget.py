@@ -271,12 +271,13 @@ def scaled(pace: Pace, measured: Size, size: Size, tta: bool = True) -> Pace:
     """A pace, measured with one flipped view, at another size, and without that view.
 
     What a network computes grows with the pixels that it sees. The view takes a forward pass; that
-    is an eighth to a third of a step, however the measurement may stray. What else an image takes
-    at prediction, to be brought to its own size and counted, stays.
+    is an eighth to a third of a step of as many pixels, however the measurement may stray. What
+    else an image takes at prediction, to be brought to its own size and counted, stays.
     """
     training = size.pixels / measured.pixels
     predicting = size.predicted / measured.predicted
-    step = pace.step_s / pace.batch_size
+    tiles = measured.predicted / measured.pixels  # of an image, where a step has one of them
+    step = pace.step_s / pace.batch_size * tiles
     forward = min(max(pace.predict_s - pace.evaluate_s, step / 8), step / 3)
     forward = min(forward, pace.evaluate_s, pace.predict_s / 2)
     evaluate = pace.evaluate_s - forward + forward * predicting

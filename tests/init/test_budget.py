@@ -200,6 +200,15 @@ def test_what_an_image_takes_beside_the_network_does_not_grow_with_tiles() -> No
     assert same.predict_s == pytest.approx(pace.predict_s) and same.step_s == pace.step_s
 
 
+def test_a_view_less_of_many_tiles_takes_half_the_time() -> None:
+    """Measured as crops: a step has one tile of an image, prediction all of them."""
+    crop = Size(192, 192, "crop", 1.0, 150 * 192 * 192)
+    pace = replace(PACE, batch_size=4, step_s=0.785, evaluate_s=11.5, predict_s=23.0)
+    assert scaled(pace, crop, crop).predict_s == pytest.approx(23.0)
+    once = scaled(pace, crop, crop, tta=False)
+    assert once.predict_s == pytest.approx(once.evaluate_s, rel=0.2)
+
+
 def test_objects_that_a_resize_would_lose_are_seen_in_crops_in_a_short_budget_too() -> None:
     """Objects of 6 pixels in pictures of 2000, one core: the flipped views are given up."""
     data = replace(data_of(40, 8, 2000, 2000), object_widths=(5.0, 7.0))
