@@ -108,6 +108,15 @@ def by_class(balance: Sequence[Sequence[Any]], classes: Sequence[str]) -> dict[s
     return {"names": [names.get(str(line[0]), f"fold {line[0]}") for line in lines], "rows": rows}
 
 
+def _short(number: int) -> str:
+    """864, 1.7k, 55k, 1.1M: what fits below a bar."""
+    for unit, name in ((1_000_000, "M"), (1000, "k")):
+        if number >= unit:
+            digits = 1 if number < 9.95 * unit else 0
+            return f"{number / unit:.{digits}f}{name}"
+    return str(number)
+
+
 def bars(histogram: Mapping[str, Any]) -> dict[str, Any]:
     """A histogram in the coordinates of an SVG: a bar a bin, of equal widths."""
     width, height, below = CHART
@@ -123,6 +132,6 @@ def bars(histogram: Mapping[str, Any]) -> dict[str, Any]:
         made.append({
             "x": round(number * step + 1, 1), "y": round(height - below - high, 1),
             "width": round(step - 2, 1), "height": high, "count": count, "label": label,
-            "from": f"{edges[number]:,}",
+            "from": _short(edges[number]),
         })  # fmt: skip
     return {"bars": made, "size": (width, height), "base": height - below}

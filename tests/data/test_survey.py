@@ -23,6 +23,7 @@ from distseg.data.survey.measure import measure
 from distseg.data.survey.shift import area_under_curve, hanley_error
 from distseg.data.survey.similar import near_groups
 from distseg.data.survey.survey import areas, record, survey, together
+from distseg.report.survey_page import bars
 from tests.run.test_check import SMALL
 
 HEIGHT, WIDTH, GOOD = 60, 72, 60
@@ -210,6 +211,13 @@ def test_histograms_have_whole_bins_that_hold_all(tmp_path: Path) -> None:
     edges = histogram["edges"]
     assert all(b > a for a, b in itertools.pairwise(edges)) and edges[0] == 1
     assert together(images, 1) == [[6]]
+
+
+def test_what_stands_below_a_bar_is_short() -> None:
+    edges = [1, 864, 1728, 9999, 55_296, 1_100_000, 9_000_000]
+    shown = bars({"edges": edges, "counts": [1] * 6})["bars"]
+    assert [bar["from"] for bar in shown] == ["1", "864", "1.7k", "10k", "55k", "1.1M"]
+    assert shown[2]["label"] == "1,728–9,998"
 
 
 def test_near_copies_survive_other_formats_and_brightness(tmp_path: Path) -> None:
