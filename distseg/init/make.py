@@ -8,7 +8,7 @@ import math
 import re
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ LOOKING_SHARE, MEASURING_SHARE, AGAIN_SHARE = 0.04, 0.06, 0.04  # of the budget
 LEAST_S, MOST_S = 10.0, 60.0  # that measuring takes
 MEASURED_PIXELS = {False: 128 * 128, True: 384 * 384}  # of what is measured; True: on a GPU
 MAX_SLOTS = 8
+MOST_SIZES = 2  # of the chosen encoder, that are measured
 _BUDGET = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
 
 
@@ -192,14 +193,23 @@ def best_way(
     facts: Facts, data: Data, offer: Offer, slots: Sequence[Slot], gpus: list[Gpu],
     possible: Sequence[Size], budget: float, left: Callable[[], float],
 ) -> tuple[Spent, bool]:  # fmt: skip
-    """(the best way to spend what is left of a budget, whether it fits), measured twice: all that
-    there is at one size, and what was chosen at its own. UserError as in `candidates`."""
+    """(the best way to spend what is left of a budget, whether it fits): all that there is is
+    measured at one size, and then what was chosen at its own. Where that changes the choice, the
+    new one is measured, too: what a step takes beside its pixels makes a smaller size look faster
+    than it is. UserError as in `candidates`."""
     machine = Machine(len(slots), sum(slot.processes for slot in slots), members_per_job=100)
     seconds = min(MOST_S, max(LEAST_S, MEASURING_SHARE * budget))
     options = candidates(facts, data, offer, slots, gpus, possible, seconds)
     chosen = spend(options, data, machine, left())[0].candidate
     seconds = min(MOST_S, max(LEAST_S, AGAIN_SHARE * budget))
-    options = measured_again(chosen, options, facts, data, offer, slots, gpus, seconds)
+    shown: dict[Size, tuple[int | None, Pace]] = {}
+    while chosen.size not in shown and len(shown) < MOST_SIZES:
+        pace = measured_again(chosen, facts, data, offer, slots, gpus, seconds)
+        if pace is None:
+            break
+        shown[chosen.size] = (chosen.jobs, pace)
+        options = paced(options, chosen.encoder, shown, facts)
+        chosen = spend(options, data, machine, left())[0].candidate
     return spend(options, data, machine, left())
 
 
@@ -209,7 +219,9 @@ def candidates(
 ) -> list[Candidate]:  # fmt: skip
     """Each encoder at each size, by the pace of one size that is measured. UserError: nothing could
     be measured."""
-    measured = _nearest([s for s in possible if s.fit != "crop"] or possible, bool(gpus))
+    measured = _nearest(
+        [s for s in possible if s.fit != "crop"] or possible, MEASURED_PIXELS[bool(gpus)]
+    )
     config = measured_config(facts, offer, measured, bool(gpus))
     size = DataSize(data.num_train, data.num_test, data.height, data.width)
     logger.info("measuring %s for about %s", " and ".join(e.name for e in offer.encoders),
@@ -237,14 +249,11 @@ def candidates(
 
 
 def measured_again(
-    chosen: Candidate, options: Sequence[Candidate], facts: Facts, data: Data, offer: Offer,
-    slots: Sequence[Slot], gpus: list[Gpu], seconds: float,
-) -> list[Candidate]:  # fmt: skip
-    """The candidates of the chosen encoder, by what it takes at the size for which it was chosen:
-    what was measured at another size is only nearly so at this one. The other encoders are left
-    out: one would be chosen for a hopeful figure that nobody has measured there. All candidates,
-    where nothing could be measured.
-    """
+    chosen: Candidate, facts: Facts, data: Data, offer: Offer, slots: Sequence[Slot],
+    gpus: list[Gpu], seconds: float,
+) -> Pace | None:  # fmt: skip
+    """What a candidate takes at its own size, beside as many jobs as it has; None: that could not
+    be measured."""
     encoder, size = offer.encoders[chosen.encoder], chosen.size
     config = measured_config(facts, replace(offer, encoders=(encoder,)), size, bool(gpus))
     images = DataSize(data.num_train, data.num_test, data.height, data.width)
@@ -253,17 +262,26 @@ def measured_again(
     beside = slots[:1]
     if chosen.jobs is not None:
         beside = make_slots(ComputeConfig(slots=chosen.jobs), gpus, num_cores())
-    pace = measured_paces(config, images, beside, gpus, seconds).get("m0")
-    if pace is None:
-        return list(options)
+    return measured_paces(config, images, beside, gpus, seconds).get("m0")
 
-    def paced(option: Candidate) -> Candidate:
-        own = _scaled(pace, size, option.size, facts, option.tta)
-        if chosen.jobs is not None and option.jobs is not None:
-            own = divided(own, num_cores(), chosen.jobs, option.jobs)
-        return replace(option, pace=own)
 
-    return [paced(one) for one in options if one.encoder == chosen.encoder]
+def paced(
+    options: Sequence[Candidate], encoder: int, shown: Mapping[Size, tuple[int | None, Pace]],
+    facts: Facts,
+) -> list[Candidate]:  # fmt: skip
+    """The candidates of an encoder, each by what was measured at its size, or at the nearest one.
+    The other encoders are left out: one would be chosen for a hopeful figure that nobody has
+    measured there. shown: by size, the number of jobs side by side and the pace of one."""
+
+    def own(option: Candidate) -> Candidate:
+        near = _nearest(shown, option.size.pixels)
+        jobs, measured = shown[near]
+        pace = _scaled(measured, near, option.size, facts, option.tta)
+        if jobs is not None and option.jobs is not None:
+            pace = divided(pace, num_cores(), jobs, option.jobs)
+        return replace(option, pace=pace)
+
+    return [own(one) for one in options if one.encoder == encoder]
 
 
 def _by_jobs(pace: Pace, slots: int, gpus: list[Gpu]) -> list[tuple[int | None, Pace]]:
@@ -279,8 +297,8 @@ def _scaled(pace: Pace, measured: Size, size: Size, facts: Facts, tta: bool) -> 
     return replace(scaled(pace, measured, size, tta), prepare_s=facts.decode_s)
 
 
-def _nearest(possible: Sequence[Size], gpu: bool) -> Size:
-    return min(possible, key=lambda size: abs(math.log(size.pixels / MEASURED_PIXELS[gpu])))
+def _nearest(possible: Iterable[Size], pixels: int) -> Size:
+    return min(possible, key=lambda size: abs(math.log(size.pixels / pixels)))
 
 
 def measured_config(facts: Facts, offer: Offer, size: Size, gpu: bool) -> Config:

@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 import distseg
 import distseg.api
 from distseg.config.load import load_config
+from distseg.config.schema import Config
 from distseg.data.detect import detect
 from distseg.data.folds import assign_folds
 from distseg.data.layouts import layout
@@ -36,6 +37,7 @@ from distseg.init.sizes import Size
 from distseg.init.start import init, start
 from distseg.jobs.hardware import Gpu
 from distseg.records.errors import UserError
+from distseg.records.paces import Pace
 from distseg.records.paths import Run
 from distseg.run.check import mistakes
 from distseg.run.plan import plan
@@ -208,6 +210,27 @@ def test_plan_knows_what_init_has_measured(
     text = plan(config, Run(tmp_path / "run"))
     about = written.spent.forecast.text().partition(" (")[0]
     assert "by what this machine has shown" in text and f"time: about {about} (" in text
+
+
+def test_a_size_to_which_a_measurement_leads_is_measured_too(
+    made: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step takes 40 ms beside its pixels, which proportions do not show: what is measured at one
+    size looks faster at a smaller one than it is."""
+    measured = []
+
+    def paces(config: Config, *_: Any) -> dict[str, Pace]:
+        size = config.input_of("m0")
+        measured.append((size.height, size.width))
+        step = 0.04 + 0.4 * size.height * size.width / 128**2
+        pace = replace(PACE, step_s=step, first_step_s=step, batch_size=config.train.batch_size)
+        return dict.fromkeys(config.members, pace)
+
+    monkeypatch.setattr("distseg.init.make.measured_paces", paces)
+    config, written = made(folder(tmp_path / "set", num=100, size=(192, 192)), budget=120)
+    chosen = (config.input.height, config.input.width)
+    assert measured == [(128, 128), (96, 96), (64, 64)] and chosen == (64, 64)
+    assert written.spent.candidate.pace.step_s == pytest.approx(0.04 + 0.4 / 4)
 
 
 def test_a_budget_that_is_too_short_is_said(made: Make, tmp_path: Path) -> None:
