@@ -109,7 +109,7 @@ def by_class(balance: Sequence[Sequence[Any]], classes: Sequence[str]) -> dict[s
 
 
 def _short(number: int) -> str:
-    """864, 1.7k, 55k, 1.1M: what fits below a bar."""
+    """864, 1.7k, 55k, 1.1M: what fits above or below a bar."""
     for unit, name in ((1_000_000, "M"), (1000, "k")):
         if number >= unit:
             digits = 1 if number < 9.95 * unit else 0
@@ -132,6 +132,6 @@ def bars(histogram: Mapping[str, Any]) -> dict[str, Any]:
         made.append({
             "x": round(number * step + 1, 1), "y": round(height - below - high, 1),
             "width": round(step - 2, 1), "height": high, "count": count, "label": label,
-            "from": _short(edges[number]),
+            "shown": _short(count) if count else "", "from": _short(edges[number]),
         })  # fmt: skip
     return {"bars": made, "size": (width, height), "base": height - below}

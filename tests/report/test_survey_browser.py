@@ -15,6 +15,14 @@ from tests.report.test_browser import opened
 __all__ = ["planted"]  # a fixture
 
 VIEWS = [(1200, "light"), (390, "light"), (390, "dark")]
+# numbers of a chart that touch a neighbor on their line
+TOUCHING = """[...document.querySelectorAll('.bars')].flatMap(chart => {
+  const boxes = [...chart.querySelectorAll('text')].filter(t => t.textContent)
+    .map(t => [t.textContent, t.getBoundingClientRect()]);
+  return boxes.flatMap(([a, p], i) => boxes.slice(i + 1)
+    .filter(([, q]) => p.left < q.right && q.left < p.right && p.top < q.bottom && q.top < p.bottom)
+    .map(([b]) => `${a} ${b}`));
+})"""
 SETS = ("tgs", "severstal", "camvid", "oxford_pet", "tianchi")
 
 
@@ -34,6 +42,7 @@ def look_at(page_path: Path, sections: list[str]) -> None:
             broken = "[...document.images].filter(i => !i.naturalWidth).length"
             assert page.evaluate(broken) == 0 and page.locator("img").count() > 0
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+            assert page.evaluate(TOUCHING) == []
             shown = page.evaluate("getComputedStyle(document.body).backgroundColor")
             assert (shown == "rgb(255, 255, 255)") == (scheme == "light")
 
