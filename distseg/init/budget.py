@@ -223,7 +223,7 @@ def expected(
     """
     size = candidate.size
     need = NEED_PRETRAINED if candidate.pretrained else NEED_SCRATCH
-    need *= min(1.0, max(0.3, (data.num_train / 1000) ** 0.3))
+    need *= min(2.0, max(0.3, (data.num_train / 1000) ** 0.3))  # many images have more to teach
     learned = 1 - math.exp(-((seen * taught(size, data) / need) ** 0.8))
     detail = min(1.0, size.scale) ** (2 * DETAIL)
     if size.fit == "crop":
