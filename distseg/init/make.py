@@ -8,7 +8,7 @@ import math
 import re
 import shlex
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,8 @@ LOOKING_SHARE, MEASURING_SHARE, AGAIN_SHARE = 0.04, 0.06, 0.04  # of the budget
 LEAST_S, MOST_S = 10.0, 60.0  # that measuring takes
 MEASURED_PIXELS = {False: 128 * 128, True: 384 * 384}  # of what is measured; True: on a GPU
 MAX_SLOTS = 8
-MOST_SIZES = 2  # of the chosen encoder, that are measured
+MOST_AGAIN = 2  # times that a choice is measured, which may be another after the first
+Shown = dict[tuple[Size, int | None], Pace]  # by size and jobs side by side, of one of these
 _BUDGET = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
 
 
@@ -194,23 +195,26 @@ def best_way(
     possible: Sequence[Size], budget: float, left: Callable[[], float],
 ) -> tuple[Spent, bool]:  # fmt: skip
     """(the best way to spend what is left of a budget, whether it fits): all that there is is
-    measured at one size, and then what was chosen at its own. Where that changes the choice, the
-    new one is measured, too: what a step takes beside its pixels makes a smaller size look faster
-    than it is. UserError as in `candidates`."""
+    measured at one size, and then what was chosen as it was chosen. Where that changes the choice,
+    the new one is measured, too: what a step takes beside its pixels makes a smaller size look
+    faster than it is. Of what was measured so, the best that fits. UserError as in
+    `candidates`."""
     machine = Machine(len(slots), sum(slot.processes for slot in slots), members_per_job=100)
     seconds = min(MOST_S, max(LEAST_S, MEASURING_SHARE * budget))
     options = candidates(facts, data, offer, slots, gpus, possible, seconds)
     chosen = spend(options, data, machine, left())[0].candidate
     seconds = min(MOST_S, max(LEAST_S, AGAIN_SHARE * budget))
-    shown: dict[Size, tuple[int | None, Pace]] = {}
-    while chosen.size not in shown and len(shown) < MOST_SIZES:
+    shown: Shown = {}
+    while (chosen.size, chosen.jobs) not in shown and len(shown) < MOST_AGAIN:
         pace = measured_again(chosen, facts, data, offer, slots, gpus, seconds)
         if pace is None:
             break
-        shown[chosen.size] = (chosen.jobs, pace)
+        shown[chosen.size, chosen.jobs] = pace
         options = paced(options, chosen.encoder, shown, facts)
         chosen = spend(options, data, machine, left())[0].candidate
-    return spend(options, data, machine, left())
+    sure = [one for one in options if (one.size, one.jobs) in shown]
+    best, fits = spend(sure or options, data, machine, left())
+    return (best, fits) if fits else spend(options, data, machine, left())
 
 
 def candidates(
@@ -219,9 +223,8 @@ def candidates(
 ) -> list[Candidate]:  # fmt: skip
     """Each encoder at each size, by the pace of one size that is measured. UserError: nothing could
     be measured."""
-    measured = _nearest(
-        [s for s in possible if s.fit != "crop"] or possible, MEASURED_PIXELS[bool(gpus)]
-    )
+    whole = [size for size in possible if size.fit != "crop"] or possible
+    measured = min(whole, key=lambda size: _apart(size, MEASURED_PIXELS[bool(gpus)]))
     config = measured_config(facts, offer, measured, bool(gpus))
     size = DataSize(data.num_train, data.num_test, data.height, data.width)
     logger.info("measuring %s for about %s", " and ".join(e.name for e in offer.encoders),
@@ -266,17 +269,18 @@ def measured_again(
 
 
 def paced(
-    options: Sequence[Candidate], encoder: int, shown: Mapping[Size, tuple[int | None, Pace]],
-    facts: Facts,
-) -> list[Candidate]:  # fmt: skip
-    """The candidates of an encoder, each by what was measured at its size, or at the nearest one.
-    The other encoders are left out: one would be chosen for a hopeful figure that nobody has
-    measured there. shown: by size, the number of jobs side by side and the pace of one."""
+    options: Sequence[Candidate], encoder: int, shown: Shown, facts: Facts
+) -> list[Candidate]:
+    """The candidates of an encoder, each by what was measured at its size and number of jobs, or at
+    the nearest. The other encoders are left out: one would be chosen for a hopeful figure that
+    nobody has measured there."""
 
     def own(option: Candidate) -> Candidate:
-        near = _nearest(shown, option.size.pixels)
-        jobs, measured = shown[near]
-        pace = _scaled(measured, near, option.size, facts, option.tta)
+        def away(key: tuple[Size, int | None]) -> tuple[float, bool]:
+            return _apart(key[0], option.size.pixels), key[1] != option.jobs
+
+        size, jobs = near = min(shown, key=away)
+        pace = _scaled(shown[near], size, option.size, facts, option.tta)
         if jobs is not None and option.jobs is not None:
             pace = divided(pace, num_cores(), jobs, option.jobs)
         return replace(option, pace=pace)
@@ -297,8 +301,9 @@ def _scaled(pace: Pace, measured: Size, size: Size, facts: Facts, tta: bool) -> 
     return replace(scaled(pace, measured, size, tta), prepare_s=facts.decode_s)
 
 
-def _nearest(possible: Iterable[Size], pixels: int) -> Size:
-    return min(possible, key=lambda size: abs(math.log(size.pixels / pixels)))
+def _apart(size: Size, pixels: int) -> float:
+    """0 where a size has so many pixels; the same for half as many as for twice."""
+    return abs(math.log(size.pixels / pixels))
 
 
 def measured_config(facts: Facts, offer: Offer, size: Size, gpu: bool) -> Config:

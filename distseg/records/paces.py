@@ -22,6 +22,7 @@ from distseg.records.files import atomic_write
 MAX_BYTES = 1 << 20
 MAX_ENTRIES = 500
 MAX_AGE_S = 90 * 86400.0
+SAVING_SHARE = 0.05  # of the time of training, at most, that may go into saved states
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,14 @@ from distseg.jobs.local import LocalExecutor
 from distseg.records.errors import UserError
 from distseg.records.files import append_line, atomic_write, read_json_or, read_lines
 from distseg.records.manifest import Manifest
-from distseg.records.paces import Pace, mean_pace, parse_pace, read_paces, write_paces
+from distseg.records.paces import (
+    SAVING_SHARE,
+    Pace,
+    mean_pace,
+    parse_pace,
+    read_paces,
+    write_paces,
+)
 from distseg.records.paths import Run
 from distseg.run.measure import DataSize, data_size
 from distseg.run.members import known_members
@@ -211,40 +218,47 @@ def shown_by(config: Config, run: Run) -> dict[str, Pace]:
         paths = run.member(0, name, fold)
         rows, done = read_lines(paths.metrics), read_json_or(paths.done, {})
         val, kept = len(manifest.val_rows(fold)), done.get("snapshots") or []
-        rates = _rates(rows, config, name)
+        firsts, lasts = _image_seconds(rows, config, name)
         watching = done.get("watched_by") or val  # images of an evaluation
-        if name in found or not (rates[-1] and val and kept):
+        if name in found or not (lasts and val and kept):
             continue
         scored = [
             (row.get("epoch_seconds", 0.0) - row.get("seconds", 0.0)) / watching
             for row in rows
             if row.get("score") is not None
         ]
-        evaluate = max(0.0, statistics.median(scored)) if scored else 0.0
+        evaluate = max(0.0, statistics.mean(scored)) if scored else 0.0
         oof = done.get("oof_seconds", 0.0) / (val * len(kept))
         plain = evaluate if config.predict.tta else 0.0  # it is counted without views, too
+        epoch = statistics.mean(row.get("epoch_seconds", 0.0) for row in rows)
         pace = Pace(
             batch_size=config.batch_size_of(name),
-            step_s=config.batch_size_of(name) / statistics.median(rates[-1]),
-            first_step_s=config.batch_size_of(name) / statistics.median(rates[0] or rates[-1]),
-            spread=statistics.pstdev(rates[-1]) / statistics.mean(rates[-1]),
-            evaluate_s=evaluate, predict_s=max(evaluate, oof - plain), save_s=SAVE_S,
-            start_s=START_S, prepare_s=0.0, memory=0,
+            step_s=config.batch_size_of(name) * statistics.mean(lasts),
+            first_step_s=config.batch_size_of(name) * statistics.mean(firsts or lasts),
+            spread=statistics.pstdev(lasts) / statistics.mean(lasts),
+            evaluate_s=evaluate, predict_s=max(evaluate, oof - plain),
+            save_s=min(SAVE_S, SAVING_SHARE * epoch), start_s=START_S, prepare_s=0.0, memory=0,
             saved=sum(done.get("files", {}).get(str(file), 0) for file in kept[:1]),
         )  # fmt: skip
         found |= {name: pace} if parse_pace(asdict(pace)) else {}
     return found
 
 
-def _rates(rows: Sequence[Mapping[str, Any]], config: Config, name: str) -> list[list[float]]:
-    """Images a second of each stage's epochs, as they would be at the size of the model's input."""
-    size, found = config.input_of(name), list[list[float]]()
-    for number, stage in enumerate(config.stages_of(name)):
+def _image_seconds(
+    rows: Sequence[Mapping[str, Any]], config: Config, name: str
+) -> tuple[list[float], list[float]]:
+    """Seconds of an image in each epoch, as they would be at the size of the model's input: of the
+    stages that have the first one's loss, where the last has another, and of all others. Their mean
+    and not their middle, since what they add up to is what a run takes."""
+    size, stages = config.input_of(name), config.stages_of(name)
+    firsts, lasts = list[float](), list[float]()
+    for number, stage in enumerate(stages):
         height, width = stage.input_size or (size.height, size.width)
-        share = height * width / (size.height * size.width)
+        share = size.height * size.width / (height * width)
         own = [row for row in rows if row.get("stage", 0) == number and row.get("images_per_s")]
-        found.append([row["images_per_s"] * share for row in own])
-    return found
+        of_first = stage.loss == stages[0].loss != stages[-1].loss
+        (firsts if of_first else lasts).extend(share / row["images_per_s"] for row in own)
+    return firsts, lasts
 
 
 def pace_key(config: Config, name: str, size: DataSize, slot: Slot, gpus: list[Gpu]) -> str:

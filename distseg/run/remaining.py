@@ -249,7 +249,10 @@ class Remaining:
     def _training(self, key: RoundKey, statuses: Sequence[MemberStatus], start: float) -> float:
         """Until all members are trained and have predicted out of fold, on all slots."""
         work = []
-        first = max((status.first_seconds for status in statuses), default=0.0)
+        # a process that has trained a member has done most of that for those to come
+        rows = self.config.compute.members_per_job > 1
+        beyond = [status.first_seconds for status in statuses if status.epoch > 1]
+        first = (min if rows else max)(beyond, default=0.0)
         for status in statuses:
             if status.state in ("done", "failed"):
                 continue

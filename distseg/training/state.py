@@ -19,13 +19,13 @@ from accelerate.utils import broadcast
 
 from distseg.models import checkpoint
 from distseg.records.errors import UserError
+from distseg.records.paces import SAVING_SHARE
 from distseg.training.member import Member
 from distseg.training.stage import Stage
 from distseg.training.stopping import NonFiniteLoss
 
 logger = logging.getLogger(__name__)
 FORM = 2  # of a state's record; another trains other rows, or at other temperatures, in some rounds
-SAVING_SHARE = 0.05  # of the time of training, at most, that may go into saved states
 
 
 @dataclass

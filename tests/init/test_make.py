@@ -233,6 +233,28 @@ def test_a_size_to_which_a_measurement_leads_is_measured_too(
     assert written.spent.candidate.pace.step_s == pytest.approx(0.04 + 0.4 / 4)
 
 
+def test_what_two_members_side_by_side_take_is_measured_where_they_are_chosen(
+    made: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On two cores, a step takes as long on one of them as on both."""
+    measured = []
+
+    def paces(config: Config, _size: Any, slots: Any, *_: Any) -> dict[str, Pace]:
+        size = config.input_of("m0")
+        measured.append((size.height, size.width, len(slots)))
+        step = 0.02 + 0.2 * size.height * size.width / 128**2
+        pace = replace(PACE, step_s=step, first_step_s=step, batch_size=config.train.batch_size)
+        return dict.fromkeys(config.members, pace)
+
+    monkeypatch.setattr("distseg.init.make.measured_paces", paces)
+    monkeypatch.setattr("distseg.init.make.num_cores", lambda: 2)
+    config, written = made(folder(tmp_path / "set", num=100, size=(192, 192)), budget=600)
+    jobs = config.compute.slots or 1
+    assert measured[0][2] == 2 and (config.input.height, config.input.width, jobs) in measured[1:]
+    pixels = config.input.height * config.input.width
+    assert written.spent.candidate.pace.step_s == pytest.approx(0.02 + 0.2 * pixels / 128**2)
+
+
 def test_a_budget_that_is_too_short_is_said(made: Make, tmp_path: Path) -> None:
     _, written = made(folder(tmp_path / "set"), budget=3)
     assert "THE BUDGET OF 3s IS TOO SHORT" in written.text

@@ -12,8 +12,9 @@ from distseg.config.schema import Config
 from distseg.jobs.hardware import Slot
 from distseg.records.files import append_line, atomic_write, mark_done, read_lines
 from distseg.records.manifest import Manifest, Sample
-from distseg.records.paces import Pace, parse_pace, read_paces
+from distseg.records.paces import SAVING_SHARE, Pace, parse_pace, read_paces
 from distseg.records.paths import Run
+from distseg.run.forecast import member_seconds
 from distseg.run.measure import DataSize, ModelSize
 from distseg.run.pace import (
     RESULTS,
@@ -156,3 +157,24 @@ def test_what_a_run_has_shown_is_remembered(
     monkeypatch.setattr("distseg.run.pace.shown_by", lambda *_: {"a": PACE})
     remember(config, run)  # what is known stays
     assert list(read_paces().values()) == [pace]
+
+
+def test_what_is_remembered_adds_up_to_what_a_member_took(tmp_path: Path) -> None:
+    """Two stages with one loss, at two paces, short epochs."""
+    stage = {"loss": {"bce": 1.0}, "schedule": {"kind": "cosine", "epochs_per_cycle": 6}}
+    config, run = config_of(stages=[stage, stage]), Run(tmp_path / "run")
+    rows = [
+        Sample(f"{i}", f"{i}.png", "file:m.png", fold=i % 2, height=32, width=32) for i in range(32)
+    ]
+    Manifest(rows).write(run.truth)
+    Manifest([]).write(run.data / "test.csv")
+    paths, took = run.member(0, "a", 0), 0.0
+    for epoch, seconds in enumerate([1.0, 1.1, 0.9, 1.0, 3.0, 1.0, 2.0, 2.0, 1.9, 2.1, 2.0, 2.0]):
+        row = {"stage": epoch // 6, "epoch": epoch, "images_per_s": 16 / seconds, "score": 0.5}
+        append_line(paths.metrics, {**row, "seconds": seconds, "epoch_seconds": seconds + 0.2})
+        took += seconds + 0.2
+    mark_done(paths.done, {"snapshots": ["s.safetensors"], "oof_seconds": 0.7, "files": {}})
+    pace = shown_by(config, run)["a"]
+    work = work_of(config, "a", images=12 * 16, val_images=16)
+    seconds = member_seconds(work, pace)
+    assert took + 0.7 <= seconds <= (took + 0.7) * (1 + SAVING_SHARE)

@@ -133,6 +133,23 @@ def test_what_the_first_epoch_takes_beyond_the_others_is_no_pace(run: Run) -> No
     assert left and even and left - even == pytest.approx(3 * 50.0)  # three members begin yet
 
 
+def test_members_in_a_row_begin_as_those_did_that_were_not_the_first_of_their_process(
+    run: Run,
+) -> None:
+    tree = {**yaml.safe_load(run.config.read_text()), "compute": {"members_per_job": 4}}
+    config = parse_config(tree, "row")
+    for fold in (0, 1):
+        epochs(run, "a", fold, 10, seconds=5.0, evaluation=1.0)
+    even = Remaining(config, run, 1).seconds(0, statuses(run))
+    for fold, beyond in ((0, 50.0), (1, 2.0)):
+        path = run.member(0, "a", fold).metrics
+        rows = read_lines(path)
+        rows[0] |= {"seconds": 5.0 + beyond, "epoch_seconds": 6.0 + beyond}
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    left = Remaining(config, run, 1).seconds(0, statuses(run))
+    assert left and even and left - even == pytest.approx(2 * 2.0)  # two members begin yet
+
+
 def test_what_members_have_shown_replaces_the_guess(run: Run) -> None:
     config = load_config(run.config)
     epochs(run, "a", 0, 10, seconds=5.0, evaluation=1.0)
