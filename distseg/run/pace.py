@@ -249,13 +249,15 @@ def _image_seconds(
 ) -> tuple[list[float], list[float]]:
     """Seconds of an image in each epoch, as they would be at the size of the model's input: of the
     stages that have the first one's loss, where the last has another, and of all others. Their mean
-    and not their middle, since what they add up to is what a run takes."""
+    and not their middle, since what they add up to is what a run takes; without the first epoch of
+    all, in which kernels are searched for, where there are others."""
     size, stages = config.input_of(name), config.stages_of(name)
     firsts, lasts = list[float](), list[float]()
+    later = rows[1:] or rows
     for number, stage in enumerate(stages):
         height, width = stage.input_size or (size.height, size.width)
         share = size.height * size.width / (height * width)
-        own = [row for row in rows if row.get("stage", 0) == number and row.get("images_per_s")]
+        own = [row for row in later if row.get("stage", 0) == number and row.get("images_per_s")]
         of_first = stage.loss == stages[0].loss != stages[-1].loss
         (firsts if of_first else lasts).extend(share / row["images_per_s"] for row in own)
     return firsts, lasts
