@@ -250,9 +250,9 @@ class Remaining:
         """Until all members are trained and have predicted out of fold, on all slots."""
         work = []
         # a process that has trained a member has done most of that for those to come
-        rows = self.config.compute.members_per_job > 1
+        in_a_row = self.config.compute.members_per_job > 1
         beyond = [status.first_seconds for status in statuses if status.epoch > 1]
-        first = (min if rows else max)(beyond, default=0.0)
+        first = (min if in_a_row else max)(beyond, default=0.0)
         for status in statuses:
             if status.state in ("done", "failed"):
                 continue
