@@ -28,11 +28,15 @@ NEED_PRETRAINED, NEED_SCRATCH = 2500.0, 5000.0  # images to learn 63 % of what c
 DETAIL = 0.12  # exponent of the share of native pixels that a network sees
 SEEN_PIXELS = 8.0  # width of an object, as the network sees it, that is enough to see it
 HARD_PIXELS = 3.0  # such a width, at which 63 % of it is seen
+SMALL_COUNT = 0.25  # what small objects count beside the middle one
 CONTEXT = 0.985  # what a crop loses by seeing a part alone
 AROUND = 4.0  # width of a crop, in widths of an object, that teaches as much as a whole image
 COMPANY, SNAPSHOTS = 0.03, 0.008  # gain of many members, of many snapshots
 TTA = 1.01  # gain of a flipped view
 UNSURE = 0.2  # what is lost where thresholds and the score rest on one image; 1 / sqrt(images)
+FIRST_EPOCHS = 0.6  # of a member's epochs, that are the first stage's
+SMALL_EPOCHS = 0.8  # the same where that trains at a smaller size
+SMALL_TEACHES = 0.5  # exponent of the share of pixels: what an image at that size teaches
 EVALUATION_SHARE = 0.1  # of the time of training
 THREADS = 0.7  # a job on twice the cores is 2 ** 0.7 times as fast
 
@@ -43,7 +47,7 @@ class Candidate:
     each image is predicted flipped, too.
 
     jobs: number of jobs side by side, among which the cores are divided, that the pace is for;
-    None: it holds for any.
+    None: it holds for any. first: (height, width) that the first stage trains at; None: the size's.
     """
 
     encoder: int
@@ -53,6 +57,12 @@ class Candidate:
     pretrained: bool
     tta: bool = True
     jobs: int | None = None
+    first: tuple[int, int] | None = None
+
+    @property
+    def first_share(self) -> float:
+        """Pixels that the first stage trains at, as a share of the size's."""
+        return 1.0 if self.first is None else math.prod(self.first) / self.size.pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,22 +175,24 @@ def _planned(
 ) -> Spent:  # fmt: skip
     """The way with about so many updates of each member."""
     pace = candidate.pace
-    epochs, first, steps = epochs_of(updates, snapshots)
+    epochs, first, steps = epochs_of(updates, snapshots, candidate.first is not None)
     val = data.num_train * (1 - folds.share)
-    training = steps * (first * pace.first_step_s + (epochs - first) * pace.step_s)
+    small = first * candidate.first_share  # of the first stage, counted in epochs of the whole size
+    training = steps * (small * pace.first_step_s + (epochs - first) * pace.step_s)
     cycles = (epochs - first) // snapshots
     every = evaluate_every(training, val * pace.evaluate_s, first, cycles)
     evaluations = num_evaluations(first, first, every)
     evaluations += num_evaluations(epochs - first, cycles, every)
-    work = Work("model", epochs * steps, epochs, evaluations, val, snapshots,
-                candidate.tta, first_updates=first * steps)  # fmt: skip
+    work = Work("model", (small + epochs - first) * steps, epochs, evaluations, val, snapshots,
+                candidate.tta, first_updates=small * steps)  # fmt: skip
     members = models * folds.used
     foreseen = forecast(
         [work] * members, {"model": pace}, machine, num_train=data.num_train,
         num_test=data.num_test * test_share(candidate, data), pixels=data.height * data.width,
         outputs=data.outputs,
     )  # fmt: skip
-    seen = epochs * steps * pace.batch_size
+    worth = first * candidate.first_share**SMALL_TEACHES + epochs - first
+    seen = worth * steps * pace.batch_size
     score = expected(candidate, data, seen, folds, members, snapshots)
     return Spent(candidate, folds, models, snapshots, epochs, first, steps, every, foreseen, score)
 
@@ -196,11 +208,12 @@ def test_share(candidate: Candidate, data: Data) -> float:
     return max(native, shown)
 
 
-def epochs_of(updates: float, snapshots: int) -> tuple[int, int, int]:
-    """(epochs, those of the first stage, updates of an epoch) of about so many updates: 60 % in the
-    first stage, equal cycles in the second."""
+def epochs_of(updates: float, snapshots: int, small: bool = False) -> tuple[int, int, int]:
+    """(epochs, those of the first stage, updates of an epoch) of about so many updates, with equal
+    cycles in the second stage. small: the first one trains at a smaller size."""
     epochs = max(MIN_EPOCHS, min(MAX_EPOCHS, round(updates / 50)))
-    cycle = max(1, round(0.4 * epochs / snapshots))
+    last = 1 - (SMALL_EPOCHS if small else FIRST_EPOCHS)
+    cycle = max(1, round(last * epochs / snapshots))
     first = max(1, epochs - cycle * snapshots)
     epochs = first + cycle * snapshots
     return epochs, first, max(1, int(updates // epochs))
@@ -219,18 +232,24 @@ def expected(
 ) -> float:
     """What to expect of a way, as a share of the best possible; only its order counts.
 
-    seen: images that each member trains on, all epochs together.
+    seen: images that each member trains on, all epochs together; one at a smaller size than the
+    candidate's counts for less.
     """
     size = candidate.size
     need = NEED_PRETRAINED if candidate.pretrained else NEED_SCRATCH
-    need *= min(2.0, max(0.3, (data.num_train / 1000) ** 0.3))  # many images have more to teach
+    many = data.num_train / 1000  # images have more to teach
+    if many < 1 and not candidate.pretrained:
+        need *= many**0.1  # of few a network that knows nothing has nearly as much to learn
+    else:
+        need *= min(2.0, max(0.3, many**0.3))
     learned = 1 - math.exp(-((seen * taught(size, data) / need) ** 0.8))
     detail = min(1.0, size.scale) ** (2 * DETAIL)
     if size.fit == "crop":
         detail *= CONTEXT
     if data.object_widths is not None:
         small, middle = data.object_widths
-        detail *= (visible(small * size.scale) + visible(middle * size.scale)) / 2
+        seen_of = visible(small * size.scale), visible(middle * size.scale)
+        detail *= SMALL_COUNT * seen_of[0] + (1 - SMALL_COUNT) * seen_of[1]
         if size.fit == "crop":  # a crop inside an object does not show where it ends
             detail *= min(1.0, size.width / (2 * middle)) ** 0.3
     company = 1 + COMPANY * (1 - 1 / members) + SNAPSHOTS * (1 - 1 / snapshots)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from distseg.config.member import MemberConfig
+from distseg.init.sizes import Size, smaller
 from distseg.records.errors import UserError
 from distseg.records.files import path_problem
 
@@ -22,7 +23,7 @@ class Encoder:
     name: as a config writes it. weights: of the config's `encoder_weights`. quality: how good its
     masks are after long training, as a share of the best here; a prior of the arithmetic, found by
     hand. where: what is said of its weights. mean, std: what its weights were trained with; None:
-    ImageNet's usual ones.
+    ImageNet's usual ones. any_size: it can be shown images of several sizes.
     """
 
     name: str
@@ -33,6 +34,11 @@ class Encoder:
     where: str = "random weights"
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    any_size: bool = True
+
+    def smaller(self, size: Size) -> tuple[int, int] | None:
+        """(height, width) that a first stage may train at before it trains at a size."""
+        return smaller(size, int(2**self.depth)) if self.any_size else None
 
     def member(self) -> dict[str, object]:
         """The member of a config, as a tree."""
@@ -151,9 +157,11 @@ def _on_hub(encoder: Encoder) -> tuple[str, str]:
 
 
 def _trained(encoder: Encoder, weights: str, where: str) -> Encoder:
+    from distseg.models.encoders import fits_any_size
+
     mean, std = trained_with(encoder.name)
-    return Encoder(encoder.name, encoder.quality, encoder.depth, encoder.channels, weights, where,
-                   mean, std)  # fmt: skip
+    any_size = fits_any_size(MemberConfig.model_validate(encoder.member()))
+    return replace(encoder, weights=weights, where=where, mean=mean, std=std, any_size=any_size)
 
 
 def trained_with(name: str) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:

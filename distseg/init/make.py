@@ -234,12 +234,14 @@ def candidates(
     paces = known_paces(config, size, slots[0], gpus)
     paces |= measured_paces(config, size, slots if not gpus else slots[:1], gpus, seconds)
     found = [
-        Candidate(number, size, pace, encoder.quality, encoder.weights is not None, tta, jobs)
+        Candidate(number, size, pace, encoder.quality, encoder.weights is not None, tta, jobs,
+                  first)
         for number, encoder in enumerate(offer.encoders) if f"m{number}" in paces
         for size in possible for tta in (True, False)
         for jobs, pace in _by_jobs(
             _scaled(paces[f"m{number}"], measured, size, facts, tta), len(slots), gpus
         )
+        for first in dict.fromkeys((None, encoder.smaller(size)))
     ]  # fmt: skip
     memory = min((gpu.memory for gpu in gpus), default=0)
     fitting = [c for c in found if not memory or c.pace.memory < 0.9 * memory]
@@ -330,8 +332,8 @@ def measured_config(facts: Facts, offer: Offer, size: Size, gpu: bool) -> Config
 
 def batch_size(facts: Facts, size: Size, gpu: bool) -> int:
     """Images of an update: few where there are few images, or large ones for a CPU."""
-    if facts.num_train < 100:
-        return 4 if not gpu else 8
+    if facts.num_train < (100 if gpu else 200):
+        return 8 if gpu else 4
     if gpu:
         return 32 if facts.num_train > 2000 and size.pixels <= 384 * 384 else 16
     return 8 if facts.num_train < 400 or size.pixels > 160 * 160 else 16

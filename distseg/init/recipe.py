@@ -186,9 +186,16 @@ def _stages(task: str, spent: Spent, encoder: Encoder, why: Why) -> list[dict[st
     rate = 1e-3 if encoder.weights else 1.5e-3
     warm = round(min(1.0, spent.first_epochs / 5), 2)
     kept = counted(spent.snapshots, "snapshot")
+    first_size = spent.candidate.first
+    small = (
+        f", and images of {spent.candidate.first_share:.0%} of the pixels, of which the same time "
+        "shows more"
+        if first_size
+        else ""
+    )
     why["stages"] = (
-        f"first a smooth loss, then one that is close to IoU; {kept} of each member, at the ends "
-        "of the learning rate's cycles"
+        f"first a smooth loss{small}; then a loss that is close to IoU; {kept} of each member, at "
+        "the ends of the learning rate's cycles"
     )
     optimizer: dict[str, Any] = {"name": "adamw", "lr": rate, "weight_decay": 0.01}
     if encoder.weights:
@@ -197,7 +204,8 @@ def _stages(task: str, spent: Spent, encoder: Encoder, why: Why) -> list[dict[st
     return [
         {"loss": first, "optimizer": optimizer,
          "schedule": {"kind": "cosine", "epochs_per_cycle": spent.first_epochs,
-                      "warmup_epochs": warm, "min_lr_scale": 0.3}},
+                      "warmup_epochs": warm, "min_lr_scale": 0.3},
+         **({"input_size": list(first_size)} if first_size else {})},
         {"loss": second, "optimizer": half,
          "schedule": {"kind": "cosine", "cycles": spent.snapshots, "epochs_per_cycle": cycle},
          "keep": "cycles"},

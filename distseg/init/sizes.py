@@ -132,6 +132,17 @@ def _said_size(facts: Facts, asked: InputConfig, fits: list[Fit]) -> Size:
     return Size(height, width, fit, scale, pixels, scaled=asked.scale_to is not None)
 
 
+def smaller(size: Size, stride: int) -> tuple[int, int] | None:
+    """(height, width), about half of a size's, that a first stage may train at; None where images
+    are not stretched to the size, or it is small already. stride: what sides are multiples of."""
+    if size.fit != "resize":
+        return None
+    height, width = (
+        stride * max(2, round(side / 2 / stride)) for side in (size.height, size.width)
+    )
+    return (height, width) if height * width < 0.8 * size.pixels else None
+
+
 def _padded(height: int, width: int) -> Size:
     high, wide = _round_up(height), _round_up(width)
     return Size(high, wide, "pad", 1.0, high * wide)

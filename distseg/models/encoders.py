@@ -43,16 +43,21 @@ def has_fixed_size(encoder: str) -> bool:
     return bool(cfg is not None and cfg.fixed_input_size)
 
 
-def check_fixed_size(member: MemberConfig, size: InputConfig, tta: Sequence[str]) -> None:
-    """UserError where an encoder for images of one size would be shown others at prediction."""
+def fits_any_size(member: MemberConfig) -> bool:
+    """Whether an encoder can be shown images of other sizes than its input's."""
     encoder = member.encoder
     if not encoder.startswith("tu-") or not has_fixed_size(encoder):
-        return
-    if member.decoder.get("dynamic_img_size") or (
+        return True
+    return bool(member.decoder.get("dynamic_img_size")) or (
         needs_pyramid(encoder) and takes_any_size(encoder)
-    ):
+    )
+
+
+def check_fixed_size(member: MemberConfig, size: InputConfig, tta: Sequence[str]) -> None:
+    """UserError where an encoder for images of one size would be shown others at prediction."""
+    if fits_any_size(member):
         return
-    where = f"encoder: {encoder} takes images of {size.height}x{size.width} pixels only"
+    where = f"encoder: {member.encoder} takes images of {size.height}x{size.width} pixels only"
     if size.fit == "crop" and size.overlap is None:
         raise UserError(f"{where}; with input.fit: crop, set input.overlap to predict in tiles")
     if scaled := [mode for mode in tta if mode.startswith("scale:")]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from dataclasses import replace
 
 import pytest
 
 from distseg.config.data import FoldsConfig
+from distseg.functional.evaluations import num_evaluations
 from distseg.init.budget import (
     MAX_PASSES,
+    SMALL_EPOCHS,
     THREADS,
     USED,
     Candidate,
@@ -158,13 +162,40 @@ def test_small_objects_in_large_images_are_cropped_and_large_ones_are_not() -> N
 
 
 def test_epochs_and_evaluations_follow_from_updates() -> None:
-    for updates, snapshots in ((60, 1), (300, 1), (900, 3), (20_000, 2)):
-        epochs, first, steps = epochs_of(updates, snapshots)
+    for updates, snapshots, small in itertools.product(
+        (60, 300, 900, 20_000), (1, 2, 3), (False, True)
+    ):
+        epochs, first, steps = epochs_of(updates, snapshots, small)
         assert (epochs - first) % snapshots == 0 and 0 < first < epochs
         assert 0.8 * updates <= epochs * steps <= updates or steps == 1
     assert evaluate_every(100.0, 0.001, 10, 5) == 1  # it costs nothing: each epoch
     assert evaluate_every(100.0, 5.0, 10, 5) == 8  # two of them are a tenth of the training
     assert evaluate_every(1.0, 5.0, 10, 5) == 10  # the ends of stages alone
+
+
+def test_a_first_stage_at_a_smaller_size_takes_less_and_so_shows_more() -> None:
+    whole = Candidate(0, Size(128, 128, "resize", 1.0, 128 * 128), PACE, 1.0, False, tta=False)
+    half = replace(whole, first=(96, 64))
+    assert (whole.first_share, half.first_share) == (1.0, 96 * 64 / 128**2)
+    shown, plain = (spend([one], DATA, TWO, 600.0)[0] for one in (half, whole))
+    assert shown.updates > 1.5 * plain.updates and shown.expected > plain.expected
+    assert shown.first_epochs / shown.epochs == pytest.approx(SMALL_EPOCHS, abs=0.1)
+    # counted by hand: an update of the first stage takes what its pixels say
+    steps, last = shown.steps_per_epoch, shown.epochs - shown.first_epochs
+    training = steps * (shown.first_epochs * half.first_share + last) * PACE.step_s
+    cycle = last // shown.snapshots
+    evaluations = num_evaluations(shown.first_epochs, shown.first_epochs, shown.evaluate_every)
+    evaluations += num_evaluations(last, cycle, shown.evaluate_every)
+    val = DATA.num_train * (1 - shown.folds.share)
+    scoring = val * (evaluations * PACE.evaluate_s + shown.snapshots * PACE.predict_s)
+    member = training + shown.epochs * PACE.save_s + scoring
+    rows = math.ceil(shown.members / TWO.slots)
+    assert shown.forecast.phases["training and out-of-fold"] == pytest.approx(
+        rows * member + PACE.start_s
+    )
+    # where there is time for all that a few images can teach, they are shown at their size
+    few = data_of(20, 0, 128, 128)
+    assert spend([half, whole], few, TWO, 36_000.0)[0].candidate.first is None
 
 
 def test_what_is_expected_grows_with_all_that_helps() -> None:
@@ -245,7 +276,7 @@ def test_a_crop_teaches_as_much_less_as_it_shows_of_what_is_around_an_object() -
     assert taught(crop, replace(large, object_widths=None)) == 1.0
 
 
-@pytest.mark.parametrize(("minutes", "fit"), [(15, "resize"), (600, "crop")])
+@pytest.mark.parametrize(("minutes", "fit"), [(15, "resize"), (1500, "crop")])
 def test_objects_as_wide_as_a_crop_are_cropped_where_there_is_time_to_learn_them(
     minutes: int, fit: str
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import time
@@ -61,6 +62,16 @@ def test_a_binary_folder(made: Make, tmp_path: Path) -> None:
     assert "24 train images and 3 test images" in text and "\n# Hardware: " in text
     assert all(len(line) <= 100 for line in text.splitlines() if line.startswith("#"))
     assert not mistakes(config)  # this machine can run it as it is
+
+
+def test_a_short_budget_begins_with_smaller_images(made: Make, tmp_path: Path) -> None:
+    root = folder(tmp_path / "set", num=24, size=(300, 400), objects=(90, 2))
+    config, written = made(root, budget=90.0)
+    size, (first, last) = config.input, config.stages
+    assert size.fit == "resize" and last.input_size is None and first.input_size is not None
+    share = math.prod(first.input_size) / (size.height * size.width)
+    assert 0.25 < share < 0.8 and first.schedule.epochs > last.schedule.epochs
+    assert f"images of {share:.0%} of the" in written.text and not mistakes(config)
 
 
 def test_multiclass_index_masks(made: Make, tmp_path: Path) -> None:
@@ -227,7 +238,7 @@ def test_a_size_to_which_a_measurement_leads_is_measured_too(
         return dict.fromkeys(config.members, pace)
 
     monkeypatch.setattr("distseg.init.make.measured_paces", paces)
-    config, written = made(folder(tmp_path / "set", num=100, size=(192, 192)), budget=120)
+    config, written = made(folder(tmp_path / "set", num=100, size=(192, 192)), budget=240)
     chosen = (config.input.height, config.input.width)
     assert measured == [(128, 128), (96, 96), (64, 64)] and chosen == (64, 64)
     assert written.spent.candidate.pace.step_s == pytest.approx(0.04 + 0.4 / 4)

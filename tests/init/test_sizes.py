@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from distseg.data.fit import Fit
+from distseg.init.encoders import Encoder
 from distseg.init.headers import apart
-from distseg.init.sizes import sizes
+from distseg.init.sizes import Size, sizes, smaller
 from distseg.records.errors import UserError
 from tests.init.made_sets import Make, folder
 
@@ -24,6 +25,19 @@ def test_sizes_are_multiples_of_32_and_keep_the_shape() -> None:
     assert (small[0].height, small[0].fit) == (128, "pad")
     assert sizes(40, 40, False, gpu=False)  # something, for any size
     assert sizes(3000, 200, False, gpu=True)
+
+
+def test_a_first_stage_may_see_images_of_about_half_the_sides() -> None:
+    def first(height: int, width: int, fit: str, stride: int) -> tuple[int, int] | None:
+        return smaller(Size(height, width, fit, 1.0, height * width), stride)
+
+    assert first(64, 64, "resize", 16) == (32, 32) and first(96, 128, "resize", 16) == (48, 64)
+    assert first(128, 96, "resize", 32) == (64, 64)  # a network of stride 32
+    assert first(512, 384, "resize", 32) == (256, 192)
+    assert first(64, 64, "resize", 32) is None  # nothing is left of so few
+    assert first(128, 128, "pad", 32) is None is first(128, 128, "crop", 32)
+    fixed = Encoder("tu-swin_tiny_patch4_window7_224", 1.0, any_size=False)
+    assert fixed.smaller(Size(224, 224, "resize", 1.0, 224 * 224)) is None
 
 
 def test_test_images_of_another_size_are_told_from_some_odd_ones() -> None:

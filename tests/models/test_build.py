@@ -18,7 +18,7 @@ from distseg.config.load import load_config
 from distseg.config.member import OWN_ENCODER, Architecture, MemberConfig
 from distseg.data.fit import Fit
 from distseg.models.build import SegmentationNet, build_model, count_parameters
-from distseg.models.encoders import check_fixed_size
+from distseg.models.encoders import check_fixed_size, fits_any_size
 from distseg.records.errors import UserError
 from tests.tiny import ROOT
 
@@ -266,4 +266,6 @@ def test_an_encoder_of_one_size_is_shown_no_other() -> None:
     check_fixed_size(swin, tiles, ["hflip"])
     with pytest.raises(UserError, match=r"scale:1\.5 shows it another size"):
         check_fixed_size(swin, tiles, ["hflip", "scale:1.5"])
-    check_fixed_size(MemberConfig(arch="Unet", encoder="resnet18"), crop, ["scale:1.5"])
+    any_size = MemberConfig(arch="Unet", encoder="resnet18")
+    check_fixed_size(any_size, crop, ["scale:1.5"])
+    assert fits_any_size(any_size) and not fits_any_size(swin)
