@@ -70,7 +70,7 @@ def test_a_short_budget_begins_with_smaller_images(made: Make, tmp_path: Path) -
     size, (first, last) = config.input, config.stages
     assert size.fit == "resize" and last.input_size is None and first.input_size is not None
     share = math.prod(first.input_size) / (size.height * size.width)
-    assert 0.25 < share < 0.8 and first.schedule.epochs > last.schedule.epochs
+    assert 0.2 < share < 0.8 and first.schedule.epochs > last.schedule.epochs
     assert f"images of {share:.0%} of the" in written.text and not mistakes(config)
 
 
