@@ -188,14 +188,14 @@ def _stages(task: str, spent: Spent, encoder: Encoder, why: Why) -> list[dict[st
     kept = counted(spent.snapshots, "snapshot")
     first_size = spent.candidate.first
     small = (
-        f", and images of {spent.candidate.first_share:.0%} of the pixels, of which the same time "
-        "shows more"
+        f" and images of {spent.candidate.first_share:.0%} of the pixels, of which the same time "
+        "shows more (the scores of these epochs are of the whole size, and low),"
         if first_size
-        else ""
+        else ","
     )
     why["stages"] = (
-        f"first a smooth loss{small}; then a loss that is close to IoU; {kept} of each member, at "
-        "the ends of the learning rate's cycles"
+        f"first a smooth loss{small} then one that is close to IoU; {kept} of each member, at the "
+        "ends of the learning rate's cycles"
     )
     optimizer: dict[str, Any] = {"name": "adamw", "lr": rate, "weight_decay": 0.01}
     if encoder.weights:

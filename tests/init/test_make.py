@@ -238,7 +238,7 @@ def test_a_size_to_which_a_measurement_leads_is_measured_too(
         return dict.fromkeys(config.members, pace)
 
     monkeypatch.setattr("distseg.init.make.measured_paces", paces)
-    config, written = made(folder(tmp_path / "set", num=100, size=(192, 192)), budget=240)
+    config, written = made(folder(tmp_path / "set", num=100, size=(192, 192)), budget=280)
     chosen = (config.input.height, config.input.width)
     assert measured == [(128, 128), (96, 96), (64, 64)] and chosen == (64, 64)
     assert written.spent.candidate.pace.step_s == pytest.approx(0.04 + 0.4 / 4)
