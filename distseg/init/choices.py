@@ -21,13 +21,13 @@ from distseg.run.forecast import Forecast
 TreeOf = Callable[[Size, Folds, Encoder], Mapping[str, Any]]
 
 
-def draft(size: Size, folds: Folds, batch_size: int) -> Spent:
-    """A way to spend a budget of which nothing is measured yet."""
+def draft(size: Size, folds: Folds, batch_size: int, first: tuple[int, int] | None = None) -> Spent:
+    """A way to spend a budget of which nothing is measured yet. first: the first stage's size."""
     pace = Pace(
         batch_size=batch_size, step_s=1.0, first_step_s=1.0, spread=0.0, evaluate_s=1.0,
         predict_s=1.0, save_s=0.0, start_s=0.0, prepare_s=0.0, memory=0, saved=0,
     )  # fmt: skip
-    candidate = Candidate(0, size, pace, 1.0, pretrained=False)
+    candidate = Candidate(0, size, pace, 1.0, pretrained=False, first=first)
     return Spent(candidate, folds, 1, 1, 6, 3, 10, 1, Forecast({}, 0.0), 0.0)
 
 
@@ -62,6 +62,25 @@ def allowed(
     divided = tuple(one for one in folds if any((size, one, own) in fitting for size in sizes))
     others = [one for one in encoders if all((size, divided[0], one) in fitting for size in fine)]
     return fine, divided, tuple(others or [own])
+
+
+def may_begin_smaller(
+    sizes: Sequence[Size], folds: Folds, encoder: Encoder,
+    tree_of: Callable[[Size, Folds, Encoder, tuple[int, int]], Mapping[str, Any]], where: str,
+) -> bool:  # fmt: skip
+    """Whether a first stage at a smaller size goes with the user's keys at each of the sizes: a
+    network of the user's may need other multiples, or take images of one size alone."""
+    from distseg.models.encoders import fits_any_size
+
+    for size in sizes:
+        if first := encoder.smaller(size):
+            try:
+                config = parse_config(tree_of(size, folds, encoder, first), where)
+            except UserError:
+                return False
+            if not all(fits_any_size(member) for member in config.members.values()):
+                return False
+    return True
 
 
 def _without_table(config: Config, groups: Path) -> Config:

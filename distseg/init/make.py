@@ -19,7 +19,7 @@ from distseg.config.schema import ComputeConfig, Config
 from distseg.config.write import config_text
 from distseg.data.formats.row import plain
 from distseg.init.budget import Candidate, Data, Spent, divided, scaled, spend
-from distseg.init.choices import allowed, draft
+from distseg.init.choices import allowed, draft, may_begin_smaller
 from distseg.init.encoders import Encoder, Offer, at_hand
 from distseg.init.folds import Folds, divisions
 from distseg.init.given import given_keys, other_keys, with_given
@@ -111,13 +111,20 @@ def make(
         tree = copy.deepcopy(tree)  # it holds constants, in which a key may be set
         return apply_overrides(tree, other_keys(overrides)), with_given(why, overrides)
 
-    def tree_of(size: Size, folds: Folds, encoder: Encoder) -> dict[str, Any]:
-        return written(draft(size, folds, batch_size(facts, size, bool(gpus))), encoder)[0]
+    def tree_of(
+        size: Size, folds: Folds, encoder: Encoder, first: tuple[int, int] | None = None
+    ) -> dict[str, Any]:
+        return written(draft(size, folds, batch_size(facts, size, bool(gpus)), first), encoder)[0]
 
     if overrides:  # without a key of the user's there is nothing that it could be at odds with
         possible, folds, encoders = allowed(
             possible, data.folds, offer.encoders, tree_of, where, groups
         )
+        encoders = tuple(
+            one if may_begin_smaller(possible, folds[0], one, tree_of, where)
+            else replace(one, any_size=False)
+            for one in encoders
+        )  # fmt: skip
         data, offer = replace(data, folds=folds), replace(offer, encoders=encoders)
 
     def left() -> float:

@@ -74,6 +74,16 @@ def test_a_short_budget_begins_with_smaller_images(made: Make, tmp_path: Path) -
     assert f"images of {share:.0%} of the" in written.text and not mistakes(config)
 
 
+@pytest.mark.parametrize("encoder", ["resnet34", "tu-swin_tiny_patch4_window7_224"])
+def test_a_network_of_the_user_s_begins_at_sizes_that_it_takes(
+    made: Make, tmp_path: Path, encoder: str
+) -> None:
+    """One needs multiples of 32, the other takes no other size than its input's."""
+    root = folder(tmp_path / "set", num=24, size=(300, 400), objects=(90, 2))
+    config, _ = made(root, f"members={{m: {{encoder: {encoder}}}}}", budget=90.0)
+    assert config.members["m"].encoder == encoder and not mistakes(config)
+
+
 def test_multiclass_index_masks(made: Make, tmp_path: Path) -> None:
     config, _ = made(folder(tmp_path / "set", as_index))
     assert config.task == "multiclass" and config.metric == "miou"
