@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -258,3 +259,21 @@ class TrainConfig(Strict):
         8, description="non-finite losses in a row before the last good state is taken back"
     )
     max_rollbacks: int = Field(2, ge=0, description="times that is done before training stops")
+
+
+def epoch_weights(stages: Sequence[StageConfig], size: tuple[int, int]) -> list[float]:
+    """About what each epoch of a member takes: the pixels of an image that it trains at, as a share
+    of the input's. size: (height, width) of that."""
+    return [
+        math.prod(stage.input_size or size) / math.prod(size)
+        for stage in stages
+        for _ in range(stage.schedule.epochs)
+    ]
+
+
+def weight_of_last(weights: Sequence[float], epochs: float) -> float:
+    """What the last `epochs` of a member's epochs take together; the first of them may be a part
+    of one."""
+    whole = min(len(weights), int(epochs))
+    part = epochs - whole if whole < len(weights) else 0.0
+    return sum(weights[len(weights) - whole :]) + (part * weights[-whole - 1] if part else 0.0)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distseg.config.schema import Config
+from distseg.config.training import epoch_weights, weight_of_last
 from distseg.functional.tta_names import num_passes
 from distseg.jobs.hardware import Gpu, make_slots, num_cores, visible_gpus
 from distseg.records.errors import UserError
@@ -45,8 +46,8 @@ PREDICTS = re.compile(r"(predict-test|teach)(?:-round-(\d+))?(?:-\d+)?")  # labe
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Seconds that a member of one model takes: for an epoch of `epoch_cost` 1 with its evaluation,
-    and for its out-of-fold prediction."""
+    """Seconds that a member of one model takes: for an epoch of `epoch_cost` 1 at the size of its
+    input, with its evaluation, and for its out-of-fold prediction."""
 
     epoch: float
     out_of_fold: float
@@ -165,11 +166,11 @@ class Remaining:
 
     def _know(self, key: RoundKey, statuses: Sequence[MemberStatus]) -> bool:
         """Learn what is known of the models' paces; False: nothing yet."""
-        self._learn(statuses, epoch_cost(self.config, key))
+        self._learn(statuses, key)
         earlier = self.keys[: self.keys.index(key)] if key in self.keys else []
         for before in reversed(earlier):
             if not self.shown:  # until this round shows a pace, it is that of the one before
-                self._learn(self._statuses(before), epoch_cost(self.config, before))
+                self._learn(self._statuses(before), before)
         if self.remembered is None:
             self.remembered = {}
             with contextlib.suppress(UserError, OSError):  # of data or a machine that is not here
@@ -190,7 +191,7 @@ class Remaining:
             native = size.height, size.width
             work = work_of(self.config, name, images, self.held, native=native)
             out_of_fold = out_of_fold_seconds(work, pace)
-            epoch = (member_seconds(work, pace) - out_of_fold) / work.epochs
+            epoch = (member_seconds(work, pace) - out_of_fold) / sum(self._weights(name, 0))
             found[name] = Pace(epoch, out_of_fold)
             self.start = max(pace.start_s for pace in paces.values())
         return found
@@ -212,12 +213,18 @@ class Remaining:
         )
         return self.num_test * self.test_share * self.passes * passes / self.num_slots
 
-    def _learn(self, statuses: Sequence[MemberStatus], cost: float) -> None:
-        """Take up what the members have shown so far, in a round whose epochs have this cost; what
-        an earlier round has shown stays."""
+    def _weights(self, name: str, key: RoundKey) -> list[float]:
+        """What each epoch of a member takes, beside one at the size of its input."""
+        size = self.config.input_of(name)
+        return epoch_weights(self.config.stages_of(name, key), (size.height, size.width))
+
+    def _learn(self, statuses: Sequence[MemberStatus], key: RoundKey) -> None:
+        """Take up what the members of a round have shown so far; what an earlier round has shown
+        stays."""
+        cost = epoch_cost(self.config, key)
         for name in {status.name for status in statuses}:
             own = [status for status in statuses if status.name == name]
-            if (epoch := _epoch_s(own)) is not None:
+            if (epoch := _epoch_s(own, self._weights(name, key))) is not None:
                 if shown := [s.oof_seconds for s in own if s.oof_seconds]:
                     self.predicted[name] = sum(shown) / len(shown)
                 guess = self._guess_oof(own, epoch)
@@ -258,7 +265,8 @@ class Remaining:
                 continue
             pace = self._pace(status.name)
             epoch = pace.epoch * epoch_cost(self.config, key)
-            left = max(0.0, status.epochs - status.epochs_done) * epoch
+            epochs = max(0.0, status.epochs - status.epochs_done)
+            left = weight_of_last(self._weights(status.name, key), epochs) * epoch
             oof = pace.out_of_fold * (1 - status.oof_share)
             begins = 0.0 if status.position else start / self.config.compute.members_per_job
             begins += 0.0 if status.epoch else first
@@ -325,14 +333,15 @@ def running_predictions(run: Run) -> list[Prediction]:
     return found
 
 
-def _epoch_s(statuses: Sequence[MemberStatus]) -> float | None:
-    """Mean seconds of an epoch of one model, without what the first takes beyond the others; before
-    the first, from the steps of the epoch that runs. None while nothing is known."""
-    seen = [status for status in statuses if status.epoch]
-    if seen:
-        return sum(s.seconds - s.first_seconds for s in seen) / sum(s.epoch for s in seen)
+def _epoch_s(statuses: Sequence[MemberStatus], weights: Sequence[float]) -> float | None:
+    """Mean seconds of an epoch of one model at the size of its input, without what the first takes
+    beyond the others; before the first, from the steps of the epoch that runs. None while nothing
+    is known. weights: of its epochs."""
+    if seen := [status for status in statuses if status.epoch]:
+        trained = sum(sum(weights[: status.epoch]) for status in seen)
+        return sum(s.seconds - s.first_seconds for s in seen) / trained
     for status in statuses:
         position = status.position
         if position and position.phase == "train" and position.share >= LEAST_SHARE:
-            return position.whole_s
+            return position.whole_s and position.whole_s / weights[0]
     return None

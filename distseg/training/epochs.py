@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from distseg.config.in_vain import out_of_reach
-from distseg.config.training import LOSSES, StageConfig
+from distseg.config.training import LOSSES, StageConfig, epoch_weights, weight_of_last
 from distseg.functional.evaluations import evaluate_every
 from distseg.functional.losses import SpecLoss
 from distseg.functional.metrics import summarize
@@ -195,13 +195,14 @@ def finish_row(member: Member, row: dict[str, Any], progress: Progress, epoch_s:
     far; append it to metrics.jsonl, and log it. On the main rank only.
 
     epoch_s: seconds of this epoch with its evaluation; the epochs to come are taken to last as
-    long, in all stages.
+    long, and those of a stage with more pixels longer.
     """
     if not member.main:
         return
     left_out = epochs_left_out(member, progress)
     total = sum(stage.schedule.epochs for stage in member.stages) - left_out
-    left = (total - progress.total_epochs) * epoch_s
+    weights = epoch_weights(member.stages, member.fit.size)
+    left = weight_of_last(weights, total - progress.total_epochs) * epoch_s / weights[row["epoch"]]
     row |= {"epochs": total, "eta_s": round_to(left, 1), "skipped_steps": progress.skipped_steps}
     row |= {"epochs_left_out": left_out} if left_out else {}
     row["epoch_seconds"] = round_to(epoch_s)

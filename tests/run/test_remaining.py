@@ -12,6 +12,7 @@ import yaml
 from filelock import FileLock
 
 from distseg.config.load import load_config, parse_config
+from distseg.config.training import weight_of_last
 from distseg.jobs.hardware import Gpu, Slot, make_slots, num_cores, visible_gpus
 from distseg.records.files import append_line, mark_done, read_lines, write_json
 from distseg.records.manifest import Manifest, Sample
@@ -183,8 +184,32 @@ def test_a_mean_teachers_epochs_cost_more_than_those_before(run: Run) -> None:
     trained = sum(status.epochs for status in waiting) * 6.0 * cost
     others = sum(remaining.shown["a"].out_of_fold for _ in waiting)
     assert remaining._training(1, waiting, 0.0) == pytest.approx(trained + others)
-    remaining._learn(statuses(run), cost)
+    remaining._learn(statuses(run), 1)
     assert remaining.shown["a"].epoch == pytest.approx(6.0 / cost)
+
+
+def test_epochs_of_a_stage_at_a_smaller_size_count_by_its_pixels(run: Run) -> None:
+    """Eight epochs at a quarter of the pixels, and two at the input's size."""
+    tree = yaml.safe_load(run.config.read_text())
+    tree["input"] = {**tree.get("input", {}), "height": 64, "width": 64, "fit": "resize"}
+    last = {"schedule": {"epochs_per_cycle": 2}}
+    tree["stages"] = [{"input_size": [32, 32], "schedule": {"epochs_per_cycle": 8}}, last]
+    config = parse_config(tree, "small")
+    epochs(run, "a", 0, 4, seconds=5.0, evaluation=1.0)
+    remaining = Remaining(config, run, 1)
+    running = member_status(config, run, 0, "a", 0)
+    remaining.seconds(0, [running])
+    assert remaining.shown["a"].epoch == pytest.approx(6.0 / 0.25)
+    left = 4 * 6.0 + 2 * 24.0 + remaining.shown["a"].out_of_fold
+    begins = 0.0 if running.position else JOB_START_S
+    assert remaining._training(0, [running], JOB_START_S) == pytest.approx(left + begins)
+
+
+def test_what_the_last_epochs_take() -> None:
+    weights = [0.25, 0.25, 1.0, 1.0]
+    assert [weight_of_last(weights, n) for n in (0, 1, 2.5, 3, 4, 9)] == [
+        0.0, 1.0, 2.125, 2.25, 2.5, 2.5,
+    ]  # fmt: skip
 
 
 def test_later_rounds_count(run: Run) -> None:
