@@ -33,7 +33,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from distseg.init.make import parse_budget
+from distseg.init.given import parse_budget
 from distseg.jobs.guard import die_with_parent
 from distseg.records.paths import Run
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from distseg.config.load import parse_config
 from distseg.config.schema import Config
@@ -18,7 +19,14 @@ from distseg.records.paces import Pace
 from distseg.run.check import mistakes
 from distseg.run.forecast import Forecast
 
-TreeOf = Callable[[Size, Folds, Encoder], Mapping[str, Any]]
+
+class TreeOf(Protocol):
+    """A config's tree of a size, a division and an encoder, with the user's keys in it. first:
+    (height, width) that the first stage trains at, where that is not the size."""
+
+    def __call__(
+        self, size: Size, folds: Folds, encoder: Encoder, first: tuple[int, int] | None = None
+    ) -> Mapping[str, Any]: ...
 
 
 def draft(size: Size, folds: Folds, batch_size: int, first: tuple[int, int] | None = None) -> Spent:
@@ -35,10 +43,10 @@ def allowed(
     sizes: Sequence[Size], folds: Sequence[Folds], encoders: Sequence[Encoder], tree_of: TreeOf,
     where: str, groups: Path,
 ) -> tuple[list[Size], tuple[Folds, ...], tuple[Encoder, ...]]:  # fmt: skip
-    """The sizes, divisions and encoders with which a config can have the user's keys.
+    """The sizes, divisions and encoders with which a config can have the user's keys; encoders that
+    cannot begin with smaller images then are marked so.
 
     Args:
-        tree_of: a config's tree, with the user's keys in it.
         where: what messages call it. groups: the table of groups that is written with the config.
 
     UserError: there are none, or this machine or the data cannot have such a config; each line
@@ -61,13 +69,17 @@ def allowed(
     fine = [size for size in sizes if any((size, one, own) in fitting for one in folds)]
     divided = tuple(one for one in folds if any((size, one, own) in fitting for size in sizes))
     others = [one for one in encoders if all((size, divided[0], one) in fitting for size in fine)]
-    return fine, divided, tuple(others or [own])
+    kept = [
+        one if _may_begin_smaller(fine, divided[0], one, tree_of, where)
+        else replace(one, any_size=False)
+        for one in others or [own]
+    ]  # fmt: skip
+    return fine, divided, tuple(kept)
 
 
-def may_begin_smaller(
-    sizes: Sequence[Size], folds: Folds, encoder: Encoder,
-    tree_of: Callable[[Size, Folds, Encoder, tuple[int, int]], Mapping[str, Any]], where: str,
-) -> bool:  # fmt: skip
+def _may_begin_smaller(
+    sizes: Sequence[Size], folds: Folds, encoder: Encoder, tree_of: TreeOf, where: str
+) -> bool:
     """Whether a first stage at a smaller size goes with the user's keys at each of the sizes: a
     network of the user's may need other multiples, or take images of one size alone."""
     from distseg.models.encoders import fits_any_size

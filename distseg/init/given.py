@@ -1,8 +1,10 @@
-"""Keys of the config that the user has decided: `key=value` on the line of `init` or `run`."""
+"""What the user has said on the line of `init` or `run`: keys of the config, `key=value`, and the
+budget."""
 
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +13,7 @@ from distseg.init.recipe import AUGMENT
 from distseg.records.errors import UserError
 
 LOOKED_AT = ("task", "classes", "void", "data", "metric", "input")  # what changes what is found
+_BUDGET = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
 
 
 def given_keys(overrides: Sequence[str], where: str) -> dict[str, Any]:
@@ -42,3 +45,13 @@ def with_given(why: Mapping[str, str], overrides: Sequence[str]) -> dict[str, st
         return any(f"{key}.".startswith(f"{path}.") or path.startswith(f"{key}.") for key in keys)
 
     return {path: "as given" if is_given(path) else text for path, text in why.items()}
+
+
+def parse_budget(text: str) -> float:
+    """Seconds of `30m`, `1h30m`, `90s` or `45` (seconds). UserError: none of them, or no time."""
+    found = _BUDGET.fullmatch(text.strip().lower())
+    hours, minutes, seconds = (float(part or 0) for part in found.groups()) if found else (0, 0, 0)
+    total = 3600 * hours + 60 * minutes + seconds
+    if not 0 < total < 1e7:
+        raise UserError(f"--budget: {text!r}: write it as 30m, 1h30m or 90s")
+    return total

@@ -19,12 +19,20 @@ from distseg.config.schema import ComputeConfig, Config
 from distseg.config.write import config_text
 from distseg.data.formats.row import plain
 from distseg.init.budget import Candidate, Data, Spent, divided, scaled, spend
-from distseg.init.choices import allowed, draft, may_begin_smaller
+from distseg.init.choices import allowed, draft
 from distseg.init.encoders import Encoder, Offer, at_hand
 from distseg.init.folds import Folds, divisions
 from distseg.init.given import given_keys, other_keys, with_given
 from distseg.init.look import Facts, look
-from distseg.init.recipe import AUGMENT, LOSSES, MEASURED, header, predict_batch, recipe
+from distseg.init.recipe import (
+    AUGMENT,
+    LOSSES,
+    MEASURED,
+    batch_size,
+    header,
+    predict_batch,
+    recipe,
+)
 from distseg.init.sizes import Size, possible_sizes
 from distseg.jobs.hardware import Gpu, Slot, make_slots, num_cores, visible_gpus
 from distseg.records.errors import UserError, printable_path
@@ -45,7 +53,6 @@ MEASURED_PIXELS = {False: 128 * 128, True: 384 * 384}  # of what is measured; Tr
 MAX_SLOTS = 8
 MOST_AGAIN = 2  # times that a choice is measured, which may be another after the first
 Shown = dict[tuple[Size, int | None], Pace]  # by size and jobs side by side, of one of these
-_BUDGET = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +65,6 @@ class Written:
     groups: Mapping[str, str] | None
     spent: Spent
     said: list[str]
-
-
-def parse_budget(text: str) -> float:
-    """Seconds of `30m`, `1h30m`, `90s` or `45` (seconds). UserError: none of them, or no time."""
-    found = _BUDGET.fullmatch(text.strip().lower())
-    hours, minutes, seconds = (float(part or 0) for part in found.groups()) if found else (0, 0, 0)
-    total = 3600 * hours + 60 * minutes + seconds
-    if not 0 < total < 1e7:
-        raise UserError(f"--budget: {text!r}: write it as 30m, 1h30m or 90s")
-    return total
 
 
 def default_name(root: Path) -> str:
@@ -120,11 +117,6 @@ def make(
         possible, folds, encoders = allowed(
             possible, data.folds, offer.encoders, tree_of, where, groups
         )
-        encoders = tuple(
-            one if may_begin_smaller(possible, folds[0], one, tree_of, where)
-            else replace(one, any_size=False)
-            for one in encoders
-        )  # fmt: skip
         data, offer = replace(data, folds=folds), replace(offer, encoders=encoders)
 
     def left() -> float:
@@ -335,15 +327,6 @@ def measured_config(facts: Facts, offer: Offer, size: Size, gpu: bool) -> Config
         "predict": {"tta": ["hflip"], "batch_size": predict_batch(facts, size, gpu)},
     }  # fmt: skip
     return parse_config(tree, facts.root)
-
-
-def batch_size(facts: Facts, size: Size, gpu: bool) -> int:
-    """Images of an update: few where there are few images, or large ones for a CPU."""
-    if facts.num_train < (100 if gpu else 200):
-        return 8 if gpu else 4
-    if gpu:
-        return 32 if facts.num_train > 2000 and size.pixels <= 384 * 384 else 16
-    return 8 if facts.num_train < 400 or size.pixels > 160 * 160 else 16
 
 
 # -- what is written -------------------------------------------------------------------------------

@@ -223,6 +223,15 @@ def _train(facts: Facts, spent: Spent, why: Why) -> dict[str, Any]:
             "evaluate_every": spent.evaluate_every}  # fmt: skip
 
 
+def batch_size(facts: Facts, size: Size, gpu: bool) -> int:
+    """Images of an update: few where there are few images, or large ones for a CPU."""
+    if facts.num_train < (100 if gpu else 200):
+        return 8 if gpu else 4
+    if gpu:
+        return 32 if facts.num_train > 2000 and size.pixels <= 384 * 384 else 16
+    return 8 if facts.num_train < 400 or size.pixels > 160 * 160 else 16
+
+
 def predict_batch(facts: Facts, size: Size, gpu: bool) -> int:
     """Images of a batch of the prediction: few where they are large."""
     native = [(facts.height, facts.width), *([facts.test] if facts.test else [])]

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from distseg.init.given import given_keys
+from distseg.init.given import given_keys, parse_budget
 from distseg.init.look import first_keys, readable, stub
-from distseg.init.make import DEFAULT_BUDGET_S, default_name, make, parse_budget, write
+from distseg.init.make import DEFAULT_BUDGET_S, default_name, make, write
 from distseg.records import log
 from distseg.records.errors import UserError, printable_path
 from distseg.records.files import read_json_or, real_path, write_json, write_problem

@@ -31,8 +31,9 @@ from distseg.data.read_target import read_target
 from distseg.init.choices import draft
 from distseg.init.encoders import LARGE, LARGE_SCRATCH
 from distseg.init.folds import Folds, groups_of
+from distseg.init.given import parse_budget
 from distseg.init.look import Facts, look, typical_widths
-from distseg.init.make import default_name, make, parse_budget
+from distseg.init.make import default_name, make
 from distseg.init.recipe import header
 from distseg.init.sizes import Size
 from distseg.init.start import init, start
