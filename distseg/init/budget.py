@@ -34,9 +34,10 @@ AROUND = 4.0  # width of a crop, in widths of an object, that teaches as much as
 COMPANY, SNAPSHOTS = 0.03, 0.008  # gain of many members, of many snapshots
 TTA = 1.01  # gain of a flipped view
 UNSURE = 0.2  # what is lost where thresholds and the score rest on one image; 1 / sqrt(images)
-FIRST_EPOCHS = 0.6  # of a member's epochs, that are the first stage's
-SMALL_EPOCHS = 0.8  # the same where that trains at a smaller size
+FIRST_EPOCHS = 0.6  # share of a member's epochs that belong to the first stage
+SMALL_CYCLE = 5  # where that trains at a smaller size: all but one of so many epochs
 SMALL_TEACHES = 0.5  # exponent of the share of pixels: what an image at that size teaches
+FIXED = 0.1  # share of a step's time that does not grow with its pixels: images are opened, moved
 EVALUATION_SHARE = 0.1  # of the time of training
 THREADS = 0.7  # a job on twice the cores is 2 ** 0.7 times as fast
 
@@ -177,7 +178,8 @@ def _planned(
     pace = candidate.pace
     epochs, first, steps = epochs_of(updates, snapshots, candidate.first is not None)
     val = data.num_train * (1 - folds.share)
-    small = first * candidate.first_share  # of the first stage, counted in epochs of the whole size
+    # the first stage, counted in epochs of the whole size
+    small = first * (FIXED + (1 - FIXED) * candidate.first_share)
     training = steps * (small * pace.first_step_s + (epochs - first) * pace.step_s)
     cycles = (epochs - first) // snapshots
     every = evaluate_every(training, val * pace.evaluate_s, first, cycles)
@@ -211,9 +213,15 @@ def test_share(candidate: Candidate, data: Data) -> float:
 def epochs_of(updates: float, snapshots: int, small: bool = False) -> tuple[int, int, int]:
     """(epochs, those of the first stage, updates of an epoch) of about so many updates, with equal
     cycles in the second stage. small: the first one trains at a smaller size."""
+    if small:  # always the same share, or the time would jump with the updates
+        unit = SMALL_CYCLE * snapshots
+        units = max(
+            math.ceil(MIN_EPOCHS / unit), min(MAX_EPOCHS // unit, round(updates / 50 / unit))
+        )
+        epochs = units * unit
+        return epochs, epochs - units * snapshots, max(1, int(updates // epochs))
     epochs = max(MIN_EPOCHS, min(MAX_EPOCHS, round(updates / 50)))
-    last = 1 - (SMALL_EPOCHS if small else FIRST_EPOCHS)
-    cycle = max(1, round(last * epochs / snapshots))
+    cycle = max(1, round((1 - FIRST_EPOCHS) * epochs / snapshots))
     first = max(1, epochs - cycle * snapshots)
     epochs = first + cycle * snapshots
     return epochs, first, max(1, int(updates // epochs))
@@ -237,9 +245,9 @@ def expected(
     """
     size = candidate.size
     need = NEED_PRETRAINED if candidate.pretrained else NEED_SCRATCH
-    many = data.num_train / 1000  # images have more to teach
+    many = data.num_train / 1000  # more images have more to teach
     if many < 1 and not candidate.pretrained:
-        need *= many**0.1  # of few a network that knows nothing has nearly as much to learn
+        need *= many**0.1  # without weights a network needs nearly as much training for few
     else:
         need *= min(2.0, max(0.3, many**0.3))
     learned = 1 - math.exp(-((seen * taught(size, data) / need) ** 0.8))

@@ -70,29 +70,32 @@ def allowed(
     divided = tuple(one for one in folds if any((size, one, own) in fitting for size in sizes))
     others = [one for one in encoders if all((size, divided[0], one) in fitting for size in fine)]
     kept = [
-        one if _may_begin_smaller(fine, divided[0], one, tree_of, where)
-        else replace(one, any_size=False)
+        one if _may_begin_smaller(fine, divided[0], one, tree_of, where, groups)
+        else replace(one, begins_smaller=False)
         for one in others or [own]
     ]  # fmt: skip
     return fine, divided, tuple(kept)
 
 
 def _may_begin_smaller(
-    sizes: Sequence[Size], folds: Folds, encoder: Encoder, tree_of: TreeOf, where: str
+    sizes: Sequence[Size], folds: Folds, encoder: Encoder, tree_of: TreeOf, where: str, groups: Path
 ) -> bool:
-    """Whether a first stage at a smaller size goes with the user's keys at each of the sizes: a
-    network of the user's may need other multiples, or take images of one size alone."""
-    from distseg.models.encoders import fits_any_size
-
-    for size in sizes:
+    """Whether a first stage at a smaller size goes with the user's keys at each of the sizes: their
+    stages may have sizes of their own, their networks need other multiples, more pixels, or images
+    of one size alone."""
+    config = None
+    for size in sorted(sizes, key=lambda size: -size.pixels):
         if first := encoder.smaller(size):
             try:
                 config = parse_config(tree_of(size, folds, encoder, first), where)
             except UserError:
                 return False
-            if not all(fits_any_size(member) for member in config.members.values()):
-                return False
-    return True
+            for name in config.members:
+                shown = [stage.input_size for stage in config.stages_of(name)]
+                if shown != [first, *[None] * (len(shown) - 1)]:
+                    return False
+    # the smallest of all is the hardest
+    return config is None or not mistakes(_without_table(config, groups))
 
 
 def _without_table(config: Config, groups: Path) -> Config:

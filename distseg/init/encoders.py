@@ -23,7 +23,7 @@ class Encoder:
     name: as a config writes it. weights: of the config's `encoder_weights`. quality: how good its
     masks are after long training, as a share of the best here; a prior of the arithmetic, found by
     hand. where: what is said of its weights. mean, std: what its weights were trained with; None:
-    ImageNet's usual ones. any_size: it can be shown images of several sizes.
+    ImageNet's usual ones. begins_smaller: a first stage may show it smaller images.
     """
 
     name: str
@@ -34,11 +34,11 @@ class Encoder:
     where: str = "random weights"
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    any_size: bool = True
+    begins_smaller: bool = True
 
     def smaller(self, size: Size) -> tuple[int, int] | None:
         """(height, width) that a first stage may train at before it trains at a size."""
-        return smaller(size, int(2**self.depth)) if self.any_size else None
+        return smaller(size, int(2**self.depth)) if self.begins_smaller else None
 
     def member(self) -> dict[str, object]:
         """The member of a config, as a tree."""
@@ -161,7 +161,9 @@ def _trained(encoder: Encoder, weights: str, where: str) -> Encoder:
 
     mean, std = trained_with(encoder.name)
     any_size = fits_any_size(MemberConfig.model_validate(encoder.member()))
-    return replace(encoder, weights=weights, where=where, mean=mean, std=std, any_size=any_size)
+    return replace(
+        encoder, weights=weights, where=where, mean=mean, std=std, begins_smaller=any_size
+    )
 
 
 def trained_with(name: str) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:

@@ -240,7 +240,7 @@ def candidates(
         for jobs, pace in _by_jobs(
             _scaled(paces[f"m{number}"], measured, size, facts, tta), len(slots), gpus
         )
-        for first in dict.fromkeys((None, encoder.smaller(size)))
+        for first in dict.fromkeys((None, None if gpus else encoder.smaller(size)))
     ]  # fmt: skip
     memory = min((gpu.memory for gpu in gpus), default=0)
     fitting = [c for c in found if not memory or c.pace.memory < 0.9 * memory]

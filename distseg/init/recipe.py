@@ -188,8 +188,8 @@ def _stages(task: str, spent: Spent, encoder: Encoder, why: Why) -> list[dict[st
     kept = counted(spent.snapshots, "snapshot")
     first_size = spent.candidate.first
     small = (
-        f" and images of {spent.candidate.first_share:.0%} of the pixels, of which the same time "
-        "shows more (the scores of these epochs are of the whole size, and low),"
+        f" on images with {spent.candidate.first_share:.0%} of the pixels, as more of them fit "
+        "into the time (the scores of these epochs are measured at the full size, and so are low),"
         if first_size
         else ","
     )

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from distseg.init.look import Facts
 
 MOST_PIXELS = {False: 1024 * 1024, True: 2048 * 2048}  # of a canvas for padding; True: on a GPU
+SAME_SHAPE = 1.25  # how far the shape of a first stage's images may be from the input's
 FURTHER = math.sqrt(1.6)  # tiles that overlap by a quarter repeat so much along each side
 Fit = Literal["pad", "resize", "crop"]
 
@@ -134,13 +135,16 @@ def _said_size(facts: Facts, asked: InputConfig, fits: list[Fit]) -> Size:
 
 def smaller(size: Size, stride: int) -> tuple[int, int] | None:
     """(height, width), about half of a size's, that a first stage may train at; None where images
-    are not stretched to the size, or it is small already. stride: what sides are multiples of."""
+    are not stretched to the size, it is small already, or its half would have another shape.
+    stride: what sides are multiples of."""
     if size.fit != "resize":
         return None
     height, width = (
         stride * max(2, round(side / 2 / stride)) for side in (size.height, size.width)
     )
-    return (height, width) if height * width < 0.8 * size.pixels else None
+    shape = height * size.width / (width * size.height)
+    kept = 1 / SAME_SHAPE <= shape <= SAME_SHAPE
+    return (height, width) if kept and height * width < 0.8 * size.pixels else None
 
 
 def _padded(height: int, width: int) -> Size:

@@ -29,6 +29,7 @@ class MemberStatus:
             epoch took beyond the others: kernels are searched for, loaders start; 0 before there
             are others. eval_seconds: of one evaluation.
         oof_seconds: of the out-of-fold prediction; None before it is done.
+        stages: the number of the stage of each epoch that is trained.
         eta_s: seconds that the member's own epochs still need.
         position: where its process stands within an epoch, or in its out-of-fold prediction; None
             where it has told nothing since the last epoch's end.
@@ -52,6 +53,7 @@ class MemberStatus:
     eta_s: float | None = None
     position: Position | None = None
     message: str = ""
+    stages: tuple[int, ...] = ()
 
     @property
     def label(self) -> str:
@@ -110,6 +112,7 @@ def member_status(config: Config, run: Run, round: RoundKey, name: str, fold: in
         lr=_number(last, "lr"), images_per_s=_number(last, "images_per_s"),
         seconds=seconds, first_seconds=_beyond(whole), eval_seconds=_mean(spent),
         oof_seconds=oof_seconds, eta_s=eta, position=position, message=message,
+        stages=tuple(int(_number(row, "stage") or 0) for row in rows),
     )  # fmt: skip
 
 

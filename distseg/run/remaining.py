@@ -218,13 +218,30 @@ class Remaining:
         size = self.config.input_of(name)
         return epoch_weights(self.config.stages_of(name, key), (size.height, size.width))
 
+    def _epoch_s(self, statuses: Sequence[MemberStatus], key: RoundKey) -> float | None:
+        """Mean seconds of an epoch of one model at the size of its input, with its evaluations,
+        without what the first takes beyond the others; before the first, from the steps of the
+        epoch that runs. None while nothing is known."""
+        name = statuses[0].name
+        size, stages = self.config.input_of(name), self.config.stages_of(name, key)
+        each = [epoch_weights([stage], (size.height, size.width))[0] for stage in stages]
+        if seen := [status for status in statuses if status.epoch]:
+            last = len(each) - 1
+            trained = sum(each[min(stage, last)] for status in seen for stage in status.stages)
+            return sum(s.seconds - s.first_seconds for s in seen) / trained
+        for status in statuses:
+            position = status.position
+            if position and position.phase == "train" and position.share >= LEAST_SHARE:
+                return position.whole_s and position.whole_s / each[0]
+        return None
+
     def _learn(self, statuses: Sequence[MemberStatus], key: RoundKey) -> None:
         """Take up what the members of a round have shown so far; what an earlier round has shown
         stays."""
         cost = epoch_cost(self.config, key)
         for name in {status.name for status in statuses}:
             own = [status for status in statuses if status.name == name]
-            if (epoch := _epoch_s(own, self._weights(name, key))) is not None:
+            if (epoch := self._epoch_s(own, key)) is not None:
                 if shown := [s.oof_seconds for s in own if s.oof_seconds]:
                     self.predicted[name] = sum(shown) / len(shown)
                 guess = self._guess_oof(own, epoch)
@@ -331,17 +348,3 @@ def running_predictions(run: Run) -> list[Prediction]:
             began = float(when) if isinstance(when, int | float) else 0.0
             found.append(Prediction(kind, None if number is None else int(number), began))
     return found
-
-
-def _epoch_s(statuses: Sequence[MemberStatus], weights: Sequence[float]) -> float | None:
-    """Mean seconds of an epoch of one model at the size of its input, without what the first takes
-    beyond the others; before the first, from the steps of the epoch that runs. None while nothing
-    is known. weights: of its epochs."""
-    if seen := [status for status in statuses if status.epoch]:
-        trained = sum(sum(weights[: status.epoch]) for status in seen)
-        return sum(s.seconds - s.first_seconds for s in seen) / trained
-    for status in statuses:
-        position = status.position
-        if position and position.phase == "train" and position.share >= LEAST_SHARE:
-            return position.whole_s and position.whole_s / weights[0]
-    return None

@@ -11,8 +11,8 @@ import pytest
 from distseg.config.data import FoldsConfig
 from distseg.functional.evaluations import num_evaluations
 from distseg.init.budget import (
+    FIXED,
     MAX_PASSES,
-    SMALL_EPOCHS,
     THREADS,
     USED,
     Candidate,
@@ -168,6 +168,7 @@ def test_epochs_and_evaluations_follow_from_updates() -> None:
         epochs, first, steps = epochs_of(updates, snapshots, small)
         assert (epochs - first) % snapshots == 0 and 0 < first < epochs
         assert 0.8 * updates <= epochs * steps <= updates or steps == 1
+        assert not small or first == 0.8 * epochs
     assert evaluate_every(100.0, 0.001, 10, 5) == 1  # it costs nothing: each epoch
     assert evaluate_every(100.0, 5.0, 10, 5) == 8  # two of them are a tenth of the training
     assert evaluate_every(1.0, 5.0, 10, 5) == 10  # the ends of stages alone
@@ -179,10 +180,11 @@ def test_a_first_stage_at_a_smaller_size_takes_less_and_so_shows_more() -> None:
     assert (whole.first_share, half.first_share) == (1.0, 96 * 64 / 128**2)
     shown, plain = (spend([one], DATA, TWO, 600.0)[0] for one in (half, whole))
     assert shown.updates > 1.5 * plain.updates and shown.expected > plain.expected
-    assert shown.first_epochs / shown.epochs == pytest.approx(SMALL_EPOCHS, abs=0.1)
+    assert shown.first_epochs / shown.epochs == 0.8
     # counted by hand: an update of the first stage takes what its pixels say
     steps, last = shown.steps_per_epoch, shown.epochs - shown.first_epochs
-    training = steps * (shown.first_epochs * half.first_share + last) * PACE.step_s
+    share = FIXED + (1 - FIXED) * half.first_share
+    training = steps * (shown.first_epochs * share + last) * PACE.step_s
     cycle = last // shown.snapshots
     evaluations = num_evaluations(shown.first_epochs, shown.first_epochs, shown.evaluate_every)
     evaluations += num_evaluations(last, cycle, shown.evaluate_every)

@@ -72,17 +72,30 @@ def test_a_short_budget_begins_with_smaller_images(made: Make, tmp_path: Path) -
     assert size.fit == "resize" and last.input_size is None and first.input_size is not None
     share = math.prod(first.input_size) / (size.height * size.width)
     assert 0.2 < share < 0.8 and first.schedule.epochs > last.schedule.epochs
-    assert f"images of {share:.0%} of the" in written.text and not mistakes(config)
+    said = " ".join(written.text.replace("#", " ").split())
+    assert f"images with {share:.0%} of the pixels" in said and not mistakes(config)
 
 
-@pytest.mark.parametrize("encoder", ["resnet34", "tu-swin_tiny_patch4_window7_224"])
-def test_a_network_of_the_user_s_begins_at_sizes_that_it_takes(
-    made: Make, tmp_path: Path, encoder: str
+@pytest.mark.parametrize(
+    ("keys", "begins"),
+    [
+        (["members={m: {encoder: resnet18, decoder: {encoder_depth: 4, "
+          "decoder_channels: [64, 32, 16, 16]}}}"], True),
+        (["members={m: {encoder: resnet34}}"], False),  # multiples of 32
+        (["members={m: {arch: PAN, encoder: resnet34}}", "input.height=128", "input.width=128"],
+         False),  # it pools what the encoder leaves three times
+        (["members={m: {encoder: tu-swin_tiny_patch4_window7_224}}"], False),  # no other size
+        (["stages.0.input_size=null"], False),
+        (["stages.1.input_size=[64, 64]"], False),  # whose time is not known
+    ],
+)  # fmt: skip
+def test_what_the_user_says_decides_whether_images_are_smaller_at_first(
+    made: Make, tmp_path: Path, keys: list[str], begins: bool
 ) -> None:
-    """One needs multiples of 32, the other takes no other size than its input's."""
     root = folder(tmp_path / "set", num=24, size=(300, 400), objects=(90, 2))
-    config, _ = made(root, f"members={{m: {{encoder: {encoder}}}}}", budget=90.0)
-    assert config.members["m"].encoder == encoder and not mistakes(config)
+    config, written = made(root, *keys, budget=90.0)
+    assert (written.spent.candidate.first is not None) == begins
+    assert (config.stages[0].input_size is not None) == begins and not mistakes(config)
 
 
 def test_multiclass_index_masks(made: Make, tmp_path: Path) -> None:
@@ -249,7 +262,7 @@ def test_a_size_to_which_a_measurement_leads_is_measured_too(
         return dict.fromkeys(config.members, pace)
 
     monkeypatch.setattr("distseg.init.make.measured_paces", paces)
-    config, written = made(folder(tmp_path / "set", num=100, size=(192, 192)), budget=280)
+    config, written = made(folder(tmp_path / "set", num=100, size=(192, 192)), budget=300)
     chosen = (config.input.height, config.input.width)
     assert measured == [(128, 128), (96, 96), (64, 64)] and chosen == (64, 64)
     assert written.spent.candidate.pace.step_s == pytest.approx(0.04 + 0.4 / 4)

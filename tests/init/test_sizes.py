@@ -32,11 +32,12 @@ def test_a_first_stage_may_see_images_of_about_half_the_sides() -> None:
         return smaller(Size(height, width, fit, 1.0, height * width), stride)
 
     assert first(64, 64, "resize", 16) == (32, 32) and first(96, 128, "resize", 16) == (48, 64)
-    assert first(128, 96, "resize", 32) == (64, 64)  # a network of stride 32
+    assert first(128, 128, "resize", 32) == (64, 64)  # a network of stride 32
+    assert first(96, 160, "resize", 32) is None, "64 x 64 would have another shape"
     assert first(512, 384, "resize", 32) == (256, 192)
     assert first(64, 64, "resize", 32) is None  # nothing is left of so few
     assert first(128, 128, "pad", 32) is None is first(128, 128, "crop", 32)
-    fixed = Encoder("tu-swin_tiny_patch4_window7_224", 1.0, any_size=False)
+    fixed = Encoder("tu-swin_tiny_patch4_window7_224", 1.0, begins_smaller=False)
     assert fixed.smaller(Size(224, 224, "resize", 1.0, 224 * 224)) is None
 
 

@@ -201,8 +201,7 @@ def test_epochs_of_a_stage_at_a_smaller_size_count_by_its_pixels(run: Run) -> No
     remaining.seconds(0, [running])
     assert remaining.shown["a"].epoch == pytest.approx(6.0 / 0.25)
     left = 4 * 6.0 + 2 * 24.0 + remaining.shown["a"].out_of_fold
-    begins = 0.0 if running.position else JOB_START_S
-    assert remaining._training(0, [running], JOB_START_S) == pytest.approx(left + begins)
+    assert remaining._training(0, [running], JOB_START_S) == pytest.approx(left + JOB_START_S)
 
 
 def test_what_the_last_epochs_take() -> None:
