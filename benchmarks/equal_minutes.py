@@ -187,12 +187,14 @@ def measured(name: str, variant: str, args: Any) -> Tree:
 
 def table(lines: list[Tree]) -> str:
     rows = [
-        "| set | seconds | variant | updates | batch | out of fold | held back |",
-        "|---|---|---|---|---|---|---|",
+        "| set | seconds | variant | updates | batch | whole run | out of fold | held back |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for r in sorted(lines, key=lambda r: (r["set"], r["seconds"], r["held_back"])):
-        cells = [r["set"], f"{r['seconds']:g}", r["variant"], f"{r['updates']:,}", str(r["batch"]),
-                 f"{r['out_of_fold']:.4f}", f"{r['held_back']:.4f}"]  # fmt: skip
+        cells = [
+            r["set"], f"{r['seconds']:g}", r["variant"], f"{r['updates']:,}", str(r["batch"]),
+            f"{r['took_s']:.0f} s", f"{r['out_of_fold']:.4f}", f"{r['held_back']:.4f}",
+        ]  # fmt: skip
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
 
