@@ -211,6 +211,11 @@ class StageConfig(Strict):
         if self.early_stopping is not None:
             yield from self._early_mistakes(f"{where}.early_stopping")
 
+    def pixel_share(self, size: tuple[int, int]) -> float:
+        """Pixels of an image that the stage trains at, as a share of the input's, whose (height,
+        width) is `size`: about what a step takes beside one at that size."""
+        return math.prod(self.input_size or size) / math.prod(size)
+
     def _early_mistakes(self, where: str) -> Iterator[str]:
         cycles = self.schedule.cycles
         if self.schedule.kind in CYCLIC and cycles > 1:
@@ -262,13 +267,8 @@ class TrainConfig(Strict):
 
 
 def epoch_weights(stages: Sequence[StageConfig], size: tuple[int, int]) -> list[float]:
-    """About what each epoch of a member takes: the pixels of an image that it trains at, as a share
-    of the input's. size: (height, width) of that."""
-    return [
-        math.prod(stage.input_size or size) / math.prod(size)
-        for stage in stages
-        for _ in range(stage.schedule.epochs)
-    ]
+    """About what each epoch of a member takes beside one at its input's size (height, width)."""
+    return [stage.pixel_share(size) for stage in stages for _ in range(stage.schedule.epochs)]
 
 
 def weight_of_last(weights: Sequence[float], epochs: float) -> float:

@@ -22,7 +22,7 @@ from distseg.run.forecast import Forecast, Machine, Work, forecast
 
 USED = 0.96  # share of a budget that is planned for
 MIN_UPDATES, MAX_UPDATES = 60, 40_000
-MIN_EPOCHS, MAX_EPOCHS = 6, 30
+MAX_EPOCHS, EPOCH_UPDATES = 30, 50  # of a member, and about how many an epoch has in a short budget
 MAX_PASSES = 400  # over all that train images show, of one member: more make nothing better
 NEED_PRETRAINED, NEED_SCRATCH = 2500.0, 7000.0  # images to learn 63 % of what can be learned
 DETAIL = 0.12  # exponent of the share of native pixels that a network sees
@@ -34,8 +34,7 @@ AROUND = 4.0  # width of a crop, in widths of an object, that teaches as much as
 COMPANY, SNAPSHOTS = 0.03, 0.008  # gain of many members, of many snapshots
 TTA = 1.01  # gain of a flipped view
 UNSURE = 0.2  # what is lost where thresholds and the score rest on one image; 1 / sqrt(images)
-FIRST_EPOCHS = 0.6  # share of a member's epochs that belong to the first stage
-SMALL_CYCLE = 5  # where that trains at a smaller size: all but one of so many epochs
+FIRST_WHOLE, FIRST_SMALL = 3, 4  # of five epochs: the first stage's, at the whole or a smaller size
 SMALL_TEACHES = 0.5  # exponent of the share of pixels: what an image at that size teaches
 FIXED = 0.1  # share of a step's time that does not grow with its pixels: images are opened, moved
 EVALUATION_SHARE = 0.1  # of the time of training
@@ -212,19 +211,12 @@ def test_share(candidate: Candidate, data: Data) -> float:
 
 def epochs_of(updates: float, snapshots: int, small: bool = False) -> tuple[int, int, int]:
     """(epochs, those of the first stage, updates of an epoch) of about so many updates, with equal
-    cycles in the second stage. small: the first one trains at a smaller size."""
-    if small:  # always the same share, or the time would jump with the updates
-        unit = SMALL_CYCLE * snapshots
-        units = max(
-            math.ceil(MIN_EPOCHS / unit), min(MAX_EPOCHS // unit, round(updates / 50 / unit))
-        )
-        epochs = units * unit
-        return epochs, epochs - units * snapshots, max(1, int(updates // epochs))
-    epochs = max(MIN_EPOCHS, min(MAX_EPOCHS, round(updates / 50)))
-    cycle = max(1, round((1 - FIRST_EPOCHS) * epochs / snapshots))
-    first = max(1, epochs - cycle * snapshots)
-    epochs = first + cycle * snapshots
-    return epochs, first, max(1, int(updates // epochs))
+    cycles in the second stage. small: the first one trains at a smaller size. Its share is always
+    the same: the time would jump with the updates otherwise."""
+    unit = 5 * snapshots
+    units = max(1, min(MAX_EPOCHS // unit, round(updates / EPOCH_UPDATES / unit)))
+    epochs, cycle = units * unit, units * (5 - (FIRST_SMALL if small else FIRST_WHOLE))
+    return epochs, epochs - cycle * snapshots, max(1, int(updates // epochs))
 
 
 def evaluate_every(training_s: float, evaluation_s: float, first: int, cycle: int) -> int:

@@ -53,7 +53,7 @@ class MemberStatus:
     eta_s: float | None = None
     position: Position | None = None
     message: str = ""
-    stages: tuple[int, ...] = ()
+    stages: tuple[float, ...] = ()
 
     @property
     def label(self) -> str:
@@ -112,7 +112,7 @@ def member_status(config: Config, run: Run, round: RoundKey, name: str, fold: in
         lr=_number(last, "lr"), images_per_s=_number(last, "images_per_s"),
         seconds=seconds, first_seconds=_beyond(whole), eval_seconds=_mean(spent),
         oof_seconds=oof_seconds, eta_s=eta, position=position, message=message,
-        stages=tuple(int(_number(row, "stage") or 0) for row in rows),
+        stages=tuple(_number(row, "stage") or 0 for row in rows),
     )  # fmt: skip
 
 

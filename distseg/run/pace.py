@@ -255,11 +255,10 @@ def _image_seconds(
     firsts, lasts = list[float](), list[float]()
     later = rows[1:] or rows
     for number, stage in enumerate(stages):
-        height, width = stage.input_size or (size.height, size.width)
-        share = size.height * size.width / (height * width)
+        share = stage.pixel_share((size.height, size.width))
         own = [row for row in later if row.get("stage", 0) == number and row.get("images_per_s")]
         of_first = stage.loss == stages[0].loss != stages[-1].loss
-        (firsts if of_first else lasts).extend(share / row["images_per_s"] for row in own)
+        (firsts if of_first else lasts).extend(1 / (share * row["images_per_s"]) for row in own)
     return firsts, lasts
 
 

@@ -224,15 +224,15 @@ class Remaining:
         epoch that runs. None while nothing is known."""
         name = statuses[0].name
         size, stages = self.config.input_of(name), self.config.stages_of(name, key)
-        each = [epoch_weights([stage], (size.height, size.width))[0] for stage in stages]
+        canvas, share = (size.height, size.width), dict[float, float]()
+        share |= {number: stage.pixel_share(canvas) for number, stage in enumerate(stages)}
         if seen := [status for status in statuses if status.epoch]:
-            last = len(each) - 1
-            trained = sum(each[min(stage, last)] for status in seen for stage in status.stages)
+            trained = sum(share.get(stage, 1.0) for status in seen for stage in status.stages)
             return sum(s.seconds - s.first_seconds for s in seen) / trained
         for status in statuses:
             position = status.position
             if position and position.phase == "train" and position.share >= LEAST_SHARE:
-                return position.whole_s and position.whole_s / each[0]
+                return position.whole_s and position.whole_s / share[0]
         return None
 
     def _learn(self, statuses: Sequence[MemberStatus], key: RoundKey) -> None:

@@ -202,7 +202,7 @@ def finish_row(member: Member, row: dict[str, Any], progress: Progress, epoch_s:
     left_out = epochs_left_out(member, progress)
     total = sum(stage.schedule.epochs for stage in member.stages) - left_out
     weights = epoch_weights(member.stages, member.fit.size)
-    (own, *_) = epoch_weights([member.stages[row["stage"]]], member.fit.size)
+    own = member.stages[row["stage"]].pixel_share(member.fit.size)
     left = weight_of_last(weights, total - progress.total_epochs) * epoch_s / own
     row |= {"epochs": total, "eta_s": round_to(left, 1), "skipped_steps": progress.skipped_steps}
     row |= {"epochs_left_out": left_out} if left_out else {}

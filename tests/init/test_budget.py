@@ -168,7 +168,7 @@ def test_epochs_and_evaluations_follow_from_updates() -> None:
         epochs, first, steps = epochs_of(updates, snapshots, small)
         assert (epochs - first) % snapshots == 0 and 0 < first < epochs
         assert 0.8 * updates <= epochs * steps <= updates or steps == 1
-        assert not small or first == 0.8 * epochs
+        assert 5 * first == (4 if small else 3) * epochs
     assert evaluate_every(100.0, 0.001, 10, 5) == 1  # it costs nothing: each epoch
     assert evaluate_every(100.0, 5.0, 10, 5) == 8  # two of them are a tenth of the training
     assert evaluate_every(1.0, 5.0, 10, 5) == 10  # the ends of stages alone

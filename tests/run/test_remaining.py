@@ -202,6 +202,17 @@ def test_epochs_of_a_stage_at_a_smaller_size_count_by_its_pixels(run: Run) -> No
     assert remaining.shown["a"].epoch == pytest.approx(6.0 / 0.25)
     left = 4 * 6.0 + 2 * 24.0 + remaining.shown["a"].out_of_fold
     assert remaining._training(0, [running], JOB_START_S) == pytest.approx(left + JOB_START_S)
+    # early stopping has ended the first stage after three: the fourth is of the second one
+    path = run.member(0, "a", 0).metrics
+    rows = read_lines(path)
+    rows[3] |= {"stage": 1, "epochs_left_out": 5}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    stopped = member_status(config, run, 0, "a", 0)
+    remaining._learn([stopped], 0)
+    assert remaining.shown["a"].epoch == pytest.approx(4 * 6.0 / (3 * 0.25 + 1.0))
+    rows[3] |= {"stage": ["damaged"]}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert member_status(config, run, 0, "a", 0).stages == (0, 0, 0, 0)
 
 
 def test_what_the_last_epochs_take() -> None:
